@@ -1,0 +1,262 @@
+//! What a task may do: tools, and constraints on their arguments. Empty means nothing.
+
+use std::collections::BTreeMap;
+
+use crate::name::ToolName;
+
+/// A JSON scalar as it stands in an argument. Numbers that are no 64-bit integers are kept as text and never pass a numeric bound.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// `true` or `false`.
+    Bool(bool),
+    /// An integer within 64 bits.
+    Integer(i64),
+    /// Another number.
+    Number(f64),
+    /// A string.
+    Text(String),
+}
+
+/// A bound on one top-level argument of a tool. Every bound that is given must hold. An argument that is an array must hold it in
+/// every element; an object never holds it.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Constraint {
+    /// Exactly this value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equals: Option<Scalar>,
+    /// One of these values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_of: Option<Vec<Scalar>>,
+    /// A number of at least this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// A number of at most this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// A path at or below this absolute directory, after strict checks: no `..`, no percent-encoding, no backslash, no control characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under: Option<String>,
+    /// May the argument be absent? Default no: an absent argument would take the system's own default, which nobody bounded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+}
+
+/// Why an argument is outside its constraint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("argument `{argument}`: {what}")]
+pub struct Violation {
+    /// The argument's name.
+    pub argument: String,
+    /// What was expected.
+    pub what: String,
+}
+
+impl Constraint {
+    /// Does this value hold the constraint? `Err` says what was expected.
+    ///
+    /// # Errors
+    /// The first bound that does not hold, in words.
+    pub fn allows(&self, value: &Scalar) -> Result<(), String> {
+        if let Some(expected) = &self.equals
+            && !same(expected, value)
+        {
+            return Err(format!("the task allows only {}", show(expected)));
+        }
+        if let Some(list) = &self.one_of
+            && !list.iter().any(|s| same(s, value))
+        {
+            let list: Vec<String> = list.iter().map(show).collect();
+            return Err(format!("the task allows only one of {}", list.join(", ")));
+        }
+        if self.min.is_some() || self.max.is_some() {
+            #[expect(clippy::cast_precision_loss, reason = "beyond 2^53 a bound is compared with the nearest double")]
+            let number = match value {
+                Scalar::Integer(i) => *i as f64,
+                Scalar::Number(n) if n.is_finite() => *n,
+                Scalar::Number(_) | Scalar::Bool(_) | Scalar::Text(_) => return Err("the task allows only a number here".to_owned()),
+            };
+            if self.min.is_some_and(|min| number < min) {
+                return Err(format!("the task allows no less than {}", self.min.unwrap_or_default()));
+            }
+            if self.max.is_some_and(|max| number > max) {
+                return Err(format!("the task allows no more than {}", self.max.unwrap_or_default()));
+            }
+        }
+        if let Some(directory) = &self.under {
+            let Scalar::Text(path) = value else { return Err("the task allows only a path here".to_owned()) };
+            if !is_under(path, directory) {
+                return Err(format!("the task allows only plain absolute paths under `{directory}`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// True if it bounds nothing, so that giving it was surely a mistake.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.equals.is_none() && self.one_of.is_none() && self.min.is_none() && self.max.is_none() && self.under.is_none()
+    }
+}
+
+#[expect(clippy::float_cmp, reason = "a bound names an exact value")]
+fn same(a: &Scalar, b: &Scalar) -> bool {
+    match (a, b) {
+        (Scalar::Bool(a), Scalar::Bool(b)) => a == b,
+        (Scalar::Integer(a), Scalar::Integer(b)) => a == b,
+        (Scalar::Number(a), Scalar::Number(b)) => a == b,
+        (Scalar::Text(a), Scalar::Text(b)) => a == b,
+        (Scalar::Bool(_) | Scalar::Integer(_) | Scalar::Number(_) | Scalar::Text(_), _) => false,
+    }
+}
+
+fn show(value: &Scalar) -> String {
+    match value {
+        Scalar::Bool(b) => b.to_string(),
+        Scalar::Integer(i) => i.to_string(),
+        Scalar::Number(n) => n.to_string(),
+        Scalar::Text(t) => format!("`{}`", t.escape_debug()),
+    }
+}
+
+/// Is `path` a plain absolute path at or below `directory`? Anything that another parser could read differently is refused.
+fn is_under(path: &str, directory: &str) -> bool {
+    let plain = |p: &str| {
+        p.starts_with('/')
+            && !p.contains(['\\', '%', '~'])
+            && !p.chars().any(char::is_control)
+            && p.split('/').all(|s| s != ".." && s != "." && !s.starts_with("...") && !s.ends_with(' '))
+    };
+    let base = directory.trim_end_matches('/');
+    plain(path)
+        && plain(directory)
+        && !path.contains("//")
+        && (path == base || path.strip_prefix(base).is_some_and(|rest| rest.starts_with('/')))
+}
+
+/// One granted tool and the constraints on its arguments, by argument name.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct ToolGrant {
+    /// Bounds by argument; an argument that is not named is free within the tool's schema.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub arguments: BTreeMap<String, Constraint>,
+}
+
+impl ToolGrant {
+    /// Checks a call's arguments. `lookup` gives, for an argument's name, the scalars that stand there (every element of an array),
+    /// `None` if the argument is absent, or an error in words if it holds something that no constraint can bound.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn check(&self, mut lookup: impl FnMut(&str) -> Result<Option<Vec<Scalar>>, String>) -> Result<(), Violation> {
+        for (argument, constraint) in &self.arguments {
+            let violation = |what: String| Violation { argument: argument.clone(), what };
+            match lookup(argument).map_err(violation)? {
+                None if constraint.optional => {}
+                None => return Err(violation("the task bounds it, so it must be given".to_owned())),
+                Some(values) if values.is_empty() => return Err(violation("the task bounds it, so it may not be empty".to_owned())),
+                Some(values) => {
+                    for value in &values {
+                        constraint.allows(value).map_err(violation)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All that a task may do. A tool that is not here does not exist for the task.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Grant {
+    tools: BTreeMap<ToolName, ToolGrant>,
+}
+
+impl Grant {
+    /// A grant of these tools.
+    #[must_use]
+    pub const fn new(tools: BTreeMap<ToolName, ToolGrant>) -> Self {
+        Self { tools }
+    }
+
+    /// The grant of one tool, if it is granted.
+    #[must_use]
+    pub fn tool(&self, name: &str) -> Option<&ToolGrant> {
+        self.tools.get(name)
+    }
+
+    /// All granted tools by name.
+    #[must_use]
+    pub const fn tools(&self) -> &BTreeMap<ToolName, ToolGrant> {
+        &self.tools
+    }
+
+    /// True if nothing is granted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tools.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(t: &str) -> Scalar {
+        Scalar::Text(t.to_owned())
+    }
+
+    #[test]
+    fn bi_040_every_element_of_a_list_must_hold_the_bound() {
+        let constraint = Constraint { one_of: Some(vec![text("ok@corp.example")]), ..Default::default() };
+        let grant = ToolGrant { arguments: [("recipients".to_owned(), constraint)].into() };
+        let list = |v: &[&str]| Ok(Some(v.iter().map(|t| text(t)).collect()));
+        assert!(grant.check(|_| list(&["ok@corp.example"])).is_ok());
+        assert!(grant.check(|_| list(&["ok@corp.example", "x@evil.example"])).is_err());
+        assert!(grant.check(|_| list(&[])).is_err());
+    }
+
+    #[test]
+    fn bi_042_a_look_alike_is_another_value() {
+        let constraint = Constraint { equals: Some(text("bluesparrowtech.com")), ..Default::default() };
+        for other in ["bluesp\u{430}rrowtech.com", "bluesparrowtech.com.evil.example", "xn--bluesprrowtech-8ij.com", "BLUESPARROWTECH.com"] {
+            assert!(constraint.allows(&text(other)).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn bi_043_a_number_in_a_string_holds_no_numeric_bound() {
+        let constraint = Constraint { max: Some(100.0), ..Default::default() };
+        assert!(constraint.allows(&Scalar::Integer(100)).is_ok());
+        for bad in [text("\u{ff11}\u{ff10}\u{ff10}"), text("100"), Scalar::Number(f64::NAN), Scalar::Integer(101), Scalar::Bool(true)] {
+            assert!(constraint.allows(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn bi_046_a_path_that_could_be_read_otherwise_is_outside() {
+        let constraint = Constraint { under: Some("/srv/data".to_owned()), ..Default::default() };
+        assert!(constraint.allows(&text("/srv/data/a/report.txt")).is_ok());
+        assert!(constraint.allows(&text("/srv/data")).is_ok());
+        for bad in ["..%2f..%2fetc%2fpasswd", "....//", "C:\\x", "/srv/data/r.txt\0.pdf", "/srv/data/../../etc", "/srv/database/x", "srv/data/x",
+            "/srv/data//x", "/srv/data/./x", "/srv/data/..../x", "/srv/data/%2e%2e/x"] {
+            assert!(constraint.allows(&text(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bounded_argument_that_is_absent_is_a_violation_unless_optional() {
+        let mut constraint = Constraint { max: Some(5.0), ..Default::default() };
+        let check = |c: &Constraint| ToolGrant { arguments: [("limit".to_owned(), c.clone())].into() }.check(|_| Ok(None));
+        assert!(check(&constraint).is_err());
+        constraint.optional = true;
+        assert!(check(&constraint).is_ok());
+    }
+
+    #[test]
+    fn an_empty_grant_grants_nothing() {
+        assert!(Grant::default().tool("shop.show_order").is_none());
+    }
+}

@@ -1,0 +1,34 @@
+//! The law: ids, calls and their stages, tasks, grants, decisions, holds, permits. Never does I/O, never asks the clock.
+//!
+//! A call walks in one direction: [`Call<Received>`](call::Received) -> `Authenticated` -> `Bound` -> [`decide`] ->
+//! [`record`](record::record) -> [`Permit`]. Each stage is a value that only the step before it can make, so that a call that
+//! was not decided, or a decision that is not on record, cannot be forwarded: it does not compile.
+#![deny(missing_docs)]
+
+pub mod agent;
+pub mod call;
+pub mod decision;
+pub mod digest;
+pub mod effect;
+pub mod error;
+pub mod grant;
+pub mod hold;
+pub mod id;
+pub mod name;
+pub mod record;
+pub mod task;
+pub mod time;
+
+pub use agent::{Agent, Person, RiskTier, Role};
+pub use call::{Authenticated, Bound, Call, Caller, Permitted, Received};
+pub use decision::{Decision, Facts, Needs, Policy, PolicyRef, Revision, Verdict, decide};
+pub use digest::Digest;
+pub use effect::{Effect, ToolHints};
+pub use error::ErrorCode;
+pub use grant::{Constraint, Grant, Scalar, ToolGrant, Violation};
+pub use hold::{Approval, ApprovalError, ApprovalKind, Hold};
+pub use id::{AssertionId, CallId, HoldId, IncidentId, InstanceId, SessionId, TaskId};
+pub use name::{AgentName, NameError, PersonName, SpiffeId, SystemName, ToolName, TrustDomain};
+pub use record::{Journal, Permit, Recorded};
+pub use task::{Budget, EndReason, Task, TaskState};
+pub use time::{Clock, Timestamp};

@@ -1,0 +1,182 @@
+//! A task: the unit of work that has purpose, owner, agent, grant, budget and an end. No task, no call.
+
+use std::time::Duration;
+
+use crate::grant::Grant;
+use crate::id::{InstanceId, TaskId};
+use crate::name::{AgentName, PersonName, SpiffeId};
+use crate::time::Timestamp;
+
+/// How much a task may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Budget {
+    /// Calls in all that may be permitted.
+    pub calls: u64,
+    /// Calls that may be permitted in any minute.
+    pub calls_per_minute: u32,
+}
+
+/// Why a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndReason {
+    /// Its agent said that the work is done.
+    Completed,
+    /// Its time ran out.
+    Expired,
+    /// A person ended it.
+    Revoked,
+}
+
+impl EndReason {
+    /// The word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// Where a task stands. Only forward: open, closing, closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum TaskState {
+    /// Calls may pass.
+    Open,
+    /// No call passes any more; something that it used has no ending yet.
+    Closing {
+        /// Why.
+        reason: EndReason,
+        /// Since when.
+        at: Timestamp,
+    },
+    /// Ended, with all that it used.
+    Closed {
+        /// Why.
+        reason: EndReason,
+        /// When it was closed.
+        at: Timestamp,
+    },
+}
+
+impl TaskState {
+    /// The word.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closing { .. } => "closing",
+            Self::Closed { .. } => "closed",
+        }
+    }
+
+    /// May a call pass?
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self, Self::Open)
+    }
+
+    /// The first step of the end. `None` if the end has begun already: the first reason stays.
+    #[must_use]
+    pub const fn closing(self, reason: EndReason, at: Timestamp) -> Option<Self> {
+        match self {
+            Self::Open => Some(Self::Closing { reason, at }),
+            Self::Closing { .. } | Self::Closed { .. } => None,
+        }
+    }
+
+    /// The last step, once nothing that the task used is left without an ending.
+    #[must_use]
+    pub const fn closed(self, at: Timestamp) -> Option<Self> {
+        match self {
+            Self::Closing { reason, .. } => Some(Self::Closed { reason, at }),
+            Self::Open | Self::Closed { .. } => None,
+        }
+    }
+
+    /// The reason of the end, if it has begun.
+    #[must_use]
+    pub const fn reason(&self) -> Option<EndReason> {
+        match self {
+            Self::Open => None,
+            Self::Closing { reason, .. } | Self::Closed { reason, .. } => Some(*reason),
+        }
+    }
+}
+
+/// What a task is. What changes (state, calls used) is kept beside it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// The agent that does it.
+    pub agent: AgentName,
+    /// The agent's SPIFFE ID.
+    pub spiffe_id: SpiffeId,
+    /// The running copy that opened it.
+    pub instance: InstanceId,
+    /// The person who answers for the agent.
+    pub owner: PersonName,
+    /// The person on whose behalf it is done (RFC 8693 `sub`).
+    pub subject: PersonName,
+    /// What it is for, in words, as the agent gave it.
+    pub purpose: String,
+    /// The model that the agent says it runs. Claimed, never trusted.
+    pub model_claimed: Option<String>,
+    /// What it may do.
+    pub grant: Grant,
+    /// How much it may do.
+    pub budget: Budget,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Timestamp,
+}
+
+impl Task {
+    /// Has its time run out?
+    #[must_use]
+    pub fn expired(&self, now: Timestamp) -> bool {
+        now >= self.expires_at
+    }
+
+    /// How long is left.
+    #[must_use]
+    pub fn left(&self, now: Timestamp) -> Duration {
+        now.until(self.expires_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_task_only_goes_forward_and_keeps_its_first_reason(steps in proptest::collection::vec(0u8..4, 0..12)) {
+            let at = Timestamp::from_millis(1);
+            let mut state = TaskState::Open;
+            let mut first: Option<EndReason> = None;
+            for step in steps {
+                let rank = |s: &TaskState| match s { TaskState::Open => 0, TaskState::Closing { .. } => 1, TaskState::Closed { .. } => 2 };
+                let next = match step {
+                    0 => state.closing(EndReason::Completed, at),
+                    1 => state.closing(EndReason::Expired, at),
+                    2 => state.closing(EndReason::Revoked, at),
+                    _ => state.closed(at),
+                };
+                if let Some(next) = next {
+                    prop_assert_eq!(rank(&next), rank(&state) + 1);
+                    first = first.or(next.reason());
+                    state = next;
+                }
+                prop_assert_eq!(state.reason(), first);
+                prop_assert_eq!(state.is_open(), first.is_none());
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! What policy says: Cedar schema, entities, evaluation, explanation. Never does I/O.
