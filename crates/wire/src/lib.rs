@@ -1,0 +1,8 @@
+//! Bytes to calls and back: MCP of both eras, JSON, SSE. Codecs only, no sockets, no secrets.
+
+pub mod canonical;
+pub mod json;
+pub mod mcp;
+
+pub use canonical::{Canonical, canonical};
+pub use json::{JsonError, Limits, Raw, RawBuf};
