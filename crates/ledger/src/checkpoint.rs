@@ -89,18 +89,29 @@ impl Checkpoint {
     /// The three lines that are signed.
     #[must_use]
     pub fn body(&self) -> String {
-        format!("{}\n{}\n{}\n", self.origin, self.size, self.root.to_base64())
+        format!(
+            "{}\n{}\n{}\n",
+            self.origin,
+            self.size,
+            self.root.to_base64()
+        )
     }
 
     /// Reads the three lines; no others are accepted.
     pub fn parse(body: &str) -> Result<Self, CheckpointError> {
-        let mut lines = body.strip_suffix('\n').ok_or(CheckpointError::Lines)?.split('\n');
-        let (Some(origin), Some(size), Some(root), None) = (lines.next(), lines.next(), lines.next(), lines.next())
+        let mut lines = body
+            .strip_suffix('\n')
+            .ok_or(CheckpointError::Lines)?
+            .split('\n');
+        let (Some(origin), Some(size), Some(root), None) =
+            (lines.next(), lines.next(), lines.next(), lines.next())
         else {
             return Err(CheckpointError::Lines);
         };
         let origin = origin.parse()?;
-        let size = parse_decimal(size).filter(|size| *size <= MAX_SIZE).ok_or(CheckpointError::Size)?;
+        let size = parse_decimal(size)
+            .filter(|size| *size <= MAX_SIZE)
+            .ok_or(CheckpointError::Size)?;
         let root = Hash::from_base64(root).map_err(|_| CheckpointError::Root)?;
         if size == 0 && root != empty_root() {
             return Err(CheckpointError::Root);
@@ -135,18 +146,33 @@ impl Checkpoint {
         if checkpoint.origin != *origin {
             return Err(CheckpointError::OtherOrigin(checkpoint.origin.to_string()));
         }
-        Ok(Opened { checkpoint, cosigned })
+        Ok(Opened {
+            checkpoint,
+            cosigned,
+        })
     }
 }
 
 /// The signed checkpoint as text. A log never signs two heads that are not one the beginning of the other: this is up to the
 /// caller, who gives the size and the root of its [`crate::Frontier`] after a durable append.
-pub fn sign_checkpoint(origin: &Origin, size: u64, root: &Hash, key: &SigningKey) -> Result<String, NoteError> {
-    Checkpoint { origin: origin.clone(), size, root: *root }.sign(key).map(|note| note.to_string())
+pub fn sign_checkpoint(
+    origin: &Origin,
+    size: u64,
+    root: &Hash,
+    key: &SigningKey,
+) -> Result<String, NoteError> {
+    Checkpoint {
+        origin: origin.clone(),
+        size,
+        root: *root,
+    }
+    .sign(key)
+    .map(|note| note.to_string())
 }
 
 /// A decimal number without sign and without leading zeros.
 pub(crate) fn parse_decimal(text: &str) -> Option<u64> {
-    let canonical = text == "0" || (!text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()));
+    let canonical =
+        text == "0" || (!text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()));
     text.parse().ok().filter(|_| canonical)
 }

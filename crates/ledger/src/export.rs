@@ -1,1 +1,262 @@
-//! A log as a directory of files.
+//! A log as a directory of files in the layout of C2SP tlog-tiles: written for publication, read and verified by an auditor.
+//!
+//! This is the only module of the room that does I/O. Everything is on the disk before the file `checkpoint` names it, so that
+//! a crash leaves the old publication or the new one.
+
+mod directory;
+mod verify;
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::Path;
+
+pub use directory::{Directory, ReadError};
+pub use verify::{AuditError, Report, audit, verify};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, Origin};
+use crate::hash::{Hash, leaf_hash};
+use crate::note::{Note, SigningKey, VerifierKey};
+use crate::tile::{BundleId, EntryTooLong, TILE_WIDTH, decode_bundle, encode_entry, encode_tile};
+use crate::tiler::Tiler;
+use crate::tree::TreeError;
+use directory::Batch;
+
+/// Why a log was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A file could not be written.
+    #[error("`{path}`: {source}")]
+    Write {
+        /// The file, within the directory.
+        path: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// What is there already could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// An entry that the format cannot hold.
+    #[error(transparent)]
+    Entry(#[from] EntryTooLong),
+    /// The checkpoint that is there, or the one to be published.
+    #[error("the checkpoint: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// The checkpoint to be published is not that of the entries given.
+    #[error("the checkpoint is not that of these entries")]
+    OtherTree,
+    /// The published log is longer: this one was cut, or restored from an old copy.
+    #[error("the published log has {published} entries, this one {size}")]
+    Shrunk {
+        /// The size in the published checkpoint.
+        published: u64,
+        /// The size of the log given.
+        size: u64,
+    },
+    /// The published log has another history.
+    #[error("the published log of {size} entries is not the beginning of this one")]
+    Forked {
+        /// The size in the published checkpoint.
+        size: u64,
+    },
+    /// A published file is not the one that these entries make: the histories differ, or somebody changed the file.
+    #[error("`{path}` is published with other contents")]
+    Changed {
+        /// The file, within the directory.
+        path: String,
+    },
+    /// Somebody else is writing this directory.
+    #[error("the directory is being written by another process")]
+    Busy,
+}
+
+/// Publishes all entries of a log, signed with `key`, and gives the head.
+pub fn write<E: AsRef<[u8]>>(
+    path: &Path,
+    origin: &Origin,
+    key: &SigningKey,
+    entries: impl IntoIterator<Item = E>,
+) -> Result<Checkpoint, ExportError> {
+    let mut exporter = Exporter::create(path)?;
+    for entry in entries {
+        exporter.push(entry.as_ref())?;
+    }
+    let head = Checkpoint {
+        origin: origin.clone(),
+        size: exporter.size(),
+        root: exporter.root(),
+    };
+    exporter.finish(&head.sign(key).map_err(CheckpointError::from)?.to_string())?;
+    Ok(head)
+}
+
+/// Publishes a log entry by entry, in constant memory. Until [`Exporter::finish`] nothing that was published changes, and
+/// after it only `checkpoint` has: a published file is never overwritten with other contents.
+#[derive(Debug)]
+pub struct Exporter {
+    files: Batch,
+    tiler: Tiler,
+    /// The bytes of the bundle that is not full yet.
+    bundle: Vec<u8>,
+    published: Option<Checkpoint>,
+    /// Held so that the directory has one writer.
+    _lock: File,
+}
+
+impl Exporter {
+    /// Begins with entry 0. What the directory has already is compared and kept: a log that is shorter than the published one,
+    /// or has another history, is refused.
+    pub fn create(path: &Path) -> Result<Self, ExportError> {
+        let lock = lock(path)?;
+        let published = match Directory::new(path).checkpoint() {
+            Ok(note) => {
+                let note = Note::parse(&note).map_err(CheckpointError::from)?;
+                Some(Checkpoint::parse(note.text().as_str())?)
+            }
+            Err(error) if error.is_missing() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let exporter = Self {
+            files: Batch::new(path),
+            tiler: Tiler::new(),
+            bundle: vec![],
+            published,
+            _lock: lock,
+        };
+        exporter.check_history()?;
+        Ok(exporter)
+    }
+
+    /// Goes on after the last published entry: the next one pushed has the index [`Exporter::size`]. The published head must be
+    /// signed by the log's key, and the tiles at the right edge must lead to it.
+    pub fn resume(path: &Path, origin: &Origin, log: &VerifierKey) -> Result<Self, ExportError> {
+        let lock = lock(path)?;
+        let directory = Directory::new(path);
+        let head = Checkpoint::open(&directory.checkpoint()?, origin, log, &[])?.checkpoint;
+        let tiler = Tiler::resume(&directory, head.size).map_err(|error| match error {
+            TreeError::Reader(error) => error.into(),
+            TreeError::Range { .. } | TreeError::Width(_) => {
+                ExportError::Forked { size: head.size }
+            }
+        })?;
+        let mut bundle = vec![];
+        if let Some(id) = BundleId::for_size(head.size / u64::from(TILE_WIDTH), head.size) {
+            let (bytes, whole) = directory.read_bundle(id)?;
+            let entries = decode_bundle(&bytes, id.width(), whole)
+                .ok_or(ExportError::Forked { size: head.size })?;
+            entries
+                .into_iter()
+                .try_for_each(|entry| encode_entry(&mut bundle, entry))?;
+        }
+        let exporter = Self {
+            files: Batch::new(path),
+            tiler,
+            bundle,
+            published: Some(head),
+            _lock: lock,
+        };
+        exporter.check_history()?;
+        Ok(exporter)
+    }
+
+    /// Appends an entry.
+    pub fn push(&mut self, entry: &[u8]) -> Result<(), ExportError> {
+        encode_entry(&mut self.bundle, entry)?;
+        let (files, published) = (&mut self.files, published_size(self.published.as_ref()));
+        self.tiler.push(leaf_hash(entry), |tile, hashes| {
+            files.add(
+                &tile.to_string(),
+                &encode_tile(hashes),
+                tile.end() > published,
+            )
+        })?;
+        let size = self.tiler.size();
+        if size.is_multiple_of(u64::from(TILE_WIDTH))
+            && let Some(full) = BundleId::for_size(size / u64::from(TILE_WIDTH) - 1, size)
+        {
+            self.files
+                .add(&full.to_string(), &self.bundle, size > published)?;
+            self.bundle.clear();
+        }
+        self.check_history()
+    }
+
+    /// The number of entries so far.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.tiler.size()
+    }
+
+    /// The root of the entries so far.
+    #[must_use]
+    pub fn root(&self) -> Hash {
+        self.tiler.root()
+    }
+
+    /// Writes what is partial, waits until all is on the disk, and publishes `checkpoint`, a signed note about exactly these
+    /// entries (its signatures are not checked here).
+    pub fn finish(mut self, checkpoint: &str) -> Result<(), ExportError> {
+        let note = Note::parse(checkpoint).map_err(CheckpointError::from)?;
+        let head = Checkpoint::parse(note.text().as_str())?;
+        if (head.size, head.root) != (self.size(), self.root()) {
+            return Err(ExportError::OtherTree);
+        }
+        if let Some(published) = &self.published {
+            if published.origin != head.origin {
+                return Err(CheckpointError::OtherOrigin(published.origin.to_string()).into());
+            }
+            if published.size > head.size {
+                return Err(ExportError::Shrunk {
+                    published: published.size,
+                    size: head.size,
+                });
+            }
+        }
+        let published = published_size(self.published.as_ref());
+        for (tile, hashes) in self.tiler.partial() {
+            self.files.add(
+                &tile.to_string(),
+                &encode_tile(hashes),
+                tile.end() > published,
+            )?;
+        }
+        if let Some(bundle) = BundleId::for_size(head.size / u64::from(TILE_WIDTH), head.size) {
+            self.files
+                .add(&bundle.to_string(), &self.bundle, head.size > published)?;
+        }
+        self.files.settle()?;
+        self.files.add("checkpoint", checkpoint.as_bytes(), true)?;
+        self.files.settle()
+    }
+
+    fn check_history(&self) -> Result<(), ExportError> {
+        match &self.published {
+            Some(published) if published.size == self.size() && published.root != self.root() => {
+                Err(ExportError::Forked {
+                    size: published.size,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn published_size(published: Option<&Checkpoint>) -> u64 {
+    published.map_or(0, |published| published.size)
+}
+
+fn lock(path: &Path) -> Result<File, ExportError> {
+    let failed = |source| ExportError::Write {
+        path: ".lock".to_owned(),
+        source,
+    };
+    fs::create_dir_all(path).map_err(failed)?;
+    let file = File::create(path.join(".lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ExportError::Busy),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -18,14 +18,15 @@ mod tiler;
 pub mod tree;
 
 pub use checkpoint::{Checkpoint, Opened, Origin, sign_checkpoint};
-pub use proof::Receipt;
 pub use frontier::{Frontier, FrontierError, integrate};
 pub use hash::{Hash, HashError, empty_root, leaf_hash, node_hash};
 pub use note::{CosigningKey, KeyName, Note, NoteText, SigningKey, VerifierKey};
+pub use proof::Receipt;
 pub use tile::{BundleId, EntryTooLong, MAX_ENTRY, TileId};
 pub use tiler::Tiler;
 pub use tree::{
-    TileReader, TreeError, VerifyError, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
+    TileReader, TreeError, VerifyError, consistency_proof, inclusion_proof, verify_consistency,
+    verify_inclusion,
 };
 
 /// The largest tree size that this crate reads or writes: sizes are signed 64-bit numbers in other implementations.

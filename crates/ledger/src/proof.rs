@@ -48,11 +48,21 @@ pub enum ReceiptError {
 
 impl Receipt {
     /// A receipt for entry `index`; `path` is its inclusion proof for the size in `checkpoint`.
-    pub fn new(index: u64, path: Vec<Hash>, checkpoint: Note, extra: Option<Vec<u8>>) -> Result<Self, ReceiptError> {
+    pub fn new(
+        index: u64,
+        path: Vec<Hash>,
+        checkpoint: Note,
+        extra: Option<Vec<u8>>,
+    ) -> Result<Self, ReceiptError> {
         if path.len() > MAX_PATH || extra.as_ref().is_some_and(|extra| extra.len() > MAX_EXTRA) {
             return Err(ReceiptError::Form("too long"));
         }
-        Ok(Self { extra, index, path, checkpoint })
+        Ok(Self {
+            extra,
+            index,
+            path,
+            checkpoint,
+        })
     }
 
     /// The number of the entry.
@@ -84,7 +94,13 @@ impl Receipt {
         witnesses: &[VerifierKey],
     ) -> Result<Opened, ReceiptError> {
         let opened = Checkpoint::open(&self.checkpoint.to_string(), origin, log, witnesses)?;
-        verify_inclusion(leaf, self.index, opened.checkpoint.size, &opened.checkpoint.root, &self.path)?;
+        verify_inclusion(
+            leaf,
+            self.index,
+            opened.checkpoint.size,
+            &opened.checkpoint.root,
+            &self.path,
+        )?;
         Ok(opened)
     }
 }
@@ -96,7 +112,9 @@ impl fmt::Display for Receipt {
             writeln!(f, "extra {}", STANDARD.encode(extra))?;
         }
         writeln!(f, "index {}", self.index)?;
-        self.path.iter().try_for_each(|hash| writeln!(f, "{}", hash.to_base64()))?;
+        self.path
+            .iter()
+            .try_for_each(|hash| writeln!(f, "{}", hash.to_base64()))?;
         write!(f, "\n{}", self.checkpoint)
     }
 }
@@ -108,17 +126,27 @@ impl FromStr for Receipt {
         if text.len() > MAX_NOTE + 2 * MAX_EXTRA {
             return Err(ReceiptError::Form("too long"));
         }
-        let (head, checkpoint) = text.split_once("\n\n").ok_or(ReceiptError::Form("no empty line"))?;
+        let (head, checkpoint) = text
+            .split_once("\n\n")
+            .ok_or(ReceiptError::Form("no empty line"))?;
         let mut lines = head.split('\n').peekable();
         if lines.next() != Some(HEADER) {
             return Err(ReceiptError::Form("unknown first line"));
         }
-        let extra = lines.peek().and_then(|line| line.strip_prefix("extra ")).map(|extra| STANDARD.decode(extra));
-        let extra = extra.transpose().map_err(|_| ReceiptError::Form("bad extra data"))?;
+        let extra = lines
+            .peek()
+            .and_then(|line| line.strip_prefix("extra "))
+            .map(|extra| STANDARD.decode(extra));
+        let extra = extra
+            .transpose()
+            .map_err(|_| ReceiptError::Form("bad extra data"))?;
         if extra.is_some() {
             lines.next();
         }
-        let index = lines.next().and_then(|line| line.strip_prefix("index ")).and_then(parse_decimal);
+        let index = lines
+            .next()
+            .and_then(|line| line.strip_prefix("index "))
+            .and_then(parse_decimal);
         let index = index.ok_or(ReceiptError::Form("bad index"))?;
         let mut path = vec![];
         for line in lines {

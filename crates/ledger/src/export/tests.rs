@@ -1,0 +1,356 @@
+//! Publication and audit of logs on a real disk.
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::tree::{Leaves, TileReader as _, inclusion_proof, tests::mth, verify_inclusion};
+
+const ORIGIN: &str = "example.com/bailiwick/2027";
+
+fn origin() -> Origin {
+    ORIGIN.parse().unwrap()
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_seed(origin().key_name().clone(), &[7; 32]).unwrap()
+}
+
+fn entry(index: u64) -> Vec<u8> {
+    let length = (index * 7 % 40) as usize;
+    [index.to_be_bytes().as_slice(), &vec![b'e'; length]].concat()
+}
+
+fn published(size: u64) -> (TempDir, Checkpoint) {
+    let directory = tempfile::tempdir().unwrap();
+    let head = write(directory.path(), &origin(), &key(), (0..size).map(entry)).unwrap();
+    (directory, head)
+}
+
+fn audit_of(directory: &TempDir) -> Result<Report, AuditError> {
+    verify(directory.path(), &origin(), key().verifier())
+}
+
+fn change(directory: &TempDir, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    let path = directory.path().join(name);
+    let mut bytes = fs::read(&path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_published_log_verifies_at_every_shape_of_its_right_edge() {
+    for size in [
+        0, 1, 2, 255, 256, 257, 511, 512, 1000, 65_536, 65_537, 66_049,
+    ] {
+        let (directory, head) = published(size);
+        let leaves: Vec<_> = (0..size).map(|at| leaf_hash(&entry(at))).collect();
+        assert_eq!(head.root, mth(&leaves));
+        let mut seen = 0;
+        let report = audit(
+            directory.path(),
+            &origin(),
+            key().verifier(),
+            &[],
+            |index, bytes| {
+                assert_eq!((index, bytes), (seen, entry(seen).as_slice()));
+                seen += 1;
+            },
+        );
+        assert_eq!(
+            report.unwrap(),
+            Report {
+                entries: size,
+                size,
+                root: head.root,
+                cosigned: vec![]
+            }
+        );
+        assert_eq!(seen, size);
+        if size > 0 {
+            let index = size * 2 / 3;
+            let proof = inclusion_proof(&Directory::new(directory.path()), index, size).unwrap();
+            assert_eq!(
+                verify_inclusion(&leaves[index as usize], index, size, &head.root, &proof),
+                Ok(())
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_published_are_exactly_the_files_of_the_format() {
+    let (directory, _) = published(70_000);
+    let there = |name: &str| directory.path().join(name).is_file();
+    for name in [
+        "checkpoint",
+        "tile/0/000",
+        "tile/0/272",
+        "tile/0/273.p/112",
+        "tile/1/000",
+        "tile/1/001.p/17",
+    ] {
+        assert!(there(name), "{name}");
+    }
+    for name in [
+        "tile/2/000.p/1",
+        "tile/entries/000",
+        "tile/entries/272",
+        "tile/entries/273.p/112",
+    ] {
+        assert!(there(name), "{name}");
+    }
+    for name in [
+        "tile/0/273",
+        "tile/1/001",
+        "tile/2/000",
+        "tile/0/000.tmp",
+        "checkpoint.tmp",
+    ] {
+        assert!(!there(name), "{name}");
+    }
+    assert_eq!(
+        fs::metadata(directory.path().join("tile/0/000"))
+            .unwrap()
+            .len(),
+        8192
+    );
+}
+
+#[test]
+fn a_changed_entry_is_named() {
+    let (directory, _) = published(1000);
+    // Entry 256 is the first of its bundle: two bytes of length, then its index.
+    change(&directory, "tile/entries/001", |bytes| bytes[9] ^= 1);
+    assert!(matches!(audit_of(&directory), Err(AuditError::Entry(256))));
+}
+
+#[test]
+fn a_swapped_pair_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    write(
+        directory.path(),
+        &origin(),
+        &key(),
+        (0..600_u64).map(u64::to_be_bytes),
+    )
+    .unwrap();
+    change(&directory, "tile/entries/001", |bytes| {
+        let (left, right) = bytes[30..50].split_at_mut(10);
+        left.swap_with_slice(right);
+    });
+    assert!(matches!(audit_of(&directory), Err(AuditError::Entry(259))));
+    let leaves: Vec<_> = (0..600_u64)
+        .map(|at| leaf_hash(&at.to_be_bytes()))
+        .collect();
+    let mut tile = Leaves(&leaves)
+        .read_tile("tile/0/001".parse().unwrap())
+        .unwrap();
+    tile.swap(3, 4);
+    // Even if the tile is rewritten to fit.
+    fs::write(directory.path().join("tile/0/001"), encode_tile(&tile)).unwrap();
+    assert!(
+        matches!(audit_of(&directory), Err(AuditError::Tile(tile)) if tile.to_string() == "tile/0/001")
+    );
+}
+
+#[test]
+fn a_changed_tile_is_named_whether_full_or_at_the_edge() {
+    for name in [
+        "tile/0/000",
+        "tile/0/271",
+        "tile/1/000",
+        "tile/0/273.p/112",
+        "tile/1/001.p/17",
+        "tile/2/000.p/1",
+    ] {
+        let (directory, _) = published(70_000);
+        change(&directory, name, |bytes| bytes[5] ^= 0x10);
+        match audit_of(&directory) {
+            Err(AuditError::Tile(tile)) => assert_eq!(tile.to_string(), name),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_dropped_tail_is_caught_in_every_form() {
+    let (directory, _) = published(1000);
+    let old = fs::read_to_string(directory.path().join("checkpoint")).unwrap();
+    // The last file is cut.
+    change(&directory, "tile/entries/003.p/232", |bytes| {
+        bytes.truncate(bytes.len() - 1)
+    });
+    assert!(matches!(audit_of(&directory), Err(AuditError::Bundle(bundle)) if bundle.index() == 3));
+    // It is gone.
+    fs::remove_file(directory.path().join("tile/entries/003.p/232")).unwrap();
+    assert!(matches!(audit_of(&directory), Err(AuditError::Read(error)) if error.is_missing()));
+    fs::remove_file(directory.path().join("tile/0/003.p/232")).unwrap();
+    assert!(matches!(audit_of(&directory), Err(AuditError::Read(error)) if error.is_missing()));
+    // A shorter log under the old head.
+    let (shorter, _) = published(999);
+    fs::write(shorter.path().join("checkpoint"), old).unwrap();
+    assert!(audit_of(&shorter).is_err());
+}
+
+#[test]
+fn a_forged_checkpoint_is_refused() {
+    let (directory, head) = published(300);
+    let publish = |note: &str| fs::write(directory.path().join("checkpoint"), note).unwrap();
+    let note = head.sign(&key()).unwrap().to_string();
+
+    publish(&note.replacen("\n300\n", "\n299\n", 1));
+    assert!(matches!(
+        audit_of(&directory),
+        Err(AuditError::Checkpoint(CheckpointError::Note(_)))
+    ));
+    let thief = SigningKey::from_seed(origin().key_name().clone(), &[8; 32]).unwrap();
+    publish(&head.sign(&thief).unwrap().to_string());
+    assert!(matches!(
+        audit_of(&directory),
+        Err(AuditError::Checkpoint(CheckpointError::Note(_)))
+    ));
+    let other = Checkpoint {
+        origin: "example.com/other".parse().unwrap(),
+        ..head.clone()
+    };
+    publish(&other.sign(&key()).unwrap().to_string());
+    assert!(matches!(
+        audit_of(&directory),
+        Err(AuditError::Checkpoint(CheckpointError::OtherOrigin(_)))
+    ));
+    // Signed by the right key, but about another tree.
+    let rewritten = Checkpoint {
+        root: leaf_hash(b"other"),
+        ..head.clone()
+    };
+    publish(&rewritten.sign(&key()).unwrap().to_string());
+    assert!(matches!(audit_of(&directory), Err(AuditError::Root)));
+    publish(&note);
+    assert_eq!(audit_of(&directory).unwrap().root, head.root);
+}
+
+#[test]
+fn a_log_that_grew_keeps_its_published_files_and_verifies_again() {
+    let (directory, _) = published(700);
+    let mut exporter = Exporter::resume(directory.path(), &origin(), key().verifier()).unwrap();
+    assert_eq!(exporter.size(), 700);
+    (700..70_000).for_each(|at| exporter.push(&entry(at)).unwrap());
+    let head = Checkpoint {
+        origin: origin(),
+        size: exporter.size(),
+        root: exporter.root(),
+    };
+    exporter
+        .finish(&head.sign(&key()).unwrap().to_string())
+        .unwrap();
+    assert_eq!(audit_of(&directory).unwrap().root, published(70_000).1.root);
+    // The old head is still served: where its partial files are gone, the full ones hold their beginning.
+    fs::remove_dir_all(directory.path().join("tile/entries/002.p")).unwrap();
+    fs::remove_dir_all(directory.path().join("tile/0/002.p")).unwrap();
+    let (_, old) = published(700);
+    fs::write(
+        directory.path().join("checkpoint"),
+        old.sign(&key()).unwrap().to_string(),
+    )
+    .unwrap();
+    assert_eq!(audit_of(&directory).unwrap().size, 700);
+}
+
+#[test]
+fn a_log_that_shrank_or_forked_is_not_published() {
+    let (directory, head) = published(700);
+    let refused = write(directory.path(), &origin(), &key(), (0..699).map(entry));
+    assert!(matches!(
+        refused,
+        Err(ExportError::Shrunk {
+            published: 700,
+            size: 699
+        })
+    ));
+    let forked = (0..900).map(|at| entry(if at == 5 { 6 } else { at }));
+    let refused = write(directory.path(), &origin(), &key(), forked);
+    assert!(matches!(refused, Err(ExportError::Changed { path }) if path == "tile/0/000"));
+    let forked = (0..900).map(|at| entry(if at == 650 { 6 } else { at }));
+    let refused = write(directory.path(), &origin(), &key(), forked);
+    assert!(matches!(refused, Err(ExportError::Forked { size: 700 })));
+    let refused = write(
+        directory.path(),
+        &"example.com/other".parse().unwrap(),
+        &key(),
+        (0..900).map(entry),
+    );
+    assert!(matches!(
+        refused,
+        Err(ExportError::Checkpoint(CheckpointError::OtherOrigin(_)))
+    ));
+    // Nothing of it has touched what was published.
+    assert_eq!(audit_of(&directory).unwrap().entries, 700);
+    assert_eq!(
+        write(directory.path(), &origin(), &key(), (0..700).map(entry)).unwrap(),
+        head
+    );
+    assert_eq!(audit_of(&directory).unwrap().entries, 700);
+}
+
+#[test]
+fn a_checkpoint_of_other_entries_is_not_published() {
+    let (directory, head) = published(10);
+    let mut exporter = Exporter::create(directory.path()).unwrap();
+    (0..11).for_each(|at| exporter.push(&entry(at)).unwrap());
+    assert!(matches!(
+        exporter.finish(&head.sign(&key()).unwrap().to_string()),
+        Err(ExportError::OtherTree)
+    ));
+    assert_eq!(audit_of(&directory).unwrap().size, 10);
+}
+
+#[test]
+fn a_directory_has_one_writer() {
+    let (directory, _) = published(10);
+    let first = Exporter::create(directory.path()).unwrap();
+    assert!(matches!(
+        Exporter::create(directory.path()),
+        Err(ExportError::Busy)
+    ));
+    drop(first);
+    assert!(Exporter::create(directory.path()).is_ok());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+    let (directory, _) = published(10);
+    let path = directory.path().join("tile/entries/000.p/10");
+    fs::remove_file(&path).unwrap();
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&path)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(matches!(
+        audit_of(&directory),
+        Err(AuditError::Read(ReadError::Form { .. }))
+    ));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn a_flipped_bit_in_any_file_of_the_log_is_caught(size in 1_u64..1500, pick in any::<usize>(), at in any::<usize>(), bit in 0_u8..8) {
+        let (directory, _) = published(size);
+        let tiles = crate::TileId::all(size).map(|tile| tile.to_string());
+        let bundles = (0..).map_while(|index| BundleId::for_size(index, size)).map(|bundle| bundle.to_string());
+        let mut names: Vec<_> = tiles.chain(bundles).collect();
+        names.push("checkpoint".to_owned());
+        let name = &names[pick % names.len()];
+        change(&directory, name, |bytes| {
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+        });
+        prop_assert!(audit_of(&directory).is_err(), "{}", name);
+    }
+}
