@@ -1,0 +1,9 @@
+//! Test servers and clients for development only: MCP fixtures, third-party clients, child processes, scratch folders.
+
+pub mod flags;
+pub mod process;
+pub mod scratch;
+
+pub use flags::Flags;
+pub use process::{Child, free_port};
+pub use scratch::Scratch;
