@@ -28,7 +28,8 @@ impl<'a> Decimal<'a> {
     /// Whether the value has no fractional part (`1.0` and `1e2` have none).
     pub fn is_whole(&self) -> bool {
         let (digits, point) = self.significant();
-        point >= length(digits.count())
+        let count = length(digits.count());
+        count == 0 || point >= count
     }
 
     /// Whether the literal has neither fraction nor exponent.

@@ -185,7 +185,7 @@ impl<'a> Params<'a> {
                 "inputResponses" => Field::Object(&mut params.input_responses),
                 "task" => Field::Object(&mut params.task),
                 other => {
-                    if PARAM_NAMES.iter().any(|known| folds_to(other, known)) {
+                    if PARAM_NAMES.iter().any(|known| other != *known && folds_to(other, known)) {
                         return Err(bad_params("a member of `params` is a known name in other letter case"));
                     }
                     continue;
@@ -321,6 +321,7 @@ impl<'a> TopLevel<'a> {
 }
 
 /// Whether a parser that ignores letter case (Go's does, with Unicode's simple folding) takes `key` for `known`.
+/// True for `known` itself.
 pub(crate) fn folds_to(key: &str, known: &str) -> bool {
     if key.is_ascii() {
         return key.eq_ignore_ascii_case(known);
