@@ -1,0 +1,2 @@
+//! The house: configuration, listeners, the pipeline, workers, the command line.
+pub mod shop;
