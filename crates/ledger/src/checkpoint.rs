@@ -176,3 +176,128 @@ pub(crate) fn parse_decimal(text: &str) -> Option<u64> {
         text == "0" || (!text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()));
     text.parse().ok().filter(|_| canonical)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::leaf_hash;
+    use crate::note::CosigningKey;
+
+    fn origin() -> Origin {
+        "example.com/log".parse().unwrap()
+    }
+
+    fn key() -> SigningKey {
+        SigningKey::from_seed(origin().key_name().clone(), &[1; 32]).unwrap()
+    }
+
+    fn head() -> Checkpoint {
+        Checkpoint {
+            origin: origin(),
+            size: 70_000,
+            root: leaf_hash(b"root"),
+        }
+    }
+
+    #[test]
+    fn a_signed_head_opens_and_signing_it_again_gives_the_same_bytes() {
+        let head = head();
+        let note = sign_checkpoint(&head.origin, head.size, &head.root, &key()).unwrap();
+        assert_eq!(
+            note,
+            sign_checkpoint(&head.origin, head.size, &head.root, &key()).unwrap()
+        );
+        let opened = Checkpoint::open(&note, &origin(), key().verifier(), &[]).unwrap();
+        assert_eq!(
+            opened,
+            Opened {
+                checkpoint: head,
+                cosigned: vec![]
+            }
+        );
+    }
+
+    #[test]
+    fn the_example_of_the_specification_is_read_and_written() {
+        let body =
+            "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
+        let checkpoint = Checkpoint::parse(body).unwrap();
+        assert_eq!(
+            (checkpoint.origin.as_str(), checkpoint.size),
+            ("example.com/behind-the-sofa", 20_852_163)
+        );
+        assert_eq!(checkpoint.body(), body);
+    }
+
+    #[test]
+    fn bodies_that_are_not_canonical_are_refused() {
+        let root = head().root.to_base64();
+        let empty = empty_root().to_base64();
+        assert!(Checkpoint::parse(&format!("o\n0\n{empty}\n")).is_ok());
+        for (body, error) in [
+            (String::new(), CheckpointError::Lines),
+            (format!("o\n1\n{root}"), CheckpointError::Lines),
+            (format!("o\n1\n{root}\nextension\n"), CheckpointError::Lines),
+            (format!("o\n1\n{root}\n\n"), CheckpointError::Lines),
+            (format!("\n1\n{root}\n"), CheckpointError::Origin),
+            (format!("o o\n1\n{root}\n"), CheckpointError::Origin),
+            (format!("o\n01\n{root}\n"), CheckpointError::Size),
+            (format!("o\n+1\n{root}\n"), CheckpointError::Size),
+            (format!("o\n\n{root}\n"), CheckpointError::Size),
+            (format!("o\n1 \n{root}\n"), CheckpointError::Size),
+            (
+                format!("o\n9223372036854775808\n{root}\n"),
+                CheckpointError::Size,
+            ),
+            (
+                format!("o\n1\n{}\n", root.replace('=', "")),
+                CheckpointError::Root,
+            ),
+            (format!("o\n0\n{root}\n"), CheckpointError::Root),
+        ] {
+            assert_eq!(Checkpoint::parse(&body), Err(error), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_witness_is_listed_and_alone_is_not_enough() {
+        let witness =
+            CosigningKey::from_seed("witness.example.com/w".parse().unwrap(), &[2; 32]).unwrap();
+        let witnesses = [witness.verifier().clone()];
+        let mut note = head().sign(&key()).unwrap();
+        let line = witness.cosign(note.text(), 5).unwrap();
+        let alone = Note::new(note.text().clone(), line.clone()).to_string();
+        let refused = Checkpoint::open(&alone, &origin(), key().verifier(), &witnesses);
+        assert_eq!(refused, Err(CheckpointError::Unsigned));
+        // A witness's key cannot be taken for the log's.
+        let refused = Checkpoint::open(&alone, &origin(), witness.verifier(), &[]);
+        assert_eq!(refused, Err(CheckpointError::Unsigned));
+        note.add(line).unwrap();
+        let opened =
+            Checkpoint::open(&note.to_string(), &origin(), key().verifier(), &witnesses).unwrap();
+        assert_eq!(
+            opened.cosigned,
+            [Verified {
+                key: witness.verifier().clone(),
+                time: Some(5)
+            }]
+        );
+        let unasked =
+            Checkpoint::open(&note.to_string(), &origin(), key().verifier(), &[]).unwrap();
+        assert_eq!(unasked.cosigned, []);
+    }
+
+    #[test]
+    fn the_head_of_another_log_is_refused_even_if_the_same_key_signed_it() {
+        let other = Checkpoint {
+            origin: "example.com/other".parse().unwrap(),
+            ..head()
+        };
+        let note = other.sign(&key()).unwrap().to_string();
+        let refused = Checkpoint::open(&note, &origin(), key().verifier(), &[]);
+        assert_eq!(
+            refused,
+            Err(CheckpointError::OtherOrigin("example.com/other".to_owned()))
+        );
+    }
+}

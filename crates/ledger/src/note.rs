@@ -531,3 +531,6 @@ impl fmt::Display for Note {
 }
 
 const _: () = assert!(SIGNATURE == aws_lc_rs::signature::ED25519_PUBLIC_KEY_LEN * 2);
+
+#[cfg(test)]
+mod tests;

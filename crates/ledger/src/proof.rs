@@ -158,3 +158,125 @@ impl FromStr for Receipt {
         Self::new(index, path, Note::parse(checkpoint)?, extra)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::hash::leaf_hash;
+    use crate::note::SigningKey;
+    use crate::tree::{Leaves, inclusion_proof, tests::leaves, tests::mth};
+
+    fn origin() -> Origin {
+        "example.com/log".parse().unwrap()
+    }
+
+    fn key() -> SigningKey {
+        SigningKey::from_seed(origin().key_name().clone(), &[1; 32]).unwrap()
+    }
+
+    fn receipt(index: u64, size: u64, extra: Option<Vec<u8>>) -> (Hash, Receipt) {
+        let all = leaves(size);
+        let note = Checkpoint {
+            origin: origin(),
+            size,
+            root: mth(&all),
+        }
+        .sign(&key())
+        .unwrap();
+        let path = inclusion_proof(&Leaves(&all), index, size).unwrap();
+        (
+            all[index as usize],
+            Receipt::new(index, path, note, extra).unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_receipt_has_the_lines_of_the_specification() {
+        let (_, receipt) = receipt(1, 3, Some(b"extra".to_vec()));
+        let text = receipt.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines[..3],
+            ["c2sp.org/tlog-proof@v1", "extra ZXh0cmE=", "index 1"]
+        );
+        assert_eq!((lines[5], lines[6], lines[7]), ("", "example.com/log", "3"));
+        assert_eq!(lines.len(), 11);
+        assert!(text.ends_with(&receipt.checkpoint().to_string()));
+    }
+
+    #[test]
+    fn texts_that_are_no_receipts_are_refused() {
+        let (_, receipt) = receipt(1, 3, None);
+        let text = receipt.to_string();
+        for bad in [
+            String::new(),
+            text.replace("@v1", "@v2"),
+            text.replace("index 1", "index 01"),
+            text.replace("index 1", "index -1"),
+            text.replace("index 1\n", ""),
+            text.replace("index 1", "index 1\nextra AAAA"),
+            text.replace("index 1", "extra !\nindex 1"),
+            text.replace("index 1", "index 1\nAAAA"),
+            text.replace(
+                "index 1",
+                &format!(
+                    "index 1{}",
+                    format!("\n{}", leaf_hash(b"").to_base64()).repeat(62)
+                ),
+            ),
+            text.replace("\n\nexample", "\nexample"),
+            text.replace('\n', "\r\n"),
+            format!("{text}more"),
+        ] {
+            assert!(bad.parse::<Receipt>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_receipt_proves_only_its_entry_in_its_log_by_its_key() {
+        let (leaf, receipt) = receipt(700, 1000, None);
+        let verifier = key().verifier().clone();
+        let opened = receipt.verify(&leaf, &origin(), &verifier, &[]).unwrap();
+        assert_eq!(opened.checkpoint.size, 1000);
+        assert_eq!(
+            receipt.verify(&leaf_hash(b"other"), &origin(), &verifier, &[]),
+            Err(ReceiptError::Inclusion(VerifyError::Root))
+        );
+        let other = "example.com/other".parse().unwrap();
+        assert!(matches!(
+            receipt.verify(&leaf, &other, &verifier, &[]),
+            Err(ReceiptError::Checkpoint(_))
+        ));
+        let thief = SigningKey::from_seed(origin().key_name().clone(), &[2; 32]).unwrap();
+        assert!(matches!(
+            receipt.verify(&leaf, &origin(), thief.verifier(), &[]),
+            Err(ReceiptError::Checkpoint(_))
+        ));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn receipts_go_round_and_one_flipped_bit_makes_them_worthless(
+            size in 1_u64..2000, at in any::<u64>(), extra in prop::option::of(prop::collection::vec(any::<u8>(), 0..20)),
+            place in any::<usize>(), bit in 0_u8..8,
+        ) {
+            let (leaf, receipt) = receipt(at % size, size, extra);
+            let text = receipt.to_string();
+            prop_assert_eq!(&text.parse::<Receipt>().unwrap(), &receipt);
+            prop_assert!(receipt.verify(&leaf, &origin(), key().verifier(), &[]).is_ok());
+            let mut bytes = text.into_bytes();
+            let place = place % bytes.len();
+            bytes[place] ^= 1 << bit;
+            let changed = String::from_utf8(bytes).ok().and_then(|text| text.parse::<Receipt>().ok());
+            if let Some(changed) = changed {
+                let still = changed.verify(&leaf, &origin(), key().verifier(), &[]).is_ok();
+                // Nobody signs the extra data; all else is proved.
+                prop_assert!(!still || changed.extra() != receipt.extra());
+            }
+        }
+    }
+}

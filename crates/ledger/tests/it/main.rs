@@ -1,0 +1,4 @@
+//! The ledger through its public doors.
+
+#[cfg(test)]
+mod oracle;
