@@ -1,0 +1,34 @@
+//! Every chore of the project: `cargo xtask test|ci|bench|conformance`.
+
+mod conformance;
+#[path = "../../crates/testkit/src/process.rs"]
+#[expect(
+    unreachable_pub,
+    reason = "the file is shared with the testkit, where these are public"
+)]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "what only the testkit uses of it")
+)]
+// A file and not a dependency: that would build rmcp before every chore.
+mod process;
+mod tools;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+fn main() -> Result<()> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask is in the workspace")?;
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("conformance") => conformance::run(workspace, arguments),
+        Some("tools") => tools::install(workspace).map(drop),
+        other => bail!(
+            "unknown chore `{}`; there are: conformance, tools",
+            other.unwrap_or_default()
+        ),
+    }
+}
