@@ -16,7 +16,10 @@ pub use verify::{AuditError, Report, audit, verify};
 use crate::checkpoint::{Checkpoint, CheckpointError, Origin};
 use crate::hash::{Hash, leaf_hash};
 use crate::note::{Note, SigningKey, VerifierKey};
-use crate::tile::{BundleId, EntryTooLong, TILE_WIDTH, decode_bundle, encode_entry, encode_tile};
+use crate::tile::{
+    BundleId, EntryTooLong, MAX_LEVEL, TILE_WIDTH, TileId, decode_bundle, encode_entry,
+    encode_tile, row_length,
+};
 use crate::tiler::Tiler;
 use crate::tree::TreeError;
 use directory::Batch;
@@ -193,7 +196,7 @@ impl Exporter {
     }
 
     /// Writes what is partial, waits until all is on the disk, and publishes `checkpoint`, a signed note about exactly these
-    /// entries (its signatures are not checked here).
+    /// entries (its signatures are not checked here). Partial files that a full one now replaces are removed.
     pub fn finish(mut self, checkpoint: &str) -> Result<(), ExportError> {
         let note = Note::parse(checkpoint).map_err(CheckpointError::from)?;
         let head = Checkpoint::parse(note.text().as_str())?;
@@ -225,7 +228,22 @@ impl Exporter {
         }
         self.files.settle()?;
         self.files.add("checkpoint", checkpoint.as_bytes(), true)?;
-        self.files.settle()
+        self.files.settle()?;
+        // Without this, a log that publishes after every entry would keep 255 copies of the beginning of every bundle.
+        for level in 0..=MAX_LEVEL {
+            let open_before = row_length(level, published) / u64::from(TILE_WIDTH);
+            if let Some(tile) =
+                TileId::for_size(level, open_before, head.size).filter(|tile| tile.is_full())
+            {
+                self.files.remove_partial(&tile.to_string())?;
+                if level == 0
+                    && let Some(bundle) = BundleId::for_size(open_before, head.size)
+                {
+                    self.files.remove_partial(&bundle.to_string())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_history(&self) -> Result<(), ExportError> {

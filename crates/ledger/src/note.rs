@@ -16,7 +16,6 @@ pub const MAX_NOTE: usize = 512 * 1024;
 pub const MAX_SIGNATURES: usize = 64;
 
 const MAX_NAME: usize = 255;
-const SIGNATURE: usize = 64;
 const DASH: &str = "\u{2014} ";
 
 /// Why a note, a key or a signature was refused.
@@ -529,8 +528,6 @@ impl fmt::Display for Note {
         self.signatures.iter().try_for_each(|line| line.fmt(f))
     }
 }
-
-const _: () = assert!(SIGNATURE == aws_lc_rs::signature::ED25519_PUBLIC_KEY_LEN * 2);
 
 #[cfg(test)]
 mod tests;

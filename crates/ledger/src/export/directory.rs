@@ -6,10 +6,12 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::ExportError;
+use crate::checkpoint::Checkpoint;
 use crate::hash::Hash;
-use crate::note::MAX_NOTE;
+use crate::note::{MAX_NOTE, Note};
+use crate::proof::Receipt;
 use crate::tile::{BundleId, MAX_ENTRY, TILE_WIDTH, TileId, decode_tile};
-use crate::tree::TileReader;
+use crate::tree::{TileReader, TreeError, inclusion_proof};
 
 const MAX_BUNDLE: usize = TILE_WIDTH as usize * (MAX_ENTRY + 2);
 const MAX_TILE: usize = TILE_WIDTH as usize * Hash::LEN;
@@ -78,6 +80,20 @@ impl Directory {
             )),
             found => Ok((found?, true)),
         }
+    }
+
+    /// The receipt of entry `index` for the published checkpoint, whose signatures are not checked here.
+    pub fn receipt(&self, index: u64) -> Result<Receipt, TreeError<ReadError>> {
+        let form = || {
+            TreeError::Reader(ReadError::Form {
+                path: "checkpoint".to_owned(),
+            })
+        };
+        let note =
+            Note::parse(&self.checkpoint().map_err(TreeError::Reader)?).map_err(|_| form())?;
+        let head = Checkpoint::parse(note.text().as_str()).map_err(|_| form())?;
+        let path = inclusion_proof(self, index, head.size)?;
+        Receipt::new(index, path, note, None).map_err(|_| form())
     }
 
     fn read(&self, name: &str, limit: usize) -> Result<Vec<u8>, ReadError> {
@@ -193,6 +209,15 @@ impl Batch {
             synced.map_err(|source| failed(&directory.to_string_lossy(), source))?;
         }
         Ok(())
+    }
+
+    /// Removes the partial files of a tile or bundle that is full and published.
+    pub(super) fn remove_partial(&self, name: &str) -> Result<(), ExportError> {
+        let name = format!("{name}.p");
+        match fs::remove_dir_all(self.root.join(&name)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(failed(&name, source)),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn write(&mut self, name: &str, bytes: &[u8]) -> io::Result<Written> {

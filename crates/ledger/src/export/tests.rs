@@ -245,9 +245,10 @@ fn a_log_that_grew_keeps_its_published_files_and_verifies_again() {
         .finish(&head.sign(&key()).unwrap().to_string())
         .unwrap();
     assert_eq!(audit_of(&directory).unwrap().root, published(70_000).1.root);
-    // The old head is still served: where its partial files are gone, the full ones hold their beginning.
-    fs::remove_dir_all(directory.path().join("tile/entries/002.p")).unwrap();
-    fs::remove_dir_all(directory.path().join("tile/0/002.p")).unwrap();
+    // The partial files have gone; to who still has the old head, the full ones give their beginning.
+    for name in ["tile/entries/002.p", "tile/0/002.p", "tile/1/000.p"] {
+        assert!(!directory.path().join(name).exists(), "{name}");
+    }
     let (_, old) = published(700);
     fs::write(
         directory.path().join("checkpoint"),
@@ -255,6 +256,22 @@ fn a_log_that_grew_keeps_its_published_files_and_verifies_again() {
     )
     .unwrap();
     assert_eq!(audit_of(&directory).unwrap().size, 700);
+}
+
+#[test]
+fn a_receipt_made_from_the_published_files_proves_its_entry() {
+    let (directory, head) = published(1000);
+    let receipt = Directory::new(directory.path()).receipt(600).unwrap();
+    let opened = receipt
+        .verify(&leaf_hash(&entry(600)), &origin(), key().verifier(), &[])
+        .unwrap();
+    assert_eq!(opened.checkpoint, head);
+    assert!(
+        receipt
+            .verify(&leaf_hash(&entry(601)), &origin(), key().verifier(), &[])
+            .is_err()
+    );
+    assert!(Directory::new(directory.path()).receipt(1000).is_err());
 }
 
 #[test]
