@@ -1,10 +1,11 @@
 //! The tools that write words others act on, change what is kept, or take it away.
 
+use bailiwick_core::Effect;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::operation::{Effect, Failure, Hints, Operation};
+use super::operation::{Failure, Hints, Operation};
 use super::values::{
     Author, Country, CustomerId, DiscountId, DiscountStatus, Line, OrderId, OrderStatus, Text,
     TicketId, TicketStatus, Visibility, Whole,

@@ -19,7 +19,7 @@ mod values;
 use std::io::{BufRead, Write};
 use std::path::Path;
 
-pub use operation::Effect;
+use bailiwick_core::Effect;
 
 /// The longest message taken, in bytes, without its newline.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;

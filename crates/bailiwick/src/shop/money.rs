@@ -1,10 +1,11 @@
 //! The tools that move money or decide about it. Amounts are whole euro cents; none is ever rounded.
 
+use bailiwick_core::Effect;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::operation::{Effect, Failure, Hints, Operation};
+use super::operation::{Failure, Hints, Operation};
 use super::values::{
     CustomerId, DiscountId, DiscountStatus, Line, OrderId, PayoutId, RefundId, SupplierId,
     SupplierStatus, Text, Whole,

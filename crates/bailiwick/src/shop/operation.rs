@@ -1,5 +1,6 @@
 //! What a tool of the shop is: its published definition, and the one way in which every call of it runs.
 
+use bailiwick_core::Effect;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::transform::RecursiveTransform;
@@ -12,37 +13,6 @@ use super::{changes, money, reads};
 
 /// The longest complaint about arguments that is sent back, in characters: it may quote the caller.
 const COMPLAINT_CHARS_MAX: usize = 400;
-
-/// What a call does to the world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Effect {
-    /// Looks, changes nothing.
-    Read,
-    /// Writes words that people and automata act on.
-    Influence,
-    /// Changes what is kept.
-    Write,
-    /// Takes away what is kept.
-    Delete,
-    /// Moves money.
-    Transfer,
-    /// Decides what somebody asked for.
-    Approve,
-}
-
-impl Effect {
-    /// The effect in one lower-case word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Influence => "influence",
-            Self::Write => "write",
-            Self::Delete => "delete",
-            Self::Transfer => "transfer",
-            Self::Approve => "approve",
-        }
-    }
-}
 
 /// MCP's tool annotations beside `readOnlyHint`, which follows from the effect.
 #[derive(Debug, Clone, Copy)]

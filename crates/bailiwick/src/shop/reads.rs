@@ -1,10 +1,11 @@
 //! The tools that look and change nothing.
 
+use bailiwick_core::Effect;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::operation::{Effect, Failure, Hints, Operation};
+use super::operation::{Failure, Hints, Operation};
 use super::values::{
     Author, CustomerId, DiscountId, DiscountStatus, Line, OrderId, OrderStatus, RefundId,
     SupplierId, SupplierStatus, TicketId, TicketStatus, Visibility, Whole, given,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bailiwick_core::Effect;
 use proptest::prelude::*;
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -560,9 +561,12 @@ fn every_tool_publishes_strict_schemas_and_honest_annotations() {
         );
         assert_eq!(tool["annotations"]["destructiveHint"], grave, "{name}");
     }
-    let found: std::collections::BTreeSet<_> =
-        effects().map(|(_, effect)| effect.as_str()).collect();
-    assert_eq!(found.len(), 6, "there is a tool of every effect");
+    let found: std::collections::BTreeSet<_> = effects().map(|(_, effect)| effect.word()).collect();
+    assert_eq!(
+        found.len(),
+        Effect::ALL.len(),
+        "there is a tool of every effect"
+    );
 }
 
 #[test]
