@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash([u8; 32]);
 
-/// Why a text or a byte string is not a [`Hash`].
+/// Why a text or a byte string is not a [`Hash`](struct@Hash).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HashError {
     /// Not exactly 32 bytes, or not exactly the text of 32 bytes.
