@@ -1,9 +1,11 @@
 //! Test servers and clients for development only: MCP fixtures, third-party clients, child processes, scratch folders.
 
+pub mod clients;
 pub mod flags;
 pub mod process;
 pub mod scratch;
 
+pub use clients::{CallReport, Client, ClientCall, Era};
 pub use flags::Flags;
 pub use process::{Child, free_port};
 pub use scratch::Scratch;

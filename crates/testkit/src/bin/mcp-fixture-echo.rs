@@ -1,8 +1,9 @@
-//! A small and fast MCP server for benchmarks and fault tests, on plain hyper: `mcp-fixture-echo --port PORT [--threads N]`.
+//! A small and fast MCP server for benchmarks and fault tests, on plain hyper: `mcp-fixture-echo --port PORT
+//! [--threads N] [--token TOKEN]`.
 //!
 //! It answers both protocol eras on `POST /mcp`, with JSON only and without sessions, and has two tools: `echo` (read only) gives
 //! `arguments.text` back, `put` (a write) takes `key` and `value`. It checks no more than it needs to answer: it stands for an upstream, not
-//! for a gateway. `GET /counts` says how often each tool ran and each key was put, so that a test can prove "once".
+//! for a gateway. With `--token` it wants exactly that bearer token, as an upstream does whose credential is injected. `GET /counts` says how often each tool ran and each key was put, so that a test can prove "once".
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,7 +16,7 @@ use bailiwick_testkit::Flags;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, server};
 use hyper_util::rt::TokioIo;
@@ -31,6 +32,13 @@ const TOOLS: &str = r#"[{"name":"echo","title":"Echo","description":"Gives the t
 /// What a modern result has beside its own members (2026-07-28: `resultType` is required, `serverInfo` should be there).
 const MODERN: &str = r#","resultType":"complete","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"mcp-fixture-echo","version":"1"}}"#;
 const MODERN_PRIVATE: &str = r#","ttlMs":0,"cacheScope":"private""#;
+
+/// What every connection shares.
+struct Fixture {
+    /// The whole value of `Authorization` that a request must have, if any.
+    authorization: Option<String>,
+    counts: Counts,
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -79,7 +87,7 @@ struct Put {
 }
 
 fn main() -> Result<()> {
-    let flags = Flags::from_env(&["--port", "--threads"])?;
+    let flags = Flags::from_env(&["--port", "--threads", "--token"])?;
     let runtime = match flags.optional::<usize>("--threads")? {
         None | Some(0 | 1) => tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -89,19 +97,24 @@ fn main() -> Result<()> {
             .enable_all()
             .build()?,
     };
-    runtime.block_on(serve(flags.required("--port")?))
+    let token = flags.optional::<String>("--token")?;
+    let authorization = token.map(|token| format!("Bearer {token}"));
+    let fixture = Fixture {
+        authorization,
+        counts: Counts::default(),
+    };
+    runtime.block_on(serve(flags.required("--port")?, Arc::new(fixture)))
 }
 
-async fn serve(port: u16) -> Result<()> {
-    let counts = Arc::new(Counts::default());
+async fn serve(port: u16, fixture: Arc<Fixture>) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let counts = Arc::clone(&counts);
+        let fixture = Arc::clone(&fixture);
         let service = service_fn(move |request| {
-            let counts = Arc::clone(&counts);
-            async move { Ok::<_, Infallible>(answer(request, &counts).await) }
+            let fixture = Arc::clone(&fixture);
+            async move { Ok::<_, Infallible>(answer(request, &fixture).await) }
         });
         tokio::spawn(
             server::conn::http1::Builder::new()
@@ -111,7 +124,17 @@ async fn serve(port: u16) -> Result<()> {
     }
 }
 
-async fn answer(request: Request<Incoming>, counts: &Counts) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, fixture: &Fixture) -> Response<Full<Bytes>> {
+    let counts = &fixture.counts;
+    if request.method() == Method::POST
+        && let Some(wanted) = &fixture.authorization
+        && request
+            .headers()
+            .get(AUTHORIZATION)
+            .is_none_or(|given| given != wanted)
+    {
+        return json(StatusCode::UNAUTHORIZED, String::new());
+    }
     match (request.method(), request.uri().path()) {
         (&Method::POST, _) => match Limited::new(request.into_body(), BODY_BYTES_MAX)
             .collect()
