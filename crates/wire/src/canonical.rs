@@ -16,7 +16,12 @@ pub struct Canonical {
 
 /// Appends the canonical form of `raw` to `out`.
 pub fn canonical(raw: Raw<'_>, out: &mut Vec<u8>) -> Canonical {
-    let mut writer = Writer { walk: Walk::over(raw), out, members: Vec::new(), seen: Canonical::default() };
+    let mut writer = Writer {
+        walk: Walk::over(raw),
+        out,
+        members: Vec::new(),
+        seen: Canonical::default(),
+    };
     writer.value();
     writer.seen
 }
@@ -90,7 +95,11 @@ impl Writer<'_, '_> {
             self.walk.skip_to_value();
             self.value();
             let key = written.string().unwrap_or_default();
-            self.members.push(Member { key, start: member_start, end: self.out.len() });
+            self.members.push(Member {
+                key,
+                start: member_start,
+                end: self.out.len(),
+            });
         }
         self.walk.step();
         self.sort(base, start);
@@ -100,7 +109,9 @@ impl Writer<'_, '_> {
 
     /// Puts the members written since `start` in order of their keys' UTF-16 code units (RFC 8785 section 3.2.3).
     fn sort(&mut self, base: usize, start: usize) {
-        let Some(members) = self.members.get_mut(base..) else { return };
+        let Some(members) = self.members.get_mut(base..) else {
+            return;
+        };
         if members.is_sorted_by(|one, two| utf16_order(&one.key, &two.key).is_le()) {
             return;
         }
@@ -110,7 +121,11 @@ impl Writer<'_, '_> {
             if index > 0 {
                 self.out.push(b',');
             }
-            self.out.extend_from_slice(unsorted.get(member.start - start..member.end - start).unwrap_or_default());
+            self.out.extend_from_slice(
+                unsorted
+                    .get(member.start - start..member.end - start)
+                    .unwrap_or_default(),
+            );
         }
     }
 }
@@ -128,7 +143,11 @@ fn write_number(out: &mut Vec<u8>, literal: &str) -> bool {
     let digits = literal.strip_prefix('-').unwrap_or(literal);
     let integer = digits.bytes().all(|byte| byte.is_ascii_digit());
     if integer && digits.len() <= 15 {
-        out.extend_from_slice(if digits == "0" { b"0" } else { literal.as_bytes() });
+        out.extend_from_slice(if digits == "0" {
+            b"0"
+        } else {
+            literal.as_bytes()
+        });
         return false;
     }
     const SAFE: f64 = 9_007_199_254_740_992.0;
@@ -140,7 +159,11 @@ fn write_number(out: &mut Vec<u8>, literal: &str) -> bool {
     let mut buffer = ryu_js::Buffer::new();
     let shown = buffer.format_finite(value);
     let lossy = Decimal::of(shown) != Decimal::of(literal);
-    out.extend_from_slice(if lossy { literal.as_bytes() } else { shown.as_bytes() });
+    out.extend_from_slice(if lossy {
+        literal.as_bytes()
+    } else {
+        shown.as_bytes()
+    });
     lossy
 }
 

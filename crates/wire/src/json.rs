@@ -2,11 +2,13 @@
 
 mod number;
 mod scan;
+mod write;
 
 use std::borrow::Cow;
 use std::fmt;
 
 pub use number::Decimal;
+pub use write::{Object, write_string};
 
 /// Nesting that no caller's limit can exceed, so that recursion over a [`Raw`] is bounded.
 pub const MAX_DEPTH: usize = 128;
@@ -30,10 +32,21 @@ pub struct Limits {
 
 impl Limits {
     /// For a request of an agent: 4 MiB, depth 64, 10,000 keys an object, strings of 1 MiB, no NUL.
-    pub const REQUEST: Self =
-        Self { bytes: 4 << 20, depth: 64, keys: 10_000, string: 1 << 20, refuse_nul: true };
+    pub const REQUEST: Self = Self {
+        bytes: 4 << 20,
+        depth: 64,
+        keys: 10_000,
+        string: 1 << 20,
+        refuse_nul: true,
+    };
     /// For an answer of an upstream: 16 MiB with strings as long (images come as base64), NUL allowed.
-    pub const REPLY: Self = Self { bytes: 16 << 20, depth: 64, keys: 10_000, string: 16 << 20, refuse_nul: false };
+    pub const REPLY: Self = Self {
+        bytes: 16 << 20,
+        depth: 64,
+        keys: 10_000,
+        string: 16 << 20,
+        refuse_nul: false,
+    };
 }
 
 impl Default for Limits {
@@ -47,7 +60,10 @@ impl Default for Limits {
 #[non_exhaustive]
 pub enum JsonError {
     #[error("expected {expected} at byte {offset}")]
-    Syntax { offset: usize, expected: &'static str },
+    Syntax {
+        offset: usize,
+        expected: &'static str,
+    },
     #[error("something follows the value at byte {offset}")]
     Trailing { offset: usize },
     #[error("text is not UTF-8 at byte {offset}")]
@@ -76,7 +92,10 @@ impl JsonError {
     /// Whether the text is no JSON at all (as opposed to JSON that we refuse).
     pub fn is_malformed(&self) -> bool {
         match self {
-            Self::Syntax { .. } | Self::Trailing { .. } | Self::NotUtf8 { .. } | Self::ByteOrderMark => true,
+            Self::Syntax { .. }
+            | Self::Trailing { .. }
+            | Self::NotUtf8 { .. }
+            | Self::ByteOrderMark => true,
             Self::LoneSurrogate { .. }
             | Self::DuplicateKey { .. }
             | Self::Nul { .. }
@@ -175,23 +194,39 @@ impl<'a> Raw<'a> {
 
     /// Members of an object in written order, keys unescaped. Empty for other kinds.
     pub fn members(self) -> Members<'a> {
-        Members { walk: Walk::inside(self, Kind::Object) }
+        Members {
+            walk: Walk::inside(self, Kind::Object),
+        }
+    }
+
+    /// Members of an object with the keys as they were written (strings with quotes). Empty for other kinds.
+    pub fn entries(self) -> Entries<'a> {
+        Entries {
+            walk: Walk::inside(self, Kind::Object),
+        }
     }
 
     /// Elements of an array in order. Empty for other kinds.
     pub fn elements(self) -> Elements<'a> {
-        Elements { walk: Walk::inside(self, Kind::Array) }
+        Elements {
+            walk: Walk::inside(self, Kind::Array),
+        }
     }
 
     /// The member of that exact name, if this is an object that has one.
     pub fn member(self, name: &str) -> Option<Raw<'a>> {
-        self.members().find_map(|(key, value)| (key == name).then_some(value))
+        self.members()
+            .find_map(|(key, value)| (key == name).then_some(value))
     }
 
     /// The string with its escapes undone, borrowed if it had none. `None` for other kinds.
     pub fn string(self) -> Option<Cow<'a, str>> {
         let inner = self.text.strip_prefix('"')?.strip_suffix('"')?;
-        Some(if inner.contains('\\') { Cow::Owned(unescape(inner)) } else { Cow::Borrowed(inner) })
+        Some(if inner.contains('\\') {
+            Cow::Owned(unescape(inner))
+        } else {
+            Cow::Borrowed(inner)
+        })
     }
 
     /// The boolean. `None` for other kinds.
@@ -210,12 +245,18 @@ impl<'a> Raw<'a> {
 
     /// A whole number written without fraction or exponent that fits. `None` otherwise.
     pub fn integer(self) -> Option<i64> {
-        if self.kind() == Kind::Number { self.text.parse().ok() } else { None }
+        if self.kind() == Kind::Number {
+            self.text.parse().ok()
+        } else {
+            None
+        }
     }
 
     /// A copy that owns its text.
     pub fn to_owned(self) -> RawBuf {
-        RawBuf { text: self.text.into() }
+        RawBuf {
+            text: self.text.into(),
+        }
     }
 }
 
@@ -228,7 +269,10 @@ pub struct RawBuf {
 impl RawBuf {
     /// Takes text that our own writers made.
     pub(crate) fn trusted(text: String) -> Self {
-        debug_assert!(Raw::parse(text.as_bytes(), &Limits::REPLY).is_ok(), "our own writer made bad JSON");
+        debug_assert!(
+            Raw::parse(text.as_bytes(), &Limits::REPLY).is_ok(),
+            "our own writer made bad JSON"
+        );
         Self { text: text.into() }
     }
 
@@ -257,6 +301,25 @@ impl<'a> Iterator for Members<'a> {
             return None;
         }
         let key = self.walk.value().string()?;
+        self.walk.skip_to_value();
+        Some((key, self.walk.value()))
+    }
+}
+
+/// Members of an object: (key as written, value as written).
+#[derive(Debug, Clone)]
+pub struct Entries<'a> {
+    walk: Walk<'a>,
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (Raw<'a>, Raw<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if !self.walk.at_item() {
+            return None;
+        }
+        let key = self.walk.value();
         self.walk.skip_to_value();
         Some((key, self.walk.value()))
     }
@@ -291,11 +354,18 @@ impl fmt::Debug for Walk<'_> {
 
 impl<'a> Walk<'a> {
     pub(crate) fn over(raw: Raw<'a>) -> Self {
-        Self { text: raw.text, at: 0 }
+        Self {
+            text: raw.text,
+            at: 0,
+        }
     }
 
     fn inside(raw: Raw<'a>, kind: Kind) -> Self {
-        let at = if raw.kind() == kind { 1 } else { raw.text.len() };
+        let at = if raw.kind() == kind {
+            1
+        } else {
+            raw.text.len()
+        };
         Self { text: raw.text, at }
     }
 
@@ -330,12 +400,17 @@ impl<'a> Walk<'a> {
             Some(b'"') => self.skip_string(),
             Some(b'{' | b'[') => self.skip_container(),
             _ => {
-                while !matches!(self.peek(), None | Some(b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r')) {
+                while !matches!(
+                    self.peek(),
+                    None | Some(b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r')
+                ) {
                     self.at += 1;
                 }
             }
         }
-        Raw { text: self.text.get(start..self.at).unwrap_or_default() }
+        Raw {
+            text: self.text.get(start..self.at).unwrap_or_default(),
+        }
     }
 
     fn skip_string(&mut self) {
@@ -402,43 +477,25 @@ fn unescape_one(tail: &str) -> (char, &str) {
 }
 
 fn unescape_unit(tail: &str) -> (char, &str) {
-    let unit = |text: &str| text.get(..4).and_then(|hex| u32::from_str_radix(hex, 16).ok()).unwrap_or(0xFFFD);
+    let unit = |text: &str| {
+        text.get(..4)
+            .and_then(|hex| u32::from_str_radix(hex, 16).ok())
+            .unwrap_or(0xFFFD)
+    };
     let rest = tail.get(4..).unwrap_or_default();
     let first = unit(tail);
     if !(0xD800..0xDC00).contains(&first) {
-        return (char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER), rest);
+        return (
+            char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER),
+            rest,
+        );
     }
     let low = rest.get(2..).unwrap_or_default();
     let code = 0x10000 + ((first - 0xD800) << 10) + unit(low).saturating_sub(0xDC00);
-    (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), low.get(4..).unwrap_or_default())
-}
-
-/// Writes `text` as a JSON string in the form of RFC 8785 section 3.2.2.2.
-pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    let mut rest = text.as_bytes();
-    loop {
-        let plain = scan::special(rest);
-        out.extend_from_slice(rest.get(..plain).unwrap_or_default());
-        let Some(byte) = rest.get(plain) else { break };
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            0x08 => out.extend_from_slice(b"\\b"),
-            0x09 => out.extend_from_slice(b"\\t"),
-            0x0A => out.extend_from_slice(b"\\n"),
-            0x0C => out.extend_from_slice(b"\\f"),
-            0x0D => out.extend_from_slice(b"\\r"),
-            other => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                out.extend_from_slice(b"\\u00");
-                out.extend(HEX.get(usize::from(other >> 4)));
-                out.extend(HEX.get(usize::from(other & 15)));
-            }
-        }
-        rest = rest.get(plain + 1..).unwrap_or_default();
-    }
-    out.push(b'"');
+    (
+        char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER),
+        low.get(4..).unwrap_or_default(),
+    )
 }
 
 #[cfg(test)]

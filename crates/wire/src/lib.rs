@@ -3,6 +3,8 @@
 pub mod canonical;
 pub mod json;
 pub mod mcp;
+pub mod render;
+pub mod schema;
 
 pub use canonical::{Canonical, canonical};
 pub use json::{JsonError, Limits, Raw, RawBuf};

@@ -3,6 +3,7 @@
 pub mod envelope;
 pub mod era;
 pub mod headers;
+pub mod tool;
 
 use std::borrow::Cow;
 
@@ -11,6 +12,7 @@ use crate::json::RawBuf;
 pub use envelope::{Id, IdBuf, Message, Notification, Params, Request, Response};
 pub use era::{ClientCapabilities, Era, Initialize, Legacy, Meta, Modern};
 pub use headers::{HeaderParam, Headers};
+pub use tool::{Annotations, ToolDefinition};
 
 /// JSON-RPC and MCP error codes that we send.
 pub mod code {
@@ -70,9 +72,14 @@ impl Version {
 
     /// The revision of exactly that name.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::V2025_03_26, Self::V2025_06_18, Self::V2025_11_25, Self::V2026_07_28]
-            .into_iter()
-            .find(|version| version.as_str() == text)
+        [
+            Self::V2025_03_26,
+            Self::V2025_06_18,
+            Self::V2025_11_25,
+            Self::V2026_07_28,
+        ]
+        .into_iter()
+        .find(|version| version.as_str() == text)
     }
 
     pub fn is_modern(self) -> bool {
@@ -188,7 +195,10 @@ impl Method {
 
     /// Whether the handshake revisions have this method (tasks: 2025-11-25).
     pub fn is_legacy(self) -> bool {
-        !matches!(self, Self::Discover | Self::TasksUpdate | Self::SubscriptionsListen)
+        !matches!(
+            self,
+            Self::Discover | Self::TasksUpdate | Self::SubscriptionsListen
+        )
     }
 
     /// Whether a complete modern result of this method must carry `ttlMs` and `cacheScope`.
@@ -222,7 +232,13 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with HTTP status 400, without id and data.
     pub fn bad_request(code: i32, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { http_status: 400, code, message: message.into(), data: None, id: None }
+        Self {
+            http_status: 400,
+            code,
+            message: message.into(),
+            data: None,
+            id: None,
+        }
     }
 
     /// The same, echoing `id`.
@@ -260,7 +276,9 @@ impl Refusal {
         Self {
             http_status: 400,
             code: code::MISSING_CAPABILITY,
-            message: Cow::Borrowed("the client did not declare a capability that this request needs"),
+            message: Cow::Borrowed(
+                "the client did not declare a capability that this request needs",
+            ),
             data: Some(data),
             id: Some(id.to_owned()),
         }

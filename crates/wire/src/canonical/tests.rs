@@ -7,7 +7,10 @@ use crate::json::Limits;
 
 fn form(text: &str) -> (String, bool) {
     let mut out = Vec::new();
-    let seen = canonical(Raw::parse(text.as_bytes(), &Limits::REPLY).unwrap(), &mut out);
+    let seen = canonical(
+        Raw::parse(text.as_bytes(), &Limits::REPLY).unwrap(),
+        &mut out,
+    );
     (String::from_utf8(out).unwrap(), seen.lossy_numbers)
 }
 
@@ -76,7 +79,11 @@ fn rfc_8785_appendix_b_numbers() {
     ] {
         // The literal that Rust writes for the float has the same value and mostly another spelling.
         // Of two shortest spellings (the last float lies midway) only ECMAScript's is left unmarked.
-        let literal = if bits == 0x43143ff3c1cb0959 { expected.into() } else { format!("{:e}", f64::from_bits(bits)) };
+        let literal = if bits == 0x43143ff3c1cb0959 {
+            expected.into()
+        } else {
+            format!("{:e}", f64::from_bits(bits))
+        };
         assert_eq!(form(&literal), (expected.to_owned(), false), "{bits:x}");
     }
 }
@@ -94,7 +101,10 @@ fn numbers_that_a_float_would_change_keep_their_text_and_are_marked() {
         "1e-400",
     ] {
         assert_eq!(form(literal), (literal.to_owned(), true), "{literal}");
-        assert!(form(&format!("{{\"a\":[{{\"b\":{literal}}}]}}")).1, "{literal}");
+        assert!(
+            form(&format!("{{\"a\":[{{\"b\":{literal}}}]}}")).1,
+            "{literal}"
+        );
     }
     for (literal, expected) in [
         ("9007199254740992", "9007199254740992"),
@@ -116,7 +126,9 @@ fn respell(value: &serde_json::Value, seed: u64, out: &mut String) {
         out.push('"');
         for (index, char) in text.chars().enumerate() {
             if (seed >> (index % 60)) & 1 == 1 || matches!(char, '"' | '\\' | '\0'..='\x1f') {
-                char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04X}")));
+                char.encode_utf16(&mut [0; 2])
+                    .iter()
+                    .for_each(|unit| out.push_str(&format!("\\u{unit:04X}")));
             } else {
                 out.push(char);
             }
@@ -186,7 +198,10 @@ fn flat(value: &serde_json::Value) -> String {
             float => format!("{float:?}"),
         },
         serde_json::Value::Array(items) => items.iter().map(flat).collect::<Vec<_>>().join(";"),
-        serde_json::Value::Object(map) => map.iter().map(|(key, item)| format!("{key:?}={}", flat(item))).collect(),
+        serde_json::Value::Object(map) => map
+            .iter()
+            .map(|(key, item)| format!("{key:?}={}", flat(item)))
+            .collect(),
         other => other.to_string(),
     }
 }

@@ -20,9 +20,18 @@ impl<'a> Decimal<'a> {
         };
         let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let exponent = exponent.parse().unwrap_or(if exponent.starts_with('-') { FAR_BELOW } else { FAR_ABOVE });
+        let exponent = exponent.parse().unwrap_or(if exponent.starts_with('-') {
+            FAR_BELOW
+        } else {
+            FAR_ABOVE
+        });
         let exponent = exponent.clamp(FAR_BELOW, FAR_ABOVE);
-        Self { negative, whole: whole.as_bytes(), fraction: fraction.as_bytes(), exponent }
+        Self {
+            negative,
+            whole: whole.as_bytes(),
+            fraction: fraction.as_bytes(),
+            exponent,
+        }
     }
 
     /// Whether the value has no fractional part (`1.0` and `1e2` have none).
@@ -58,7 +67,13 @@ impl<'a> Decimal<'a> {
             tail_fraction
         };
         let count = total.saturating_sub(lead).saturating_sub(tail);
-        let digits = self.whole.iter().chain(self.fraction).skip(lead).take(count).copied();
+        let digits = self
+            .whole
+            .iter()
+            .chain(self.fraction)
+            .skip(lead)
+            .take(count)
+            .copied();
         let point = length(self.whole.len()) - length(lead) + self.exponent;
         (digits, point)
     }
@@ -120,7 +135,9 @@ mod tests {
 
     #[test]
     fn one_value_in_many_spellings_is_one_number() {
-        for spelling in ["100", "1e2", "1E+2", "100.0", "1000e-1", "0.1e3", "100.00e0"] {
+        for spelling in [
+            "100", "1e2", "1E+2", "100.0", "1000e-1", "0.1e3", "100.00e0",
+        ] {
             assert_eq!(Decimal::of(spelling), Decimal::of("100"), "{spelling}");
             assert!(Decimal::of(spelling).is_whole(), "{spelling}");
         }

@@ -49,7 +49,10 @@ impl<'a> Headers<'a> {
     pub fn collect(all: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let mut headers = Self::default();
         for (name, value) in all {
-            if !name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("mcp")) {
+            if !name
+                .get(..3)
+                .is_some_and(|start| start.eq_ignore_ascii_case("mcp"))
+            {
                 continue;
             }
             if name.eq_ignore_ascii_case("mcp-protocol-version") {
@@ -87,11 +90,20 @@ impl<'a> Headers<'a> {
         match self.method.text() {
             Ok(Some(header)) if header == method => {}
             Ok(None) => return Err(mismatch("Mcp-Method header is missing")),
-            _ => return Err(mismatch("Mcp-Method header does not match the request body's method")),
+            _ => {
+                return Err(mismatch(
+                    "Mcp-Method header does not match the request body's method",
+                ));
+            }
         }
-        let Some(field) = mirrored(method) else { return Ok(()) };
+        let Some(field) = mirrored(method) else {
+            return Ok(());
+        };
         let Some(body) = field.of(params) else {
-            return Err(Refusal::bad_request(code::INVALID_PARAMS, format!("`params.{}` is missing", field.name())));
+            return Err(Refusal::bad_request(
+                code::INVALID_PARAMS,
+                format!("`params.{}` is missing", field.name()),
+            ));
         };
         let header = match self.name.text() {
             Ok(Some(header)) => header,
@@ -109,12 +121,24 @@ impl<'a> Headers<'a> {
     ///
     /// # Errors
     /// HTTP 400 with `-32020`: a header is missing, differs, is repeated, or stands for a value that is absent.
-    pub fn check_params(&self, arguments: Raw<'_>, annotated: &[HeaderParam]) -> Result<(), Refusal> {
+    pub fn check_params(
+        &self,
+        arguments: Raw<'_>,
+        annotated: &[HeaderParam],
+    ) -> Result<(), Refusal> {
         for param in annotated {
             let mut slot = Slot::Absent;
-            let same_name = self.params.iter().filter(|(name, _)| name.eq_ignore_ascii_case(&param.header));
+            let same_name = self
+                .params
+                .iter()
+                .filter(|(name, _)| name.eq_ignore_ascii_case(&param.header));
             same_name.for_each(|(_, value)| slot.add(value));
-            let differs = || mismatch(format!("Mcp-Param-{} header does not match the request body", param.header));
+            let differs = || {
+                mismatch(format!(
+                    "Mcp-Param-{} header does not match the request body",
+                    param.header
+                ))
+            };
             let header = slot.text().map_err(|()| differs())?;
             match (header, param.value_in(arguments)) {
                 (None, None) => {}
@@ -124,7 +148,12 @@ impl<'a> Headers<'a> {
                         return Err(differs());
                     }
                 }
-                (None, Some(_)) => return Err(mismatch(format!("Mcp-Param-{} header is missing", param.header))),
+                (None, Some(_)) => {
+                    return Err(mismatch(format!(
+                        "Mcp-Param-{} header is missing",
+                        param.header
+                    )));
+                }
                 (Some(_), None) => return Err(differs()),
             }
         }
@@ -157,8 +186,12 @@ impl HeaderKind {
             (Self::Boolean, Kind::Boolean) => value.text() == header,
             (Self::Integer, Kind::Number) => {
                 let literal = Raw::parse(header.as_bytes(), &crate::json::Limits::REQUEST).ok();
-                let number = literal.filter(|raw| raw.text() == header).and_then(Raw::number);
-                number.is_some() && number == value.number() && number.as_ref().is_some_and(Decimal::is_whole)
+                let number = literal
+                    .filter(|raw| raw.text() == header)
+                    .and_then(Raw::number);
+                number.is_some()
+                    && number == value.number()
+                    && number.as_ref().is_some_and(Decimal::is_whole)
             }
             _ => false,
         }
@@ -182,7 +215,10 @@ pub fn derive(
     annotated: &[HeaderParam],
 ) -> Vec<(Cow<'static, str>, String)> {
     let mut headers = vec![
-        (Cow::Borrowed("mcp-protocol-version"), Version::MODERN.as_str().to_owned()),
+        (
+            Cow::Borrowed("mcp-protocol-version"),
+            Version::MODERN.as_str().to_owned(),
+        ),
         (Cow::Borrowed("mcp-method"), method.as_str().to_owned()),
     ];
     if let Some(value) = mirrored(method.as_str()).and_then(|field| field.of(params)) {
@@ -192,7 +228,10 @@ pub fn derive(
     for param in annotated {
         if let Some(value) = param.value_in(arguments) {
             let text = value.string().unwrap_or(Cow::Borrowed(value.text()));
-            headers.push((Cow::Owned(format!("mcp-param-{}", param.header.to_ascii_lowercase())), encode(&text)));
+            headers.push((
+                Cow::Owned(format!("mcp-param-{}", param.header.to_ascii_lowercase())),
+                encode(&text),
+            ));
         }
     }
     headers
@@ -237,17 +276,25 @@ fn mirrored(method: &str) -> Option<Mirrored> {
 pub fn encode(text: &str) -> String {
     let bytes = text.as_bytes();
     let inner_space = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let plain = bytes.iter().all(|byte| byte.is_ascii_graphic() || inner_space(byte))
+    let plain = bytes
+        .iter()
+        .all(|byte| byte.is_ascii_graphic() || inner_space(byte))
         && !bytes.is_empty()
         && !bytes.first().is_some_and(inner_space)
         && !bytes.last().is_some_and(inner_space)
         && !text.starts_with(ENCODED_START);
-    if plain { text.to_owned() } else { format!("{ENCODED_START}{}{ENCODED_END}", STANDARD.encode(text)) }
+    if plain {
+        text.to_owned()
+    } else {
+        format!("{ENCODED_START}{}{ENCODED_END}", STANDARD.encode(text))
+    }
 }
 
 /// What a header value stands for; `None` if it has the encoded form and is not base64 of UTF-8.
 pub fn decode(header: &str) -> Option<Cow<'_, str>> {
-    let Some(rest) = header.strip_prefix(ENCODED_START) else { return Some(Cow::Borrowed(header)) };
+    let Some(rest) = header.strip_prefix(ENCODED_START) else {
+        return Some(Cow::Borrowed(header));
+    };
     let bytes = STANDARD.decode(rest.strip_suffix(ENCODED_END)?).ok()?;
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
@@ -262,7 +309,9 @@ fn param_name(name: &str) -> Option<&str> {
 
 fn visible(bytes: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(bytes).ok()?.trim_matches([' ', '\t']);
-    text.bytes().all(|byte| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t')).then_some(text)
+    text.bytes()
+        .all(|byte| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t'))
+        .then_some(text)
 }
 
 fn mismatch(message: impl Into<Cow<'static, str>>) -> Refusal {
