@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 pub use number::Decimal;
+pub(crate) use write::members;
 pub use write::{Object, write_string};
 
 /// Nesting that no caller's limit can exceed, so that recursion over a [`Raw`] is bounded.

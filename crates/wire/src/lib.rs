@@ -5,6 +5,7 @@ pub mod json;
 pub mod mcp;
 pub mod render;
 pub mod schema;
+pub mod sse;
 
 pub use canonical::{Canonical, canonical};
 pub use json::{JsonError, Limits, Raw, RawBuf};

@@ -2,7 +2,9 @@
 
 pub mod envelope;
 pub mod era;
+pub mod frame;
 pub mod headers;
+pub mod reply;
 pub mod tool;
 
 use std::borrow::Cow;

@@ -98,6 +98,11 @@ impl<'o> Object<'o> {
     }
 }
 
+/// Tells the compiler that a closure adds members to an object of any lifetime.
+pub(crate) fn members<F: FnOnce(Object<'_>) -> Object<'_>>(add: F) -> F {
+    add
+}
+
 /// Writes `text` as a JSON string in the form of RFC 8785 section 3.2.2.2.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');

@@ -113,15 +113,15 @@ impl<'s> Checker<'s> {
         if node.never {
             return Err(violation("no value is allowed here"));
         }
-        if let Some(types) = &node.types {
-            if !types.iter().any(|one| one.admits(value)) {
-                let words: Vec<_> = types.iter().map(|one| one.words()).collect();
-                return Err(violation(format!(
-                    "must be {}, not {}",
-                    words.join(" or "),
-                    value.kind()
-                )));
-            }
+        if let Some(types) = &node.types
+            && !types.iter().any(|one| one.admits(value))
+        {
+            let words: Vec<_> = types.iter().map(|one| one.words()).collect();
+            return Err(violation(format!(
+                "must be {}, not {}",
+                words.join(" or "),
+                value.kind()
+            )));
         }
         if let Some(allowed) = &node.allowed {
             let mut form = Vec::with_capacity(value.text().len());
@@ -209,26 +209,26 @@ impl<'s> Checker<'s> {
         for place in &node.all_of {
             self.applied(*place, value)?;
         }
-        if let Some(places) = &node.any_of {
-            if self.matches(places, value)? == 0 {
-                return Err(violation(format!(
-                    "must have one of {} allowed shapes",
-                    places.len()
-                )));
-            }
+        if let Some(places) = &node.any_of
+            && self.matches(places, value)? == 0
+        {
+            return Err(violation(format!(
+                "must have one of {} allowed shapes",
+                places.len()
+            )));
         }
-        if let Some(places) = &node.one_of {
-            if self.matches(places, value)? != 1 {
-                return Err(violation(format!(
-                    "must have exactly one of {} allowed shapes",
-                    places.len()
-                )));
-            }
+        if let Some(places) = &node.one_of
+            && self.matches(places, value)? != 1
+        {
+            return Err(violation(format!(
+                "must have exactly one of {} allowed shapes",
+                places.len()
+            )));
         }
-        if let Some(place) = node.not {
-            if self.fits(place, value)? {
-                return Err(violation("has a shape that is not allowed"));
-            }
+        if let Some(place) = node.not
+            && self.fits(place, value)?
+        {
+            return Err(violation("has a shape that is not allowed"));
         }
         let Some(condition) = node.condition else {
             return Ok(());
@@ -270,13 +270,13 @@ struct Known<'s> {
 }
 
 fn string(node: &Node, text: &str) -> Result<(), Violation> {
-    if node.length.least.is_some() || node.length.most.is_some() {
-        if !node.length.admit(text.chars().count()) {
-            return Err(violation(format!(
-                "must have {}",
-                node.length.words("characters")
-            )));
-        }
+    if (node.length.least.is_some() || node.length.most.is_some())
+        && !node.length.admit(text.chars().count())
+    {
+        return Err(violation(format!(
+            "must have {}",
+            node.length.words("characters")
+        )));
     }
     match node.format {
         Some(format) if !format.admits(text) => Err(violation(format.words())),

@@ -147,10 +147,10 @@ impl Scan<'_> {
                     self.text(&key, &below);
                     self.value(value, &below);
                     let is_reference = matches!(&*key, "$ref" | "$dynamicRef" | "$recursiveRef");
-                    if let Some(target) = value.string().filter(|_| is_reference) {
-                        if !target.starts_with('#') {
-                            self.found(Finding::RemoteReference, &below, &target);
-                        }
+                    if let Some(target) = value.string().filter(|_| is_reference)
+                        && !target.starts_with('#')
+                    {
+                        self.found(Finding::RemoteReference, &below, &target);
                     }
                 }
             }
