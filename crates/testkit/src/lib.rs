@@ -4,8 +4,10 @@ pub mod clients;
 pub mod flags;
 pub mod process;
 pub mod scratch;
+pub mod servers;
 
 pub use clients::{CallReport, Client, ClientCall, Era};
 pub use flags::Flags;
 pub use process::{Child, free_port};
 pub use scratch::Scratch;
+pub use servers::StdioServer;

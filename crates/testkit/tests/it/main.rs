@@ -4,3 +4,5 @@
 mod clients;
 #[cfg(test)]
 mod echo;
+#[cfg(test)]
+mod servers;
