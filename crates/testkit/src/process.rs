@@ -130,16 +130,24 @@ impl Drop for Child {
 mod tests {
     use super::*;
 
-    fn log(name: &str) -> PathBuf {
-        std::env::temp_dir().join(format!(
-            "bailiwick-process-{}-{name}.log",
-            std::process::id()
-        ))
+    /// A log file that is gone after the test.
+    struct Log(PathBuf);
+
+    impl Drop for Log {
+        fn drop(&mut self) {
+            drop(fs::remove_file(&self.0));
+        }
+    }
+
+    fn log(name: &str) -> Log {
+        let id = std::process::id();
+        Log(std::env::temp_dir().join(format!("bailiwick-process-{id}-{name}.log")))
     }
 
     #[test]
     fn a_child_ends_with_its_owner() {
-        let child = Child::spawn("sleep", Command::new("sleep").arg("600"), &log("drop")).unwrap();
+        let log = log("drop");
+        let child = Child::spawn("sleep", Command::new("sleep").arg("600"), &log.0).unwrap();
         let proc_entry = PathBuf::from(format!("/proc/{}", child.id()));
         let alive = || proc_entry.exists();
         assert!(alive());
@@ -149,10 +157,11 @@ mod tests {
 
     #[test]
     fn a_child_that_ends_early_is_an_error_that_carries_its_log() {
+        let log = log("early");
         let mut child = Child::spawn(
             "shell",
             Command::new("sh").args(["-c", "echo out of cheese; exit 3"]),
-            &log("early"),
+            &log.0,
         )
         .unwrap();
         let error = child
@@ -163,8 +172,8 @@ mod tests {
 
     #[test]
     fn a_port_is_ready_once_something_listens() {
-        let mut child =
-            Child::spawn("sleep", Command::new("sleep").arg("600"), &log("port")).unwrap();
+        let log = log("port");
+        let mut child = Child::spawn("sleep", Command::new("sleep").arg("600"), &log.0).unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         child
             .wait_for_port(
@@ -176,13 +185,14 @@ mod tests {
 
     #[test]
     fn a_child_that_ignores_the_request_to_end_is_killed() {
+        let log = log("deaf");
         let mut deaf = Child::spawn(
             "shell",
             Command::new("sh").args([
                 "-c",
                 "trap '' TERM; echo ready; while :; do sleep 0.05; done",
             ]),
-            &log("deaf"),
+            &log.0,
         )
         .unwrap();
         while !deaf.output().contains("ready") {
