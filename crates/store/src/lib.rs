@@ -1,1 +1,36 @@
 //! What is remembered: the SQLite store with one writer thread. Never sees HTTP or a plain secret.
+//!
+//! One thread owns the write connection, the authority in force (the fence, open tasks with their used calls, usable approvals) and
+//! the queue. It takes whatever queued while the last commit was on its way to the disk, runs all of it in one transaction, has the
+//! batch's entries integrated into the tree by the [`Integrator`] that it was given, commits, and only then answers. There is no
+//! timer: a lone caller waits for one synchronisation of the disk, many callers share one.
+//!
+//! An `Ok` of a method that writes says: it is durable. An error says: it did not happen, in memory as on disk.
+#![deny(missing_docs)]
+
+mod authority;
+mod batch;
+mod entry;
+mod error;
+mod holds;
+mod index;
+mod ledger;
+mod reader;
+mod registry;
+mod schema;
+mod sql;
+mod store;
+mod tasks;
+mod writer;
+mod writing;
+
+#[cfg(test)]
+mod tests;
+
+pub use entry::{ENTRY_BYTES_MAX, Entry, EntryRow, Head, Integrated, Integrator, Intent, kind};
+pub use error::{Reason, StoreError};
+pub use holds::{HoldFilter, TooMany};
+pub use registry::{Incident, Pin, PinStatus, Registered, RESULT_BYTES_MAX};
+pub use store::{Options, RELAXED_MAX, Store};
+pub use tasks::{Ended, TaskFilter, TaskRow};
+pub use writing::Writing;

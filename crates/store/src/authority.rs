@@ -1,0 +1,217 @@
+//! The authority in force, in memory: the fence, open tasks, usable approvals, open intents. Every change can be undone until it is durable.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bailiwick_core::record::Lost;
+use bailiwick_core::{CallId, HoldId, TaskId, Timestamp};
+
+use crate::entry::Intent;
+use crate::error::StoreError;
+
+/// An open task, as far as the fence looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OpenTask {
+    pub(crate) used: u64,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// An approval that was not used yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Usable {
+    pub(crate) task: TaskId,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// An intent that has no outcome yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    pub(crate) call: CallId,
+    pub(crate) task: TaskId,
+}
+
+enum Undo {
+    Control(u64),
+    Task(TaskId, Option<OpenTask>),
+    Approval(HoldId, Option<Usable>),
+    Opened(u64),
+    Closed(u64, Unsettled),
+}
+
+// INVARIANT: equal to what the database says, plus the changes of the batch at hand, each of which is on `undo`.
+#[derive(Default)]
+pub(crate) struct Authority {
+    /// Entries that are durable.
+    pub(crate) size: u64,
+    control_seq: u64,
+    tasks: HashMap<TaskId, OpenTask>,
+    approvals: HashMap<HoldId, Usable>,
+    unsettled: BTreeMap<u64, Unsettled>,
+    /// Intents that nobody is working on any more: left by a crash, or their caller is gone.
+    left: BTreeSet<u64>,
+    /// Tasks whose used calls changed in the batch at hand.
+    spent: Vec<TaskId>,
+    undo: Vec<Undo>,
+}
+
+impl Authority {
+    pub(crate) fn loaded(size: u64, control_seq: u64) -> Self {
+        Self { size, control_seq, ..Self::default() }
+    }
+
+    pub(crate) fn load_task(&mut self, id: TaskId, task: OpenTask) {
+        self.tasks.insert(id, task);
+    }
+
+    pub(crate) fn load_approval(&mut self, id: HoldId, approval: Usable) {
+        self.approvals.insert(id, approval);
+    }
+
+    pub(crate) fn load_unsettled(&mut self, index: u64, intent: Unsettled) {
+        self.unsettled.insert(index, intent);
+        self.left.insert(index);
+    }
+
+    pub(crate) fn load_settled(&mut self, index: u64) {
+        self.unsettled.remove(&index);
+        self.left.remove(&index);
+    }
+
+    pub(crate) const fn control_seq(&self) -> u64 {
+        self.control_seq
+    }
+
+    /// The fence: does authority still say yes to this call? On yes, its budget and approval are spent.
+    pub(crate) fn admit(&mut self, intent: &Intent) -> Result<(), Lost> {
+        if intent.known_control != self.control_seq {
+            return Err(Lost::Stale);
+        }
+        let Some(task) = self.tasks.get(&intent.task).copied().filter(|t| intent.at < t.expires_at) else {
+            return Err(Lost::TaskClosed);
+        };
+        if task.used >= intent.budget_calls {
+            return Err(Lost::BudgetCalls);
+        }
+        if let Some(hold) = intent.consume {
+            let usable = self.approvals.get(&hold).is_some_and(|a| a.task == intent.task && intent.at < a.expires_at);
+            if !usable {
+                return Err(Lost::ApprovalGone);
+            }
+            self.set_approval(hold, None);
+        }
+        self.set_task(intent.task, Some(OpenTask { used: task.used.saturating_add(1), ..task }));
+        if self.spent.last() != Some(&intent.task) {
+            self.spent.push(intent.task);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn open_intent(&mut self, index: u64, intent: Unsettled) {
+        self.unsettled.insert(index, intent);
+        self.undo.push(Undo::Opened(index));
+    }
+
+    /// Closes an open intent; it is closed once.
+    pub(crate) fn close_intent(&mut self, index: u64, call: CallId) -> Result<TaskId, StoreError> {
+        let Some(open) = self.unsettled.get(&index).copied().filter(|u| u.call == call) else {
+            return Err(StoreError::conflict(format!("entry {index} is no open intent of this call")));
+        };
+        self.unsettled.remove(&index);
+        self.undo.push(Undo::Closed(index, open));
+        Ok(open.task)
+    }
+
+    /// Nobody waits for this intent any more.
+    pub(crate) fn abandon(&mut self, index: u64, call: CallId) {
+        if self.unsettled.get(&index).is_some_and(|u| u.call == call) {
+            self.left.insert(index);
+        }
+    }
+
+    /// Open intents that nobody is working on.
+    pub(crate) fn left_open(&mut self) -> Vec<(u64, CallId)> {
+        let unsettled = &self.unsettled;
+        self.left.retain(|index| unsettled.contains_key(index));
+        self.left.iter().filter_map(|i| unsettled.get(i).map(|u| (*i, u.call))).collect()
+    }
+
+    /// Every intent below this index has its outcome.
+    pub(crate) fn settled(&self, size: u64) -> u64 {
+        self.unsettled.keys().next().copied().unwrap_or(size)
+    }
+
+    pub(crate) fn bump_control(&mut self) {
+        self.undo.push(Undo::Control(self.control_seq));
+        self.control_seq = self.control_seq.saturating_add(1);
+    }
+
+    pub(crate) fn task(&self, id: TaskId) -> Option<OpenTask> {
+        self.tasks.get(&id).copied()
+    }
+
+    pub(crate) fn set_task(&mut self, id: TaskId, task: Option<OpenTask>) {
+        let before = replace(&mut self.tasks, id, task);
+        self.undo.push(Undo::Task(id, before));
+    }
+
+    pub(crate) fn set_approval(&mut self, id: HoldId, approval: Option<Usable>) {
+        let before = replace(&mut self.approvals, id, approval);
+        self.undo.push(Undo::Approval(id, before));
+    }
+
+    /// Tasks whose used calls are to be written, with the number.
+    pub(crate) fn spent(&mut self) -> Vec<(TaskId, u64)> {
+        self.spent.sort_unstable();
+        self.spent.dedup();
+        self.spent.iter().filter_map(|id| self.tasks.get(id).map(|t| (*id, t.used))).collect()
+    }
+
+    /// A place to come back to.
+    pub(crate) const fn mark(&self) -> usize {
+        self.undo.len()
+    }
+
+    pub(crate) fn undo_to(&mut self, mark: usize) {
+        while self.undo.len() > mark {
+            match self.undo.pop() {
+                Some(Undo::Control(before)) => self.control_seq = before,
+                Some(Undo::Task(id, before)) => {
+                    replace(&mut self.tasks, id, before);
+                }
+                Some(Undo::Approval(id, before)) => {
+                    replace(&mut self.approvals, id, before);
+                }
+                Some(Undo::Opened(index)) => {
+                    self.unsettled.remove(&index);
+                }
+                Some(Undo::Closed(index, open)) => {
+                    self.unsettled.insert(index, open);
+                }
+                None => break,
+            }
+        }
+        if mark == 0 {
+            self.spent.clear();
+        }
+    }
+
+    /// The batch is durable.
+    pub(crate) fn keep(&mut self, size: u64) {
+        self.size = size;
+        self.undo.clear();
+        self.spent.clear();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn picture(&self) -> String {
+        let tasks: BTreeMap<_, _> = self.tasks.iter().collect();
+        let approvals: BTreeMap<_, _> = self.approvals.iter().collect();
+        format!("{} {} {tasks:?} {approvals:?} {:?}", self.size, self.control_seq, self.unsettled)
+    }
+}
+
+fn replace<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: Option<V>) -> Option<V> {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    }
+}

@@ -1,0 +1,113 @@
+//! Reading the ledger: entries and leaves by index, by call and by task.
+
+use std::ops::Range;
+
+use bailiwick_core::{CallId, TaskId};
+use rusqlite::{OptionalExtension, Row};
+
+use crate::entry::EntryRow;
+use crate::error::StoreError;
+use crate::sql::{Count, int, limit};
+use crate::store::Store;
+
+const COLUMNS: &str = "SELECT idx, kind, task, call, closes, leaf, body FROM entries";
+
+impl Store {
+    /// One entry. `None` beyond the head.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn entry(&self, index: u64) -> Result<Option<EntryRow>, StoreError> {
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE idx = ?1"))?;
+            Ok(statement.query_row([int(index)], row).optional()?)
+        })
+        .await
+    }
+
+    /// The entries of a range, in order, as far as they are durable. Ask for pieces that fit in memory.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn entries(&self, range: Range<u64>) -> Result<Vec<EntryRow>, StoreError> {
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE idx >= ?1 AND idx < ?2 ORDER BY idx"))?;
+            let rows = statement.query_map([int(range.start), int(range.end)], row)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// The newest entries, newest first, at most `most`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn entries_newest(&self, most: usize) -> Result<Vec<EntryRow>, StoreError> {
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached(&format!("{COLUMNS} ORDER BY idx DESC LIMIT ?1"))?;
+            let rows = statement.query_map([limit(most)], row)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// The leaf hashes of a range, in order, as far as they are durable.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn leaves(&self, range: Range<u64>) -> Result<Vec<[u8; 32]>, StoreError> {
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached("SELECT leaf FROM entries WHERE idx >= ?1 AND idx < ?2 ORDER BY idx")?;
+            let rows = statement.query_map([int(range.start), int(range.end)], |r| r.get(0))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// The index of a call's intent, or of its first entry if it was never permitted.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn index_of_call(&self, call: CallId) -> Result<Option<u64>, StoreError> {
+        Ok(self.inner.index.entries_of_call(call).await?.first().copied())
+    }
+
+    /// Every entry of a call, in order.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn entries_of_call(&self, call: CallId) -> Result<Vec<EntryRow>, StoreError> {
+        let mut indexes = self.inner.index.entries_of_call(call).await?;
+        indexes.sort_unstable();
+        self.entries_at(indexes).await
+    }
+
+    /// The entries of a task from index `from` on, in order, at most `most`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn entries_of_task(&self, task: TaskId, from: u64, most: usize) -> Result<Vec<EntryRow>, StoreError> {
+        let indexes = self.inner.index.entries_of_task(task, from, most).await?;
+        self.entries_at(indexes).await
+    }
+
+    async fn entries_at(&self, indexes: Vec<u64>) -> Result<Vec<EntryRow>, StoreError> {
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE idx = ?1"))?;
+            indexes.into_iter().map(|index| Ok(statement.query_row([int(index)], row)?)).collect()
+        })
+        .await
+    }
+}
+
+fn row(r: &Row<'_>) -> rusqlite::Result<EntryRow> {
+    Ok(EntryRow {
+        index: r.get::<_, Count>(0)?.0,
+        kind: r.get(1)?,
+        task: r.get::<_, Option<[u8; 16]>>(2)?.map(TaskId::from_bytes),
+        call: r.get::<_, Option<[u8; 16]>>(3)?.map(CallId::from_bytes),
+        closes: r.get::<_, Option<Count>>(4)?.map(|c| c.0),
+        leaf: r.get(5)?,
+        body: r.get(6)?,
+    })
+}

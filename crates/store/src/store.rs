@@ -1,0 +1,296 @@
+//! The store as others hold it: a cheap handle that sends requests to the writer and questions to the readers.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use bailiwick_core::CallId;
+use bailiwick_core::record::Lost;
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::batch::{Ack, Closure, Job};
+use crate::entry::{Entry, Head, Integrator, Intent};
+use crate::error::StoreError;
+use crate::index::Index;
+use crate::reader::Readers;
+use crate::schema::{Directory, continue_tree, load};
+use crate::writer::{Published, Writer};
+use crate::writing::Writing;
+
+/// Relaxed entries that may be outstanding before the next one waits.
+pub const RELAXED_MAX: usize = 4096;
+
+/// Requests that may wait for the writer before the next asker does.
+const JOBS_MAX: usize = 8192;
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Bytes by which the write-ahead log is grown beforehand, so that it does not grow while calls wait.
+    pub log_bytes: u64,
+    /// Threads that read.
+    pub readers: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { log_bytes: 64 << 20, readers: 2 }
+    }
+}
+
+/// What is remembered. Clones share one writer.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    relaxed: Arc<Semaphore>,
+    published: Arc<Published>,
+    pub(crate) readers: Mutex<Option<Readers>>,
+    pub(crate) index: Index,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens or makes the store in a directory, which no other process may have open.
+    ///
+    /// # Errors
+    /// `Locked`, `Directory`, `TooNew`, or `Unavailable` if the ledger is not whole or cannot be continued by this integrator.
+    pub fn open(dir: &Path, integrator: Box<dyn Integrator>) -> Result<Self, StoreError> {
+        Self::open_with(dir, integrator, Options::default())
+    }
+
+    /// As [`open`](Self::open), with options.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_with(dir: &Path, mut integrator: Box<dyn Integrator>, options: Options) -> Result<Self, StoreError> {
+        let directory = Arc::new(Directory::take(dir)?);
+        let conn = directory.open_writer(options.log_bytes)?;
+        let mut loaded = load(&conn)?;
+        continue_tree(&conn, &mut loaded, integrator.as_mut())?;
+        let published = Arc::new(Published {
+            control_seq: AtomicU64::new(loaded.authority.control_seq()),
+            relaxed_lost: AtomicU64::new(0),
+            head: watch::Sender::new(loaded.head.clone()),
+        });
+        let connections = (0..options.readers.max(1)).map(|_| directory.open_reader()).collect::<Result<Vec<_>, _>>()?;
+        let failed = |e: std::io::Error| StoreError::unavailable(crate::Reason::Memory, e.to_string());
+        let (readers, mut threads) = Readers::start(connections).map_err(failed)?;
+        let (index, thread) = Index::start(&directory, published.head.subscribe())?;
+        threads.push(thread);
+        let (jobs, queue) = mpsc::channel(JOBS_MAX);
+        let writer = Writer::new(conn, integrator, loaded, Arc::clone(&published), directory);
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(queue)).map_err(failed)?;
+        threads.push(thread);
+        let inner = Inner {
+            jobs: Mutex::new(Some(jobs)),
+            relaxed: Arc::new(Semaphore::new(RELAXED_MAX)),
+            published,
+            readers: Mutex::new(Some(readers)),
+            index,
+            threads: Mutex::new(threads),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes what is queued, then lets go of the directory. Everything afterwards is refused with `Closed`.
+    pub async fn close(&self) {
+        let jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(jobs) = jobs {
+            let (reply, stopped) = oneshot::channel();
+            if jobs.send(Job::Stop(reply)).await.is_ok() {
+                drop(stopped.await);
+            }
+        }
+        drop(self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.inner.index.stop();
+    }
+
+    /// The hot path. One durable transaction: the fence, the task, the budget and the approval are checked and spent, and the
+    /// intent is appended. `Ok(Ok(index))` says that it is on disk; only then may the call be sent.
+    ///
+    /// # Errors
+    /// Nothing was recorded and nothing was spent.
+    pub async fn intent(&self, intent: Intent) -> Result<Result<u64, Lost>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Intent(intent, reply)).await?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Records what became of a permitted call, once, and waits until it is durable. Gives the entry's index.
+    ///
+    /// # Errors
+    /// `Conflict` if that intent is not open, or not of this call.
+    pub async fn outcome(&self, intent: u64, call: CallId, body: Vec<u8>) -> Result<u64, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Outcome { intent, call, body, ack: Ack::Durable(reply) }).await?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Queues what became of a permitted call. Returns at once unless [`RELAXED_MAX`] are outstanding. If it cannot be written, it
+    /// is logged and counted in [`relaxed_lost`](Self::relaxed_lost), and the intent appears in [`open_intents`](Self::open_intents).
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn outcome_relaxed(&self, intent: u64, call: CallId, body: Vec<u8>) -> Result<(), StoreError> {
+        let ack = self.relaxed().await?;
+        self.send(Job::Outcome { intent, call, body, ack }).await
+    }
+
+    /// Appends an entry and waits until it is durable. Gives its index.
+    ///
+    /// # Errors
+    /// `TooLarge`, `Conflict` for the kinds `intent` and `outcome`, or the store's.
+    pub async fn append(&self, entry: Entry) -> Result<u64, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Append(entry, Ack::Durable(reply))).await?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Queues an entry, as [`outcome_relaxed`](Self::outcome_relaxed) does.
+    ///
+    /// # Errors
+    /// `TooLarge`, `Conflict`, `Closed`.
+    pub async fn append_relaxed(&self, entry: Entry) -> Result<(), StoreError> {
+        entry.check()?;
+        let ack = self.relaxed().await?;
+        self.send(Job::Append(entry, ack)).await
+    }
+
+    /// Relaxed entries that could not be written since the store was opened.
+    #[must_use]
+    pub fn relaxed_lost(&self) -> u64 {
+        self.inner.published.relaxed_lost.load(Ordering::Relaxed)
+    }
+
+    /// Relaxed entries that wait to be written.
+    #[must_use]
+    pub fn relaxed_outstanding(&self) -> usize {
+        RELAXED_MAX.saturating_sub(self.inner.relaxed.available_permits())
+    }
+
+    /// Intents without an outcome that nobody is working on: left by a crash, or by a caller that went away. Each is to be closed as
+    /// unknown by [`outcome`](Self::outcome).
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn open_intents(&self) -> Result<Vec<(u64, CallId)>, StoreError> {
+        self.write(|w| Ok(w.state.left_open())).await
+    }
+
+    /// The fence: to be read before a call is decided, and handed to [`intent`](Self::intent).
+    #[must_use]
+    pub fn control_seq(&self) -> u64 {
+        self.inner.published.control_seq.load(Ordering::Acquire)
+    }
+
+    /// Runs a change inside one transaction, without an entry of its own: for what is no authority (secrets, results, meta).
+    ///
+    /// # Errors
+    /// The change's own, after which nothing of it happened; or the store's.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Change(Box::new(Closure::new(change, reply)))).await?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// A change that grants or notes something, with its entry, in one transaction. The fence stays. Gives the entry's index.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write) and [`append`](Self::append).
+    pub async fn change<T: Send + 'static>(
+        &self,
+        entry: Entry,
+        change: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<(u64, T), StoreError> {
+        self.write(move |w| {
+            let value = change(w)?;
+            Ok((w.append(entry)?, value))
+        })
+        .await
+    }
+
+    /// A change that takes authority away, with its entry, in one transaction. The fence moves: no call that was decided before it
+    /// passes after it. Gives the entry's index.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write) and [`append`](Self::append).
+    pub async fn control<T: Send + 'static>(
+        &self,
+        entry: Entry,
+        change: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<(u64, T), StoreError> {
+        self.write(move |w| {
+            let value = change(w)?;
+            Ok((w.append_control(entry)?, value))
+        })
+        .await
+    }
+
+    /// The durable head, without asking the disk.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.inner.published.head.borrow().clone()
+    }
+
+    /// The signed note over the durable head.
+    #[must_use]
+    pub fn checkpoint(&self) -> Arc<str> {
+        Arc::clone(&self.inner.published.head.borrow().checkpoint)
+    }
+
+    /// Tells of each new head; heads in between may be skipped.
+    #[must_use]
+    pub fn subscribe_head(&self) -> watch::Receiver<Head> {
+        self.inner.published.head.subscribe()
+    }
+
+    /// Asks a question on a read-only connection. It sees what is durable.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let readers = self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        readers.ok_or(StoreError::Closed)?.ask(question).await
+    }
+
+    async fn relaxed(&self) -> Result<Ack, StoreError> {
+        let place = Arc::clone(&self.inner.relaxed).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        Ok(Ack::Relaxed(place))
+    }
+
+    async fn send(&self, job: Job) -> Result<(), StoreError> {
+        let jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        jobs.ok_or(StoreError::Closed)?.send(job).await.map_err(|_| StoreError::Closed)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("size", &self.head().size).field("control_seq", &self.control_seq()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    /// Lets the threads end and waits for them, so that the directory is free afterwards.
+    fn drop(&mut self) {
+        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.readers.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.index.stop();
+        let own = std::thread::current().id();
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if thread.thread().id() != own && thread.join().is_err() {
+                tracing::error!("a thread of the store has panicked");
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Tasks: opened with an entry, ended through the fence together with whatever they still waited for.
+
+use bailiwick_core::hold::HoldState;
+use bailiwick_core::{AgentName, HoldId, PersonName, Task, TaskId, TaskState};
+use rusqlite::{OptionalExtension, Row};
+
+use crate::authority::OpenTask;
+use crate::entry::{Entry, kind};
+use crate::error::StoreError;
+use crate::sql::{Count, int, limit};
+use crate::store::Store;
+use crate::writing::Writing;
+
+/// A task with what changes about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskRow {
+    /// What it is.
+    pub task: Task,
+    /// Where it stands.
+    pub state: TaskState,
+    /// Calls that were permitted so far.
+    pub used: u64,
+}
+
+/// What ending a task did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// The entry's index. `None`: there is no such task, or it had come that far before, and nothing changed.
+    pub entry: Option<u64>,
+    /// Holds of the task that were pending or approved, and are withdrawn now.
+    pub withdrawn: Vec<HoldId>,
+}
+
+/// Which tasks to list. Newest first.
+#[derive(Clone, Debug)]
+pub struct TaskFilter {
+    /// Only of this agent.
+    pub agent: Option<AgentName>,
+    /// Only of this owner.
+    pub owner: Option<PersonName>,
+    /// Only done on behalf of this person.
+    pub subject: Option<PersonName>,
+    /// Only in this state: `open`, `closing` or `closed`.
+    pub state: Option<&'static str>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Default for TaskFilter {
+    fn default() -> Self {
+        Self { agent: None, owner: None, subject: None, state: None, limit: 100 }
+    }
+}
+
+impl Writing<'_> {
+    /// Opens a task. Gives the entry's index.
+    ///
+    /// # Errors
+    /// `Conflict` if its id is taken.
+    pub fn open_task(&mut self, task: &Task, body: Vec<u8>) -> Result<u64, StoreError> {
+        let state = TaskState::Open;
+        self.conn
+            .prepare_cached(
+                "INSERT INTO tasks (id, agent, owner, subject, state, state_json, used, opened_at, expires_at, task)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9)",
+            )?
+            .execute((
+                task.id.to_bytes(),
+                task.agent.as_str(),
+                task.owner.as_str(),
+                task.subject.as_str(),
+                state.word(),
+                serde_json::to_string(&state)?,
+                task.opened_at.as_millis(),
+                task.expires_at.as_millis(),
+                serde_json::to_string(task)?,
+            ))?;
+        self.state.set_task(task.id, Some(OpenTask { used: 0, expires_at: task.expires_at }));
+        self.append(Entry::new(kind::TASK_OPENED, body).of_task(task.id))
+    }
+
+    /// Brings a task to `closing` or `closed`, never back. From the first step on no call of it passes, and its holds are withdrawn.
+    ///
+    /// # Errors
+    /// `Conflict` for the state `open`.
+    pub fn end_task(&mut self, id: TaskId, to: TaskState, body: Vec<u8>) -> Result<Ended, StoreError> {
+        let at = match to {
+            TaskState::Open => return Err(StoreError::conflict("a task does not open again")),
+            TaskState::Closing { at, .. } | TaskState::Closed { at, .. } => at,
+        };
+        let Some(from) = self.task_state(id)? else { return Ok(Ended::default()) };
+        let (was_open, forward) = match (from, to) {
+            (TaskState::Open, _) => (true, true),
+            (TaskState::Closing { .. }, TaskState::Closed { .. }) => (false, true),
+            (TaskState::Closing { .. } | TaskState::Closed { .. }, _) => (false, false),
+        };
+        if !forward {
+            return Ok(Ended::default());
+        }
+        // Calls of this batch that were permitted before the end are not on disk yet.
+        let used = self.state.task(id).map(|t| int(t.used));
+        self.conn
+            .prepare_cached("UPDATE tasks SET state = ?2, state_json = ?3, used = coalesce(?4, used) WHERE id = ?1")?
+            .execute((id.to_bytes(), to.word(), serde_json::to_string(&to)?, used))?;
+        let entry = Entry::new(kind::TASK_ENDED, body).of_task(id);
+        if !was_open {
+            return Ok(Ended { entry: Some(self.append(entry)?), withdrawn: Vec::new() });
+        }
+        self.state.set_task(id, None);
+        let withdrawn = self.withdraw_holds(id, &HoldState::Withdrawn { at })?;
+        Ok(Ended { entry: Some(self.append_control(entry)?), withdrawn })
+    }
+
+    /// Where a task stands, with the changes queued before.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn task_state(&self, id: TaskId) -> Result<Option<TaskState>, StoreError> {
+        let mut statement = self.conn.prepare_cached("SELECT state_json FROM tasks WHERE id = ?1")?;
+        let json: Option<String> = statement.query_row([id.to_bytes()], |r| r.get(0)).optional()?;
+        json.map(|json| serde_json::from_str(&json).map_err(StoreError::from)).transpose()
+    }
+
+    /// Open tasks of an agent, for whoever ends all of them.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn open_tasks_of(&self, agent: &AgentName) -> Result<Vec<TaskId>, StoreError> {
+        let mut statement = self.conn.prepare_cached("SELECT id FROM tasks WHERE agent = ?1 AND state = 'open'")?;
+        let rows = statement.query_map([agent.as_str()], |r| Ok(TaskId::from_bytes(r.get(0)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+impl Store {
+    /// Opens a task, durably. Gives the entry's index.
+    ///
+    /// # Errors
+    /// `Conflict` if its id is taken.
+    pub async fn open_task(&self, task: &Task, body: Vec<u8>) -> Result<u64, StoreError> {
+        let task = task.clone();
+        self.write(move |w| w.open_task(&task, body)).await
+    }
+
+    /// Ends a task through the fence: once this returns, no call of the task is permitted any more. See [`Writing::end_task`].
+    ///
+    /// # Errors
+    /// `Conflict` for the state `open`.
+    pub async fn end_task(&self, id: TaskId, to: TaskState, body: Vec<u8>) -> Result<Ended, StoreError> {
+        self.write(move |w| w.end_task(id, to, body)).await
+    }
+
+    /// One task.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached("SELECT task, state_json, used FROM tasks WHERE id = ?1")?;
+            statement.query_row([id.to_bytes()], raw).optional()?.map(parse).transpose()
+        })
+        .await
+    }
+
+    /// Tasks, newest first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskRow>, StoreError> {
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT task, state_json, used FROM tasks
+                 WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR owner = ?2) AND (?3 IS NULL OR subject = ?3) AND (?4 IS NULL OR state = ?4)
+                 ORDER BY id DESC LIMIT ?5",
+            )?;
+            let (agent, owner) = (filter.agent.as_ref().map(AgentName::as_str), filter.owner.as_ref().map(PersonName::as_str));
+            let subject = filter.subject.as_ref().map(PersonName::as_str);
+            let rows = statement.query_map((agent, owner, subject, filter.state, limit(filter.limit)), raw)?;
+            rows.map(|row| parse(row?)).collect()
+        })
+        .await
+    }
+}
+
+type Raw = (String, String, u64);
+
+fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
+    Ok((row.get(0)?, row.get(1)?, row.get::<_, Count>(2)?.0))
+}
+
+fn parse((task, state, used): Raw) -> Result<TaskRow, StoreError> {
+    Ok(TaskRow { task: serde_json::from_str(&task)?, state: serde_json::from_str(&state)?, used })
+}

@@ -1,0 +1,120 @@
+//! What happens when the disk is full, the tree breaks, or the file is not what it was.
+
+use super::*;
+
+/// Fills the file up to its limit, as a full disk would: the engine reports the same error.
+async fn fill(store: &Store) {
+    store
+        .write(|w| {
+            let pages: i64 = w.conn.query_row("PRAGMA page_count", [], |r| r.get(0))?;
+            w.conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+            Ok(())
+        })
+        .await
+        .unwrap();
+}
+
+async fn free(store: &Store) {
+    store.write(|w| Ok(w.conn.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(()))?)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_every_call_in_words_and_memory_agrees_with_the_disk_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let of = task(1);
+    store.open_task(&of, Vec::new()).await.unwrap();
+    let held = store.hold_open(&hold(1, &of), Vec::new(), 5).await.unwrap().unwrap();
+    store.hold_update(&held, &approved(&held), Vec::new()).await.unwrap();
+    let open_one = store.intent(intent(&store, &of, 1)).await.unwrap().unwrap();
+    let before = picture(&store).await;
+    let size = store.head().size;
+    fill(&store).await;
+    let large = |n| Intent { body: vec![7; 60_000], ..intent(&store, &of, n) };
+    let spending = Intent { consume: Some(held.id), ..large(2) };
+    let ending = store.end_task(of.id, TaskState::Closing { reason: EndReason::Revoked, at: at(9) }, vec![1; 60_000]);
+    let closing = store.outcome(open_one, call(1), vec![1; 60_000]);
+    let (a, b, c, d) = tokio::join!(store.intent(spending), store.intent(large(3)), closing, ending);
+    let errors = [a.unwrap_err(), b.unwrap_err(), c.unwrap_err(), d.unwrap_err()];
+    for error in &errors {
+        assert!(matches!(error, StoreError::Unavailable { reason: Reason::DiskFull, .. }), "{error:?}");
+        assert_eq!((error.code(), error.public()), (ErrorCode::AuditUnavailable, "disk full"));
+    }
+    store.outcome_relaxed(open_one, call(1), vec![1; 60_000]).await.unwrap();
+    while store.relaxed_outstanding() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    free(&store).await;
+    assert_eq!(store.relaxed_lost(), 1);
+    assert_eq!(store.open_intents().await.unwrap(), vec![(open_one, call(1))], "its outcome was lost, so it is to be closed");
+    assert_eq!(picture(&store).await, before);
+    assert_eq!((store.head().size, store.control_seq()), (size, 0));
+    // All of it works again: the approval and the budget were not spent.
+    assert!(store.intent(Intent { consume: Some(held.id), ..large(4) }).await.unwrap().is_ok());
+    store.outcome(open_one, call(1), Vec::new()).await.unwrap();
+    check_whole(&store).await;
+    let live = picture(&store).await;
+    store.close().await;
+    drop(store);
+    assert_eq!(picture(&open(dir.path())).await, live, "memory was what the disk says");
+}
+
+#[tokio::test]
+async fn a_tree_that_cannot_be_continued_refuses_the_batch_and_later_ones_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let chain = Chain::default();
+    let broken = Arc::clone(&chain.broken);
+    let store = Store::open_with(dir.path(), Box::new(chain), Options { log_bytes: 0, readers: 1 }).unwrap();
+    let of = task(1);
+    store.open_task(&of, Vec::new()).await.unwrap();
+    broken.store(true, Ordering::Relaxed);
+    let before = store.control_seq();
+    let error = store.control(Entry::new("x", Vec::new()), |w| w.meta_put("k", b"v")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { reason: Reason::Ledger, .. }));
+    assert!(store.intent(intent(&store, &of, 1)).await.is_err());
+    assert_eq!((store.control_seq(), store.meta("k").await.unwrap()), (before, None));
+    broken.store(false, Ordering::Relaxed);
+    assert_eq!(store.intent(intent(&store, &of, 2)).await.unwrap(), Ok(1));
+    check_whole(&store).await;
+}
+
+#[tokio::test]
+async fn if_the_disk_kept_another_state_than_was_answered_it_is_read_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let chain = Chain::default();
+    let broken = Arc::clone(&chain.broken);
+    let store = Store::open_with(dir.path(), Box::new(chain), Options { log_bytes: 0, readers: 1 }).unwrap();
+    let of = task(1);
+    store.open_task(&of, Vec::new()).await.unwrap();
+    // A commit whose failure was reported although it reached the disk looks like this to the writer.
+    let other = rusqlite::Connection::open(dir.path().join("bailiwick.sqlite")).unwrap();
+    other.execute("UPDATE head SET control_seq = 41", []).unwrap();
+    broken.store(true, Ordering::Relaxed);
+    assert!(store.append(Entry::new("x", Vec::new())).await.is_err());
+    broken.store(false, Ordering::Relaxed);
+    assert_eq!(store.intent(intent(&store, &of, 1)).await.unwrap(), Err(Lost::Stale));
+    assert_eq!(store.control_seq(), 41);
+    assert!(store.intent(intent(&store, &of, 1)).await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_ledger_with_a_missing_or_foreign_tail_does_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bailiwick.sqlite");
+    let change = |sql: &str| rusqlite::Connection::open(&file).unwrap().execute_batch(sql).unwrap();
+    let reopen = || Store::open_with(dir.path(), Box::new(Chain::default()), Options { log_bytes: 0, readers: 1 });
+    let store = open(dir.path());
+    for n in 0..5u8 {
+        store.append(Entry::new("x", vec![n])).await.unwrap();
+    }
+    store.close().await;
+    drop(store);
+    change("CREATE TABLE kept AS SELECT * FROM entries; DELETE FROM entries WHERE idx = 4");
+    assert!(matches!(reopen(), Err(StoreError::Unavailable { reason: Reason::Disagrees, .. })));
+    change("INSERT INTO entries SELECT * FROM kept WHERE idx = 4; UPDATE head SET root = zeroblob(32)");
+    assert!(matches!(reopen(), Err(StoreError::Unavailable { reason: Reason::Ledger, .. })));
+    change("PRAGMA user_version = 99");
+    assert!(matches!(reopen(), Err(StoreError::TooNew { found: 99, .. })));
+    std::fs::write(&file, vec![0x42; 8192]).unwrap();
+    assert!(matches!(reopen(), Err(StoreError::Unavailable { reason: Reason::Damaged, .. })));
+}
