@@ -263,10 +263,11 @@ impl Refusal {
 
     /// What a tool that does not exist gets, and a tool that the caller may not know of: the same bytes.
     pub fn unknown_tool(id: Id<'_>, name: &str) -> Self {
+        let shown: String = name.chars().take(tool::MAX_NAME_BYTES).collect();
         Self {
             http_status: 200,
             code: code::INVALID_PARAMS,
-            message: Cow::Owned(format!("Unknown tool: {name}")),
+            message: Cow::Owned(format!("Unknown tool: {shown}")),
             data: None,
             id: Some(id.to_owned()),
         }

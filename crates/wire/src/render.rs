@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::canonical::canonical;
-use crate::json::{Kind, Limits, Raw};
+use crate::json::{Kind, Limits, MAX_DEPTH, Raw};
 
 /// A character that a screen does not show, or that changes how others are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,16 +83,17 @@ pub fn render(arguments: Raw<'_>) -> Shown {
         hidden: 0,
         non_ascii: 0,
     };
-    if let Ok(form) = Raw::parse(
-        &form,
-        &Limits {
-            bytes: usize::MAX,
-            string: usize::MAX,
-            keys: usize::MAX,
-            ..Limits::REPLY
-        },
-    ) {
-        writer.value(form, 0);
+    let limits = Limits {
+        bytes: usize::MAX,
+        depth: MAX_DEPTH,
+        keys: usize::MAX,
+        string: usize::MAX,
+        refuse_nul: false,
+    };
+    match Raw::parse(&form, &limits) {
+        Ok(form) => writer.value(form, 0),
+        // INVARIANT: a canonical form is JSON. Were it not, the person still sees all of it.
+        Err(_) => writer.escaped(arguments.text()),
     }
     Shown {
         characters: writer.out.chars().count(),
@@ -246,6 +247,18 @@ mod tests {
             seen.characters
         )));
         assert_eq!(shown("{}").excerpt(300), None);
+    }
+
+    #[test]
+    fn bi_081_the_deepest_value_is_shown() {
+        let deep = "[".repeat(MAX_DEPTH) + &"]".repeat(MAX_DEPTH);
+        let limits = Limits {
+            depth: MAX_DEPTH,
+            ..Limits::REQUEST
+        };
+        let seen = render(Raw::parse(deep.as_bytes(), &limits).unwrap());
+        assert_eq!(seen.text.matches('[').count(), MAX_DEPTH);
+        assert_eq!(seen.text.lines().count(), 2 * MAX_DEPTH - 1);
     }
 
     #[test]

@@ -76,6 +76,8 @@ struct Node {
     /// `None` without the keyword; an empty map says that there are no properties.
     properties: Option<BTreeMap<String, usize>>,
     additional: Additional,
+    /// Further properties pass here, unchecked.
+    open: bool,
     required: Vec<String>,
     /// Canonical forms.
     allowed: Option<Vec<Vec<u8>>>,

@@ -320,8 +320,8 @@ impl<'a> TopLevel<'a> {
             .filter(|method| !method.is_empty() && method.len() <= MAX_METHOD_BYTES)
             .ok_or_else(|| invalid("`method` must be a short string"))?;
         let params = match self.params {
-            Some(raw) => Params::parse(raw)?,
-            None => Params::default(),
+            Some(raw) if !raw.is_null() => Params::parse(raw)?,
+            _ => Params::default(),
         };
         Ok(match id {
             Some(id) => Message::Request(Request { id, method, params }),

@@ -208,10 +208,12 @@ impl HeaderParam {
     }
 }
 
-/// Derives the headers of an upstream's modern request from its (rewritten) body: names in lower case, values as ASCII.
+/// Derives the headers of an upstream's modern request from what its rebuilt body says: `target` is the name, URI or task
+/// id as the upstream knows it. Names in lower case, values as ASCII.
 pub fn derive(
     method: Method,
-    params: &Params<'_>,
+    target: Option<&str>,
+    arguments: Option<Raw<'_>>,
     annotated: &[HeaderParam],
 ) -> Vec<(Cow<'static, str>, String)> {
     let mut headers = vec![
@@ -221,17 +223,15 @@ pub fn derive(
         ),
         (Cow::Borrowed("mcp-method"), method.as_str().to_owned()),
     ];
-    if let Some(value) = mirrored(method.as_str()).and_then(|field| field.of(params)) {
-        headers.push((Cow::Borrowed("mcp-name"), encode(value)));
+    if let Some(target) = target.filter(|_| mirrored(method.as_str()).is_some()) {
+        headers.push((Cow::Borrowed("mcp-name"), encode(target)));
     }
-    let arguments = params.arguments_or_empty();
+    let arguments = arguments.unwrap_or(Raw::EMPTY_OBJECT);
     for param in annotated {
         if let Some(value) = param.value_in(arguments) {
             let text = value.string().unwrap_or(Cow::Borrowed(value.text()));
-            headers.push((
-                Cow::Owned(format!("mcp-param-{}", param.header.to_ascii_lowercase())),
-                encode(&text),
-            ));
+            let name = format!("mcp-param-{}", param.header.to_ascii_lowercase());
+            headers.push((Cow::Owned(name), encode(&text)));
         }
     }
     headers

@@ -66,7 +66,9 @@ impl<'s> Checker<'s> {
             known.listed = true;
             known.names.extend(properties.keys().map(String::as_str));
         }
-        known.open |= matches!(node.additional, Additional::Schema(_));
+        // What must be there is named by being required.
+        known.names.extend(node.required.iter().map(String::as_str));
+        known.open |= node.open || matches!(node.additional, Additional::Schema(_));
         let condition = node.condition.iter();
         let parts = (node.all_of.iter().copied())
             .chain(node.any_of.iter().flatten().copied())

@@ -17,6 +17,7 @@ pub(super) fn compile(root: Raw<'_>) -> Result<Schema, SchemaError> {
         places: BTreeMap::new(),
         unchecked: BTreeSet::new(),
     };
+    remote_reference(root, "")?;
     compiler.node(root, "")?;
     Ok(Schema {
         nodes: compiler.nodes,
@@ -86,14 +87,18 @@ impl<'a> Compiler<'a> {
             "const" => node.allowed = Some(narrowed(node.allowed.take(), vec![form(value)])),
             "properties" => node.properties = Some(self.named(value, &here()).ok_or_else(bad)??),
             "required" => node.required = strings(value).ok_or_else(bad)?,
-            "additionalProperties" | "unevaluatedProperties" => {
-                let closed = match value.boolean() {
+            "additionalProperties" => {
+                node.additional = match value.boolean() {
                     Some(false) => Additional::Refused,
                     _ => Additional::Schema(self.node(value, &here())?),
                 };
-                // `unevaluatedProperties: false` says what this checker does anyway.
-                if keyword == "additionalProperties" || closed != Additional::Refused {
-                    node.additional = closed;
+            }
+            // `false` says what this checker does anyway.
+            "unevaluatedProperties" if value.boolean() == Some(false) => {}
+            "unevaluatedProperties" => {
+                node.open = true;
+                if value.boolean().is_none() {
+                    self.note(pointer, keyword);
                 }
             }
             "items" if value.kind() == Kind::Array => {
@@ -122,13 +127,6 @@ impl<'a> Compiler<'a> {
             "if" => node.condition = Some(self.condition(schema, value, pointer)?),
             "$ref" => {
                 node.reference = Some(self.reference(&value.string().ok_or_else(bad)?, pointer)?)
-            }
-            "$dynamicRef" | "$recursiveRef"
-                if !value.string().is_some_and(|target| target.starts_with('#')) =>
-            {
-                return Err(SchemaError::RemoteReference {
-                    pointer: pointer.to_owned(),
-                });
             }
             _ if is_silent(keyword, pointer) => {}
             _ => self.note(pointer, keyword),
@@ -219,6 +217,27 @@ impl<'a> Compiler<'a> {
         }
         self.node(found, &path)
     }
+}
+
+/// Refuses a reference out of the schema wherever it stands, also in parts that are not checked.
+fn remote_reference(raw: Raw<'_>, pointer: &str) -> Result<(), SchemaError> {
+    for (index, item) in raw.elements().enumerate() {
+        remote_reference(item, &format!("{pointer}/{index}"))?;
+    }
+    for (key, value) in raw.members() {
+        let refers = matches!(&*key, "$ref" | "$dynamicRef" | "$recursiveRef");
+        if refers
+            && value
+                .string()
+                .is_some_and(|target| !target.starts_with('#'))
+        {
+            return Err(SchemaError::RemoteReference {
+                pointer: pointer.to_owned(),
+            });
+        }
+        remote_reference(value, &format!("{pointer}/{}", escaped(&key)))?;
+    }
+    Ok(())
 }
 
 /// Keywords that constrain nothing, or whose content is reached by another way.

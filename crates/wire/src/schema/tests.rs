@@ -191,6 +191,43 @@ fn bi_058_a_reference_out_of_the_schema_is_an_error() {
 }
 
 #[test]
+fn bi_058_a_remote_reference_in_a_part_that_is_not_checked_is_an_error_too() {
+    for schema in [
+        r#"{"$defs":{"unused":{"$ref":"https://evil.example/x"}}}"#,
+        r#"{"contains":{"allOf":[{"$dynamicRef":"https://evil.example/x#a"}]}}"#,
+    ] {
+        assert!(
+            matches!(
+                Schema::compile(raw(schema)),
+                Err(SchemaError::RemoteReference { .. })
+            ),
+            "{schema}"
+        );
+    }
+    passes(
+        r#"{"properties":{"$ref":{"type":"string"}}}"#,
+        r#"{"$ref":"http://x"}"#,
+    );
+}
+
+#[test]
+fn unevaluated_properties_open_an_object_and_required_names_are_known() {
+    passes(
+        r#"{"properties":{"a":{}},"unevaluatedProperties":true}"#,
+        r#"{"b":1}"#,
+    );
+    wrong(
+        r#"{"properties":{"a":{}},"unevaluatedProperties":false}"#,
+        r#"{"b":1}"#,
+    );
+    let schema = compile(
+        r#"{"properties":{"a":{}},"required":["r"],"unevaluatedProperties":{"type":"string"}}"#,
+    );
+    assert_eq!(schema.unchecked(), ["unevaluatedProperties"]);
+    passes(r#"{"properties":{"a":{}},"required":["r"]}"#, r#"{"r":1}"#);
+}
+
+#[test]
 fn circles_end() {
     let tree = r##"{"properties":{"value":{"type":"integer"},"children":{"type":"array","items":{"$ref":"#"}}}}"##;
     passes(

@@ -146,6 +146,22 @@ fn an_id_is_a_string_or_an_integer() {
 }
 
 #[test]
+fn a_null_counts_as_absent() {
+    let Ok(Message::Request(request)) =
+        parse(r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":null}"#)
+    else {
+        panic!()
+    };
+    assert_eq!(request.params.raw().text(), "{}");
+    let text =
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":null,"arguments":null}}"#;
+    let Ok(Message::Request(request)) = parse(text) else {
+        panic!()
+    };
+    assert!(request.params.name.is_none() && request.params.arguments.is_none());
+}
+
+#[test]
 fn a_body_over_the_limit_is_413() {
     let limits = Limits {
         bytes: 10,

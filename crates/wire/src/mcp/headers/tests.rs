@@ -165,7 +165,12 @@ fn bi_028_parameter_headers_must_equal_the_arguments() {
 fn headers_for_an_upstream_come_from_the_body_and_pass_its_own_check() {
     let text = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"pay","arguments":{"region":" x\n","page":{"count":5},"dry":null}}}"#;
     let request = request(text);
-    let derived = derive(Method::ToolsCall, &request.params, &annotated());
+    let derived = derive(
+        Method::ToolsCall,
+        request.params.name.as_deref(),
+        request.params.arguments,
+        &annotated(),
+    );
     assert_eq!(
         derived,
         [
@@ -182,6 +187,7 @@ fn headers_for_an_upstream_come_from_the_body_and_pass_its_own_check() {
             .map(|(name, value)| (&**name, value.as_bytes())),
     );
     assert_eq!(headers.check_body("tools/call", &request.params), Ok(()));
+    assert_eq!(derive(Method::ToolsList, Some("x"), None, &[]).len(), 2);
     assert_eq!(
         headers.check_params(request.params.arguments_or_empty(), &annotated()),
         Ok(())

@@ -109,7 +109,7 @@ const PHRASES: [&str; 38] = [
 
 pub(super) fn scan(definition: Raw<'_>, other_names: &[&str]) -> Vec<Hazard> {
     let mut scan = Scan {
-        other_names,
+        other_names: other_names.iter().map(|name| name.to_lowercase()).collect(),
         hazards: Vec::new(),
     };
     if definition.member("icons").is_some() {
@@ -119,12 +119,13 @@ pub(super) fn scan(definition: Raw<'_>, other_names: &[&str]) -> Vec<Hazard> {
     scan.hazards
 }
 
-struct Scan<'n> {
-    other_names: &'n [&'n str],
+struct Scan {
+    /// In lower case.
+    other_names: Vec<String>,
     hazards: Vec<Hazard>,
 }
 
-impl Scan<'_> {
+impl Scan {
     fn found(&mut self, finding: Finding, pointer: &str, excerpt: &str) {
         if self.hazards.len() < MAX_HAZARDS {
             let excerpt = line(&excerpt.chars().take(120).collect::<String>());
@@ -187,10 +188,14 @@ impl Scan<'_> {
         if pointer == "/name" {
             return;
         }
-        for name in self.other_names {
-            if mentions(&plain, &name.to_lowercase()) {
-                self.found(Finding::NamesOtherTool, pointer, name);
-            }
+        let named: Vec<_> = self
+            .other_names
+            .iter()
+            .filter(|name| mentions(&plain, name))
+            .cloned()
+            .collect();
+        for name in named {
+            self.found(Finding::NamesOtherTool, pointer, &name);
         }
     }
 }
