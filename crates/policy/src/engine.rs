@@ -467,3 +467,74 @@ fn revision(sources: &[Source], world: &World) -> Revision {
     let parts: Vec<&[u8]> = texts.iter().chain([&world]).map(|d| d.as_bytes().as_slice()).collect();
     Digest::bind("bailiwick/policy/v1", &parts).to_string().chars().take(REVISION_DIGITS).collect::<String>().into()
 }
+
+#[cfg(test)]
+#[path = "../tests/it/world.rs"]
+#[expect(dead_code, reason = "the integration tests use the rest")]
+mod testing;
+
+#[cfg(test)]
+mod tests {
+    use cedar_policy::Schema;
+
+    use super::testing::{Ask, NOW, engine, world};
+    use super::*;
+
+    /// Mentions every argument of every tool.
+    const ALL: &str = r#"@id("all") permit (principal, action, resource) when { context.input == context.input };"#;
+
+    fn schema(engine: &Engine) -> Schema {
+        Schema::from_cedarschema_str(engine.schema_text()).unwrap().0
+    }
+
+    #[test]
+    fn what_is_made_without_the_schema_is_valid_by_the_schema() {
+        let engine = engine(ALL);
+        let schema = schema(&engine);
+        for (tool, arguments) in [
+            ("shop.refund_order", r#"{"order":"1","cents":2,"rate":1.5,"express":true,"tags":["a"]}"#),
+            ("shop.refund_order", r#"{"order":"1","cents":2}"#),
+            ("shop.delete_note", "{}"),
+        ] {
+            let call = Ask { model: Some("m".to_owned()), ..Ask::new("low", tool, arguments) }.bound();
+            let (tool, cast, request) = engine.question(&call, Facts { approved: &[], now: NOW, calls_before: 0 }).unwrap();
+            let (principal, action, resource) = (cast.principal.clone(), tool.action.clone(), tool.resource.clone());
+            Request::new(principal, action, resource, request.context().unwrap().clone(), Some(&schema)).unwrap();
+            Entities::from_entities(cast.entities.iter().cloned(), Some(&schema)).unwrap();
+        }
+    }
+
+    #[test]
+    fn groups_are_those_of_the_schema() {
+        let engine = engine(ALL);
+        let of_schema = schema(&engine).action_entities().unwrap();
+        for tool in world().tools {
+            let call = Ask::new("low", tool.name.as_str(), "{}").bound();
+            let cast = engine.cast_of(&call, &engine.tools[&tool.name]).unwrap();
+            for action in cast.entities.iter().map(Entity::uid).filter(|u| u.type_name().to_string() == "Action") {
+                let sorted = |entities: &Entities| {
+                    let mut list: Vec<String> = entities.ancestors(&action).unwrap().map(ToString::to_string).collect();
+                    list.sort();
+                    list
+                };
+                assert_eq!(sorted(&cast.entities), sorted(&of_schema), "{action}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_forgets_the_oldest() {
+        let engine = engine(ALL);
+        let call = Ask::new("low", "shop.show_order", "{}").bound();
+        let tool = &engine.tools[&call.tool().name];
+        let cast = engine.cast_of(&call, tool).unwrap();
+        let mut kept = Kept::default();
+        for i in 0..2 * KEPT_MAX + 10 {
+            let mut random = [0; 10];
+            random[2..].copy_from_slice(&i.to_be_bytes());
+            kept.keep((TaskId::new(NOW, random), call.tool().name.clone()), Arc::clone(&cast));
+            assert!(kept.young.len() <= KEPT_MAX && kept.old.len() <= KEPT_MAX);
+        }
+        assert_eq!(kept.young.len(), 10);
+    }
+}

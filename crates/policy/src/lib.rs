@@ -7,6 +7,10 @@
 //! Cedar skips a policy that errors, a `forbid` too. Here any error is a denial: see [`Engine`].
 #![deny(missing_docs)]
 
+// The test fixture names the crate as the integration tests do.
+#[cfg(test)]
+extern crate self as bailiwick_policy;
+
 mod analysis;
 mod engine;
 mod explain;

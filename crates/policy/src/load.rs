@@ -189,6 +189,7 @@ pub(crate) fn load(sources: &[Source], schema: &Schema) -> Result<(Vec<Loaded>, 
                 Ok(Analysis { group_as_tool: Some(group), .. }) => {
                     let message = format!("no tool is equal to `Action::\"{group}\"`: it is a group of tools");
                     let hint = format!("write `action in Action::\"{group}\"`");
+                    let span = within(source, span, &format!("Action::\"{group}\""));
                     problems.push(Problem::at(source, span, message, Some(hint)));
                 }
                 Ok(analysis) => {
@@ -228,7 +229,9 @@ fn named(source: &Source, places: &mut BTreeMap<PolicyId, String>, problems: &mu
         }
     };
     for template in set.templates() {
-        let span = source.text.find(&template.to_cedar()).map(|start| start..start.saturating_add(template.to_cedar().len()));
+        let text = template.to_cedar();
+        let span = source.text.find(&text).map(|start| start..start.saturating_add(text.len()));
+        let span = within(source, span, if text.contains("?principal") { "?principal" } else { "?resource" });
         let hint = "write the policy without `?principal` and `?resource`, once for each case".to_owned();
         problems.push(Problem::at(source, span, "templates are not supported".to_owned(), Some(hint)));
     }
@@ -276,6 +279,14 @@ fn own_id(
         return None;
     }
     Some(id)
+}
+
+/// The first place of a word within a policy; the policy's own if the word is written otherwise there.
+fn within(source: &Source, span: Option<Range<usize>>, word: &str) -> Option<Range<usize>> {
+    let span = span?;
+    let Some(at) = source.text.get(span.clone()).and_then(|text| text.find(word)) else { return Some(span) };
+    let start = span.start.saturating_add(at);
+    Some(start..start.saturating_add(word.len()))
 }
 
 fn first_line(source: &Source, start: usize) -> usize {
