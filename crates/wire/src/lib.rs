@@ -2,6 +2,7 @@
 
 pub mod canonical;
 pub mod json;
+pub mod lines;
 pub mod mcp;
 pub mod render;
 pub mod schema;
