@@ -1,14 +1,11 @@
 //! Every chore of the project: `cargo xtask test|ci|bench|conformance`.
 
+mod bench;
 mod conformance;
 #[path = "../../crates/testkit/src/process.rs"]
 #[expect(
     unreachable_pub,
     reason = "the file is shared with the testkit, where these are public"
-)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "what only the testkit uses of it")
 )]
 // A file and not a dependency: that would build rmcp before every chore.
 mod process;
@@ -37,10 +34,11 @@ fn chore() -> Result<()> {
         .context("xtask is in the workspace")?;
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
+        Some("bench") => bench::run(workspace, arguments),
         Some("conformance") => conformance::run(workspace, arguments),
         Some("tools") => tools::install(workspace).map(drop),
         other => bail!(
-            "unknown chore `{}`; there are: conformance, tools",
+            "unknown chore `{}`; there are: bench, conformance, tools",
             other.unwrap_or_default()
         ),
     }
