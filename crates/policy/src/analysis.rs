@@ -58,6 +58,8 @@ pub(crate) struct Analysis {
     pub(crate) outline: Option<Policy>,
     /// A group of actions used where only a tool can match.
     pub(crate) group_as_tool: Option<String>,
+    /// It reads the model that an agent says it runs. Nobody proved it.
+    pub(crate) reads_claimed_model: bool,
 }
 
 pub(crate) fn analyse(policy: &Policy) -> Result<Analysis, AnalysisError> {
@@ -71,14 +73,29 @@ pub(crate) fn analyse(policy: &Policy) -> Result<Analysis, AnalysisError> {
         Effect::Forbid => (!clauses.iter().any(|c| is_open(inside(c)))).then(|| policy.clone()),
         Effect::Permit => {
             let mut wider = body.clone().try_with_clauses(clauses.iter().filter_map(widen)).map_err(wrong)?;
-            if let PrincipalConstraint::Eq(EntityOrSlot::Entity(_)) = wider.principal {
+            if names_a_task(&wider.principal) {
                 wider.principal = PrincipalConstraint::Any;
             }
             let wider = StaticPolicy::try_from(wider).map_err(|e| AnalysisError(e.to_string()))?;
             Some(Policy::from_pst(wider.into()).map_err(wrong)?)
         }
     };
-    Ok(Analysis { mentions, outline, group_as_tool })
+    let reads_claimed_model = clauses.iter().any(|c| reads_attribute(inside(c), "model"));
+    Ok(Analysis { mentions, outline, group_as_tool, reads_claimed_model })
+}
+
+/// A task has no name before it is opened, so that any may be the one.
+fn names_a_task(principal: &PrincipalConstraint) -> bool {
+    match principal {
+        PrincipalConstraint::Eq(EntityOrSlot::Entity(uid))
+        | PrincipalConstraint::In(EntityOrSlot::Entity(uid))
+        | PrincipalConstraint::IsIn(_, EntityOrSlot::Entity(uid)) => is_task(uid),
+        _ => false,
+    }
+}
+
+fn is_task(uid: &pst::EntityUID) -> bool {
+    uid.ty.0.id.as_str() == TASK
 }
 
 const fn inside(clause: &Clause) -> &Arc<Expr> {
@@ -133,8 +150,19 @@ fn is_open(e: &Expr) -> bool {
         Expr::HasAttr { expr, attrs } if is_context(expr) => Some(!KNOWN.contains(&attrs.first().as_str())),
         Expr::GetAttr { attr, .. } if OPEN.contains(&attr.as_str()) => Some(true),
         Expr::HasAttr { attrs, .. } if attrs.iter().any(|a| OPEN.contains(&a.as_str())) => Some(true),
-        Expr::Literal(Literal::EntityUID(uid)) => Some(uid.ty.0.id.as_str() == TASK),
+        Expr::Literal(Literal::EntityUID(uid)) => Some(is_task(uid)),
         e if is_context(e) => Some(true),
+        _ => None,
+    };
+    e.reduce(&look, &|a, b| a || b, false)
+}
+
+/// Is an attribute of this name read from something other than the call's arguments?
+fn reads_attribute(e: &Expr, name: &str) -> bool {
+    let look = |e: &Expr| match e {
+        Expr::GetAttr { expr, .. } if is_input(expr) => Some(false),
+        Expr::GetAttr { attr, .. } if attr == name => Some(true),
+        Expr::HasAttr { expr, attrs } if !is_input(expr) && attrs.iter().any(|a| a == name) => Some(true),
         _ => None,
     };
     e.reduce(&look, &|a, b| a || b, false)

@@ -138,7 +138,7 @@ impl Engine {
 
     fn build(sources: &[Source], world: World) -> Result<Self, Vec<Problem>> {
         let revision = revision(sources, &world);
-        only_once(&world)?;
+        only_once(sources, &world)?;
         let shapes: BTreeMap<ToolName, (Effect, InputShape)> = world
             .tools
             .iter()
@@ -182,12 +182,11 @@ impl Engine {
             let entities = vec![system_entity(&types, name.system())?, action_entity(&action, &groups)];
             tools.insert(name, Tool { effect, shape, action, resource, entities, slice });
         }
+        let everyone = agents.values().map(|(_, e)| e).chain(people.values()).chain(tools.values().flat_map(|t: &Tool| &t.entities));
+        let known: BTreeMap<EntityUid, &Entity> = everyone.map(|e| (e.uid(), e)).collect();
         let mut named: BTreeMap<EntityUid, Entity> = group_entities(&types);
-        for uid in loaded.iter().flat_map(|l| l.policy.entity_literals()) {
-            let known = agents.values().map(|(_, e)| e).chain(people.values()).chain(tools.values().flat_map(|t| &t.entities));
-            let found = known.into_iter().find(|e| e.uid() == uid).cloned();
-            named.extend(found.map(|e| (uid, e)));
-        }
+        let literals = loaded.iter().flat_map(|l| l.policy.entity_literals());
+        named.extend(literals.filter_map(|uid| known.get(&uid).map(|e| (uid, (*e).clone()))));
         let texts: Vec<PolicyText> = loaded.iter().map(PolicyText::of).collect();
         let refs = loaded.iter().zip(&texts).map(|(l, t)| (l.policy.id().clone(), t.policy.clone())).collect();
         Ok(Self {
@@ -445,8 +444,9 @@ pub(crate) fn errors(response: &Response) -> Vec<String> {
     errors
 }
 
-fn only_once(world: &World) -> Result<(), Vec<Problem>> {
+fn only_once(sources: &[Source], world: &World) -> Result<(), Vec<Problem>> {
     let checks = [
+        ("policy source", twice(sources.iter().map(|s| &*s.name))),
         ("agent", twice(world.agents.iter().map(|a| a.name.as_str()))),
         ("person", twice(world.people.iter().map(|p| p.name.as_str()))),
         ("tool", twice(world.tools.iter().map(|t| t.name.as_str()))),

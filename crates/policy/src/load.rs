@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report};
 
 use crate::analysis::{Analysis, analyse};
@@ -193,6 +193,11 @@ pub(crate) fn load(sources: &[Source], schema: &Schema) -> Result<(Vec<Loaded>, 
                     problems.push(Problem::at(source, span, message, Some(hint)));
                 }
                 Ok(analysis) => {
+                    if analysis.reads_claimed_model && policy.effect() == Effect::Permit {
+                        let message = format!("policy `{}` permits by `principal.model`, which an agent merely claims", policy.id());
+                        let hint = "a claim may only narrow: use it in a `forbid`".to_owned();
+                        warnings.push(Problem::at(source, within(source, span.clone(), "model"), message, Some(hint)));
+                    }
                     let line = span.map_or(0, |s| place(&source.text, s.start).0);
                     loaded.push(Loaded { policy, analysis, source: Arc::clone(&source.name), line });
                 }

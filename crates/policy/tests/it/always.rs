@@ -28,9 +28,9 @@ const CONDITIONS: [&str; 10] = [
     "when { context.input has text && principal.purpose like \"answers*\" }",
 ];
 
-type Rule = (bool, usize, usize);
+pub(crate) type Rule = (bool, usize, usize);
 
-fn text(rules: &[Rule]) -> String {
+pub(crate) fn text(rules: &[Rule]) -> String {
     let line = |(i, (permits, scope, condition)): (usize, &Rule)| {
         let effect = if *permits { "permit" } else { "forbid" };
         format!("@id(\"p{i}\") {effect} ({}) {};\n", SCOPES[*scope], CONDITIONS[*condition])
@@ -38,11 +38,11 @@ fn text(rules: &[Rule]) -> String {
     rules.iter().enumerate().map(line).collect()
 }
 
-fn rule() -> impl Strategy<Value = Rule> {
+pub(crate) fn rule() -> impl Strategy<Value = Rule> {
     (prop::bool::weighted(0.7), 0..SCOPES.len(), 0..CONDITIONS.len())
 }
 
-fn ask() -> impl Strategy<Value = Ask> {
+pub(crate) fn ask() -> impl Strategy<Value = Ask> {
     let tool = prop::sample::select(world().tools);
     let arguments = prop::sample::select(vec!["{}", r#"{"cents":1,"order":"1"}"#, r#"{"cents":"1"}"#, r#"{"text":"hi","ticket":"1"}"#]);
     (prop::sample::select(vec!["low", "medium", "high", "suspended"]), tool, arguments, 0usize..3)

@@ -86,6 +86,12 @@ fn two_agents_of_one_name_are_refused() {
 }
 
 #[test]
+fn two_sources_of_one_name_are_refused() {
+    let error = Engine::new(&[default_pack(), default_pack()], world()).unwrap_err();
+    insta::assert_snapshot!(error.to_string(), @"there are two of the policy source `default.cedar`");
+}
+
+#[test]
 fn a_policy_that_can_never_match_is_a_warning() {
     let engine = crate::world::engine("@id(\"x\") permit (principal, action, resource) when { 1 == 2 };");
     assert_eq!(engine.warnings().len(), 1, "{:?}", engine.warnings());

@@ -78,3 +78,14 @@ fn a_forbid_that_depends_on_the_call_does_not_narrow() {
     assert_eq!(ask(""), "never");
     assert_eq!(ask("when { principal.purpose like \"answers*\" }"), "never");
 }
+
+#[test]
+fn a_policy_about_one_task_may_be_about_this_one() {
+    for scope in [r#"principal == Task::"task_1""#, r#"principal in Task::"task_1""#, "principal"] {
+        let engine = engine(&format!(
+            r#"@id("x") permit ({scope}, action, resource) when {{ {} }};"#,
+            if scope == "principal" { r#"principal == Task::"task_1""# } else { "true" }
+        ));
+        assert_eq!(possible(&engine, "low", "shop.refund_order", &[]), Possible::Free, "{scope}");
+    }
+}

@@ -174,6 +174,8 @@ fn a_claimed_model_is_there_only_if_it_was_claimed() {
     let ask = Ask::new("low", "shop.show_order", "{}");
     assert_eq!(word(&ask.of(&engine, &[])), "silent");
     assert_eq!(word(&Ask { model: Some("big-1".to_owned()), ..ask }.of(&engine, &[])), "permit");
+    let warnings = engine.warnings();
+    assert!(warnings.len() == 1 && warnings[0].message.contains("merely claims"), "{warnings:?}");
 }
 
 #[test]
@@ -209,7 +211,7 @@ fn a_revision_changes_with_policies_and_world_and_with_nothing_else() {
     turned.tools.reverse();
     turned.agents.reverse();
     assert_eq!(first, of(&[b.clone(), a.clone()], turned));
-    assert_ne!(first, of(&[a.clone()], world()));
+    assert_ne!(first, of(std::slice::from_ref(&a), world()));
     let mut more = world();
     more.tools.push(tool("shop.other", Effect::Read, "{}"));
     assert_ne!(first, of(&[a.clone(), b.clone()], more));
