@@ -1,1 +1,20 @@
 //! The only room that can read a secret: sealing and injecting. Never sees inbound requests or our tables.
+//!
+//! A [`Secret`] goes in (from a person or a configuration), rests sealed under the [`RootKey`] ([`Sealer`]), and comes out only
+//! into the environment or the headers of its own system ([`Injection`]). What a system answers is cleaned of it
+//! ([`Injection::redact`]). There is no I/O here: the caller reads and writes files and tables, and sees sealed bytes only.
+#![deny(missing_docs)]
+
+mod injection;
+mod record;
+mod redaction;
+mod root;
+mod seal;
+mod secret;
+
+pub use injection::{Injection, InjectionError, Part};
+pub use record::RecordKey;
+pub use redaction::REDACTED;
+pub use root::{KeyFileError, RootKey, check_key_file};
+pub use seal::{SECRET_MAX, SealError, Sealer};
+pub use secret::Secret;
