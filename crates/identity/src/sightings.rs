@@ -1,6 +1,7 @@
 //! One identity seen from two places at once: a state machine over what was seen, bounded in memory. It decides nothing; it tells.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use bailiwick_core::{AgentName, InstanceId, SessionId, Timestamp};
 
 use crate::keys::KeyId;
 
+/// Identities that are remembered.
+pub const REMEMBERED_MAX: usize = 20_000;
 /// Addresses that are remembered of one identity.
 const PLACES_MAX: usize = 8;
 
@@ -48,6 +51,24 @@ pub struct TwoPlaces {
     pub now_at: Timestamp,
 }
 
+impl fmt::Display for TwoPlaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (was, is) = (&self.before, &self.now);
+        write!(f, "{} of agent `{}` was used from {} ({}) at {} and from {} ({}) at {}",
+            self.used, self.agent, was.address, was.instance, self.before_at, is.address, is.instance, self.now_at)
+    }
+}
+
+impl fmt::Display for Used {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(id) => write!(f, "key {id}"),
+            Self::Token(id) => write!(f, "token {id}"),
+            Self::Instance(id) => write!(f, "instance {id}"),
+        }
+    }
+}
+
 /// What was seen lately. Each identity is remembered for one window after it was last seen.
 #[derive(Debug)]
 pub struct Sightings {
@@ -67,10 +88,16 @@ struct Seen {
 }
 
 impl Sightings {
-    /// Two places within `window` (usually the life of a token) are an incident. At most `most` identities are remembered: beyond
-    /// that the one that was not seen for longest is forgotten.
+    /// Two places within `window` (usually the life of a token) are an incident. At most [`REMEMBERED_MAX`] identities are
+    /// remembered: beyond that the one that was not seen for longest is forgotten.
     #[must_use]
-    pub fn new(window: Duration, most: usize) -> Self {
+    pub fn new(window: Duration) -> Self {
+        Self::bounded(window, REMEMBERED_MAX)
+    }
+
+    /// As [`Sightings::new`], with another bound.
+    #[must_use]
+    pub fn bounded(window: Duration, most: usize) -> Self {
         Self { window, most: most.max(2), seen: BTreeMap::new(), order: BTreeSet::new() }
     }
 

@@ -22,6 +22,8 @@ pub const LIFE_MAX: Duration = Duration::from_secs(3600);
 pub const ACTORS_MAX: usize = 16;
 /// The scope of a token without a task.
 pub const AGENT_SCOPE: &str = "agent";
+/// The scope of a task token: the tools of the task.
+pub const TOOLS_SCOPE: &str = "mcp:tools";
 
 const TYP: &str = "at+jwt";
 

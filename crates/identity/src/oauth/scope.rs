@@ -23,6 +23,12 @@ impl Scope {
         Self(BTreeSet::from([crate::token::AGENT_SCOPE.to_owned()]))
     }
 
+    /// The scope of a task token: the tools that its task was granted, no fewer and no more.
+    #[must_use]
+    pub fn tools() -> Self {
+        Self(BTreeSet::from([crate::token::TOOLS_SCOPE.to_owned()]))
+    }
+
     /// Is the word in it?
     #[must_use]
     pub fn contains(&self, word: &str) -> bool {

@@ -22,11 +22,13 @@ fn place(address: &str, copy: u8) -> Place {
 
 #[test]
 fn one_token_from_two_addresses_within_the_window_is_told_once() {
-    let mut sightings = Sightings::new(WINDOW, 100);
+    let mut sightings = Sightings::new(WINDOW);
     assert_eq!(sightings.see(&agent(), token(1), place("10.0.0.1", 1), at(0)), None);
     let told = sightings.see(&agent(), token(1), place("10.0.0.2", 2), at(10)).unwrap();
     assert_eq!((told.used, told.before, told.before_at), (token(1), place("10.0.0.1", 1), at(0)));
     assert_eq!((told.now, told.now_at), (place("10.0.0.2", 2), at(10)));
+    let words = told.to_string();
+    assert!(words.contains("`planner`") && words.contains("10.0.0.1") && words.contains("10.0.0.2"), "{words}");
     for second in 11..100 {
         let address = if second % 2 == 0 { "10.0.0.1" } else { "10.0.0.2" };
         assert_eq!(sightings.see(&agent(), token(1), place(address, if second % 2 == 0 { 1 } else { 2 }), at(second)), None);
@@ -36,7 +38,7 @@ fn one_token_from_two_addresses_within_the_window_is_told_once() {
 
 #[test]
 fn it_is_told_again_after_a_window() {
-    let mut sightings = Sightings::new(WINDOW, 100);
+    let mut sightings = Sightings::new(WINDOW);
     sightings.see(&agent(), token(1), place("10.0.0.1", 1), at(0));
     assert!(sightings.see(&agent(), token(1), place("10.0.0.2", 2), at(10)).is_some());
     assert_eq!(sightings.see(&agent(), token(1), place("10.0.0.1", 1), at(309)), None);
@@ -45,14 +47,14 @@ fn it_is_told_again_after_a_window() {
 
 #[test]
 fn moving_after_the_window_is_no_incident() {
-    let mut sightings = Sightings::new(WINDOW, 100);
+    let mut sightings = Sightings::new(WINDOW);
     sightings.see(&agent(), token(1), place("10.0.0.1", 1), at(0));
     assert_eq!(sightings.see(&agent(), token(1), place("10.0.0.2", 2), at(300)), None);
 }
 
 #[test]
 fn one_running_copy_at_two_addresses_is_told_even_with_fresh_tokens() {
-    let mut sightings = Sightings::new(WINDOW, 100);
+    let mut sightings = Sightings::new(WINDOW);
     sightings.see(&agent(), token(1), place("10.0.0.1", 7), at(0));
     let told = sightings.see(&agent(), token(2), place("10.0.0.2", 7), at(1)).unwrap();
     assert_eq!(told.used, Used::Instance(InstanceId::from_bytes([7; 16])));
@@ -60,7 +62,7 @@ fn one_running_copy_at_two_addresses_is_told_even_with_fresh_tokens() {
 
 #[test]
 fn two_copies_on_one_host_and_two_spellings_of_a_host_are_one_place() {
-    let mut sightings = Sightings::new(WINDOW, 100);
+    let mut sightings = Sightings::new(WINDOW);
     sightings.see(&agent(), token(1), place("127.0.0.1", 1), at(0));
     for (address, copy) in [("::1", 1), ("127.0.0.1", 2), ("127.0.0.9", 1), ("::ffff:127.0.0.1", 3)] {
         assert_eq!(sightings.see(&agent(), token(1), place(address, copy), at(1)), None, "{address}");
@@ -72,7 +74,7 @@ fn two_copies_on_one_host_and_two_spellings_of_a_host_are_one_place() {
 proptest! {
     #[test]
     fn it_tells_what_a_model_with_endless_memory_tells(steps in proptest::collection::vec((0u8..3, 0u8..4, 0i64..200), 1..60)) {
-        let mut sightings = Sightings::new(WINDOW, 1000);
+        let mut sightings = Sightings::new(WINDOW);
         let mut seen: Vec<(Used, IpAddr, Timestamp)> = Vec::new();
         let mut told: Vec<(Used, IpAddr, IpAddr, Timestamp)> = Vec::new();
         let mut now = at(0);
@@ -97,7 +99,7 @@ proptest! {
 
     #[test]
     fn memory_stays_within_its_bound(steps in proptest::collection::vec((any::<u8>(), any::<u32>(), 0u64..5), 1..200)) {
-        let mut sightings = Sightings::new(WINDOW, 10);
+        let mut sightings = Sightings::bounded(WINDOW, 10);
         let mut now = at(0);
         for (n, address, step) in steps {
             now = now.plus(Duration::from_secs(step));
