@@ -1,7 +1,9 @@
-//! Every chore of the project: `cargo xtask test|ci|bench|conformance`.
+//! Every chore of the project: `cargo xtask test|ci|gen|bench|conformance|tools`.
 
 mod bench;
+mod ci;
 mod conformance;
+mod generate;
 #[path = "../../crates/testkit/src/process.rs"]
 #[expect(
     unreachable_pub,
@@ -9,6 +11,8 @@ mod conformance;
 )]
 // A file and not a dependency: that would build rmcp before every chore.
 mod process;
+mod test;
+mod tidy;
 mod tools;
 
 use std::io::{Write as _, stderr};
@@ -35,10 +39,14 @@ fn chore() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("bench") => bench::run(workspace, arguments),
+        Some("ci") => ci::run(workspace, arguments),
         Some("conformance") => conformance::run(workspace, arguments),
+        Some("gen") => generate::run(workspace, arguments),
+        Some("test") => test::run(workspace, arguments),
+        Some("tidy") => tidy::check(workspace),
         Some("tools") => tools::install(workspace).map(drop),
         other => bail!(
-            "unknown chore `{}`; there are: bench, conformance, tools",
+            "unknown chore `{}`; there are: bench, ci, conformance, gen, test, tidy, tools",
             other.unwrap_or_default()
         ),
     }
