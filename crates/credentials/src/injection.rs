@@ -1,6 +1,8 @@
 //! What a system is given so that it can do its work: environment variables and headers, of literal parts and secrets. It injects
 //! itself; nobody else sees a value.
 
+mod plain;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -41,6 +43,7 @@ pub struct Part(Inner);
 enum Inner {
     Literal(String),
     Secret(Secret),
+    Imported(Secret),
 }
 
 impl Part {
@@ -50,7 +53,15 @@ impl Part {
         Self(Inner::Literal(text.into()))
     }
 
-    /// A secret.
+    /// A value that was moved into the sealed store with all its neighbours, so that nobody has said that it is a secret. It is
+    /// kept like one, and cut out of answers unless its name and itself are plain: a directory, a host, a mode. Cutting such a
+    /// word out of every answer would make the system useless and protect nothing.
+    #[must_use]
+    pub const fn imported(secret: Secret) -> Self {
+        Self(Inner::Imported(secret))
+    }
+
+    /// A secret. Every answer is cleaned of it.
     #[must_use]
     pub const fn secret(secret: Secret) -> Self {
         Self(Inner::Secret(secret))
@@ -59,7 +70,16 @@ impl Part {
     fn bytes(&self) -> &[u8] {
         match &self.0 {
             Inner::Literal(text) => text.as_bytes(),
-            Inner::Secret(secret) => secret.expose(),
+            Inner::Secret(secret) | Inner::Imported(secret) => secret.expose(),
+        }
+    }
+
+    /// What answers are to be cleaned of.
+    fn cleaned_of(&self, name: &str) -> Option<&[u8]> {
+        match &self.0 {
+            Inner::Literal(_) => None,
+            Inner::Secret(secret) => Some(secret.expose()),
+            Inner::Imported(secret) => (!plain::is_plain(name, secret.expose())).then(|| secret.expose()),
         }
     }
 }
@@ -68,7 +88,7 @@ impl fmt::Debug for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Inner::Literal(_) => f.write_str("Part(literal)"),
-            Inner::Secret(secret) => secret.fmt(f),
+            Inner::Secret(secret) | Inner::Imported(secret) => secret.fmt(f),
         }
     }
 }
@@ -136,11 +156,7 @@ impl Injection {
         if length > VALUE_MAX || !text {
             return Err(InjectionError::Value(name.to_owned()));
         }
-        for part in &value {
-            if let Inner::Secret(secret) = &part.0 {
-                self.redaction.add(secret.expose());
-            }
-        }
+        value.iter().filter_map(|part| part.cleaned_of(name)).for_each(|secret| self.redaction.add(secret));
         Ok(value)
     }
 
@@ -154,9 +170,9 @@ impl Injection {
         inject(&self.headers, put);
     }
 
-    /// The names of the environment variables and headers that hold a secret.
+    /// The names of the environment variables and headers that hold more than literal text.
     pub fn secret_names(&self) -> impl Iterator<Item = &str> {
-        let secret = |value: &[Part]| value.iter().any(|part| matches!(part.0, Inner::Secret(_)));
+        let secret = |value: &[Part]| value.iter().any(|part| !matches!(part.0, Inner::Literal(_)));
         self.env.iter().chain(&self.headers).filter(move |(_, value)| secret(value)).map(|(name, _)| name.as_str())
     }
 

@@ -64,6 +64,19 @@ fn a_name_is_set_once() {
 }
 
 #[test]
+fn an_imported_value_is_cut_out_of_answers_unless_it_is_plain() {
+    let imported = |text: &str| Part::imported(Secret::from(text.to_owned()));
+    let mut injection = Injection::default();
+    injection.add_env("ALLOWED_DIRECTORY", imported("/home/ann/project")).unwrap();
+    injection.add_env("MODE", imported("production")).unwrap();
+    injection.add_env("PASSWORD", imported("production-like")).unwrap();
+    injection.add_env("SETTING", imported("ghp_A1b2C3d4E5f6G7h8")).unwrap();
+    let answer = "in /home/ann/project (production): production-like ghp_A1b2C3d4E5f6G7h8";
+    assert_eq!(injection.redact_text(answer), "in /home/ann/project (production): [redacted by bailiwick] [redacted by bailiwick]");
+    assert!(!format!("{injection:?}").contains("production"));
+}
+
+#[test]
 fn answers_are_cleaned_of_secrets_and_keep_literals() {
     let answer = br#"{"env":{"API_KEY":"sk-hunter2-hunter2","MODE":"production"},"h":"Bearer tok-hunter3-hunter3"}"#;
     let clean = injection().redact(answer).into_owned();
