@@ -38,16 +38,9 @@ enum PlainHttp {
 }
 
 impl Endpoint {
-    pub(super) fn parse(
-        system: &SystemName,
-        url: &str,
-        allow_plain_http: bool,
-    ) -> Result<Self, ConfigError> {
+    pub(super) fn parse(system: &SystemName, url: &str, allow_plain_http: bool) -> Result<Self, ConfigError> {
         let system = || system.clone();
-        let url = Url::parse(url).map_err(|why| ConfigError::Url {
-            system: system(),
-            why: why.to_string(),
-        })?;
+        let url = Url::parse(url).map_err(|why| ConfigError::Url { system: system(), why: why.to_string() })?;
         let plain = match url.scheme() {
             "https" => PlainHttp::NotUsed,
             "http" if allow_plain_http => PlainHttp::Anywhere,
@@ -57,10 +50,7 @@ impl Endpoint {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(ConfigError::Userinfo { system: system() });
         }
-        let bad = |why: &str| ConfigError::Url {
-            system: system(),
-            why: why.to_owned(),
-        };
+        let bad = |why: &str| ConfigError::Url { system: system(), why: why.to_owned() };
         let host = url.host().ok_or_else(|| bad("it has no host"))?;
         let place = match &host {
             Host::Domain(name) => Place::Name((*name).to_owned()),
@@ -70,35 +60,20 @@ impl Endpoint {
         let tls = match (&place, plain) {
             (_, PlainHttp::LoopbackOnly | PlainHttp::Anywhere) => None,
             (Place::Address(ip), PlainHttp::NotUsed) => Some(ServerName::IpAddress((*ip).into())),
-            (Place::Name(name), PlainHttp::NotUsed) => Some(
-                ServerName::try_from(name.clone()).map_err(|_| bad("its host is no DNS name"))?,
-            ),
+            (Place::Name(name), PlainHttp::NotUsed) => Some(ServerName::try_from(name.clone()).map_err(|_| bad("its host is no DNS name"))?),
         };
-        let port = url
-            .port_or_known_default()
-            .ok_or_else(|| bad("it has no port"))?;
-        let authority = url
-            .port()
-            .map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
-        let target = url.query().map_or_else(
-            || url.path().to_owned(),
-            |query| format!("{}?{query}", url.path()),
-        );
+        let port = url.port_or_known_default().ok_or_else(|| bad("it has no port"))?;
+        let authority = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
+        let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
         let endpoint = Self {
             place,
             port,
             tls,
-            host: HeaderValue::from_str(&authority)
-                .map_err(|_| bad("its host is no header value"))?,
+            host: HeaderValue::from_str(&authority).map_err(|_| bad("its host is no header value"))?,
             target: target.parse().map_err(|_| bad("its path is not usable"))?,
             plain,
         };
-        endpoint
-            .check_before_resolving()
-            .map_err(|why| ConfigError::Address {
-                system: system(),
-                why,
-            })?;
+        endpoint.check_before_resolving().map_err(|why| ConfigError::Address { system: system(), why })?;
         Ok(endpoint)
     }
 
@@ -120,15 +95,13 @@ impl Endpoint {
             return Err("link-local, metadata, unspecified and multicast addresses are never used");
         }
         match self.plain {
-            PlainHttp::LoopbackOnly if !ip.is_loopback() => {
-                Err("`http://` goes only to `localhost` or a loopback address; use `https://`")
-            }
+            PlainHttp::LoopbackOnly if !ip.is_loopback() => Err("`http://` goes only to `localhost` or a loopback address; use `https://`"),
             PlainHttp::LoopbackOnly | PlainHttp::Anywhere | PlainHttp::NotUsed => Ok(()),
         }
     }
 }
 
-/// The IPv4 address that an IPv6 address carries (mapped, compatible, NAT64, 6to4), else the address itself.
+/// The IPv4 address that an IPv6 address carries (mapped, compatible, translated, NAT64, 6to4), else the address itself.
 fn innermost(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     let carried = |high: u16, low: u16| {
@@ -138,9 +111,7 @@ fn innermost(ip: IpAddr) -> IpAddr {
     match v6.segments() {
         // `::` and `::1` are addresses of their own.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => ip,
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            carried(high, low)
-        }
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] | [0x64, 0xff9b, 0 | 1, _, _, _, high, low] => carried(high, low),
         [0x2002, high, low, ..] => carried(high, low),
         _ => ip,
     }
@@ -150,17 +121,9 @@ fn is_forbidden(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => {
             /// Metadata services that are not link-local: Alibaba Cloud, Oracle Cloud, Azure's wire server.
-            const METADATA: [Ipv4Addr; 3] = [
-                Ipv4Addr::new(100, 100, 100, 200),
-                Ipv4Addr::new(192, 0, 0, 192),
-                Ipv4Addr::new(168, 63, 129, 16),
-            ];
+            const METADATA: [Ipv4Addr; 3] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192), Ipv4Addr::new(168, 63, 129, 16)];
             let [first, ..] = v4.octets();
-            first == 0
-                || v4.is_link_local()
-                || v4.is_multicast()
-                || v4.is_broadcast()
-                || METADATA.contains(&v4)
+            first == 0 || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || METADATA.contains(&v4)
         }
         IpAddr::V6(v6) => {
             const AWS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
@@ -187,6 +150,8 @@ mod tests {
             "https://[64:ff9b::a9fe:a9fe]/",
             "https://[2002:a9fe:a9fe::1]/",
             "https://[::a9fe:a9fe]/",
+            "https://[::ffff:0:a9fe:a9fe]/",
+            "https://[64:ff9b:1::a9fe:a9fe]/",
             "https://[fe80::1]/",
             "https://[fd00:ec2::254]/",
             "https://0251.0376.0251.0376/",
@@ -199,25 +164,14 @@ mod tests {
             "https://100.100.100.200/",
         ] {
             let refused = parse(url);
-            assert!(
-                matches!(refused, Err(ConfigError::Address { .. })),
-                "{url}: {refused:?}"
-            );
+            assert!(matches!(refused, Err(ConfigError::Address { .. })), "{url}: {refused:?}");
         }
     }
 
     #[test]
     fn bi_064_only_http_and_https_are_schemes() {
-        for url in [
-            "file:///etc/passwd",
-            "gopher://127.0.0.1:6379/_x",
-            "dict://a",
-            "unix:/run/docker.sock",
-        ] {
-            assert!(
-                matches!(parse(url), Err(ConfigError::Scheme { .. })),
-                "{url}"
-            );
+        for url in ["file:///etc/passwd", "gopher://127.0.0.1:6379/_x", "dict://a", "unix:/run/docker.sock"] {
+            assert!(matches!(parse(url), Err(ConfigError::Scheme { .. })), "{url}");
         }
     }
 
@@ -229,11 +183,7 @@ mod tests {
 
     #[test]
     fn loopback_may_be_plain_and_the_rest_may_not_unless_configured() {
-        for url in [
-            "http://127.0.0.1:8080/mcp",
-            "http://localhost/mcp?x=1",
-            "http://[::1]:9/",
-        ] {
+        for url in ["http://127.0.0.1:8080/mcp", "http://localhost/mcp?x=1", "http://[::1]:9/"] {
             assert!(parse(url).is_ok(), "{url}");
         }
         assert!(parse("http://10.0.0.7/mcp").is_err());

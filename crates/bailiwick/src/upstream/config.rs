@@ -64,26 +64,14 @@ pub enum Transport {
 
 impl Transport {
     /// A process without extra variables in the current folder.
-    pub fn stdio(
-        command: impl Into<PathBuf>,
-        args: impl IntoIterator<Item = impl Into<String>>,
-    ) -> Self {
+    pub fn stdio(command: impl Into<PathBuf>, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let args = args.into_iter().map(Into::into).collect();
-        Self::Stdio {
-            command: command.into(),
-            args,
-            cwd: None,
-            env_allow: Vec::new(),
-        }
+        Self::Stdio { command: command.into(), args, cwd: None, env_allow: Vec::new() }
     }
 
     /// An address under the strict rules.
     pub fn http(url: impl Into<String>) -> Self {
-        Self::Http {
-            url: url.into(),
-            allow_plain_http: false,
-            extra_roots: Vec::new(),
-        }
+        Self::Http { url: url.into(), allow_plain_http: false, extra_roots: Vec::new() }
     }
 }
 
@@ -140,10 +128,7 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self {
-            first: Duration::from_millis(500),
-            max: Duration::from_secs(60),
-        }
+        Self { first: Duration::from_millis(500), max: Duration::from_secs(60) }
     }
 }
 
@@ -184,10 +169,7 @@ pub enum ConfigError {
     #[error("the address of `{system}` holds a name or password: give it as a credential")]
     Userinfo { system: SystemName },
     #[error("the address of `{system}` is refused: {why}")]
-    Address {
-        system: SystemName,
-        why: &'static str,
-    },
+    Address { system: SystemName, why: &'static str },
     #[error("a trusted certificate of `{system}` is not usable")]
     Certificate { system: SystemName },
     #[error("the command of `{system}` is empty")]

@@ -78,28 +78,14 @@ pub(super) struct SendFailure {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool")
-            .field("endpoint", &self.endpoint)
-            .finish_non_exhaustive()
+        f.debug_struct("Pool").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }
 
 impl Pool {
-    pub(super) fn new(
-        endpoint: Endpoint,
-        extra_roots: &[CertificateDer<'static>],
-    ) -> Result<Self, rustls::Error> {
-        let tls = endpoint
-            .tls
-            .is_some()
-            .then(|| connector(extra_roots))
-            .transpose()?;
-        Ok(Self {
-            endpoint,
-            tls,
-            idle: Mutex::default(),
-            open: Arc::new(Semaphore::new(OPEN_MAX)),
-        })
+    pub(super) fn new(endpoint: Endpoint, extra_roots: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
+        let tls = endpoint.tls.is_some().then(|| connector(extra_roots)).transpose()?;
+        Ok(Self { endpoint, tls, idle: Mutex::default(), open: Arc::new(Semaphore::new(OPEN_MAX)) })
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
@@ -111,11 +97,7 @@ impl Pool {
         let place = self.place().await?;
         while let Some(mut link) = self.pop_idle() {
             if link.is_usable().await {
-                return Ok(Conn {
-                    link,
-                    reused: true,
-                    _place: Some(place),
-                });
+                return Ok(Conn { link, reused: true, _place: Some(place) });
             }
         }
         self.connect(Some(place)).await
@@ -145,30 +127,20 @@ impl Pool {
             if idle.len() >= IDLE_MAX {
                 idle.pop_front();
             }
-            idle.push_back(Idle {
-                link,
-                since: Instant::now(),
-            });
+            idle.push_back(Idle { link, since: Instant::now() });
         }
     }
 
     /// Closes connections that were not used for a while.
     pub(super) fn sweep(&self) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while idle
-            .front()
-            .is_some_and(|oldest| oldest.since.elapsed() >= IDLE_TIME)
-        {
+        while idle.front().is_some_and(|oldest| oldest.since.elapsed() >= IDLE_TIME) {
             idle.pop_front();
         }
     }
 
     fn pop_idle(&self) -> Option<Link> {
-        let newest = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_back()?;
+        let newest = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_back()?;
         (newest.since.elapsed() < IDLE_TIME).then_some(newest.link)
     }
 
@@ -176,26 +148,12 @@ impl Pool {
         let stream = match tokio::time::timeout(CONNECT_TIMEOUT, self.dial()).await {
             Ok(dialed) => dialed?,
             Err(_) => {
-                return Err(UpstreamError::unavailable(
-                    "it takes too long to connect to",
-                ));
+                return Err(UpstreamError::unavailable("it takes too long to connect to"));
             }
         };
-        let built = http1::Builder::new()
-            .max_header_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
-            .handshake(TokioIo::new(stream))
-            .await;
-        let (sender, wire) =
-            built.map_err(|_| UpstreamError::unavailable("the connection failed at once"))?;
-        Ok(Conn {
-            link: Link {
-                sender,
-                wire: Some(Box::pin(wire)),
-            },
-            reused: false,
-            _place: place,
-        })
+        let built = http1::Builder::new().max_header_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).handshake(TokioIo::new(stream)).await;
+        let (sender, wire) = built.map_err(|_| UpstreamError::unavailable("the connection failed at once"))?;
+        Ok(Conn { link: Link { sender, wire: Some(Box::pin(wire)) }, reused: false, _place: place })
     }
 
     async fn dial(&self) -> Result<Stream, UpstreamError> {
@@ -218,17 +176,16 @@ impl Pool {
     /// Connects to an address that was checked after it was resolved: never to the name.
     async fn dial_tcp(&self) -> Result<TcpStream, UpstreamError> {
         let addresses = self.resolve().await?;
+        // One bad address spoils the name: a mixed answer is how rebinding looks.
+        for ip in &addresses {
+            self.endpoint.check(*ip).map_err(UpstreamError::unavailable)?;
+        }
         let mut failure = UpstreamError::unavailable("its name has no address");
         for ip in addresses {
-            if let Err(why) = self.endpoint.check(ip) {
-                // One bad address spoils the name: a mixed answer is how rebinding looks.
-                return Err(UpstreamError::unavailable(why));
-            }
             match TcpStream::connect(SocketAddr::new(ip, self.endpoint.port)).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => {
-                    failure =
-                        UpstreamError::unavailable(format!("cannot connect: {}", error.kind()))
+                    failure = UpstreamError::unavailable(format!("cannot connect: {}", error.kind()));
                 }
             }
         }
@@ -240,8 +197,7 @@ impl Pool {
             Place::Address(ip) => Ok(vec![*ip]),
             Place::Name(name) => {
                 let found = tokio::net::lookup_host((name.as_str(), self.endpoint.port)).await;
-                let found =
-                    found.map_err(|_| UpstreamError::unavailable("its name cannot be resolved"))?;
+                let found = found.map_err(|_| UpstreamError::unavailable("its name cannot be resolved"))?;
                 Ok(found.map(|address| address.ip()).take(16).collect())
             }
         }
@@ -250,9 +206,7 @@ impl Pool {
 
 /// TLS with the web's roots and what the operator added; HTTP/1.1 only.
 fn connector(extra_roots: &[CertificateDer<'static>]) -> Result<TlsConnector, rustls::Error> {
-    let mut roots = rustls::RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for root in extra_roots {
         roots.add(root.clone())?;
     }
@@ -290,25 +244,17 @@ fn poll_wire(wire: &mut Option<Wire>, cx: &mut Context<'_>) {
 
 impl Conn {
     /// Sends a request and waits for the head of its response.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, SendFailure> {
+    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendFailure> {
         let Link { sender, wire } = &mut self.link;
         let sent = sender.try_send_request(request);
         drive(wire, sent).await.map_err(|mut failed| {
             tracing::debug!(error = %failed.error(), "a request to a system failed");
-            SendFailure {
-                unsent: failed.take_message(),
-            }
+            SendFailure { unsent: failed.take_message() }
         })
     }
 
     /// The next piece of the body; `None` at its end, an error if the connection broke off.
-    pub(super) async fn next(
-        &mut self,
-        body: &mut Incoming,
-    ) -> Option<Result<Bytes, hyper::Error>> {
+    pub(super) async fn next(&mut self, body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
         loop {
             if hyper::body::Body::is_end_stream(body) {
                 return None;
@@ -346,11 +292,7 @@ enum Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
@@ -359,11 +301,7 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
@@ -384,11 +322,7 @@ impl AsyncWrite for Stream {
         }
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),

@@ -12,10 +12,7 @@ use super::frame::{self, MetaEra};
 use super::http::HttpLink;
 use super::session::agreed_version;
 use super::stdio::{Channel, OpenCall};
-use super::{
-    About, CallScope, EraSupport, Link, Live, Reply, SessionKey, Shared, UpstreamError,
-    UpstreamRequest, UseEra,
-};
+use super::{About, CallScope, EraSupport, Link, Live, Reply, SessionKey, Shared, UpstreamError, UpstreamRequest, UseEra};
 
 /// How long silence on `server/discover` over stdio is taken for a server that is only starting.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -31,35 +28,18 @@ enum Discovered {
 /// any other error is not.
 fn read_discovery(reply: Reply) -> Discovered {
     let version = Version::MODERN.as_str();
-    let lists = |list: Option<Raw<'_>>| {
-        list.map(|list| {
-            list.elements()
-                .any(|item| item.string().as_deref() == Some(version))
-        })
-    };
+    let lists = |list: Option<Raw<'_>>| list.map(|list| list.elements().any(|item| item.string().as_deref() == Some(version)));
     match reply {
         Reply::Result(result) => match lists(result.raw().member("supportedVersions")) {
-            Some(true) => Discovered::Modern(About {
-                modern: Some(result),
-                legacy: None,
-            }),
+            Some(true) => Discovered::Modern(About { modern: Some(result), legacy: None }),
             Some(false) | None => Discovered::NotModern,
         },
         Reply::Error { code, data, .. } => {
             let is = |known: i32| code == i64::from(known);
             let modern = is(code::HEADER_MISMATCH)
                 || is(code::MISSING_CAPABILITY)
-                || (is(code::UNSUPPORTED_VERSION)
-                    && lists(
-                        data.as_ref()
-                            .and_then(|data| data.raw().member("supported")),
-                    )
-                    .unwrap_or(false));
-            if modern {
-                Discovered::Modern(About::default())
-            } else {
-                Discovered::NotModern
-            }
+                || (is(code::UNSUPPORTED_VERSION) && lists(data.as_ref().and_then(|data| data.raw().member("supported"))).unwrap_or(false));
+            if modern { Discovered::Modern(About::default()) } else { Discovered::NotModern }
         }
     }
 }
@@ -70,9 +50,7 @@ pub(super) async fn stdio(shared: &Shared, channel: &Arc<Channel>) -> Result<Liv
     let mut discover = None;
     if shared.config.era != EraChoice::Legacy {
         let era = MetaEra::Modern { capabilities: "{}" };
-        let mut open = channel
-            .begin("server/discover", Raw::EMPTY_OBJECT, era)
-            .map_err(words)?;
+        let mut open = channel.begin("server/discover", Raw::EMPTY_OBJECT, era).map_err(words)?;
         let patience = match shared.config.era {
             EraChoice::Modern => shared.config.start_timeout,
             EraChoice::Auto | EraChoice::Legacy => SILENCE.min(shared.config.start_timeout / 3),
@@ -91,9 +69,7 @@ pub(super) async fn stdio(shared: &Shared, channel: &Arc<Channel>) -> Result<Liv
     let capabilities = frame::relay_capabilities(shared.config.relay);
     let params = frame::initialize_params(Version::LATEST_LEGACY, &capabilities);
     let params = frame::owned(&params, params.len()).ok_or("the handshake could not be written")?;
-    let mut initialize = channel
-        .begin("initialize", params.raw(), MetaEra::Legacy)
-        .map_err(words)?;
+    let mut initialize = channel.begin("initialize", params.raw(), MetaEra::Legacy).map_err(words)?;
     tokio::select! {
         biased;
         about = late_discovery(discover) => Ok(modern_process(channel, about)),
@@ -114,15 +90,8 @@ async fn late_discovery(open: Option<OpenCall>) -> About {
 
 fn modern_process(channel: &Arc<Channel>, about: About) -> Live {
     channel.set_modern();
-    let support = EraSupport {
-        modern: true,
-        legacy: None,
-    };
-    Live {
-        link: Link::Stdio(Arc::clone(channel)),
-        support,
-        about,
-    }
+    let support = EraSupport { modern: true, legacy: None };
+    Live { link: Link::Stdio(Arc::clone(channel)), support, about }
 }
 
 fn legacy_process(channel: &Arc<Channel>, reply: Reply) -> Result<Live, String> {
@@ -131,18 +100,8 @@ fn legacy_process(channel: &Arc<Channel>, reply: Reply) -> Result<Live, String> 
     };
     let version = agreed_version(about.raw()).ok_or("it speaks no revision that we speak")?;
     channel.send(frame::notification("notifications/initialized", "{}"));
-    let support = EraSupport {
-        modern: false,
-        legacy: Some(version),
-    };
-    Ok(Live {
-        link: Link::Stdio(Arc::clone(channel)),
-        support,
-        about: About {
-            modern: None,
-            legacy: Some(about),
-        },
-    })
+    let support = EraSupport { modern: false, legacy: Some(version) };
+    Ok(Live { link: Link::Stdio(Arc::clone(channel)), support, about: About { modern: None, legacy: Some(about) } })
 }
 
 /// Asks an address, both ways unless configured otherwise: dual servers list only the modern revision and still answer
@@ -178,23 +137,14 @@ pub(super) async fn http(shared: &Shared, link: &Arc<HttpLink>) -> Result<Live, 
     if !support.modern && support.legacy.is_none() {
         return Err(failure.unwrap_or_else(|| "it speaks no revision that we speak".to_owned()));
     }
-    Ok(Live {
-        link: Link::Http(Arc::clone(link)),
-        support,
-        about,
-    })
+    Ok(Live { link: Link::Http(Arc::clone(link)), support, about })
 }
 
 async fn discover_over_http(link: &Arc<HttpLink>) -> Result<Discovered, UpstreamError> {
     let key = SessionKey::new("broker");
-    let era = UseEra::Modern {
-        capabilities: Raw::EMPTY_OBJECT,
-    };
+    let era = UseEra::Modern { capabilities: Raw::EMPTY_OBJECT };
     let request = UpstreamRequest::new(era, &key, Method::Discover, Raw::EMPTY_OBJECT);
-    let scope = CallScope {
-        cancel: CancellationToken::new(),
-        sent: std::sync::atomic::AtomicU64::new(0),
-    };
+    let scope = CallScope { cancel: CancellationToken::new(), sent: std::sync::atomic::AtomicU64::new(0) };
     link.call(&request, None, &scope).await.map(read_discovery)
 }
 
@@ -213,33 +163,18 @@ mod tests {
     }
 
     fn error(code: i64, data: Option<&str>) -> Reply {
-        Reply::Error {
-            code,
-            message: String::new(),
-            data: data.map(owned),
-            http_status: 200,
-        }
+        Reply::Error { code, message: String::new(), data: data.map(owned), http_status: 200 }
     }
 
     #[test]
     fn only_what_the_modern_revision_alone_can_answer_is_modern() {
-        assert!(is_modern(Reply::Result(owned(
-            r#"{"supportedVersions":["2026-07-28"]}"#
-        ))));
-        assert!(!is_modern(Reply::Result(owned(
-            r#"{"supportedVersions":["2027-01-01"]}"#
-        ))));
+        assert!(is_modern(Reply::Result(owned(r#"{"supportedVersions":["2026-07-28"]}"#))));
+        assert!(!is_modern(Reply::Result(owned(r#"{"supportedVersions":["2027-01-01"]}"#))));
         assert!(!is_modern(Reply::Result(owned("{}"))));
         assert!(is_modern(error(-32020, None)));
         assert!(is_modern(error(-32021, None)));
-        assert!(is_modern(error(
-            -32022,
-            Some(r#"{"supported":["2026-07-28"]}"#)
-        )));
-        assert!(!is_modern(error(
-            -32022,
-            Some(r#"{"supported":["2027-01-01"]}"#)
-        )));
+        assert!(is_modern(error(-32022, Some(r#"{"supported":["2026-07-28"]}"#))));
+        assert!(!is_modern(error(-32022, Some(r#"{"supported":["2027-01-01"]}"#))));
         for legacy in [-32601, -32602, -32600, -32000] {
             assert!(!is_modern(error(legacy, None)), "{legacy}");
         }

@@ -28,48 +28,24 @@ pub enum UpstreamError {
 
 impl UpstreamError {
     pub(super) fn unavailable(words: impl Into<Words>) -> Self {
-        Self::Unavailable {
-            words: words.into(),
-            may_have_run: false,
-        }
+        Self::Unavailable { words: words.into(), may_have_run: false }
     }
 
     pub(super) fn broken(words: impl Into<Words>) -> Self {
-        Self::Broken {
-            words: words.into(),
-            may_have_run: true,
-        }
+        Self::Broken { words: words.into(), may_have_run: true }
     }
 
     pub(super) fn died(words: impl Into<Words>) -> Self {
-        Self::Died {
-            words: words.into(),
-            may_have_run: true,
-        }
+        Self::Died { words: words.into(), may_have_run: true }
     }
 
     fn parts(&self) -> (&Words, bool) {
         match self {
-            Self::Unavailable {
-                words,
-                may_have_run,
-            }
-            | Self::Timeout {
-                words,
-                may_have_run,
-            }
-            | Self::Broken {
-                words,
-                may_have_run,
-            }
-            | Self::Cancelled {
-                words,
-                may_have_run,
-            }
-            | Self::Died {
-                words,
-                may_have_run,
-            } => (words, *may_have_run),
+            Self::Unavailable { words, may_have_run }
+            | Self::Timeout { words, may_have_run }
+            | Self::Broken { words, may_have_run }
+            | Self::Cancelled { words, may_have_run }
+            | Self::Died { words, may_have_run } => (words, *may_have_run),
         }
     }
 
@@ -89,19 +65,10 @@ impl UpstreamError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Unavailable {
-                may_have_run: false,
-                ..
-            }
-            | Self::Died {
-                may_have_run: false,
-                ..
-            } => ErrorCode::UpstreamUnavailable,
+            Self::Unavailable { may_have_run: false, .. } | Self::Died { may_have_run: false, .. } => ErrorCode::UpstreamUnavailable,
             Self::Timeout { .. } => ErrorCode::UpstreamTimeout,
             Self::Cancelled { .. } => ErrorCode::CallCancelled,
-            Self::Unavailable { .. } | Self::Broken { .. } | Self::Died { .. } => {
-                ErrorCode::UpstreamBroken
-            }
+            Self::Unavailable { .. } | Self::Broken { .. } | Self::Died { .. } => ErrorCode::UpstreamBroken,
         }
     }
 }

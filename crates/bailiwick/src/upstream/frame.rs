@@ -4,8 +4,7 @@ use std::borrow::Cow;
 
 use bailiwick_wire::json::{Limits, write_string};
 use bailiwick_wire::mcp::{
-    HeaderParam, Id, META_CLIENT_CAPABILITIES, META_CLIENT_INFO, META_LOG_LEVEL,
-    META_PROTOCOL_VERSION, Message, Method, Version,
+    HeaderParam, Id, META_CLIENT_CAPABILITIES, META_CLIENT_INFO, META_LOG_LEVEL, META_PROTOCOL_VERSION, Message, Method, Version,
 };
 use bailiwick_wire::{Raw, RawBuf};
 
@@ -13,11 +12,7 @@ use super::UpstreamError;
 use super::config::Relay;
 
 /// Who we are to an upstream.
-pub(super) const CLIENT_INFO: &str = concat!(
-    r#"{"name":"bailiwick","version":""#,
-    env!("CARGO_PKG_VERSION"),
-    r#""}"#
-);
+pub(super) const CLIENT_INFO: &str = concat!(r#"{"name":"bailiwick","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
 
 /// What the spec reserves: members of `_meta` that only we write.
 const RESERVED: &str = "io.modelcontextprotocol/";
@@ -79,10 +74,7 @@ impl Outgoing<'_> {
     fn write_meta(&self, out: &mut Vec<u8>) {
         let mut members = Members { out, first: true };
         if let MetaEra::Modern { capabilities } = self.era {
-            members.add(
-                META_PROTOCOL_VERSION,
-                format!("\"{}\"", Version::MODERN.as_str()).as_bytes(),
-            );
+            members.add(META_PROTOCOL_VERSION, format!("\"{}\"", Version::MODERN.as_str()).as_bytes());
             members.add(META_CLIENT_CAPABILITIES, capabilities.as_bytes());
             members.add(META_CLIENT_INFO, CLIENT_INFO.as_bytes());
         }
@@ -157,14 +149,8 @@ pub(super) fn client_answer(id: &str, outcome: Option<super::ClientAnswer>) -> V
 /// The members of a capabilities object that may be shown to an upstream, as a JSON object.
 pub(super) fn shown_capabilities(declared: Raw<'_>, relay: Relay) -> Cow<'static, str> {
     let mut out = vec![b'{'];
-    let mut members = Members {
-        out: &mut out,
-        first: true,
-    };
-    for (key, value) in declared
-        .members()
-        .filter(|(key, value)| relay.declares(key) && value.is_object())
-    {
+    let mut members = Members { out: &mut out, first: true };
+    for (key, value) in declared.members().filter(|(key, value)| relay.declares(key) && value.is_object()) {
         members.add(&key, value.bytes());
     }
     if members.first {
@@ -176,25 +162,14 @@ pub(super) fn shown_capabilities(declared: Raw<'_>, relay: Relay) -> Cow<'static
 
 /// The capabilities that a process shared by all clients is told of.
 pub(super) fn relay_capabilities(relay: Relay) -> String {
-    let each = [
-        (relay.elicitation, r#""elicitation":{"form":{},"url":{}}"#),
-        (relay.sampling, r#""sampling":{}"#),
-        (relay.roots, r#""roots":{}"#),
-    ];
-    let shown: Vec<&str> = each
-        .iter()
-        .filter(|(allowed, _)| *allowed)
-        .map(|(_, text)| *text)
-        .collect();
+    let each = [(relay.elicitation, r#""elicitation":{"form":{},"url":{}}"#), (relay.sampling, r#""sampling":{}"#), (relay.roots, r#""roots":{}"#)];
+    let shown: Vec<&str> = each.iter().filter(|(allowed, _)| *allowed).map(|(_, text)| *text).collect();
     format!("{{{}}}", shown.join(","))
 }
 
 /// Parameters of the handshake, without `_meta`.
 pub(super) fn initialize_params(version: Version, capabilities: &str) -> String {
-    format!(
-        r#"{{"protocolVersion":"{}","capabilities":{capabilities},"clientInfo":{CLIENT_INFO}}}"#,
-        version.as_str()
-    )
+    format!(r#"{{"protocolVersion":"{}","capabilities":{capabilities},"clientInfo":{CLIENT_INFO}}}"#, version.as_str())
 }
 
 /// What headers mirror of a request's parameters.
@@ -231,11 +206,7 @@ impl<'a> Mirrored<'a> {
     }
 
     /// Headers of a modern request over HTTP.
-    pub(super) fn headers(
-        &self,
-        method: Method,
-        annotated: &[HeaderParam],
-    ) -> Vec<(Cow<'static, str>, String)> {
+    pub(super) fn headers(&self, method: Method, annotated: &[HeaderParam]) -> Vec<(Cow<'static, str>, String)> {
         let target = match method {
             Method::ToolsCall | Method::PromptsGet => self.name.as_deref(),
             Method::ResourcesRead => self.uri.as_deref(),
@@ -269,11 +240,7 @@ pub(super) enum Incoming<'a> {
 #[derive(Debug)]
 pub(super) enum Outcome<'a> {
     Result(Raw<'a>),
-    Error {
-        code: i64,
-        message: Cow<'a, str>,
-        data: Option<Raw<'a>>,
-    },
+    Error { code: i64, message: Cow<'a, str>, data: Option<Raw<'a>> },
 }
 
 /// A message that no upstream may send. The words name no byte of it.
@@ -282,13 +249,8 @@ pub(super) struct Malformed(pub(super) &'static str);
 
 /// Parses one message: `jsonrpc` is "2.0", one of result and error, each an object, only canonical member names.
 pub(super) fn read(bytes: &[u8], frame_bytes_max: usize) -> Result<Incoming<'_>, Malformed> {
-    let limits = Limits {
-        bytes: frame_bytes_max,
-        string: frame_bytes_max,
-        ..Limits::REPLY
-    };
-    let raw =
-        Raw::parse(bytes, &limits).map_err(|_| Malformed("it is not the JSON that we take"))?;
+    let limits = Limits { bytes: frame_bytes_max, string: frame_bytes_max, ..Limits::REPLY };
+    let raw = Raw::parse(bytes, &limits).map_err(|_| Malformed("it is not the JSON that we take"))?;
     if let Some(unattributed) = unattributed_error(raw) {
         return unattributed;
     }
@@ -298,20 +260,10 @@ pub(super) fn read(bytes: &[u8], frame_bytes_max: usize) -> Result<Incoming<'_>,
                 Ok(result) => Outcome::Result(result),
                 Err(error) => read_error(error)?,
             };
-            Ok(Incoming::Response {
-                id: Some(response.id),
-                outcome,
-            })
+            Ok(Incoming::Response { id: Some(response.id), outcome })
         }
-        Message::Request(request) => Ok(Incoming::Request {
-            id: request.id,
-            method: request.method,
-            params: request.params.raw(),
-        }),
-        Message::Notification(notification) => Ok(Incoming::Notification {
-            method: notification.method,
-            params: notification.params.raw(),
-        }),
+        Message::Request(request) => Ok(Incoming::Request { id: request.id, method: request.method, params: request.params.raw() }),
+        Message::Notification(notification) => Ok(Incoming::Notification { method: notification.method, params: notification.params.raw() }),
     }
 }
 
@@ -333,11 +285,7 @@ fn unattributed_error(raw: Raw<'_>) -> Option<Result<Incoming<'_>, Malformed>> {
 fn read_error(error: Raw<'_>) -> Result<Outcome<'_>, Malformed> {
     let read = bailiwick_wire::mcp::frame::UpstreamError::read(error);
     let read = read.map_err(|_| Malformed("its error has no code and message"))?;
-    Ok(Outcome::Error {
-        code: read.code,
-        message: read.message,
-        data: read.data,
-    })
+    Ok(Outcome::Error { code: read.code, message: read.message, data: read.data })
 }
 
 /// Whether a response's id is the number that we gave.
@@ -347,17 +295,12 @@ pub(super) fn is_ours(id: Id<'_>, ours: u64) -> bool {
 
 /// The id as one of our numbers. A string of digits is not one.
 pub(super) fn number(id: Id<'_>) -> Option<u64> {
-    id.raw()
-        .integer()
-        .and_then(|number| u64::try_from(number).ok())
+    id.raw().integer().and_then(|number| u64::try_from(number).ok())
 }
 
 /// The progress token of `notifications/progress`, as one of our numbers.
 pub(super) fn progress_token(params: Raw<'_>) -> Option<u64> {
-    params
-        .member("progressToken")
-        .and_then(Raw::integer)
-        .and_then(|number| u64::try_from(number).ok())
+    params.member("progressToken").and_then(Raw::integer).and_then(|number| u64::try_from(number).ok())
 }
 
 /// `params` with the value of `progressToken` replaced by the client's own token, all other bytes as they were.
@@ -366,21 +309,14 @@ pub(super) fn with_token(params: Raw<'_>, token: &str, limits: usize) -> Option<
     let value = params.member("progressToken")?.text();
     // `value` is a part of `text`: its place is the distance of the two.
     let start = (value.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
-    let (before, after) = (
-        text.get(..start)?,
-        text.get(start.checked_add(value.len())?..)?,
-    );
+    let (before, after) = (text.get(..start)?, text.get(start.checked_add(value.len())?..)?);
     owned(&format!("{before}{token}{after}"), limits)
 }
 
 /// JSON text of our own making as a proved value.
 pub(super) fn owned(text: &str, bytes_max: usize) -> Option<RawBuf> {
     let limit = bytes_max.saturating_add(1024);
-    let limits = Limits {
-        bytes: limit,
-        string: limit,
-        ..Limits::REPLY
-    };
+    let limits = Limits { bytes: limit, string: limit, ..Limits::REPLY };
     Raw::parse(text.as_bytes(), &limits).ok().map(Raw::to_owned)
 }
 
@@ -393,37 +329,22 @@ mod tests {
     }
 
     fn outgoing<'a>(params: Raw<'a>, era: MetaEra<'a>) -> Outgoing<'a> {
-        Outgoing {
-            id: 7,
-            method: "tools/call",
-            params,
-            era,
-            progress: false,
-            extra: None,
-        }
+        Outgoing { id: 7, method: "tools/call", params, era, progress: false, extra: None }
     }
 
     #[test]
     fn the_bytes_of_the_arguments_go_out_as_they_came() {
-        let params = raw(
-            "{ \"name\":\"a\", \"arguments\" : {\"n\":12345678901234567890123,\"f\":2.50 ,\"u\":\"\\u0061\"} }",
-        );
+        let params = raw("{ \"name\":\"a\", \"arguments\" : {\"n\":12345678901234567890123,\"f\":2.50 ,\"u\":\"\\u0061\"} }");
         let frame = outgoing(params, MetaEra::Modern { capabilities: "{}" }).write();
         let text = std::str::from_utf8(&frame).unwrap();
         assert!(text.contains("\"arguments\" : {\"n\":12345678901234567890123,\"f\":2.50 ,\"u\":\"\\u0061\"} ,\"_meta\":{"), "{text}");
-        assert!(matches!(
-            read(&frame, 1 << 20).unwrap(),
-            Incoming::Request { .. }
-        ));
+        assert!(matches!(read(&frame, 1 << 20).unwrap(), Incoming::Request { .. }));
     }
 
     #[test]
     fn a_legacy_request_without_metadata_has_none() {
         let frame = outgoing(raw("{}"), MetaEra::Legacy).write();
-        assert_eq!(
-            frame,
-            br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{}}"#
-        );
+        assert_eq!(frame, br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{}}"#);
     }
 
     #[test]
@@ -431,41 +352,21 @@ mod tests {
         let extra = raw(
             r#"{"io.modelcontextprotocol/clientCapabilities":{"roots":{}},"progressToken":"x","traceparent":"00-a","io.modelcontextprotocol/logLevel":"info"}"#,
         );
-        let request = Outgoing {
-            extra: Some(extra),
-            progress: true,
-            ..outgoing(raw("{}"), MetaEra::Legacy)
-        };
+        let request = Outgoing { extra: Some(extra), progress: true, ..outgoing(raw("{}"), MetaEra::Legacy) };
         let legacy = String::from_utf8(request.write()).unwrap();
-        assert!(
-            legacy.ends_with(r#""params":{"_meta":{"progressToken":7,"traceparent":"00-a"}}}"#),
-            "{legacy}"
-        );
-        let request = Outgoing {
-            era: MetaEra::Modern { capabilities: "{}" },
-            ..request
-        };
+        assert!(legacy.ends_with(r#""params":{"_meta":{"progressToken":7,"traceparent":"00-a"}}}"#), "{legacy}");
+        let request = Outgoing { era: MetaEra::Modern { capabilities: "{}" }, ..request };
         let modern = String::from_utf8(request.write()).unwrap();
-        assert!(
-            modern.contains(r#""io.modelcontextprotocol/logLevel":"info""#),
-            "{modern}"
-        );
+        assert!(modern.contains(r#""io.modelcontextprotocol/logLevel":"info""#), "{modern}");
         assert!(!modern.contains("roots"), "{modern}");
     }
 
     #[test]
     fn only_what_may_be_relayed_is_declared() {
-        let declared =
-            raw(r#"{"roots":{},"sampling":{},"elicitation":{"url":{}},"experimental":{}}"#);
+        let declared = raw(r#"{"roots":{},"sampling":{},"elicitation":{"url":{}},"experimental":{}}"#);
         assert_eq!(shown_capabilities(declared, Relay::default()), "{}");
-        let relay = Relay {
-            elicitation: true,
-            ..Relay::default()
-        };
-        assert_eq!(
-            shown_capabilities(declared, relay),
-            r#"{"elicitation":{"url":{}}}"#
-        );
+        let relay = Relay { elicitation: true, ..Relay::default() };
+        assert_eq!(shown_capabilities(declared, relay), r#"{"elicitation":{"url":{}}}"#);
     }
 
     #[test]
@@ -484,39 +385,23 @@ mod tests {
         ] {
             assert!(read(bad.as_bytes(), 1 << 20).is_err(), "{bad}");
         }
-        assert!(
-            read(
-                br#"{"jsonrpc":"2.0","id":1,"result":{"a":"0123456789"}}"#,
-                20
-            )
-            .is_err()
-        );
+        assert!(read(br#"{"jsonrpc":"2.0","id":1,"result":{"a":"0123456789"}}"#, 20).is_err());
     }
 
     #[test]
     fn an_error_without_id_is_unattributed() {
-        for text in [
-            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"m"}}"#,
-            r#"{"jsonrpc":"2.0","error":{"code":-32700,"message":"m"}}"#,
-        ] {
+        for text in
+            [r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"m"}}"#, r#"{"jsonrpc":"2.0","error":{"code":-32700,"message":"m"}}"#]
+        {
             let read = read(text.as_bytes(), 1 << 20).unwrap();
-            assert!(matches!(
-                read,
-                Incoming::Response {
-                    id: None,
-                    outcome: Outcome::Error { code: -32700, .. }
-                }
-            ));
+            assert!(matches!(read, Incoming::Response { id: None, outcome: Outcome::Error { code: -32700, .. } }));
         }
     }
 
     #[test]
     fn a_string_of_digits_is_not_our_id() {
         let text = r#"{"jsonrpc":"2.0","id":"7","result":{}}"#;
-        let Incoming::Response { id: Some(id), .. } = read(text.as_bytes(), 1 << 20).unwrap()
-        else {
-            panic!()
-        };
+        let Incoming::Response { id: Some(id), .. } = read(text.as_bytes(), 1 << 20).unwrap() else { panic!() };
         assert!(!is_ours(id, 7));
     }
 
@@ -524,9 +409,6 @@ mod tests {
     fn a_progress_token_comes_back_with_its_own_type_and_nothing_else_changes() {
         let params = raw(r#"{"progress": 5.0,"progressToken" : 7, "message":"progressToken"}"#);
         let back = with_token(params, r#""p1""#, 1 << 20).unwrap();
-        assert_eq!(
-            back.raw().text(),
-            r#"{"progress": 5.0,"progressToken" : "p1", "message":"progressToken"}"#
-        );
+        assert_eq!(back.raw().text(), r#"{"progress": 5.0,"progressToken" : "p1", "message":"progressToken"}"#);
     }
 }

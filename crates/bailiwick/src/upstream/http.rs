@@ -10,26 +10,26 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::config::Inject;
 use super::connect::{Conn, Pool, SendFailure};
 use super::frame::{self, MetaEra, Outcome, Outgoing};
 use super::session::{Session, Sessions};
-use super::{
-    CallScope, Event, Reply, SessionKey, Shared, State, UpstreamError, UpstreamRequest, UseEra,
-};
+use super::{CallScope, Event, Reply, SessionKey, Shared, State, UpstreamError, UpstreamRequest, UseEra};
 
 /// How often unused connections are looked at.
 const SWEEP: Duration = Duration::from_secs(2);
 /// How long ending all sessions may take when the upstream is stopped.
 const FAREWELL: Duration = Duration::from_secs(3);
 
+/// Messages on their way to one upstream that nobody waits for. What exceeds it is not sent.
+const TELLING_MAX: usize = 64;
+
 const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 const ACCEPT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const USER_AGENT: HeaderValue =
-    HeaderValue::from_static(concat!("bailiwick/", env!("CARGO_PKG_VERSION")));
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("bailiwick/", env!("CARGO_PKG_VERSION")));
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 pub(super) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
@@ -40,6 +40,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, pool: Pool) {
         pool,
         next_id: AtomicU64::new(1),
         sessions: Sessions::default(),
+        telling: Arc::new(Semaphore::new(TELLING_MAX)),
     });
     let work = async {
         find(&shared, &link).await;
@@ -68,10 +69,7 @@ async fn find(shared: &Shared, link: &Arc<HttpLink>) {
         };
         tracing::warn!(system = %shared.system(), why, wait_ms = wait.as_millis(), "a system cannot be used");
         let begun = Instant::now();
-        shared.set(State::BackingOff {
-            until: begun.checked_add(wait).unwrap_or(begun),
-            why: why.into(),
-        });
+        shared.set(State::BackingOff { until: begun.checked_add(wait).unwrap_or(begun), why: why.into() });
         tokio::time::sleep(wait).await;
         wait = wait.saturating_mul(2).min(shared.config.backoff.max);
         shared.set(State::Starting);
@@ -85,6 +83,8 @@ pub(super) struct HttpLink {
     pub(super) pool: Pool,
     next_id: AtomicU64,
     pub(super) sessions: Sessions,
+    /// Messages on their way that nobody waits for: an upstream that asks without end must not keep us busy without end.
+    pub(super) telling: Arc<Semaphore>,
 }
 
 /// One request that waits for its answer.
@@ -119,27 +119,17 @@ impl HttpLink {
                 let shown = frame::shown_capabilities(capabilities, self.shared.config.relay);
                 self.call_modern(request, &shown, events, scope).await
             }
-            UseEra::Legacy {
-                version,
-                capabilities,
-            } => {
+            UseEra::Legacy { version, capabilities } => {
                 frame::Mirrored::read(request.params)?;
                 let shown = frame::shown_capabilities(capabilities, self.shared.config.relay);
                 let inject = self.injector(request);
                 for _ in 0..2 {
-                    let session = self
-                        .session(request.session, version, &shown, inject)
-                        .await?;
-                    match self
-                        .call_legacy(&session, request, events.clone(), scope)
-                        .await?
-                    {
+                    let session = self.session(request.session, version, &shown, inject).await?;
+                    match self.call_legacy(&session, request, events.clone(), scope).await? {
                         Answered::Reply(reply) => return Ok(reply),
                         Answered::SessionLost => {
                             scope.unmark_sent();
-                            self.sessions
-                                .forget(request.session, version, &shown, &session)
-                                .await;
+                            self.sessions.forget(request.session, version, &shown, &session).await;
                         }
                     }
                 }
@@ -162,21 +152,11 @@ impl HttpLink {
         let id = self.next_id();
         let http = self.modern_request(id, request, capabilities, events.is_some())?;
         let token = request.progress_token.map(Id::to_owned);
-        let exchange = Exchange {
-            id,
-            session: None,
-            modern: true,
-            events,
-            token,
-        };
-        let (conn, response) = self
-            .send(http, is_safe(request.method), Some(scope))
-            .await?;
+        let exchange = Exchange { id, session: None, modern: true, events, token };
+        let (conn, response) = self.send(http, is_safe(request.method), Some(scope)).await?;
         match self.answer(conn, response, &exchange).await? {
             Answered::Reply(reply) => Ok(reply),
-            Answered::SessionLost => Err(UpstreamError::unavailable(
-                "it wants a session that this revision has not",
-            )),
+            Answered::SessionLost => Err(UpstreamError::unavailable("it wants a session that this revision has not")),
         }
     }
 
@@ -199,14 +179,9 @@ impl HttpLink {
         };
         let mut http = self.post(outgoing.write(), &**self.injector(request))?;
         for (name, value) in mirrored.headers(request.method, request.headers) {
-            let header = (
-                HeaderName::from_bytes(name.as_bytes()),
-                HeaderValue::from_str(&value),
-            );
+            let header = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value));
             let (Ok(name), Ok(value)) = header else {
-                return Err(UpstreamError::unavailable(
-                    "a parameter does not fit into its header",
-                ));
+                return Err(UpstreamError::unavailable("a parameter does not fit into its header"));
             };
             http.headers_mut().insert(name, value);
         }
@@ -232,20 +207,9 @@ impl HttpLink {
         let mut http = self.post(outgoing.write(), &*session.inject)?;
         session.mark(http.headers_mut());
         let token = request.progress_token.map(Id::to_owned);
-        let exchange = Exchange {
-            id,
-            session: Some(session),
-            modern: false,
-            events,
-            token,
-        };
+        let exchange = Exchange { id, session: Some(session), modern: false, events, token };
         // In these revisions a dropped connection does not stop a request: words do.
-        let mut open = OpenCall {
-            link: self,
-            session,
-            id,
-            open: true,
-        };
+        let mut open = OpenCall { link: self, session, id, open: true };
         let answered = match self.send(http, is_safe(request.method), Some(scope)).await {
             Ok((conn, response)) => self.answer(conn, response, &exchange).await,
             Err(error) => Err(error),
@@ -259,11 +223,7 @@ impl HttpLink {
     }
 
     /// A POST of one message, the credential put in.
-    pub(super) fn post(
-        &self,
-        body: Vec<u8>,
-        inject: &dyn Inject,
-    ) -> Result<Request<Full<Bytes>>, UpstreamError> {
+    pub(super) fn post(&self, body: Vec<u8>, inject: &dyn Inject) -> Result<Request<Full<Bytes>>, UpstreamError> {
         let mut request = self.request(Method::POST, body.into(), inject)?;
         request.headers_mut().insert(header::CONTENT_TYPE, JSON);
         request.headers_mut().insert(header::ACCEPT, ACCEPT_BOTH);
@@ -277,12 +237,7 @@ impl HttpLink {
         Ok(request)
     }
 
-    pub(super) fn request(
-        &self,
-        method: Method,
-        body: Bytes,
-        inject: &dyn Inject,
-    ) -> Result<Request<Full<Bytes>>, UpstreamError> {
+    pub(super) fn request(&self, method: Method, body: Bytes, inject: &dyn Inject) -> Result<Request<Full<Bytes>>, UpstreamError> {
         let endpoint = self.pool.endpoint();
         let mut headers = HeaderMap::with_capacity(16);
         let mut refused = false;
@@ -293,9 +248,7 @@ impl HttpLink {
             None => refused = true,
         });
         if refused {
-            return Err(UpstreamError::unavailable(
-                "its credential does not fit into a header",
-            ));
+            return Err(UpstreamError::unavailable("its credential does not fit into a header"));
         }
         headers.insert(header::HOST, endpoint.host.clone());
         headers.insert(header::USER_AGENT, USER_AGENT);
@@ -322,15 +275,11 @@ impl HttpLink {
             Err(failed) => failed,
         };
         let again = match failed {
-            SendFailure {
-                unsent: Some(request),
-            } => Some(request),
+            SendFailure { unsent: Some(request) } => Some(request),
             SendFailure { unsent: None } => copy,
         };
         let Some(request) = again.filter(|_| conn.reused) else {
-            return Err(UpstreamError::died(
-                "the connection ended before an answer came",
-            ));
+            return Err(UpstreamError::died("the connection ended before an answer came"));
         };
         mark(scope, false);
         drop(conn);
@@ -338,9 +287,7 @@ impl HttpLink {
         mark(scope, true);
         match conn.send(request).await {
             Ok(response) => Ok((conn, response)),
-            Err(_) => Err(UpstreamError::died(
-                "the connection ended before an answer came",
-            )),
+            Err(_) => Err(UpstreamError::died("the connection ended before an answer came")),
         }
     }
 
@@ -354,51 +301,26 @@ impl HttpLink {
         let (head, mut body) = response.into_parts();
         let in_session = exchange.session.is_some_and(|session| session.id.is_some());
         if head.status.is_redirection() {
-            return Err(UpstreamError::broken(
-                "it answers with a redirect, which is never followed",
-            ));
+            return Err(UpstreamError::broken("it answers with a redirect, which is never followed"));
         }
         match content(&head.headers) {
-            Content::Stream if head.status.is_success() => {
-                self.answer_on_stream(conn, body, exchange).await
-            }
+            Content::Stream if head.status.is_success() => self.answer_on_stream(conn, body, exchange).await,
             Content::Json => {
                 let bytes = self.collect(&mut conn, &mut body, &head.headers).await?;
                 self.pool.put(conn);
                 self.answer_in_json(&bytes, head.status, exchange, in_session)
             }
-            Content::Stream | Content::Other
-                if head.status == StatusCode::NOT_FOUND && in_session =>
-            {
-                Ok(Answered::SessionLost)
-            }
+            Content::Stream | Content::Other if head.status == StatusCode::NOT_FOUND && in_session => Ok(Answered::SessionLost),
             Content::Stream | Content::Other => Err(by_status(head.status)),
         }
     }
 
-    fn answer_in_json(
-        &self,
-        bytes: &[u8],
-        status: StatusCode,
-        exchange: &Exchange<'_>,
-        in_session: bool,
-    ) -> Result<Answered, UpstreamError> {
-        let reply = |outcome| {
-            Ok(Answered::Reply(Reply::from_outcome(
-                outcome,
-                status.as_u16(),
-            )))
-        };
+    fn answer_in_json(&self, bytes: &[u8], status: StatusCode, exchange: &Exchange<'_>, in_session: bool) -> Result<Answered, UpstreamError> {
+        let reply = |outcome| Ok(Answered::Reply(Reply::from_outcome(outcome, status.as_u16())));
         match frame::read(bytes, self.shared.config.frame_bytes_max) {
-            Ok(frame::Incoming::Response {
-                id: Some(id),
-                outcome,
-            }) if frame::is_ours(id, exchange.id) => reply(&outcome),
-            Ok(frame::Incoming::Response {
-                id: None,
-                outcome: Outcome::Error { .. },
-            }) if in_session
-                && matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST) =>
+            Ok(frame::Incoming::Response { id: Some(id), outcome }) if frame::is_ours(id, exchange.id) => reply(&outcome),
+            Ok(frame::Incoming::Response { id: None, outcome: Outcome::Error { .. } })
+                if in_session && matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST) =>
             {
                 Ok(Answered::SessionLost)
             }
@@ -409,9 +331,7 @@ impl HttpLink {
             }
             _ if status == StatusCode::NOT_FOUND && in_session => Ok(Answered::SessionLost),
             _ if !status.is_success() => Err(by_status(status)),
-            Ok(frame::Incoming::Request { .. } | frame::Incoming::Notification { .. }) => {
-                Err(UpstreamError::broken("it is no answer"))
-            }
+            Ok(frame::Incoming::Request { .. } | frame::Incoming::Notification { .. }) => Err(UpstreamError::broken("it is no answer")),
             Err(frame::Malformed(why)) => {
                 self.shared.counters.malformed(self.shared.system(), why);
                 Err(UpstreamError::broken(why))
@@ -420,17 +340,10 @@ impl HttpLink {
     }
 
     /// The whole body, within the limit on messages.
-    pub(super) async fn collect(
-        &self,
-        conn: &mut Conn,
-        body: &mut Incoming,
-        headers: &HeaderMap,
-    ) -> Result<Bytes, UpstreamError> {
+    pub(super) async fn collect(&self, conn: &mut Conn, body: &mut Incoming, headers: &HeaderMap) -> Result<Bytes, UpstreamError> {
         let max = self.shared.config.frame_bytes_max;
         let too_long = || UpstreamError::broken(format!("it is longer than {max} bytes"));
-        let announced = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok());
+        let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if announced.is_some_and(|length: usize| length > max) {
             return Err(too_long());
         }
@@ -440,11 +353,7 @@ impl HttpLink {
         };
         let mut whole = BytesMut::new();
         let Some(mut piece) = conn.next(body).await.transpose().map_err(cut_off)? else {
-            return if first.len() > max {
-                Err(too_long())
-            } else {
-                Ok(first)
-            };
+            return if first.len() > max { Err(too_long()) } else { Ok(first) };
         };
         whole.extend_from_slice(&first);
         loop {
@@ -460,27 +369,15 @@ impl HttpLink {
     }
 
     /// Sends a message that has no answer: a notification, or our answer to a legacy server.
-    pub(super) async fn tell(
-        &self,
-        session: &Session,
-        message: Vec<u8>,
-    ) -> Result<(), UpstreamError> {
+    pub(super) async fn tell(&self, session: &Session, message: Vec<u8>) -> Result<(), UpstreamError> {
         let mut request = self.post(message, &*session.inject)?;
         session.mark(request.headers_mut());
         let (mut conn, response) = self.send(request, false, None).await?;
         let (head, mut body) = response.into_parts();
-        if self
-            .collect(&mut conn, &mut body, &head.headers)
-            .await
-            .is_ok()
-        {
+        if self.collect(&mut conn, &mut body, &head.headers).await.is_ok() {
             self.pool.put(conn);
         }
-        if head.status.is_success() {
-            Ok(())
-        } else {
-            Err(by_status(head.status))
-        }
+        if head.status.is_success() { Ok(()) } else { Err(by_status(head.status)) }
     }
 
     /// As [`HttpLink::tell`], by a worker. What goes wrong is only logged.
@@ -488,9 +385,13 @@ impl HttpLink {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
+        let Ok(place) = Arc::clone(&self.telling).try_acquire_owned() else {
+            return;
+        };
         let (link, session) = (Arc::clone(self), Arc::clone(session));
         let limit = self.shared.config.call_timeout;
         let work = async move {
+            let _place = place;
             match tokio::time::timeout(limit, link.tell(&session, message)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
@@ -505,20 +406,12 @@ impl HttpLink {
     }
 
     pub(super) async fn end_sessions(self: &Arc<Self>, key: &SessionKey) {
-        let ended = self
-            .sessions
-            .take(key)
-            .into_iter()
-            .map(|slot| self.end_slot(slot));
+        let ended = self.sessions.take(key).into_iter().map(|slot| self.end_slot(slot));
         futures_util::future::join_all(ended).await;
     }
 
     async fn end_all_sessions(self: &Arc<Self>) {
-        let ended = self
-            .sessions
-            .take_all()
-            .into_iter()
-            .map(|slot| self.end_slot(slot));
+        let ended = self.sessions.take_all().into_iter().map(|slot| self.end_slot(slot));
         futures_util::future::join_all(ended).await;
     }
 
@@ -535,9 +428,7 @@ impl HttpLink {
         if let Some(session) = &*current {
             return Ok(Arc::clone(session));
         }
-        let session = self
-            .open_session(key, version, capabilities, inject)
-            .await?;
+        let session = self.open_session(key, version, capabilities, inject).await?;
         *current = Some(Arc::clone(&session));
         Ok(session)
     }
@@ -545,11 +436,7 @@ impl HttpLink {
 
 fn mark(scope: Option<&CallScope>, sent: bool) {
     if let Some(scope) = scope {
-        if sent {
-            scope.mark_sent()
-        } else {
-            scope.unmark_sent()
-        }
+        if sent { scope.mark_sent() } else { scope.unmark_sent() }
     }
 }
 
@@ -564,8 +451,7 @@ struct OpenCall<'a> {
 impl Drop for OpenCall<'_> {
     fn drop(&mut self) {
         if self.open {
-            self.link
-                .tell_later(self.session, frame::cancelled(self.id));
+            self.link.tell_later(self.session, frame::cancelled(self.id));
         }
     }
 }
@@ -617,10 +503,7 @@ pub(super) enum Content {
 }
 
 pub(super) fn content(headers: &HeaderMap) -> Content {
-    let Some(text) = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-    else {
+    let Some(text) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return Content::Other;
     };
     let kind = text.split(';').next().unwrap_or_default().trim();
@@ -637,10 +520,7 @@ pub(super) fn content(headers: &HeaderMap) -> Content {
 pub(super) fn by_status(status: StatusCode) -> UpstreamError {
     let words = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            format!(
-                "it refuses the broker's credential (HTTP {})",
-                status.as_u16()
-            )
+            format!("it refuses the broker's credential (HTTP {})", status.as_u16())
         }
         _ => format!("it answers with HTTP {} and no message", status.as_u16()),
     };
@@ -648,10 +528,7 @@ pub(super) fn by_status(status: StatusCode) -> UpstreamError {
         UpstreamError::unavailable(words)
     } else if status.is_server_error() {
         // Who stands before the server may have passed the request on.
-        UpstreamError::Unavailable {
-            words: words.into(),
-            may_have_run: true,
-        }
+        UpstreamError::Unavailable { words: words.into(), may_have_run: true }
     } else {
         UpstreamError::broken(words)
     }
@@ -663,15 +540,7 @@ mod tests {
 
     #[test]
     fn a_credential_cannot_take_the_place_of_a_header_that_frames_or_routes() {
-        for name in [
-            "Host",
-            "content-length",
-            "Transfer-Encoding",
-            "Mcp-Session-Id",
-            "mcp-name",
-            "bad name",
-            "",
-        ] {
+        for name in ["Host", "content-length", "Transfer-Encoding", "Mcp-Session-Id", "mcp-name", "bad name", ""] {
             assert!(injected(name, "x").is_none(), "{name}");
         }
         assert!(injected("x-key", "a\r\nb: c").is_none());
@@ -682,10 +551,7 @@ mod tests {
     #[test]
     fn a_content_type_is_read_without_its_parameters() {
         let mut headers = HeaderMap::new();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("Application/JSON; charset=utf-8"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("Application/JSON; charset=utf-8"));
         assert_eq!(content(&headers), Content::Json);
     }
 

@@ -21,59 +21,34 @@ impl Upstream {
     ///
     /// # Errors
     /// As [`Upstream::request`]. A list that exceeds a bound, or whose cursor does not advance, is broken: none of it counts.
-    pub async fn list_all(
-        &self,
-        method: Method,
-        key: &SessionKey,
-    ) -> Result<Vec<RawBuf>, UpstreamError> {
-        let member =
-            member(method).ok_or_else(|| UpstreamError::unavailable("the method lists nothing"))?;
+    pub async fn list_all(&self, method: Method, key: &SessionKey) -> Result<Vec<RawBuf>, UpstreamError> {
+        let member = member(method).ok_or_else(|| UpstreamError::unavailable("the method lists nothing"))?;
         let support = self.shared.live().await?.support;
         let era = match support.legacy {
-            Some(version) if !support.modern => UseEra::Legacy {
-                version,
-                capabilities: Raw::EMPTY_OBJECT,
-            },
-            Some(_) | None => UseEra::Modern {
-                capabilities: Raw::EMPTY_OBJECT,
-            },
+            Some(version) if !support.modern => UseEra::Legacy { version, capabilities: Raw::EMPTY_OBJECT },
+            Some(_) | None => UseEra::Modern { capabilities: Raw::EMPTY_OBJECT },
         };
         let mut gathered = Gathered::default();
         let mut cursor: Option<String> = None;
         for _ in 0..LIST_PAGES_MAX {
             let params = page_params(cursor.as_deref())?;
-            let request = UpstreamRequest::new(
-                era,
-                key,
-                method,
-                Raw::parse(&params, &Limits::REPLY).map_err(|_| bad())?,
-            );
+            let request = UpstreamRequest::new(era, key, method, Raw::parse(&params, &Limits::REPLY).map_err(|_| bad())?);
             let result = match self.request(request, None).await? {
                 Reply::Result(result) => result,
                 Reply::Error { code, .. } => {
                     let words = format!("it answers `{}` with error {code}", method.as_str());
-                    return Err(UpstreamError::Broken {
-                        words: words.into(),
-                        may_have_run: false,
-                    });
+                    return Err(UpstreamError::Broken { words: words.into(), may_have_run: false });
                 }
             };
             gathered.page(result.raw(), member)?;
-            let next = result
-                .raw()
-                .member("nextCursor")
-                .and_then(Raw::string)
-                .map(Cow::into_owned);
+            let next = result.raw().member("nextCursor").and_then(Raw::string).map(Cow::into_owned);
             match next {
                 None => return Ok(gathered.items),
                 Some(next) if cursor.as_ref() == Some(&next) => return Err(bad()),
                 Some(next) => cursor = Some(next),
             }
         }
-        Err(UpstreamError::Broken {
-            words: "its list has too many pages".into(),
-            may_have_run: false,
-        })
+        Err(UpstreamError::Broken { words: "its list has too many pages".into(), may_have_run: false })
     }
 }
 
@@ -92,10 +67,7 @@ impl Gathered {
             }
             self.bytes = self.bytes.saturating_add(item.text().len());
             if self.items.len() >= LIST_ITEMS_MAX || self.bytes > LIST_BYTES_MAX {
-                return Err(UpstreamError::Broken {
-                    words: "its list is too long".into(),
-                    may_have_run: false,
-                });
+                return Err(UpstreamError::Broken { words: "its list is too long".into(), may_have_run: false });
             }
             self.items.push(item.to_owned());
         }
@@ -104,10 +76,7 @@ impl Gathered {
 }
 
 fn bad() -> UpstreamError {
-    UpstreamError::Broken {
-        words: "its list is not a list of objects in pages".into(),
-        may_have_run: false,
-    }
+    UpstreamError::Broken { words: "its list is not a list of objects in pages".into(), may_have_run: false }
 }
 
 fn page_params(cursor: Option<&str>) -> Result<Vec<u8>, UpstreamError> {

@@ -12,9 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::http::{Content, HttpLink, content};
 use super::stream::{Resume, Source};
-use super::{
-    CallScope, Link, Live, Reply, SessionKey, Shared, State, Upstream, UpstreamRequest, UseEra,
-};
+use super::{CallScope, Link, Live, Reply, SessionKey, Shared, State, Upstream, UpstreamRequest, UseEra};
 
 /// A subscription that lasted this long was a good one: the next attempt comes soon.
 const GOOD: Duration = Duration::from_secs(60);
@@ -51,9 +49,7 @@ impl Upstream {
                 () = keep_listening(&shared, &params) => {}
             }
         });
-        Listening {
-            _stop: stop.drop_guard(),
-        }
+        Listening { _stop: stop.drop_guard() }
     }
 }
 
@@ -68,17 +64,12 @@ async fn keep_listening(shared: &Arc<Shared>, params: &str) {
         };
         let begun = Instant::now();
         let key = SessionKey::new("broker");
-        let era = UseEra::Modern {
-            capabilities: Raw::EMPTY_OBJECT,
-        };
+        let era = UseEra::Modern { capabilities: Raw::EMPTY_OBJECT };
         let request = UpstreamRequest::new(era, &key, Method::SubscriptionsListen, params);
         let ended = match &live.link {
             Link::Http(link) => link.listen_once(&request).await,
             Link::Stdio(channel) => {
-                let scope = CallScope {
-                    cancel: CancellationToken::new(),
-                    sent: AtomicU64::new(0),
-                };
+                let scope = CallScope { cancel: CancellationToken::new(), sent: AtomicU64::new(0) };
                 match channel.call(shared, &request, None, &scope).await {
                     Ok(Reply::Error { .. }) => Ended::Unsupported,
                     Ok(Reply::Result(_)) | Err(_) => Ended::Over,
@@ -100,9 +91,7 @@ async fn keep_listening(shared: &Arc<Shared>, params: &str) {
 /// The server once it takes calls; `None` if it never will again.
 async fn next_life(shared: &Shared) -> Option<Arc<Live>> {
     let mut state = shared.state.subscribe();
-    let reached = state
-        .wait_for(|state| matches!(state, State::Ready(_) | State::Stopped))
-        .await;
+    let reached = state.wait_for(|state| matches!(state, State::Ready(_) | State::Stopped)).await;
     match reached.as_deref() {
         Ok(State::Ready(live)) => Some(Arc::clone(live)),
         Ok(State::Starting | State::BackingOff { .. } | State::Stopped) | Err(_) => None,
@@ -123,14 +112,9 @@ impl HttpLink {
         };
         let (head, body) = response.into_parts();
         if head.status == StatusCode::OK && content(&head.headers) == Content::Stream {
-            self.follow_stream(conn, body, Source::Listen { id }, &mut Resume::default())
-                .await;
+            self.follow_stream(conn, body, Source::Listen { id }, &mut Resume::default()).await;
             return Ended::Over;
         }
-        if head.status.is_server_error() {
-            Ended::Over
-        } else {
-            Ended::Unsupported
-        }
+        if head.status.is_server_error() { Ended::Over } else { Ended::Unsupported }
     }
 }

@@ -23,21 +23,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bailiwick_core::SystemName;
-use bailiwick_wire::mcp::{HeaderParam, Id, Method, Version};
+use bailiwick_wire::mcp::frame::ResultKind;
+use bailiwick_wire::mcp::{ClientCapabilities, HeaderParam, Id, Method, Version};
 use bailiwick_wire::{Raw, RawBuf};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-pub use config::{
-    Backoff, ConfigError, EraChoice, Inject, NoCredential, Relay, Transport, UpstreamConfig,
-};
+pub use config::{Backoff, ConfigError, EraChoice, Inject, NoCredential, Relay, Transport, UpstreamConfig};
 pub use error::UpstreamError;
 pub use list::{LIST_ITEMS_MAX, LIST_PAGES_MAX};
 pub use listen::Listening;
 
 /// Notifications kept for a subscriber that is slow; beyond that it misses the oldest.
 const NOTICES_KEPT: usize = 256;
+/// The longest notification passed on, in bytes of its parameters.
+const NOTICE_BYTES_MAX: usize = 64 << 10;
+const EVENT_BYTES_MAX: usize = 1 << 20;
 /// A start that ends sooner than this is waited for; a later one fails the call at once.
 const SHORT_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -133,10 +135,7 @@ pub enum UseEra<'a> {
     /// 2026-07-28: with the capabilities that the client's request declared (an object). What is not relayed is left out.
     Modern { capabilities: Raw<'a> },
     /// A handshake revision: with the capabilities of the client's session (an object), cut in the same way.
-    Legacy {
-        version: Version,
-        capabilities: Raw<'a>,
-    },
+    Legacy { version: Version, capabilities: Raw<'a> },
 }
 
 /// One request to an upstream.
@@ -199,11 +198,7 @@ pub enum Event {
     /// `params` as written, with the client's own progress token.
     Notification { method: String, params: RawBuf },
     /// A legacy server asks the client. Dropping `answer` says that there is none; `answer.closed()` that none is wanted.
-    Request {
-        method: String,
-        params: RawBuf,
-        answer: oneshot::Sender<ClientAnswer>,
-    },
+    Request { method: String, params: RawBuf, answer: oneshot::Sender<ClientAnswer> },
 }
 
 /// A client's answer to a server's request: its `result` or its `error` object.
@@ -243,7 +238,11 @@ pub struct Dropped {
 
 impl Counters {
     fn foreign(&self, system: &SystemName) {
-        self.foreign.fetch_add(1, Ordering::Relaxed);
+        let before = self.foreign.fetch_add(1, Ordering::Relaxed);
+        // A flood of them must not become a flood of the log.
+        if !before.saturating_add(1).is_power_of_two() {
+            return;
+        }
         tracing::warn!(%system, "an upstream answered a request that is not open: dropped");
     }
 
@@ -269,21 +268,13 @@ impl Upstream {
     pub fn start(config: UpstreamConfig, inject: Arc<dyn Inject>) -> Result<Self, ConfigError> {
         let stop = CancellationToken::new();
         let http = match &config.transport {
-            Transport::Http {
-                url,
-                allow_plain_http,
-                extra_roots,
-            } => {
+            Transport::Http { url, allow_plain_http, extra_roots } => {
                 let endpoint = address::Endpoint::parse(&config.system, url, *allow_plain_http)?;
-                let bad = || ConfigError::Certificate {
-                    system: config.system.clone(),
-                };
+                let bad = || ConfigError::Certificate { system: config.system.clone() };
                 Some(connect::Pool::new(endpoint, extra_roots).map_err(|_| bad())?)
             }
             Transport::Stdio { command, .. } if command.as_os_str().is_empty() => {
-                return Err(ConfigError::Command {
-                    system: config.system,
-                });
+                return Err(ConfigError::Command { system: config.system });
             }
             Transport::Stdio { .. } => None,
         };
@@ -297,15 +288,10 @@ impl Upstream {
             workers: TaskTracker::new(),
         });
         match http {
-            Some(pool) => shared
-                .workers
-                .spawn(http::supervise(Arc::clone(&shared), pool)),
+            Some(pool) => shared.workers.spawn(http::supervise(Arc::clone(&shared), pool)),
             None => shared.workers.spawn(stdio::supervise(Arc::clone(&shared))),
         };
-        Ok(Self {
-            shared,
-            _stop: Arc::new(stop.drop_guard()),
-        })
+        Ok(Self { shared, _stop: Arc::new(stop.drop_guard()) })
     }
 
     /// Sends one request and waits for its answer. What the upstream says meanwhile goes to `events`.
@@ -314,23 +300,17 @@ impl Upstream {
     ///
     /// # Errors
     /// [`UpstreamError`] if there is no valid answer; it says whether the call may have run.
-    pub async fn request(
-        &self,
-        request: UpstreamRequest<'_>,
-        events: Option<mpsc::Sender<Event>>,
-    ) -> Result<Reply, UpstreamError> {
+    pub async fn request(&self, request: UpstreamRequest<'_>, events: Option<mpsc::Sender<Event>>) -> Result<Reply, UpstreamError> {
         let allowed = request.timeout.unwrap_or(self.shared.config.call_timeout);
-        let call = CallScope {
-            cancel: request.cancel.clone(),
-            sent: AtomicU64::new(0),
-        };
+        let call = CallScope { cancel: request.cancel.clone(), sent: AtomicU64::new(0) };
         let work = async {
             let live = self.shared.live().await?;
             check_era(&request, live.support)?;
-            match &live.link {
+            let reply = match &live.link {
                 Link::Stdio(channel) => channel.call(&self.shared, &request, events, &call).await,
                 Link::Http(link) => link.call(&request, events, &call).await,
-            }
+            };
+            self.shared.check_wants(&request, reply?)
         };
         tokio::select! {
             biased;
@@ -368,10 +348,7 @@ impl Upstream {
         match &*self.shared.state.borrow() {
             State::Starting => Status::Starting,
             State::Ready(_) => Status::Ready,
-            State::BackingOff { until, why } => Status::BackingOff {
-                until: *until,
-                why: Arc::clone(why),
-            },
+            State::BackingOff { until, why } => Status::BackingOff { until: *until, why: Arc::clone(why) },
             State::Stopped => Status::Stopped,
         }
     }
@@ -379,9 +356,7 @@ impl Upstream {
     /// Waits until it takes calls. `false`: it was stopped.
     pub async fn ready(&self) -> bool {
         let mut state = self.shared.state.subscribe();
-        let reached = state
-            .wait_for(|state| matches!(state, State::Ready(_) | State::Stopped))
-            .await;
+        let reached = state.wait_for(|state| matches!(state, State::Ready(_) | State::Stopped)).await;
         reached.is_ok_and(|state| matches!(*state, State::Ready(_)))
     }
 
@@ -406,19 +381,9 @@ impl Upstream {
     /// What it sent that was dropped.
     #[must_use]
     pub fn dropped(&self) -> Dropped {
-        let Counters {
-            foreign,
-            late,
-            malformed,
-            refused,
-        } = &self.shared.counters;
+        let Counters { foreign, late, malformed, refused } = &self.shared.counters;
         let now = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Dropped {
-            foreign: now(foreign),
-            late: now(late),
-            malformed: now(malformed),
-            refused: now(refused),
-        }
+        Dropped { foreign: now(foreign), late: now(late), malformed: now(malformed), refused: now(refused) }
     }
 
     /// The configuration that it was started with.
@@ -437,18 +402,13 @@ impl Upstream {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("system", &self.config.system)
-            .finish_non_exhaustive()
+        f.debug_struct("Shared").field("system", &self.config.system).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream")
-            .field("system", &self.shared.config.system)
-            .field("status", &self.status())
-            .finish()
+        f.debug_struct("Upstream").field("system", &self.shared.config.system).field("status", &self.status()).finish()
     }
 }
 
@@ -489,14 +449,42 @@ impl Shared {
 
     /// Tells whoever listens. Nobody listening is no error.
     fn notice(&self, session: Option<&SessionKey>, method: &str, params: Raw<'_>) {
+        if params.text().len() > NOTICE_BYTES_MAX {
+            return self.counters.malformed(self.system(), "a notification is too long");
+        }
         if self.notices.receiver_count() > 0 {
-            let notice = Notice {
-                session: session.cloned(),
-                method: method.into(),
-                params: Arc::new(params.to_owned()),
-            };
+            let notice = Notice { session: session.cloned(), method: method.into(), params: Arc::new(params.to_owned()) };
             drop(self.notices.send(notice));
         }
+    }
+
+    /// A modern server may want input from the client: only what was declared to it, and only on three methods.
+    //= mcp-2026-07-28 multi-round-trip requests: a server sends only kinds that the request declared
+    fn check_wants(&self, request: &UpstreamRequest<'_>, reply: Reply) -> Result<Reply, UpstreamError> {
+        let (Reply::Result(result), UseEra::Modern { capabilities }) = (&reply, request.era) else {
+            return Ok(reply);
+        };
+        if ResultKind::of(result.raw()) != ResultKind::InputRequired {
+            return Ok(reply);
+        }
+        let declared = ClientCapabilities::read(capabilities);
+        let wanted = result.raw().member("inputRequests");
+        let declared = wanted.iter().flat_map(|wanted| wanted.members()).all(|(_, wanted)| {
+            let method = wanted.member("method").and_then(Raw::string).unwrap_or_default();
+            self.config.relay.allows(&method)
+                && match &*method {
+                    "elicitation/create" => declared.elicitation_form || declared.elicitation_url,
+                    "sampling/createMessage" => declared.sampling,
+                    "roots/list" => declared.roots,
+                    _ => false,
+                }
+        });
+        let may_ask = matches!(request.method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead);
+        if declared && may_ask {
+            return Ok(reply);
+        }
+        self.counters.refused();
+        Err(UpstreamError::broken("it wants something from the client that is not relayed"))
     }
 
     /// The server, waiting for a start that is under way.
@@ -507,26 +495,17 @@ impl Shared {
         let mut state = self.state.subscribe();
         let settled = |state: &State| match state {
             State::Starting => false,
-            State::BackingOff { until, .. } => {
-                until.saturating_duration_since(Instant::now()) > SHORT_BACKOFF
-            }
+            State::BackingOff { until, .. } => until.saturating_duration_since(Instant::now()) > SHORT_BACKOFF,
             State::Ready(_) | State::Stopped => true,
         };
         let waited = tokio::time::timeout(self.config.start_timeout, state.wait_for(settled)).await;
         match waited.as_ref().map(|reached| reached.as_deref()) {
             Ok(Ok(State::Ready(live))) => Ok(Arc::clone(live)),
             Ok(Ok(State::BackingOff { until, why })) => {
-                let left = until
-                    .saturating_duration_since(Instant::now())
-                    .as_secs()
-                    .saturating_add(1);
-                Err(UpstreamError::unavailable(format!(
-                    "{why}; it is tried again in {left} s"
-                )))
+                let left = until.saturating_duration_since(Instant::now()).as_secs().saturating_add(1);
+                Err(UpstreamError::unavailable(format!("{why}; it is tried again in {left} s")))
             }
-            Ok(Ok(State::Starting | State::Stopped) | Err(_)) => Err(UpstreamError::unavailable(
-                "the broker has stopped using it",
-            )),
+            Ok(Ok(State::Starting | State::Stopped) | Err(_)) => Err(UpstreamError::unavailable("the broker has stopped using it")),
             Err(_) => Err(UpstreamError::unavailable("it has not started yet")),
         }
     }
@@ -538,14 +517,10 @@ fn check_era(request: &UpstreamRequest<'_>, support: EraSupport) -> Result<(), U
         UseEra::Legacy { .. } => (support.legacy.is_some(), request.method.is_legacy()),
     };
     if !spoken {
-        return Err(UpstreamError::unavailable(
-            "it does not speak the protocol era of this request",
-        ));
+        return Err(UpstreamError::unavailable("it does not speak the protocol era of this request"));
     }
     if !known {
-        return Err(UpstreamError::unavailable(
-            "the protocol era of this request does not have its method",
-        ));
+        return Err(UpstreamError::unavailable("the protocol era of this request does not have its method"));
     }
     Ok(())
 }

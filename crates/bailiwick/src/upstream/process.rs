@@ -11,10 +11,7 @@ use super::config::{Inject, Transport};
 use super::{Shared, UpstreamConfig};
 
 /// Variables that programs need to run at all. Nothing here holds a credential.
-const ENVIRONMENT: [&str; 12] = [
-    "PATH", "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER", "LOGNAME",
-    "SHELL", "TERM",
-];
+const ENVIRONMENT: [&str; 12] = ["PATH", "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER", "LOGNAME", "SHELL", "TERM"];
 
 /// How long a process may take to end by itself after its input is closed, and again after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
@@ -44,13 +41,9 @@ impl Process {
     /// Words for the operator: which step failed and the system's error.
     pub(super) fn spawn(shared: &Arc<Shared>) -> Result<(Self, Pipes), String> {
         let mut command = command(&shared.config, &*shared.inject).ok_or("it is not a command")?;
-        let mut child = command
-            .spawn()
-            .map_err(|error| format!("its process cannot be started: {error}"))?;
+        let mut child = command.spawn().map_err(|error| format!("its process cannot be started: {error}"))?;
         drop(command);
-        let (Some(input), Some(output), Some(errors)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
+        let (Some(input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
             return Err("its process has no pipes".to_owned());
         };
         let group = child.id();
@@ -69,15 +62,9 @@ impl Process {
 
     /// Ends the process and its group. Its input must be closed already: that is the first request to end.
     pub(super) async fn end(mut self) {
-        if tokio::time::timeout(GRACE, self.child.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(GRACE, self.child.wait()).await.is_err() {
             self.signal("TERM").await;
-            if tokio::time::timeout(GRACE, self.child.wait())
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout(GRACE, self.child.wait()).await.is_err() {
                 self.signal("KILL").await;
                 // A process in the group may have been named by nobody else: the direct child gets it from us, too.
                 drop(self.child.start_kill());
@@ -106,20 +93,12 @@ impl Process {
 }
 
 fn command(config: &UpstreamConfig, inject: &dyn Inject) -> Option<Command> {
-    let Transport::Stdio {
-        command: program,
-        args,
-        cwd,
-        env_allow,
-    } = &config.transport
-    else {
+    let Transport::Stdio { command: program, args, cwd, env_allow } = &config.transport else {
         return None;
     };
     let mut command = Command::new(program);
     command.args(args).env_clear();
-    let allowed = ENVIRONMENT
-        .into_iter()
-        .chain(env_allow.iter().map(String::as_str));
+    let allowed = ENVIRONMENT.into_iter().chain(env_allow.iter().map(String::as_str));
     command.envs(allowed.filter_map(|name| std::env::var_os(name).map(|value| (name, value))));
     inject.env(&mut |name, value| {
         command.env(name, value);
@@ -127,12 +106,7 @@ fn command(config: &UpstreamConfig, inject: &dyn Inject) -> Option<Command> {
     if let Some(cwd) = cwd {
         command.current_dir(cwd);
     }
-    command
-        .process_group(0)
-        .kill_on_drop(true)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.process_group(0).kill_on_drop(true).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Some(command)
 }
 
@@ -147,9 +121,7 @@ fn words(status: ExitStatus) -> String {
 async fn log_errors(shared: Arc<Shared>, errors: ChildStderr) {
     let mut reader = BufReader::new(errors);
     let mut line = Vec::new();
-    while let Ok(Line::Frame | Line::TooLong) =
-        next_line(&mut reader, &mut line, STDERR_LINE_READ).await
-    {
+    while let Ok(Line::Frame | Line::TooLong) = next_line(&mut reader, &mut line, STDERR_LINE_READ).await {
         if tracing::enabled!(tracing::Level::DEBUG) {
             let text = scrubbed(&String::from_utf8_lossy(&line), &*shared.inject);
             tracing::debug!(system = %shared.system(), stderr = %cut(&text));
@@ -177,11 +149,7 @@ fn cut(text: &str) -> String {
             shown.push_str(" [...]");
             break;
         }
-        if char.is_control() {
-            shown.extend(char.escape_default())
-        } else {
-            shown.push(char)
-        }
+        if char.is_control() { shown.extend(char.escape_default()) } else { shown.push(char) }
     }
     shown
 }
@@ -197,11 +165,7 @@ pub(super) enum Line {
 }
 
 /// Reads one line of at most `max` bytes into `line`. A longer one is passed over without being kept.
-pub(super) async fn next_line(
-    reader: &mut (impl AsyncBufRead + Unpin),
-    line: &mut Vec<u8>,
-    max: usize,
-) -> std::io::Result<Line> {
+pub(super) async fn next_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>, max: usize) -> std::io::Result<Line> {
     line.clear();
     let mut kept = Line::Frame;
     loop {
@@ -211,9 +175,7 @@ pub(super) async fn next_line(
             return Ok(Line::End);
         }
         let end = available.iter().position(|byte| *byte == b'\n');
-        let part = available
-            .get(..end.unwrap_or(available.len()))
-            .unwrap_or_default();
+        let part = available.get(..end.unwrap_or(available.len())).unwrap_or_default();
         let room = max.saturating_sub(line.len());
         if part.len() > room {
             kept = Line::TooLong;
@@ -245,19 +207,8 @@ mod tests {
     #[tokio::test]
     async fn a_line_that_is_too_long_is_passed_over_and_the_next_is_whole() {
         let found = lines(b"short\n0123456789abcdef\n\nlast\nunfinished", 10).await;
-        let expected: [(Line, &[u8]); 4] = [
-            (Line::Frame, b"short"),
-            (Line::TooLong, b"0123456789"),
-            (Line::Frame, b""),
-            (Line::Frame, b"last"),
-        ];
-        assert_eq!(
-            found
-                .iter()
-                .map(|(kind, line)| (*kind, line.as_slice()))
-                .collect::<Vec<_>>(),
-            expected
-        );
+        let expected: [(Line, &[u8]); 4] = [(Line::Frame, b"short"), (Line::TooLong, b"0123456789"), (Line::Frame, b""), (Line::Frame, b"last")];
+        assert_eq!(found.iter().map(|(kind, line)| (*kind, line.as_slice())).collect::<Vec<_>>(), expected);
     }
 
     struct Token;

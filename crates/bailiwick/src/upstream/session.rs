@@ -66,9 +66,7 @@ pub(super) struct Session {
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // A session id lets its bearer speak in the session: it is not shown.
-        f.debug_struct("Session")
-            .field("version", &self.version)
-            .finish_non_exhaustive()
+        f.debug_struct("Session").field("version", &self.version).finish_non_exhaustive()
     }
 }
 
@@ -77,54 +75,27 @@ impl Sessions {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn slot(
-        &self,
-        key: &SessionKey,
-        version: Version,
-        capabilities: &str,
-    ) -> Result<Arc<Slot>, UpstreamError> {
-        let key = SlotKey {
-            key: key.clone(),
-            version,
-            capabilities: capabilities.into(),
-        };
+    pub(super) fn slot(&self, key: &SessionKey, version: Version, capabilities: &str) -> Result<Arc<Slot>, UpstreamError> {
+        let key = SlotKey { key: key.clone(), version, capabilities: capabilities.into() };
         let mut slots = self.slots();
         if slots.len() >= SESSIONS_MAX && !slots.contains_key(&key) {
-            return Err(UpstreamError::unavailable(
-                "too many sessions are open there",
-            ));
+            return Err(UpstreamError::unavailable("too many sessions are open there"));
         }
         Ok(Arc::clone(slots.entry(key).or_default()))
     }
 
     /// Forgets a session that the upstream does not know, unless it was replaced meanwhile.
-    pub(super) async fn forget(
-        &self,
-        key: &SessionKey,
-        version: Version,
-        capabilities: &str,
-        lost: &Arc<Session>,
-    ) {
-        let key = SlotKey {
-            key: key.clone(),
-            version,
-            capabilities: capabilities.into(),
-        };
+    pub(super) async fn forget(&self, key: &SessionKey, version: Version, capabilities: &str, lost: &Arc<Session>) {
+        let key = SlotKey { key: key.clone(), version, capabilities: capabilities.into() };
         let slot = self.slots().get(&key).cloned();
         if let Some(slot) = slot {
-            slot.current
-                .lock()
-                .await
-                .take_if(|current| Arc::ptr_eq(current, lost));
+            slot.current.lock().await.take_if(|current| Arc::ptr_eq(current, lost));
         }
     }
 
     pub(super) fn take(&self, key: &SessionKey) -> Vec<Arc<Slot>> {
         let mut slots = self.slots();
-        slots
-            .extract_if(|slot, _| slot.key == *key)
-            .map(|(_, slot)| slot)
-            .collect()
+        slots.extract_if(|slot, _| slot.key == *key).map(|(_, slot)| slot).collect()
     }
 
     pub(super) fn take_all(&self) -> Vec<Arc<Slot>> {
@@ -157,27 +128,12 @@ impl HttpLink {
     ) -> Result<Arc<Session>, UpstreamError> {
         let id = self.next_id();
         let params = frame::initialize_params(version, capabilities);
-        let params = frame::owned(&params, params.len()).ok_or_else(|| {
-            UpstreamError::unavailable("the client's capabilities are not usable")
-        })?;
-        let outgoing = Outgoing {
-            id,
-            method: "initialize",
-            params: params.raw(),
-            era: MetaEra::Legacy,
-            progress: false,
-            extra: None,
-        };
+        let params = frame::owned(&params, params.len()).ok_or_else(|| UpstreamError::unavailable("the client's capabilities are not usable"))?;
+        let outgoing = Outgoing { id, method: "initialize", params: params.raw(), era: MetaEra::Legacy, progress: false, extra: None };
         let request = self.post(outgoing.write(), &**inject)?;
         let (conn, response) = self.send(request, true, None).await?;
         let session_id = session_id(response.headers())?;
-        let exchange = Exchange {
-            id,
-            session: None,
-            modern: false,
-            events: None,
-            token: None,
-        };
+        let exchange = Exchange { id, session: None, modern: false, events: None, token: None };
         let about = match self.answer(conn, response, &exchange).await? {
             Answered::Reply(Reply::Result(about)) => about,
             Answered::Reply(Reply::Error { .. }) | Answered::SessionLost => {
@@ -185,21 +141,10 @@ impl HttpLink {
             }
         };
         let agreed = agreed_version(about.raw()).filter(|version| *version >= Version::V2025_03_26);
-        let version = agreed
-            .ok_or_else(|| UpstreamError::unavailable("it speaks no revision that we speak"))?;
+        let version = agreed.ok_or_else(|| UpstreamError::unavailable("it speaks no revision that we speak"))?;
         let stop = CancellationToken::new();
-        let session = Arc::new(Session {
-            id: session_id,
-            version,
-            inject: Arc::clone(inject),
-            about,
-            _stream: stop.clone().drop_guard(),
-        });
-        self.tell(
-            &session,
-            frame::notification("notifications/initialized", "{}"),
-        )
-        .await?;
+        let session = Arc::new(Session { id: session_id, version, inject: Arc::clone(inject), about, _stream: stop.clone().drop_guard() });
+        self.tell(&session, frame::notification("notifications/initialized", "{}")).await?;
         self.follow_later(key, &session, stop);
         Ok(session)
     }
@@ -209,17 +154,11 @@ impl HttpLink {
         let ended = async {
             let session = slot.current.lock().await.take()?;
             session.id.as_ref()?;
-            let mut request = self
-                .request(Method::DELETE, Bytes::new(), &*session.inject)
-                .ok()?;
+            let mut request = self.request(Method::DELETE, Bytes::new(), &*session.inject).ok()?;
             session.mark(request.headers_mut());
             let (mut conn, response) = self.send(request, true, None).await.ok()?;
             let (head, mut body) = response.into_parts();
-            if self
-                .collect(&mut conn, &mut body, &head.headers)
-                .await
-                .is_ok()
-            {
+            if self.collect(&mut conn, &mut body, &head.headers).await.is_ok() {
                 self.pool.put(conn);
             }
             Some(())
@@ -230,12 +169,7 @@ impl HttpLink {
     }
 
     /// Follows the standalone stream of a session by a worker, for as long as the session is open.
-    fn follow_later(
-        self: &Arc<Self>,
-        key: &SessionKey,
-        session: &Arc<Session>,
-        stop: CancellationToken,
-    ) {
+    fn follow_later(self: &Arc<Self>, key: &SessionKey, session: &Arc<Session>, stop: CancellationToken) {
         if self.sessions.without_stream.load(Ordering::Relaxed) {
             return;
         }
@@ -251,10 +185,8 @@ impl HttpLink {
                     let followed = link.follow(&key, session, &mut resume).await;
                     match followed {
                         Followed::Never => break,
-                        Followed::Ended { heard: true } => wait = resume.wait(),
-                        Followed::Ended { heard: false } => {
-                            wait = wait.saturating_mul(2).min(FOLLOW_WAIT_MAX)
-                        }
+                        Followed::Ended { heard: true } => wait = resume.wait().max(Duration::from_secs(1)),
+                        Followed::Ended { heard: false } => wait = wait.saturating_mul(2).min(FOLLOW_WAIT_MAX),
                     }
                     tokio::time::sleep(wait).await;
                 }
@@ -268,12 +200,7 @@ impl HttpLink {
     }
 
     /// Follows the stream once, until it ends.
-    async fn follow(
-        self: &Arc<Self>,
-        key: &SessionKey,
-        session: Arc<Session>,
-        resume: &mut Resume,
-    ) -> Followed {
+    async fn follow(self: &Arc<Self>, key: &SessionKey, session: Arc<Session>, resume: &mut Resume) -> Followed {
         let Ok(mut conn) = self.pool.beside().await else {
             return Followed::Ended { heard: false };
         };
@@ -295,9 +222,7 @@ impl HttpLink {
             return Followed::Never;
         }
         let source = Source::Standalone { key, session: weak };
-        Followed::Ended {
-            heard: self.follow_stream(conn, body, source, resume).await,
-        }
+        Followed::Ended { heard: self.follow_stream(conn, body, source, resume).await }
     }
 
     /// Takes a stream up again where it broke off (2025-11-25, transports, resumability).
@@ -313,9 +238,7 @@ impl HttpLink {
         let (conn, response) = self.send(request, true, None).await?;
         let (head, body) = response.into_parts();
         if head.status != StatusCode::OK || content(&head.headers) != Content::Stream {
-            return Err(UpstreamError::died(
-                "its stream ended before an answer came and cannot be resumed",
-            ));
+            return Err(UpstreamError::died("its stream ended before an answer came and cannot be resumed"));
         }
         Ok((conn, body))
     }
@@ -331,11 +254,7 @@ enum Followed {
 
 impl Resume {
     fn mark(&self, headers: &mut HeaderMap) {
-        if let Some(id) = self
-            .last_id
-            .as_ref()
-            .and_then(|id| HeaderValue::from_str(id).ok())
-        {
+        if let Some(id) = self.last_id.as_ref().and_then(|id| HeaderValue::from_str(id).ok()) {
             headers.insert(LAST_EVENT_ID, id);
         }
     }
@@ -346,9 +265,7 @@ fn session_id(headers: &HeaderMap) -> Result<Option<HeaderValue>, UpstreamError>
     let Some(id) = headers.get(SESSION_ID) else {
         return Ok(None);
     };
-    let plain = !id.is_empty()
-        && id.len() <= SESSION_ID_BYTES_MAX
-        && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    let plain = !id.is_empty() && id.len() <= SESSION_ID_BYTES_MAX && id.as_bytes().iter().all(u8::is_ascii_graphic);
     if !plain {
         return Err(UpstreamError::broken("its session id is not valid"));
     }
@@ -361,10 +278,6 @@ fn session_id(headers: &HeaderMap) -> Result<Option<HeaderValue>, UpstreamError>
 pub(super) fn agreed_version(about: Raw<'_>) -> Option<Version> {
     let text = about.member("protocolVersion")?.string()?;
     // The revision before the first that we know of differs in nothing that we use over stdio.
-    let version = if text == "2024-11-05" {
-        Some(Version::V2025_03_26)
-    } else {
-        Version::parse(&text)
-    };
+    let version = if text == "2024-11-05" { Some(Version::V2025_03_26) } else { Version::parse(&text) };
     version.filter(|version| !version.is_modern())
 }

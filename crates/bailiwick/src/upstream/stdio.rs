@@ -40,10 +40,7 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
         }
         tracing::warn!(system = %shared.system(), why, wait_ms = wait.as_millis(), "a system's process is down");
         let until = Instant::now().checked_add(wait).unwrap_or(begun);
-        shared.set(State::BackingOff {
-            until,
-            why: why.into(),
-        });
+        shared.set(State::BackingOff { until, why: why.into() });
         tokio::select! {
             () = shared.stop.cancelled() => break,
             () = tokio::time::sleep(wait) => {}
@@ -91,20 +88,12 @@ async fn serve(shared: &Arc<Shared>, channel: &Arc<Channel>) -> String {
             std::future::pending().await
         }
         Ok(Err(why)) => why,
-        Err(_) => format!(
-            "it did not answer within {} ms of its start",
-            shared.config.start_timeout.as_millis()
-        ),
+        Err(_) => format!("it did not answer within {} ms of its start", shared.config.start_timeout.as_millis()),
     }
 }
 
 /// Reads what the server writes until it ends. What it wrote just before its end is still taken.
-async fn ended(
-    shared: &Arc<Shared>,
-    channel: &Arc<Channel>,
-    process: &mut Process,
-    output: ChildStdout,
-) -> String {
+async fn ended(shared: &Arc<Shared>, channel: &Arc<Channel>, process: &mut Process, output: ChildStdout) -> String {
     let mut read = std::pin::pin!(read_lines(shared, channel, output));
     let mut exited = std::pin::pin!(process.exited());
     tokio::select! {
@@ -134,10 +123,7 @@ async fn write_lines(mut input: ChildStdin, mut outbox: mpsc::Receiver<Vec<u8>>)
 
 /// A message as one line: a line break can only stand between tokens of JSON, where a space means the same.
 fn as_line(frame: &mut Vec<u8>) {
-    for byte in frame
-        .iter_mut()
-        .filter(|byte| matches!(**byte, b'\n' | b'\r'))
-    {
+    for byte in frame.iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')) {
         *byte = b' ';
     }
     frame.push(b'\n');
@@ -200,12 +186,7 @@ pub(super) struct OpenCall {
 impl Channel {
     fn new() -> (Arc<Self>, mpsc::Receiver<Vec<u8>>) {
         let (outbox, lines) = mpsc::channel(OUTBOX);
-        let channel = Self {
-            outbox,
-            calls: Mutex::default(),
-            next_id: AtomicU64::new(1),
-            relays: Arc::new(Semaphore::new(RELAYS_MAX)),
-        };
+        let channel = Self { outbox, calls: Mutex::default(), next_id: AtomicU64::new(1), relays: Arc::new(Semaphore::new(RELAYS_MAX)) };
         (Arc::new(channel), lines)
     }
 
@@ -229,33 +210,18 @@ impl Channel {
         frame::Mirrored::read(request.params)?;
         let capabilities;
         let era = match request.era {
-            UseEra::Modern {
-                capabilities: declared,
-            } => {
+            UseEra::Modern { capabilities: declared } => {
                 capabilities = frame::shown_capabilities(declared, shared.config.relay);
-                MetaEra::Modern {
-                    capabilities: &capabilities,
-                }
+                MetaEra::Modern { capabilities: &capabilities }
             }
             UseEra::Legacy { .. } => MetaEra::Legacy,
         };
         let token = request.progress_token.map(Id::to_owned);
         let progress = token.is_some() && events.is_some();
         let mut open = self.open(events, token)?;
-        let outgoing = Outgoing {
-            id: open.id,
-            method: request.method.as_str(),
-            params: request.params,
-            era,
-            progress,
-            extra: request.meta,
-        };
+        let outgoing = Outgoing { id: open.id, method: request.method.as_str(), params: request.params, era, progress, extra: request.meta };
         let frame = outgoing.write();
-        let place = self
-            .outbox
-            .reserve()
-            .await
-            .map_err(|_| UpstreamError::unavailable("its process has ended"))?;
+        let place = self.outbox.reserve().await.map_err(|_| UpstreamError::unavailable("its process has ended"))?;
         scope.mark_sent();
         open.tell = true;
         place.send(frame);
@@ -263,21 +229,9 @@ impl Channel {
     }
 
     /// One request of our own during the start. It is never cancelled: an answer that comes late is only dropped.
-    pub(super) fn begin(
-        self: &Arc<Self>,
-        method: &'static str,
-        params: Raw<'_>,
-        era: MetaEra<'_>,
-    ) -> Result<OpenCall, UpstreamError> {
+    pub(super) fn begin(self: &Arc<Self>, method: &'static str, params: Raw<'_>, era: MetaEra<'_>) -> Result<OpenCall, UpstreamError> {
         let open = self.open(None, None)?;
-        let outgoing = Outgoing {
-            id: open.id,
-            method,
-            params,
-            era,
-            progress: false,
-            extra: None,
-        };
+        let outgoing = Outgoing { id: open.id, method, params, era, progress: false, extra: None };
         self.send(outgoing.write());
         Ok(open)
     }
@@ -289,11 +243,7 @@ impl Channel {
         }
     }
 
-    fn open(
-        self: &Arc<Self>,
-        events: Option<mpsc::Sender<Event>>,
-        token: Option<IdBuf>,
-    ) -> Result<OpenCall, UpstreamError> {
+    fn open(self: &Arc<Self>, events: Option<mpsc::Sender<Event>>, token: Option<IdBuf>) -> Result<OpenCall, UpstreamError> {
         let (sender, answer) = oneshot::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut calls = self.calls();
@@ -303,21 +253,9 @@ impl Channel {
         if calls.open.len() >= OPEN_CALLS_MAX {
             return Err(UpstreamError::unavailable("too many calls are open there"));
         }
-        calls.open.insert(
-            id,
-            Waiting {
-                answer: sender,
-                events,
-                token,
-            },
-        );
+        calls.open.insert(id, Waiting { answer: sender, events, token });
         drop(calls);
-        Ok(OpenCall {
-            channel: Arc::clone(self),
-            id,
-            answer,
-            tell: false,
-        })
+        Ok(OpenCall { channel: Arc::clone(self), id, answer, tell: false })
     }
 
     /// Tells every open call that there will be no answer.
@@ -329,11 +267,7 @@ impl Channel {
             std::mem::take(&mut calls.open)
         };
         for waiting in open.into_values() {
-            drop(
-                waiting
-                    .answer
-                    .send(Err(UpstreamError::died(why.to_owned()))),
-            );
+            drop(waiting.answer.send(Err(UpstreamError::died(why.to_owned()))));
         }
     }
 
@@ -342,14 +276,9 @@ impl Channel {
         match frame::read(line, shared.config.frame_bytes_max) {
             Err(Malformed(why)) => shared.counters.malformed(shared.system(), why),
             Ok(Incoming::Response { id: None, .. }) => {
-                shared
-                    .counters
-                    .malformed(shared.system(), "an error that answers no request");
+                shared.counters.malformed(shared.system(), "an error that answers no request");
             }
-            Ok(Incoming::Response {
-                id: Some(id),
-                outcome,
-            }) => self.answered(shared, id, &outcome),
+            Ok(Incoming::Response { id: Some(id), outcome }) => self.answered(shared, id, &outcome),
             Ok(Incoming::Notification { method, params }) => self.noticed(shared, &method, params),
             Ok(Incoming::Request { id, method, params }) => self.asked(shared, id, &method, params),
         }
@@ -359,12 +288,7 @@ impl Channel {
         let mut calls = self.calls();
         let number = frame::number(id);
         let waiting = number.and_then(|number| calls.open.remove(&number));
-        let late = number.and_then(|number| {
-            calls
-                .abandoned
-                .iter()
-                .position(|abandoned| *abandoned == number)
-        });
+        let late = number.and_then(|number| calls.abandoned.iter().position(|abandoned| *abandoned == number));
         if let Some(place) = late {
             calls.abandoned.remove(place);
         }
@@ -380,9 +304,7 @@ impl Channel {
         match method {
             "notifications/progress" => {
                 if !self.progressed(shared, method, params) {
-                    shared
-                        .counters
-                        .malformed(shared.system(), "progress of no open call");
+                    shared.counters.malformed(shared.system(), "progress of no open call");
                 }
             }
             "notifications/cancelled" => {
@@ -401,39 +323,26 @@ impl Channel {
             return false;
         };
         let calls = self.calls();
-        let Some(Waiting {
-            events: Some(events),
-            token: Some(token),
-            ..
-        }) = calls.open.get(&number)
-        else {
+        let Some(Waiting { events: Some(events), token: Some(token), .. }) = calls.open.get(&number) else {
             return calls.abandoned.contains(&number);
         };
-        let Some(params) = frame::with_token(params, token.as_str(), shared.config.frame_bytes_max)
-        else {
+        let Some(params) = frame::with_token(params, token.as_str(), shared.config.frame_bytes_max) else {
             return false;
         };
-        drop(events.try_send(Event::Notification {
-            method: method.to_owned(),
-            params,
-        }));
+        drop(events.try_send(Event::Notification { method: method.to_owned(), params }));
         true
     }
 
     /// Answers a request of the server, or lets the client answer it.
     fn asked(self: &Arc<Self>, shared: &Arc<Shared>, id: Id<'_>, method: &str, params: Raw<'_>) {
         if self.calls().modern {
-            return shared.counters.malformed(
-                shared.system(),
-                "a server of this revision sends no requests",
-            );
+            return shared.counters.malformed(shared.system(), "a server of this revision sends no requests");
         }
         let server_id = id.to_owned();
         if method == "ping" {
             return self.send(frame::answer(server_id.as_str(), Ok("{}")));
         }
-        let relayed =
-            shared.config.relay.allows(method) && self.relay(shared, &server_id, method, params);
+        let relayed = shared.config.relay.allows(method) && self.relay(shared, &server_id, method, params);
         if !relayed {
             shared.counters.refused();
             self.send(frame::answer(server_id.as_str(), Err(frame::NOT_RELAYED)));
@@ -442,13 +351,7 @@ impl Channel {
 
     /// Nothing on this channel says to which call a request of the server belongs. So it is relayed only while exactly one
     /// is open: nobody may be asked about the work of another.
-    fn relay(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        id: &IdBuf,
-        method: &str,
-        params: Raw<'_>,
-    ) -> bool {
+    fn relay(self: &Arc<Self>, shared: &Arc<Shared>, id: &IdBuf, method: &str, params: Raw<'_>) -> bool {
         let Ok(place) = Arc::clone(&self.relays).try_acquire_owned() else {
             return false;
         };
@@ -457,21 +360,10 @@ impl Channel {
         {
             let mut calls = self.calls();
             let mut open = calls.open.values();
-            let (
-                Some(Waiting {
-                    events: Some(events),
-                    ..
-                }),
-                None,
-            ) = (open.next(), open.next())
-            else {
+            let (Some(Waiting { events: Some(events), .. }), None) = (open.next(), open.next()) else {
                 return false;
             };
-            let event = Event::Request {
-                method: method.to_owned(),
-                params: params.to_owned(),
-                answer,
-            };
+            let event = Event::Request { method: method.to_owned(), params: params.to_owned(), answer };
             if events.try_send(event).is_err() {
                 return false;
             }
@@ -497,9 +389,7 @@ impl Channel {
     /// A line over the limit is gone, its id with it. If only one call is open it was that one's; else each waits on, and
     /// the one whose answer is lost runs into its time.
     fn too_long(&self, shared: &Shared) {
-        shared
-            .counters
-            .malformed(shared.system(), "it is longer than the limit");
+        shared.counters.malformed(shared.system(), "it is longer than the limit");
         let mut calls = self.calls();
         let mut ids = calls.open.keys();
         if let (Some(&only), None) = (ids.next(), ids.next())
@@ -514,9 +404,7 @@ impl Channel {
 impl OpenCall {
     /// Waits for the answer. May be asked again if the future was dropped.
     pub(super) async fn answer(&mut self) -> Result<Reply, UpstreamError> {
-        (&mut self.answer)
-            .await
-            .unwrap_or_else(|_| Err(UpstreamError::died("its process has ended")))
+        (&mut self.answer).await.unwrap_or_else(|_| Err(UpstreamError::died("its process has ended")))
     }
 }
 
@@ -541,16 +429,9 @@ impl Reply {
     pub(super) fn from_outcome(outcome: &Outcome<'_>, http_status: u16) -> Self {
         match outcome {
             Outcome::Result(result) => Self::Result(Raw::to_owned(*result)),
-            Outcome::Error {
-                code,
-                message,
-                data,
-            } => Self::Error {
-                code: *code,
-                message: message.clone().into_owned(),
-                data: data.map(Raw::to_owned),
-                http_status,
-            },
+            Outcome::Error { code, message, data } => {
+                Self::Error { code: *code, message: message.clone().into_owned(), data: data.map(Raw::to_owned), http_status }
+            }
         }
     }
 }

@@ -35,30 +35,21 @@ pub(super) struct Resume {
 
 impl Resume {
     fn note(&mut self, event: &sse::Event) {
-        if let Some(id) = event
-            .id
-            .as_ref()
-            .filter(|id| id.len() <= EVENT_ID_BYTES_MAX)
-        {
+        if let Some(id) = event.id.as_ref().filter(|id| id.len() <= EVENT_ID_BYTES_MAX) {
             self.last_id = Some(id.clone());
         }
     }
 
     /// How long to wait before the next attempt.
     pub(super) fn wait(&self) -> Duration {
-        self.retry_ms
-            .map_or(RETRY, Duration::from_millis)
-            .clamp(RETRY_MIN, RETRY_MAX)
+        self.retry_ms.map_or(RETRY, Duration::from_millis).clamp(RETRY_MIN, RETRY_MAX)
     }
 }
 
 /// A stream that belongs to no call.
 pub(super) enum Source<'a> {
     /// The GET stream of a legacy session.
-    Standalone {
-        key: &'a SessionKey,
-        session: Weak<Session>,
-    },
+    Standalone { key: &'a SessionKey, session: Weak<Session> },
     /// The stream of a modern `subscriptions/listen`, by the id of that request.
     Listen { id: u64 },
 }
@@ -74,22 +65,15 @@ impl HttpLink {
         let mut resume = Resume::default();
         loop {
             let mut reader = Reader::new(self.shared.config.frame_bytes_max);
-            if let Some(reply) = self
-                .read_answer(&mut conn, &mut body, &mut reader, exchange, &mut resume)
-                .await?
-            {
+            if let Some(reply) = self.read_answer(&mut conn, &mut body, &mut reader, exchange, &mut resume).await? {
                 self.finish(conn, body, reader);
                 return Ok(Answered::Reply(reply));
             }
             drop((conn, body));
             match exchange.session {
-                Some(session) if resume.last_id.is_some() => {
-                    (conn, body) = self.resume(session, &resume).await?
-                }
+                Some(session) if resume.last_id.is_some() => (conn, body) = self.resume(session, &resume).await?,
                 _ => {
-                    return Err(UpstreamError::died(
-                        "its stream ended before an answer came",
-                    ));
+                    return Err(UpstreamError::died("its stream ended before an answer came"));
                 }
             }
         }
@@ -118,19 +102,13 @@ impl HttpLink {
                 }
             }
             if pushed.is_err() {
-                self.shared
-                    .counters
-                    .malformed(self.shared.system(), "its event stream is not valid");
+                self.shared.counters.malformed(self.shared.system(), "its event stream is not valid");
                 return Err(UpstreamError::broken("its event stream is not valid"));
             }
         }
     }
 
-    async fn take_event(
-        self: &Arc<Self>,
-        event: &sse::Event,
-        exchange: &Exchange<'_>,
-    ) -> Result<Option<Reply>, UpstreamError> {
+    async fn take_event(self: &Arc<Self>, event: &sse::Event, exchange: &Exchange<'_>) -> Result<Option<Reply>, UpstreamError> {
         let Some(message) = message(event) else {
             return Ok(None);
         };
@@ -147,12 +125,8 @@ impl HttpLink {
                 }
                 counters.foreign(self.shared.system());
             }
-            Ok(Incoming::Notification { method, params }) => {
-                self.noticed(&method, params, exchange).await
-            }
-            Ok(Incoming::Request { id, method, params }) => {
-                self.asked(id, &method, params, exchange).await
-            }
+            Ok(Incoming::Notification { method, params }) => self.noticed(&method, params, exchange).await,
+            Ok(Incoming::Request { id, method, params }) => self.asked(id, &method, params, exchange).await,
         }
         Ok(None)
     }
@@ -163,9 +137,7 @@ impl HttpLink {
             "notifications/progress" => {
                 let ours = frame::progress_token(params) == Some(exchange.id);
                 let token = exchange.token.as_ref().filter(|_| ours);
-                let renamed = token.and_then(|token| {
-                    frame::with_token(params, token.as_str(), self.shared.config.frame_bytes_max)
-                });
+                let renamed = token.and_then(|token| frame::with_token(params, token.as_str(), self.shared.config.frame_bytes_max));
                 let Some(renamed) = renamed else {
                     return counters.malformed(self.shared.system(), "progress of no open call");
                 };
@@ -177,68 +149,47 @@ impl HttpLink {
             | "notifications/resources/list_changed"
             | "notifications/resources/updated" => return self.shared.notice(None, method, params),
             "notifications/cancelled" | "notifications/subscriptions/acknowledged" => return,
+            _ if params.text().len() > super::EVENT_BYTES_MAX => {
+                return counters.malformed(self.shared.system(), "a notification is too long");
+            }
             _ => params.to_owned(),
         };
         if let Some(events) = &exchange.events {
             // Nobody listening any more is no reason to lose the answer.
-            drop(
-                events
-                    .send(Event::Notification {
-                        method: method.to_owned(),
-                        params,
-                    })
-                    .await,
-            );
+            drop(events.send(Event::Notification { method: method.to_owned(), params }).await);
         }
     }
 
     /// A legacy server asks something on the stream of a request: the client behind that request may answer it.
-    async fn asked(
-        self: &Arc<Self>,
-        id: Id<'_>,
-        method: &str,
-        params: Raw<'_>,
-        exchange: &Exchange<'_>,
-    ) {
+    async fn asked(self: &Arc<Self>, id: Id<'_>, method: &str, params: Raw<'_>, exchange: &Exchange<'_>) {
         let counters = &self.shared.counters;
         let Some(session) = exchange.session.filter(|_| !exchange.modern) else {
-            return counters.malformed(
-                self.shared.system(),
-                "a server of this revision sends no requests",
-            );
+            return counters.malformed(self.shared.system(), "a server of this revision sends no requests");
         };
         let id = id.to_owned();
         if method == "ping" {
             return self.tell_later(session, frame::answer(id.as_str(), Ok("{}")));
         }
-        let events = exchange
-            .events
-            .as_ref()
-            .filter(|_| self.shared.config.relay.allows(method));
+        let events = exchange.events.as_ref().filter(|_| self.shared.config.relay.allows(method));
         let Some(events) = events else {
             counters.refused();
             return self.tell_later(session, frame::answer(id.as_str(), Err(frame::NOT_RELAYED)));
         };
         let (answer, answered) = oneshot::channel();
-        let event = Event::Request {
-            method: method.to_owned(),
-            params: params.to_owned(),
-            answer,
-        };
+        let event = Event::Request { method: method.to_owned(), params: params.to_owned(), answer };
         if events.send(event).await.is_err() {
             return self.tell_later(session, frame::client_answer(id.as_str(), None));
         }
         self.answer_later(session, id, answered);
     }
 
-    fn answer_later(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        id: IdBuf,
-        answered: oneshot::Receiver<super::ClientAnswer>,
-    ) {
+    fn answer_later(self: &Arc<Self>, session: &Arc<Session>, id: IdBuf, answered: oneshot::Receiver<super::ClientAnswer>) {
+        let Ok(place) = Arc::clone(&self.telling).try_acquire_owned() else {
+            return;
+        };
         let (link, session) = (Arc::clone(self), Arc::clone(session));
         self.shared.workers.spawn(async move {
+            let _place = place;
             let limit = link.shared.config.call_timeout;
             let outcome = tokio::time::timeout(limit, answered).await.ok().and_then(Result::ok);
             if let Err(error) = link.tell(&session, frame::client_answer(id.as_str(), outcome)).await {
@@ -279,22 +230,13 @@ impl HttpLink {
             };
             match frame::read(message.as_bytes(), self.shared.config.frame_bytes_max) {
                 Ok(Incoming::Response { .. }) => self.shared.counters.foreign(self.shared.system()),
-                Ok(_) | Err(_) => self
-                    .shared
-                    .counters
-                    .malformed(self.shared.system(), "a message behind an answer"),
+                Ok(_) | Err(_) => self.shared.counters.malformed(self.shared.system(), "a message behind an answer"),
             }
         }
     }
 
     /// Reads a stream that belongs to no call until it ends. Says whether anything was heard on it.
-    pub(super) async fn follow_stream(
-        self: &Arc<Self>,
-        mut conn: Conn,
-        mut body: Body,
-        source: Source<'_>,
-        resume: &mut Resume,
-    ) -> bool {
+    pub(super) async fn follow_stream(self: &Arc<Self>, mut conn: Conn, mut body: Body, source: Source<'_>, resume: &mut Resume) -> bool {
         let mut reader = Reader::new(self.shared.config.frame_bytes_max);
         let mut heard = false;
         while let Some(Ok(bytes)) = conn.next(&mut body).await {
@@ -310,9 +252,7 @@ impl HttpLink {
                 }
             }
             if pushed.is_err() {
-                self.shared
-                    .counters
-                    .malformed(self.shared.system(), "its event stream is not valid");
+                self.shared.counters.malformed(self.shared.system(), "its event stream is not valid");
                 return heard;
             }
         }
@@ -322,10 +262,7 @@ impl HttpLink {
     /// Takes one message of a stream that belongs to no call. `false` ends the stream.
     fn heard(self: &Arc<Self>, message: &str, source: &Source<'_>) -> bool {
         let (shared, counters) = (&self.shared, &self.shared.counters);
-        match (
-            frame::read(message.as_bytes(), shared.config.frame_bytes_max),
-            source,
-        ) {
+        match (frame::read(message.as_bytes(), shared.config.frame_bytes_max), source) {
             (Err(Malformed(why)), _) => counters.malformed(shared.system(), why),
             (Ok(Incoming::Notification { method, params }), _) => {
                 let key = match source {
@@ -336,28 +273,19 @@ impl HttpLink {
                     shared.notice(key, &method, params);
                 }
             }
-            (Ok(Incoming::Response { id: Some(id), .. }), Source::Listen { id: ours })
-                if frame::is_ours(id, *ours) =>
-            {
+            (Ok(Incoming::Response { id: Some(id), .. }), Source::Listen { id: ours }) if frame::is_ours(id, *ours) => {
                 return false;
             }
             (Ok(Incoming::Response { .. }), _) => counters.foreign(shared.system()),
             (Ok(Incoming::Request { .. }), Source::Listen { .. }) => {
-                counters.malformed(
-                    shared.system(),
-                    "a server of this revision sends no requests",
-                );
+                counters.malformed(shared.system(), "a server of this revision sends no requests");
             }
             (Ok(Incoming::Request { id, method, .. }), Source::Standalone { session, .. }) => {
                 let Some(session) = session.upgrade() else {
                     return false;
                 };
                 let id = id.to_owned();
-                let outcome = if method == "ping" {
-                    Ok("{}")
-                } else {
-                    Err(frame::NOT_RELAYED)
-                };
+                let outcome = if method == "ping" { Ok("{}") } else { Err(frame::NOT_RELAYED) };
                 if outcome.is_err() {
                     counters.refused();
                 }

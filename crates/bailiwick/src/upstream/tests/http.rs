@@ -8,10 +8,7 @@ use super::peer::{Peer, Play, Seen, Then, event, legacy_start, modern_start, res
 use super::*;
 
 fn echo(seen: &Seen) -> Play {
-    Play::json(&result(
-        &seen.id(),
-        &format!(r#""got":{}"#, seen.json()["params"]["arguments"]),
-    ))
+    Play::json(&result(&seen.id(), &format!(r#""got":{}"#, seen.json()["params"]["arguments"])))
 }
 
 #[tokio::test]
@@ -19,51 +16,23 @@ async fn a_modern_server_gets_derived_headers_and_the_exact_arguments() {
     let peer = Peer::start(|seen| modern_start(seen).unwrap_or_else(|| echo(seen))).await;
     let upstream = start(Transport::http(&peer.url), |_| {});
     assert!(upstream.ready().await);
-    assert_eq!(
-        upstream.era_support(),
-        Some(EraSupport {
-            modern: true,
-            legacy: None
-        })
-    );
-    let annotated = [HeaderParam {
-        header: "Region".into(),
-        path: vec!["where".into()],
-        kind: HeaderKind::String,
-    }];
-    let (params, key) = (
-        raw(
-            "{\"name\":\"caf\u{e9}\",\"arguments\":{\"where\":\"eu\",\"n\":12345678901234567890123,\"f\": 2.50}}",
-        ),
-        key(),
-    );
+    assert_eq!(upstream.era_support(), Some(EraSupport { modern: true, legacy: None }));
+    let annotated = [HeaderParam { header: "Region".into(), path: vec!["where".into()], kind: HeaderKind::String }];
+    let (params, key) = (raw("{\"name\":\"caf\u{e9}\",\"arguments\":{\"where\":\"eu\",\"n\":12345678901234567890123,\"f\": 2.50}}"), key());
     let mut request = UpstreamRequest::new(MODERN, &key, Method::ToolsCall, params);
     request.headers = &annotated;
-    request.meta = Some(raw(
-        r#"{"traceparent":"00-x","io.modelcontextprotocol/clientCapabilities":{"roots":{}}}"#,
-    ));
+    request.meta = Some(raw(r#"{"traceparent":"00-x","io.modelcontextprotocol/clientCapabilities":{"roots":{}}}"#));
     upstream.request(request, None).await.unwrap();
     let seen = peer.seen().pop().unwrap();
     assert_eq!(seen.headers["mcp-method"], "tools/call");
     assert_eq!(seen.headers["mcp-name"], "=?base64?Y2Fmw6k=?=");
     assert_eq!(seen.headers["mcp-param-region"], "eu");
     assert_eq!(seen.headers["mcp-protocol-version"], "2026-07-28");
-    assert_eq!(
-        seen.headers["accept"],
-        "application/json, text/event-stream"
-    );
-    assert!(
-        seen.body
-            .contains(r#""arguments":{"where":"eu","n":12345678901234567890123,"f": 2.50}"#),
-        "{}",
-        seen.body
-    );
+    assert_eq!(seen.headers["accept"], "application/json, text/event-stream");
+    assert!(seen.body.contains(r#""arguments":{"where":"eu","n":12345678901234567890123,"f": 2.50}"#), "{}", seen.body);
     let meta = &seen.json()["params"]["_meta"];
     assert_eq!(meta["traceparent"], "00-x");
-    assert_eq!(
-        meta["io.modelcontextprotocol/clientCapabilities"],
-        serde_json::json!({})
-    );
+    assert_eq!(meta["io.modelcontextprotocol/clientCapabilities"], serde_json::json!({}));
 }
 
 #[tokio::test]
@@ -75,27 +44,12 @@ async fn a_dual_server_is_used_in_the_era_of_each_request() {
     .await;
     let upstream = start(Transport::http(&peer.url), |_| {});
     assert!(upstream.ready().await);
-    assert_eq!(
-        upstream.era_support(),
-        Some(EraSupport {
-            modern: true,
-            legacy: Some(Version::V2025_11_25)
-        })
-    );
+    assert_eq!(upstream.era_support(), Some(EraSupport { modern: true, legacy: Some(Version::V2025_11_25) }));
     text(call(&upstream, MODERN, r#"{"era":"modern"}"#).await);
     text(call(&upstream, LEGACY, r#"{"era":"legacy"}"#).await);
-    let calls: Vec<Seen> = peer
-        .seen()
-        .into_iter()
-        .filter(|seen| seen.method() == "tools/call")
-        .collect();
-    assert!(
-        calls[0].headers.contains_key("mcp-method")
-            && !calls[0].headers.contains_key("mcp-session-id")
-    );
-    assert!(
-        !calls[1].headers.contains_key("mcp-method") && calls[1].headers["mcp-session-id"] == "s1"
-    );
+    let calls: Vec<Seen> = peer.seen().into_iter().filter(|seen| seen.method() == "tools/call").collect();
+    assert!(calls[0].headers.contains_key("mcp-method") && !calls[0].headers.contains_key("mcp-session-id"));
+    assert!(!calls[1].headers.contains_key("mcp-method") && calls[1].headers["mcp-session-id"] == "s1");
     assert!(calls[1].json()["params"].get("_meta").is_none());
 }
 
@@ -104,30 +58,20 @@ async fn an_era_that_the_server_does_not_speak_is_refused_before_anything_is_sen
     let peer = Peer::start(|seen| modern_start(seen).unwrap_or_else(|| echo(seen))).await;
     let upstream = start(Transport::http(&peer.url), |_| {});
     let error = call(&upstream, LEGACY, "{}").await.unwrap_err();
-    assert!(
-        !error.may_have_run() && matches!(error, UpstreamError::Unavailable { .. }),
-        "{error:?}"
-    );
+    assert!(!error.may_have_run() && matches!(error, UpstreamError::Unavailable { .. }), "{error:?}");
     assert_eq!(peer.count("tools/call"), 0);
 }
 
 #[tokio::test]
 async fn a_task_has_one_session_and_its_end_is_told() {
     let peer = Peer::start(|seen| legacy_start(seen).unwrap_or_else(|| echo(seen))).await;
-    let upstream = start(Transport::http(&peer.url), |config| {
-        config.era = EraChoice::Legacy
-    });
+    let upstream = start(Transport::http(&peer.url), |config| config.era = EraChoice::Legacy);
     assert!(upstream.ready().await);
     let before = peer.count("initialize");
     let (one, two) = tokio::join!(call(&upstream, LEGACY, "{}"), call(&upstream, LEGACY, "{}"));
     assert_eq!(text(one), text(two));
     assert_eq!(peer.count("initialize"), before + 1);
-    let deleted = || {
-        peer.seen()
-            .iter()
-            .filter(|seen| seen.verb == "DELETE")
-            .count()
-    };
+    let deleted = || peer.seen().iter().filter(|seen| seen.verb == "DELETE").count();
     let already = deleted();
     upstream.end_session(&key()).await;
     assert_eq!(deleted(), already + 1);
@@ -139,19 +83,13 @@ async fn a_task_has_one_session_and_its_end_is_told() {
 async fn a_lost_session_is_opened_again_and_the_call_is_sent_again_once() {
     let lost = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&lost);
-    let peer = Peer::start(move |seen| {
-        legacy_start(seen).unwrap_or_else(|| {
-            if count.fetch_add(1, Ordering::SeqCst) == 0 {
-                Play::status("404 Not Found", "", "")
-            } else {
-                echo(seen)
-            }
+    let peer =
+        Peer::start(move |seen| {
+            legacy_start(seen)
+                .unwrap_or_else(|| if count.fetch_add(1, Ordering::SeqCst) == 0 { Play::status("404 Not Found", "", "") } else { echo(seen) })
         })
-    })
-    .await;
-    let upstream = start(Transport::http(&peer.url), |config| {
-        config.era = EraChoice::Legacy
-    });
+        .await;
+    let upstream = start(Transport::http(&peer.url), |config| config.era = EraChoice::Legacy);
     assert!(upstream.ready().await);
     let before = peer.count("initialize");
     text(call(&upstream, LEGACY, "{}").await);
@@ -161,13 +99,8 @@ async fn a_lost_session_is_opened_again_and_the_call_is_sent_again_once() {
 
 #[tokio::test]
 async fn a_server_that_loses_every_session_does_not_loop() {
-    let peer = Peer::start(|seen| {
-        legacy_start(seen).unwrap_or_else(|| Play::status("404 Not Found", "", ""))
-    })
-    .await;
-    let upstream = start(Transport::http(&peer.url), |config| {
-        config.era = EraChoice::Legacy
-    });
+    let peer = Peer::start(|seen| legacy_start(seen).unwrap_or_else(|| Play::status("404 Not Found", "", ""))).await;
+    let upstream = start(Transport::http(&peer.url), |config| config.era = EraChoice::Legacy);
     let error = call(&upstream, LEGACY, "{}").await.unwrap_err();
     assert!(!error.may_have_run(), "{error:?}");
     assert_eq!(peer.count("tools/call"), 2);
@@ -176,9 +109,7 @@ async fn a_server_that_loses_every_session_does_not_loop() {
 #[tokio::test]
 async fn a_cancelled_legacy_call_is_cancelled_by_words() {
     let peer = Peer::start(|seen| legacy_start(seen).unwrap_or_else(Play::hang)).await;
-    let upstream = start(Transport::http(&peer.url), |config| {
-        config.era = EraChoice::Legacy
-    });
+    let upstream = start(Transport::http(&peer.url), |config| config.era = EraChoice::Legacy);
     let (params, key) = (raw(r#"{"name":"echo"}"#), key());
     let request = UpstreamRequest::new(LEGACY, &key, Method::ToolsCall, params);
     let cancel = request.cancel.clone();
@@ -187,30 +118,13 @@ async fn a_cancelled_legacy_call_is_cancelled_by_words() {
         cancel.cancel();
     };
     let (outcome, ()) = tokio::join!(upstream.request(request, None), stop);
-    assert!(
-        matches!(
-            outcome,
-            Err(UpstreamError::Cancelled {
-                may_have_run: true,
-                ..
-            })
-        ),
-        "{outcome:?}"
-    );
+    assert!(matches!(outcome, Err(UpstreamError::Cancelled { may_have_run: true, .. })), "{outcome:?}");
     until(|| peer.count("notifications/cancelled") == 1).await;
     let id = |method: &str, member: &str| {
-        let seen = peer
-            .seen()
-            .into_iter()
-            .find(|seen| seen.method() == method)
-            .unwrap()
-            .json();
+        let seen = peer.seen().into_iter().find(|seen| seen.method() == method).unwrap().json();
         seen.pointer(member).cloned().unwrap()
     };
-    assert_eq!(
-        id("tools/call", "/id"),
-        id("notifications/cancelled", "/params/requestId")
-    );
+    assert_eq!(id("tools/call", "/id"), id("notifications/cancelled", "/params/requestId"));
 }
 
 #[tokio::test]
@@ -221,16 +135,7 @@ async fn a_call_cancelled_before_it_was_sent_did_not_run() {
     let request = UpstreamRequest::new(MODERN, &key, Method::ToolsCall, params);
     request.cancel.cancel();
     let error = upstream.request(request, None).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            UpstreamError::Cancelled {
-                may_have_run: false,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, UpstreamError::Cancelled { may_have_run: false, .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -250,80 +155,43 @@ async fn progress_comes_back_under_the_clients_own_token() {
     for token in [r#""1""#, "1"] {
         let (sender, mut events) = mpsc::channel(8);
         let key = key();
-        let mut request =
-            UpstreamRequest::new(MODERN, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
+        let mut request = UpstreamRequest::new(MODERN, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
         request.progress_token = Id::parse(raw(token));
         upstream.request(request, Some(sender)).await.unwrap();
-        let Some(Event::Notification { method, params }) = events.recv().await else {
-            panic!()
-        };
+        let Some(Event::Notification { method, params }) = events.recv().await else { panic!() };
         assert_eq!(method, "notifications/progress");
-        assert_eq!(
-            params.raw().text(),
-            format!(r#"{{"progress":1,"progressToken":{token}}}"#)
-        );
-        assert!(
-            events.recv().await.is_none(),
-            "progress for a stranger's token came through"
-        );
+        assert_eq!(params.raw().text(), format!(r#"{{"progress":1,"progressToken":{token}}}"#));
+        assert!(events.recv().await.is_none(), "progress for a stranger's token came through");
     }
 }
 
 #[tokio::test]
 async fn a_legacy_stream_that_breaks_off_is_taken_up_where_it_ended() {
     let peer = Peer::start(|seen| match (seen.verb.as_str(), seen.method().as_str()) {
-        ("POST", "tools/call") => Play::stream(
-            &[(0, format!("id: {}-7\nretry: 30\ndata:\n\n", seen.id()))],
-            Then::Close,
-        ),
-        ("GET", _) => match seen
-            .headers
-            .get("last-event-id")
-            .and_then(|id| id.split('-').next())
-        {
+        ("POST", "tools/call") => Play::stream(&[(0, format!("id: {}-7\nretry: 30\ndata:\n\n", seen.id()))], Then::Close),
+        ("GET", _) => match seen.headers.get("last-event-id").and_then(|id| id.split('-').next()) {
             Some(id) => Play::stream(&[(0, event(&result(id, r#""resumed":true"#)))], Then::Close),
             None => legacy_start(seen).unwrap(),
         },
         _ => legacy_start(seen).unwrap(),
     })
     .await;
-    let upstream = start(Transport::http(&peer.url), |config| {
-        config.era = EraChoice::Legacy
-    });
-    assert_eq!(
-        text(call(&upstream, LEGACY, "{}").await),
-        r#"{"resumed":true}"#
-    );
+    let upstream = start(Transport::http(&peer.url), |config| config.era = EraChoice::Legacy);
+    assert_eq!(text(call(&upstream, LEGACY, "{}").await), r#"{"resumed":true}"#);
 }
 
 #[tokio::test]
 async fn a_modern_stream_that_breaks_off_is_not_taken_up() {
-    let peer = Peer::start(|seen| {
-        modern_start(seen)
-            .unwrap_or_else(|| Play::stream(&[(0, "id: 7\ndata:\n\n".into())], Then::Close))
-    })
-    .await;
+    let peer = Peer::start(|seen| modern_start(seen).unwrap_or_else(|| Play::stream(&[(0, "id: 7\ndata:\n\n".into())], Then::Close))).await;
     let upstream = start(Transport::http(&peer.url), |_| {});
     let error = call(&upstream, MODERN, "{}").await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            UpstreamError::Died {
-                may_have_run: true,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, UpstreamError::Died { may_have_run: true, .. }), "{error:?}");
     assert!(peer.seen().iter().all(|seen| seen.verb == "POST"));
 }
 
 /// A legacy peer that asks `elicitation/create` on the stream of the call and answers once it has an answer.
 async fn asking_peer() -> Peer {
-    let (asked, answered) = (
-        Arc::new(std::sync::Mutex::new(String::new())),
-        Arc::new(AtomicUsize::new(0)),
-    );
+    let (asked, answered) = (Arc::new(std::sync::Mutex::new(String::new())), Arc::new(AtomicUsize::new(0)));
     Peer::start(move |seen| {
         if seen.method() == "tools/call" {
             *asked.lock().unwrap() = seen.id();
@@ -352,65 +220,33 @@ async fn what_a_server_asks_reaches_the_client_only_where_it_is_relayed() {
         let client = tokio::spawn(async move {
             let mut asked = 0;
             while let Some(event) = events.recv().await {
-                let Event::Request {
-                    method,
-                    params,
-                    answer,
-                } = event
-                else {
+                let Event::Request { method, params, answer } = event else {
                     continue;
                 };
-                assert_eq!(
-                    (method.as_str(), params.raw().text()),
-                    ("elicitation/create", r#"{"message":"sure?"}"#)
-                );
-                answer
-                    .send(Ok(raw(r#"{"action":"accept","n":1.0}"#).to_owned()))
-                    .unwrap();
+                assert_eq!((method.as_str(), params.raw().text()), ("elicitation/create", r#"{"message":"sure?"}"#));
+                answer.send(Ok(raw(r#"{"action":"accept","n":1.0}"#).to_owned())).unwrap();
                 asked += 1;
             }
             asked
         });
         let key = key();
         let capabilities = raw(r#"{"elicitation":{},"roots":{}}"#);
-        let era = UseEra::Legacy {
-            version: Version::V2025_11_25,
-            capabilities,
-        };
+        let era = UseEra::Legacy { version: Version::V2025_11_25, capabilities };
         let request = UpstreamRequest::new(era, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
         upstream.request(request, Some(sender)).await.unwrap();
         assert_eq!(client.await.unwrap(), usize::from(elicitation));
-        let answer = || {
-            peer.seen()
-                .into_iter()
-                .find(|seen| seen.verb == "POST" && seen.method().is_empty())
-        };
+        let answer = || peer.seen().into_iter().find(|seen| seen.verb == "POST" && seen.method().is_empty());
         until(|| answer().is_some()).await;
         let answer = answer().unwrap();
         assert_eq!(answer.json()["id"], "q");
         if elicitation {
-            assert!(
-                answer
-                    .body
-                    .contains(r#""result":{"action":"accept","n":1.0}"#),
-                "{}",
-                answer.body
-            );
+            assert!(answer.body.contains(r#""result":{"action":"accept","n":1.0}"#), "{}", answer.body);
         } else {
             assert_eq!(answer.json()["error"]["code"], -32601);
             assert_eq!(upstream.dropped().refused, 1);
         }
-        let declared = peer
-            .seen()
-            .into_iter()
-            .rfind(|seen| seen.method() == "initialize")
-            .unwrap()
-            .json();
-        let expected = if elicitation {
-            serde_json::json!({"elicitation": {}})
-        } else {
-            serde_json::json!({})
-        };
+        let declared = peer.seen().into_iter().rfind(|seen| seen.method() == "initialize").unwrap().json();
+        let expected = if elicitation { serde_json::json!({"elicitation": {}}) } else { serde_json::json!({}) };
         assert_eq!(declared["params"]["capabilities"], expected);
     }
 }
@@ -423,9 +259,7 @@ async fn notifications_of_a_session_come_out_of_its_own_stream() {
         _ => legacy_start(seen).unwrap_or_else(|| echo(seen)),
     })
     .await;
-    let upstream = start(Transport::http(&peer.url), |config| {
-        config.era = EraChoice::Legacy
-    });
+    let upstream = start(Transport::http(&peer.url), |config| config.era = EraChoice::Legacy);
     let mut notices = upstream.subscribe();
     text(call(&upstream, LEGACY, "{}").await);
     loop {
@@ -452,19 +286,9 @@ async fn a_subscription_to_a_modern_server_is_kept_until_it_is_dropped() {
     let upstream = start(Transport::http(&peer.url), |_| {});
     let mut notices = upstream.subscribe();
     let listening = upstream.listen(&raw(r#"{"toolsListChanged":true}"#).to_owned());
-    assert_eq!(
-        &*notices.recv().await.unwrap().method,
-        "notifications/tools/list_changed"
-    );
-    let asked = peer
-        .seen()
-        .into_iter()
-        .find(|seen| seen.method() == "subscriptions/listen")
-        .unwrap();
-    assert_eq!(
-        asked.json()["params"]["notifications"],
-        serde_json::json!({"toolsListChanged": true})
-    );
+    assert_eq!(&*notices.recv().await.unwrap().method, "notifications/tools/list_changed");
+    let asked = peer.seen().into_iter().find(|seen| seen.method() == "subscriptions/listen").unwrap();
+    assert_eq!(asked.json()["params"]["notifications"], serde_json::json!({"toolsListChanged": true}));
     assert_eq!(peer.closed(), 0);
     drop(listening);
     until(|| peer.closed() == 1).await;
@@ -481,26 +305,15 @@ impl Inject for Token {
 #[tokio::test]
 async fn the_calls_own_credential_takes_the_place_of_the_systems() {
     let peer = Peer::start(|seen| modern_start(seen).unwrap_or_else(|| echo(seen))).await;
-    let upstream = start_with(
-        Transport::http(&peer.url),
-        Arc::new(Token("Bearer system-canary")),
-        |_| {},
-    );
+    let upstream = start_with(Transport::http(&peer.url), Arc::new(Token("Bearer system-canary")), |_| {});
     text(call(&upstream, MODERN, "{}").await);
-    assert_eq!(
-        peer.seen().pop().unwrap().headers["authorization"],
-        "Bearer system-canary"
-    );
+    assert_eq!(peer.seen().pop().unwrap().headers["authorization"], "Bearer system-canary");
     let key = key();
-    let mut request =
-        UpstreamRequest::new(MODERN, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
+    let mut request = UpstreamRequest::new(MODERN, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
     request.inject = Some(Arc::new(Token("Bearer lease-canary")));
     assert!(!format!("{request:?} {upstream:?}").contains("canary"));
     upstream.request(request, None).await.unwrap();
-    assert_eq!(
-        peer.seen().pop().unwrap().headers["authorization"],
-        "Bearer lease-canary"
-    );
+    assert_eq!(peer.seen().pop().unwrap().headers["authorization"], "Bearer lease-canary");
 }
 
 #[tokio::test]
@@ -508,14 +321,10 @@ async fn a_credential_that_is_no_header_stops_the_call_without_being_shown() {
     let peer = Peer::start(|seen| modern_start(seen).unwrap_or_else(|| echo(seen))).await;
     let upstream = start(Transport::http(&peer.url), |_| {});
     let key = key();
-    let mut request =
-        UpstreamRequest::new(MODERN, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
+    let mut request = UpstreamRequest::new(MODERN, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
     request.inject = Some(Arc::new(Token("Bearer can\nary")));
     let error = upstream.request(request, None).await.unwrap_err();
-    assert!(
-        !error.may_have_run() && !error.to_string().contains("ary"),
-        "{error:?}"
-    );
+    assert!(!error.may_have_run() && !error.to_string().contains("ary"), "{error:?}");
     assert_eq!(peer.count("tools/call"), 0);
 }
 
@@ -526,12 +335,7 @@ async fn calls_in_a_row_share_one_connection() {
     for _ in 0..5 {
         text(call(&upstream, MODERN, r#"{"a":[1,2]}"#).await);
     }
-    let mut used: Vec<usize> = peer
-        .seen()
-        .iter()
-        .filter(|seen| seen.method() == "tools/call")
-        .map(|seen| seen.connection)
-        .collect();
+    let mut used: Vec<usize> = peer.seen().iter().filter(|seen| seen.method() == "tools/call").map(|seen| seen.connection).collect();
     used.dedup();
     assert_eq!(used.len(), 1);
 }
@@ -542,13 +346,7 @@ async fn metadata_in_the_parameters_is_refused() {
     let upstream = start(Transport::http(&peer.url), |_| {});
     let key = key();
     let params = raw(r#"{"name":"echo","_meta":{}}"#);
-    upstream
-        .request(
-            UpstreamRequest::new(MODERN, &key, Method::ToolsCall, params),
-            None,
-        )
-        .await
-        .unwrap_err();
+    upstream.request(UpstreamRequest::new(MODERN, &key, Method::ToolsCall, params), None).await.unwrap_err();
     assert_eq!(peer.count("tools/call"), 0);
 }
 
@@ -560,4 +358,45 @@ async fn dropping_the_last_handle_ends_the_workers() {
     let watch = Arc::downgrade(&upstream.shared);
     drop(upstream);
     until(|| watch.strong_count() == 0).await;
+}
+
+#[tokio::test]
+async fn bi_034_a_result_that_wants_input_passes_only_where_it_is_declared_and_relayed() {
+    let wants = |members: &str| format!(r#""resultType":"input_required",{members}"#);
+    let ask = wants(r#""inputRequests":{"a":{"method":"elicitation/create","params":{"message":"password?"}}}"#);
+    let state_only = wants(r#""requestState":"s""#);
+    let declaring = raw(r#"{"elicitation":{}}"#);
+    for (relay, capabilities, answer, passes) in [
+        (false, declaring, &ask, false),
+        (true, Raw::EMPTY_OBJECT, &ask, false),
+        (true, declaring, &ask, true),
+        (false, Raw::EMPTY_OBJECT, &state_only, true),
+    ] {
+        let answer = answer.clone();
+        let peer = Peer::start(move |seen| modern_start(seen).unwrap_or_else(|| Play::json(&result(&seen.id(), &answer)))).await;
+        let upstream = start(Transport::http(&peer.url), |config| {
+            config.relay.elicitation = relay;
+        });
+        let outcome = call(&upstream, UseEra::Modern { capabilities }, "{}").await;
+        assert_eq!(outcome.is_ok(), passes, "{outcome:?}");
+        assert_eq!(upstream.dropped().refused, u64::from(!passes));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_without_end_is_answered_within_bounds() {
+    let peer = Peer::start(|seen| {
+        if seen.method() == "tools/call" {
+            let ping = event(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).repeat(5000);
+            let answer = event(&result(&seen.id(), ""));
+            return Play::stream(&[(0, ping), (0, answer)], Then::Close);
+        }
+        legacy_start(seen).unwrap_or_else(Play::hang)
+    })
+    .await;
+    let upstream = start(Transport::http(&peer.url), |config| {
+        config.era = EraChoice::Legacy;
+    });
+    text(call(&upstream, LEGACY, "{}").await);
+    assert!(upstream.shared.workers.len() < 100, "{}", upstream.shared.workers.len());
 }

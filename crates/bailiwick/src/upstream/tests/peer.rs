@@ -24,10 +24,7 @@ impl Seen {
 
     /// The JSON-RPC method, empty if there is none.
     pub(super) fn method(&self) -> String {
-        self.json()["method"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+        self.json()["method"].as_str().unwrap_or_default().to_owned()
     }
 
     pub(super) fn id(&self) -> String {
@@ -50,10 +47,7 @@ pub(super) enum Then {
 
 impl Play {
     pub(super) fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
-        Self {
-            pieces: vec![(0, bytes.into())],
-            then: Then::Keep,
-        }
+        Self { pieces: vec![(0, bytes.into())], then: Then::Keep }
     }
 
     pub(super) fn json(body: &str) -> Self {
@@ -61,36 +55,23 @@ impl Play {
     }
 
     pub(super) fn status(status: &str, headers: &str, body: &str) -> Self {
-        Self::bytes(format!(
-            "HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}",
-            body.len()
-        ))
+        Self::bytes(format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len()))
     }
 
     /// A stream that ends with its connection.
     pub(super) fn stream(events: &[(u64, String)], then: Then) -> Self {
         let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n".to_vec();
         let mut pieces = vec![(0, head)];
-        pieces.extend(
-            events
-                .iter()
-                .map(|(pause, event)| (*pause, event.clone().into_bytes())),
-        );
+        pieces.extend(events.iter().map(|(pause, event)| (*pause, event.clone().into_bytes())));
         Self { pieces, then }
     }
 
     pub(super) fn hang() -> Self {
-        Self {
-            pieces: Vec::new(),
-            then: Then::Hang,
-        }
+        Self { pieces: Vec::new(), then: Then::Hang }
     }
 
     pub(super) fn close() -> Self {
-        Self {
-            pieces: Vec::new(),
-            then: Then::Close,
-        }
+        Self { pieces: Vec::new(), then: Then::Close }
     }
 
     pub(super) fn closing(mut self) -> Self {
@@ -110,10 +91,9 @@ pub(super) fn event(message: &str) -> String {
 /// Answers `server/discover` as a modern server and refuses the handshake.
 pub(super) fn modern_start(seen: &Seen) -> Option<Play> {
     match seen.method().as_str() {
-        "server/discover" => Some(Play::json(&result(
-            &seen.id(),
-            r#""resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}}"#,
-        ))),
+        "server/discover" => {
+            Some(Play::json(&result(&seen.id(), r#""resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}}"#)))
+        }
         "initialize" => Some(not_found(seen)),
         _ => None,
     }
@@ -124,19 +104,10 @@ pub(super) fn legacy_start(seen: &Seen) -> Option<Play> {
     match (seen.verb.as_str(), seen.method().as_str()) {
         ("POST", "server/discover") => Some(not_found(seen)),
         ("POST", "initialize") => {
-            let body = result(
-                &seen.id(),
-                r#""protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{}"#,
-            );
-            Some(Play::status(
-                "200 OK",
-                "content-type: application/json\r\nmcp-session-id: s1\r\n",
-                &body,
-            ))
+            let body = result(&seen.id(), r#""protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{}"#);
+            Some(Play::status("200 OK", "content-type: application/json\r\nmcp-session-id: s1\r\n", &body))
         }
-        ("POST", method) if method.starts_with("notifications/") => {
-            Some(Play::status("202 Accepted", "", ""))
-        }
+        ("POST", method) if method.starts_with("notifications/") => Some(Play::status("202 Accepted", "", "")),
         ("GET", _) => Some(Play::status("405 Method Not Allowed", "", "")),
         ("DELETE", _) => Some(Play::status("200 OK", "", "")),
         _ => None,
@@ -144,10 +115,7 @@ pub(super) fn legacy_start(seen: &Seen) -> Option<Play> {
 }
 
 pub(super) fn not_found(seen: &Seen) -> Play {
-    let body = format!(
-        r#"{{"jsonrpc":"2.0","id":{},"error":{{"code":-32601,"message":"Method not found"}}}}"#,
-        seen.id()
-    );
+    let body = format!(r#"{{"jsonrpc":"2.0","id":{},"error":{{"code":-32601,"message":"Method not found"}}}}"#, seen.id());
     Play::status("404 Not Found", "content-type: application/json\r\n", &body)
 }
 
@@ -164,11 +132,7 @@ impl Peer {
     pub(super) async fn start(script: impl Fn(&Seen) -> Play + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/mcp", listener.local_addr().unwrap());
-        let peer = Self {
-            url,
-            seen: Arc::default(),
-            closed: Arc::default(),
-        };
+        let peer = Self { url, seen: Arc::default(), closed: Arc::default() };
         let (shared, script) = (peer.clone(), Arc::new(script));
         tokio::spawn(async move {
             for connection in 1.. {
@@ -186,22 +150,14 @@ impl Peer {
 
     /// How many requests of this JSON-RPC method it saw.
     pub(super) fn count(&self, method: &str) -> usize {
-        self.seen()
-            .iter()
-            .filter(|seen| seen.method() == method)
-            .count()
+        self.seen().iter().filter(|seen| seen.method() == method).count()
     }
 
     pub(super) fn closed(&self) -> usize {
         *self.closed.lock().unwrap()
     }
 
-    async fn serve(
-        &self,
-        connection: usize,
-        stream: TcpStream,
-        script: &(dyn Fn(&Seen) -> Play + Send + Sync),
-    ) {
+    async fn serve(&self, connection: usize, stream: TcpStream, script: &(dyn Fn(&Seen) -> Play + Send + Sync)) {
         let mut stream = BufReader::new(stream);
         while let Some(seen) = read_request(&mut stream, connection).await {
             self.seen.lock().unwrap().push(seen.clone());
@@ -235,19 +191,10 @@ async fn read_request(stream: &mut BufReader<TcpStream>, connection: usize) -> O
     let head = String::from_utf8(head).unwrap();
     let mut lines = head.lines();
     let verb = lines.next()?.split(' ').next()?.to_owned();
-    let headers: HashMap<String, String> = lines
-        .filter_map(|line| line.split_once(": "))
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-        .collect();
-    let length = headers
-        .get("content-length")
-        .map_or(0, |length| length.parse().unwrap());
+    let headers: HashMap<String, String> =
+        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
+    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    Some(Seen {
-        connection,
-        verb,
-        headers,
-        body: String::from_utf8(body).unwrap(),
-    })
+    Some(Seen { connection, verb, headers, body: String::from_utf8(body).unwrap() })
 }

@@ -10,12 +10,7 @@ use super::*;
 #[ignore = "it serves until its input ends; other tests start it as a process"]
 fn serve_the_shop() {
     let file = std::env::var_os("SHOP_FILE").expect("started by a test");
-    crate::shop::run(
-        Path::new(&file),
-        std::io::stdin().lock(),
-        std::io::stdout().lock(),
-    )
-    .unwrap();
+    crate::shop::run(Path::new(&file), std::io::stdin().lock(), std::io::stdout().lock()).unwrap();
 }
 
 struct Env(Vec<(String, String)>);
@@ -35,46 +30,18 @@ async fn the_shop_is_a_modern_server_behind_noise_on_its_output() {
     let folder = tempfile::tempdir().unwrap();
     let shop = Transport::stdio(
         std::env::current_exe().unwrap(),
-        [
-            "--exact",
-            "upstream::tests::stdio::serve_the_shop",
-            "--ignored",
-            "--nocapture",
-            "--quiet",
-        ],
+        ["--exact", "upstream::tests::stdio::serve_the_shop", "--ignored", "--nocapture", "--quiet"],
     );
     let file = folder.path().join("shop.db");
     let upstream = start_with(shop, env("SHOP_FILE", file.to_str().unwrap()), |_| {});
     assert!(upstream.ready().await);
-    assert_eq!(
-        upstream.era_support(),
-        Some(EraSupport {
-            modern: true,
-            legacy: None
-        })
-    );
+    assert_eq!(upstream.era_support(), Some(EraSupport { modern: true, legacy: None }));
     let tools = upstream.list_all(Method::ToolsList, &key()).await.unwrap();
     assert_eq!(tools.len(), crate::shop::effects().count());
     let key = key();
     let params = raw("{\"name\":\n\"no_such_tool\",\"arguments\":{}}");
-    let reply = upstream
-        .request(
-            UpstreamRequest::new(MODERN, &key, Method::ToolsCall, params),
-            None,
-        )
-        .await
-        .unwrap();
-    assert!(
-        matches!(
-            reply,
-            Reply::Error {
-                code: -32602,
-                http_status: 200,
-                ..
-            }
-        ),
-        "{reply:?}"
-    );
+    let reply = upstream.request(UpstreamRequest::new(MODERN, &key, Method::ToolsCall, params), None).await.unwrap();
+    assert!(matches!(reply, Reply::Error { code: -32602, http_status: 200, .. }), "{reply:?}");
     upstream.shutdown().await;
     assert_eq!(upstream.status(), Status::Stopped);
 }
@@ -106,20 +73,13 @@ fn script(on_call: &str) -> Transport {
 async fn a_server_that_refuses_discovery_is_asked_the_old_way() {
     let upstream = start(script(r#"answer '"ok":1.0'"#), |_| {});
     assert!(upstream.ready().await);
-    assert_eq!(
-        upstream.era_support(),
-        Some(EraSupport {
-            modern: false,
-            legacy: Some(Version::V2025_03_26)
-        })
-    );
+    assert_eq!(upstream.era_support(), Some(EraSupport { modern: false, legacy: Some(Version::V2025_03_26) }));
     assert_eq!(text(call(&upstream, LEGACY, "{}").await), r#"{"ok":1.0}"#);
 }
 
 #[tokio::test]
 async fn bi_033_a_foreign_answer_is_dropped_and_counted_and_a_second_one_too() {
-    let foreign =
-        r#"printf '{"jsonrpc":"2.0","id":999999,"result":{}}\n'; answer '"n":1'; answer '"n":2'"#;
+    let foreign = r#"printf '{"jsonrpc":"2.0","id":999999,"result":{}}\n'; answer '"n":1'; answer '"n":2'"#;
     let upstream = start(script(foreign), |_| {});
     assert_eq!(text(call(&upstream, LEGACY, "{}").await), r#"{"n":1}"#);
     until(|| upstream.dropped().foreign == 2).await;
@@ -131,20 +91,10 @@ async fn a_result_with_an_error_is_dropped_and_the_call_runs_into_its_time() {
     let upstream = start(script(both), |_| {});
     assert!(upstream.ready().await);
     let key = key();
-    let mut request =
-        UpstreamRequest::new(LEGACY, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
+    let mut request = UpstreamRequest::new(LEGACY, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
     request.timeout = Some(Duration::from_millis(300));
     let error = upstream.request(request, None).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            UpstreamError::Timeout {
-                may_have_run: true,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, UpstreamError::Timeout { may_have_run: true, .. }), "{error:?}");
     assert_eq!(upstream.dropped().malformed, 1);
 }
 
@@ -152,19 +102,8 @@ async fn a_result_with_an_error_is_dropped_and_the_call_runs_into_its_time() {
 async fn a_huge_line_breaks_its_call_and_nothing_else() {
     let huge = r#"case $line in *huge*) head -c 200000 /dev/zero | tr '\0' x; echo ;; *) answer '"ok":1' ;; esac"#;
     let upstream = start(script(huge), |config| config.frame_bytes_max = 100_000);
-    let error = call(&upstream, LEGACY, r#"{"a":"huge"}"#)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            UpstreamError::Broken {
-                may_have_run: true,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    let error = call(&upstream, LEGACY, r#"{"a":"huge"}"#).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Broken { may_have_run: true, .. }), "{error:?}");
     assert_eq!(text(call(&upstream, LEGACY, "{}").await), r#"{"ok":1}"#);
 }
 
@@ -173,16 +112,7 @@ async fn a_process_that_dies_fails_its_calls_at_once_and_is_started_again() {
     let dies = r#"case $line in *die*) exit 3 ;; *) answer '"ok":1' ;; esac"#;
     let upstream = start(script(dies), |_| {});
     let error = call(&upstream, LEGACY, r#"{"a":"die"}"#).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            UpstreamError::Died {
-                may_have_run: true,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, UpstreamError::Died { may_have_run: true, .. }), "{error:?}");
     assert!(error.to_string().contains("exit code 3"), "{error}");
     assert_eq!(text(call(&upstream, LEGACY, "{}").await), r#"{"ok":1}"#);
 }
@@ -198,23 +128,11 @@ async fn the_last_words_of_a_process_still_count() {
 #[tokio::test]
 async fn a_command_that_does_not_exist_backs_off_with_a_reason() {
     let upstream = start(Transport::stdio("/no/such/command", [""; 0]), |config| {
-        config.backoff = Backoff {
-            first: Duration::from_secs(600),
-            max: Duration::from_secs(600),
-        };
+        config.backoff = Backoff { first: Duration::from_secs(600), max: Duration::from_secs(600) };
     });
     until(|| matches!(upstream.status(), Status::BackingOff { .. })).await;
     let error = call(&upstream, LEGACY, "{}").await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            UpstreamError::Unavailable {
-                may_have_run: false,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, UpstreamError::Unavailable { may_have_run: false, .. }), "{error:?}");
     assert!(error.to_string().contains("cannot be started"), "{error}");
 }
 
@@ -226,8 +144,7 @@ async fn a_call_nobody_waits_for_is_cancelled_by_words_and_its_answer_is_late_no
     let upstream = start_with(script(slow), env("LOG", log.to_str().unwrap()), |_| {});
     assert!(upstream.ready().await);
     let key = key();
-    let mut request =
-        UpstreamRequest::new(LEGACY, &key, Method::ToolsCall, raw(r#"{"name":"slow"}"#));
+    let mut request = UpstreamRequest::new(LEGACY, &key, Method::ToolsCall, raw(r#"{"name":"slow"}"#));
     request.timeout = Some(Duration::from_millis(200));
     upstream.request(request, None).await.unwrap_err();
     let told = || std::fs::read_to_string(&log).unwrap_or_default();
@@ -248,13 +165,10 @@ async fn two_clients_with_the_same_token_get_their_own_progress() {
     let ask = async |token: &str| {
         let (sender, mut events) = mpsc::channel(8);
         let key = key();
-        let mut request =
-            UpstreamRequest::new(LEGACY, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
+        let mut request = UpstreamRequest::new(LEGACY, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
         request.progress_token = Id::parse(raw(token));
         upstream.request(request, Some(sender)).await.unwrap();
-        let Some(Event::Notification { params, .. }) = events.recv().await else {
-            panic!()
-        };
+        let Some(Event::Notification { params, .. }) = events.recv().await else { panic!() };
         assert!(events.recv().await.is_none());
         params.raw().text().to_owned()
     };
@@ -269,30 +183,14 @@ async fn two_clients_with_the_same_token_get_their_own_progress() {
 async fn the_environment_is_empty_but_for_what_is_allowed_and_injected() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("env");
-    let text = format!(
-        "env >'{0}.new'; mv '{0}.new' '{0}'; cat >/dev/null",
-        file.display()
-    );
+    let text = format!("env >'{0}.new'; mv '{0}.new' '{0}'; cat >/dev/null", file.display());
     let inject = env("TOKEN", "canary");
-    let upstream = start_with(
-        Transport::stdio("/bin/sh", ["-c".to_owned(), text]),
-        inject,
-        |_| {},
-    );
+    let upstream = start_with(Transport::stdio("/bin/sh", ["-c".to_owned(), text]), inject, |_| {});
     until(|| file.exists()).await;
     let seen = std::fs::read_to_string(&file).unwrap();
-    assert!(
-        seen.contains("TOKEN=canary") && seen.contains("PATH="),
-        "{seen}"
-    );
-    assert!(
-        std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("CARGO")),
-        "cargo runs the tests"
-    );
-    assert!(
-        !seen.lines().any(|line| line.starts_with("CARGO")),
-        "{seen}"
-    );
+    assert!(seen.contains("TOKEN=canary") && seen.contains("PATH="), "{seen}");
+    assert!(std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("CARGO")), "cargo runs the tests");
+    assert!(!seen.lines().any(|line| line.starts_with("CARGO")), "{seen}");
     upstream.shutdown().await;
 }
 
@@ -328,19 +226,14 @@ async fn a_servers_question_reaches_the_client_only_if_it_can_only_be_its_own() 
     let client = tokio::spawn(async move {
         while let Some(event) = events.recv().await {
             if let Event::Request { answer, .. } = event {
-                answer
-                    .send(Ok(raw("{\"action\":\n\"decline\"}").to_owned()))
-                    .unwrap();
+                answer.send(Ok(raw("{\"action\":\n\"decline\"}").to_owned())).unwrap();
             }
         }
     });
     let key = key();
     let request = UpstreamRequest::new(LEGACY, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
     let reply = text(upstream.request(request, Some(sender)).await);
-    assert!(
-        reply.contains(r#""id":"q","result":{"action": "decline"}"#),
-        "{reply}"
-    );
+    assert!(reply.contains(r#""id":"q","result":{"action": "decline"}"#), "{reply}");
     client.await.unwrap();
     // Without anyone to ask, the server is told so.
     let reply = text(call(&upstream, LEGACY, "{}").await);
