@@ -72,7 +72,11 @@ pub(crate) enum Owed {
     Intent(oneshot::Sender<Admitted>, CallId, Result<u64, Lost>),
     /// An intent that was refused before it was looked at.
     Refused(oneshot::Sender<Admitted>, StoreError),
-    Entry { ack: Ack, result: Result<u64, StoreError>, closing: Option<(u64, CallId)> },
+    Entry {
+        ack: Ack,
+        result: Result<u64, StoreError>,
+        closing: Option<(u64, CallId)>,
+    },
     Change(Box<dyn Change>),
 }
 

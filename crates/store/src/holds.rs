@@ -107,9 +107,9 @@ impl Writing<'_> {
 
     /// Takes back whatever a task still waits for.
     pub(crate) fn withdraw_holds(&mut self, task: TaskId, state: &HoldState) -> Result<Vec<HoldId>, StoreError> {
-        let mut statement = self.conn.prepare_cached(
-            "UPDATE holds SET state = ?2, state_json = ?3 WHERE task = ?1 AND state IN ('pending', 'approved') RETURNING id",
-        )?;
+        let mut statement = self
+            .conn
+            .prepare_cached("UPDATE holds SET state = ?2, state_json = ?3 WHERE task = ?1 AND state IN ('pending', 'approved') RETURNING id")?;
         let rows = statement.query_map((task.to_bytes(), state.word(), serde_json::to_string(state)?), |r| r.get(0))?;
         let withdrawn: Vec<HoldId> = rows.map(|id| id.map(HoldId::from_bytes)).collect::<Result<_, _>>()?;
         for id in &withdrawn {
@@ -122,9 +122,11 @@ impl Writing<'_> {
 /// Marks an approval as spent by a call that memory has admitted.
 pub(crate) fn consume(conn: &Connection, id: HoldId, call: CallId, at: Timestamp) -> Result<(), StoreError> {
     let state = HoldState::Consumed { call, at };
-    let changed = conn
-        .prepare_cached("UPDATE holds SET state = ?2, state_json = ?3 WHERE id = ?1 AND state = 'approved'")?
-        .execute((id.to_bytes(), state.word(), serde_json::to_string(&state)?))?;
+    let changed = conn.prepare_cached("UPDATE holds SET state = ?2, state_json = ?3 WHERE id = ?1 AND state = 'approved'")?.execute((
+        id.to_bytes(),
+        state.word(),
+        serde_json::to_string(&state)?,
+    ))?;
     if changed == 1 { Ok(()) } else { Err(StoreError::unavailable(Reason::Disagrees, format!("{id} is approved in memory but not on disk"))) }
 }
 

@@ -1,4 +1,5 @@
-//! The index by call and by task: a file of its own that follows the ledger, never in a call's way, and is rebuilt when it does not fit.
+//! The index by call and by task: a file of its own that follows the ledger, never in a call's way, and is rebuilt when it does not
+//! fit. Its thread also writes the log back into the database while nothing else happens.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -34,7 +35,12 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 enum Question {
     /// Entries of a call, the intent first.
     Call(CallId, Answer<Vec<u64>>),
-    Task { task: TaskId, from: u64, limit: usize, answer: Answer<Vec<u64>> },
+    Task {
+        task: TaskId,
+        from: u64,
+        limit: usize,
+        answer: Answer<Vec<u64>>,
+    },
 }
 
 /// The way to the index's thread.
@@ -44,7 +50,7 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn start(directory: &Directory, head: watch::Receiver<Head>) -> Result<(Self, JoinHandle<()>), StoreError> {
-        let ledger = directory.open_reader()?;
+        let ledger = directory.open_follower()?;
         let path = directory.index()?;
         let conn = match open(&path, &ledger) {
             Ok(conn) => conn,
@@ -99,8 +105,7 @@ fn open(path: &Path, ledger: &Connection) -> Result<Connection, StoreError> {
     let (next, leaf): (i64, Vec<u8>) = conn.query_row("SELECT next, leaf FROM cursor", [], |r| Ok((r.get(0)?, r.get(1)?)))?;
     if next > 0 {
         let last = next.saturating_sub(1);
-        let stored: Option<Vec<u8>> =
-            ledger.query_row("SELECT leaf FROM entries WHERE idx = ?1", [last], |r| r.get(0)).optional()?;
+        let stored: Option<Vec<u8>> = ledger.query_row("SELECT leaf FROM entries WHERE idx = ?1", [last], |r| r.get(0)).optional()?;
         if stored.as_ref() != Some(&leaf) {
             return Err(StoreError::unavailable(Reason::Disagrees, format!("entry {last} is another one than was indexed")));
         }
@@ -130,12 +135,12 @@ struct Follower {
 
 impl Follower {
     fn run(self, questions: &Receiver<Question>) {
-        let mut seen = 0;
+        let (mut seen, mut written_back) = (0, 0);
         loop {
             match questions.recv_timeout(REST) {
                 Ok(question) => self.answer(question),
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Err(error) = self.rest(&mut seen) {
+                    if let Err(error) = self.rest(&mut seen, &mut written_back) {
                         tracing::warn!(%error, "the index could not follow the ledger");
                     }
                 }
@@ -154,12 +159,16 @@ impl Follower {
         }
     }
 
-    fn rest(&self, seen: &mut u64) -> Result<(), StoreError> {
+    fn rest(&self, seen: &mut u64, written_back: &mut u64) -> Result<(), StoreError> {
         let size = self.head.borrow().size;
         let quiet = std::mem::replace(seen, size) == size;
         let next = self.next()?;
         if next < size && (quiet || size.saturating_sub(next) > BEHIND_MAX) {
             self.step(next, size)?;
+        } else if quiet && size != *written_back {
+            // Between bursts, so that the writer does not have to in the middle of one.
+            self.ledger.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+            *written_back = size;
         }
         Ok(())
     }

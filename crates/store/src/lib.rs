@@ -30,7 +30,7 @@ mod tests;
 pub use entry::{ENTRY_BYTES_MAX, Entry, EntryRow, Head, Integrated, Integrator, Intent, kind};
 pub use error::{Reason, StoreError};
 pub use holds::{HoldFilter, TooMany};
-pub use registry::{Incident, Pin, PinStatus, Registered, RESULT_BYTES_MAX};
+pub use registry::{Incident, Pin, PinStatus, RESULT_BYTES_MAX, Registered};
 pub use store::{Options, RELAXED_MAX, Store};
 pub use tasks::{Ended, TaskFilter, TaskRow};
 pub use writing::Writing;

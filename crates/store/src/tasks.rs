@@ -99,9 +99,12 @@ impl Writing<'_> {
         }
         // Calls of this batch that were permitted before the end are not on disk yet.
         let used = self.state.task(id).map(|t| int(t.used));
-        self.conn
-            .prepare_cached("UPDATE tasks SET state = ?2, state_json = ?3, used = coalesce(?4, used) WHERE id = ?1")?
-            .execute((id.to_bytes(), to.word(), serde_json::to_string(&to)?, used))?;
+        self.conn.prepare_cached("UPDATE tasks SET state = ?2, state_json = ?3, used = coalesce(?4, used) WHERE id = ?1")?.execute((
+            id.to_bytes(),
+            to.word(),
+            serde_json::to_string(&to)?,
+            used,
+        ))?;
         let entry = Entry::new(kind::TASK_ENDED, body).of_task(id);
         if !was_open {
             return Ok(Ended { entry: Some(self.append(entry)?), withdrawn: Vec::new() });

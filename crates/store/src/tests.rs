@@ -449,12 +449,8 @@ async fn what_is_registered_reads_back() {
         at: at(5),
     };
     let agent = Registered { name: "clerk".parse().unwrap(), document: "{}".to_owned(), public_key: vec![1], at: at(6) };
-    let incident = Incident {
-        id: bailiwick_core::IncidentId::new(at(7), random(1)),
-        kind: "identity.twice".to_owned(),
-        at: at(7),
-        document: "{}".to_owned(),
-    };
+    let incident =
+        Incident { id: bailiwick_core::IncidentId::new(at(7), random(1)), kind: "identity.twice".to_owned(), at: at(7), document: "{}".to_owned() };
     let (p, a, i) = (pin.clone(), agent.clone(), incident.clone());
     let put = move |w: &mut crate::Writing<'_>| {
         w.pin_put(&p)?;

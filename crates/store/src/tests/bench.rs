@@ -60,6 +60,27 @@ fn bench_intents() {
     });
 }
 
+/// The limit: one kilobyte written over a file that does not grow, then synchronised, one after the other.
+#[test]
+#[ignore = "a measurement"]
+fn bench_raw() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir_in(std::env::var_os("BENCH_DIR").unwrap_or_else(|| ".".into())).unwrap();
+    let file = std::fs::File::create(dir.path().join("raw")).unwrap();
+    file.write_all_at(&vec![0; 16 << 20], 0).unwrap();
+    file.sync_all().unwrap();
+    let (begin, cpu, mut times) = (Instant::now(), cpu(), Vec::new());
+    while begin.elapsed() < Duration::from_secs(2) {
+        let start = Instant::now();
+        file.write_all_at(&[b'x'; 1024], (times.len() as u64 % 16_000) * 1024).unwrap();
+        file.sync_data().unwrap();
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    let (p50, p99, cpu) = (times[times.len() / 2], times[times.len() * 99 / 100], (self::cpu() - cpu) / times.len() as f64);
+    println!(" raw, 1 waiter  {:>9.0}/s  p50 {p50:>9.1?}  p99 {p99:>9.1?}  {cpu:>6.1} us of CPU each", times.len() as f64 / 2.0);
+}
+
 /// Microseconds of processor time of this process so far.
 fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
