@@ -1,8 +1,9 @@
-//! `cargo xtask gen [--check]`: writes the files of `docs/reference/` from the code, so that they cannot say something else.
+//! `cargo xtask gen [--check]`: writes `docs/reference/` and `docs/threats.md` from the code, so that they cannot say something else.
 
 mod command_line;
 mod configuration;
 mod errors;
+mod threats;
 
 use std::fs;
 use std::io::{Write as _, stdout};
@@ -13,8 +14,9 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::test::{cargo, finish};
+use crate::tidy;
 
-const FOLDER: &str = "docs/reference";
+const FOLDER: &str = "docs";
 
 /// The command; `arguments` are those after `gen`.
 pub(crate) fn run(workspace: &Path, mut arguments: impl Iterator<Item = String>) -> Result<()> {
@@ -27,7 +29,7 @@ pub(crate) fn run(workspace: &Path, mut arguments: impl Iterator<Item = String>)
 
 fn write(workspace: &Path) -> Result<()> {
     let folder = workspace.join(FOLDER);
-    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(folder.join("reference"))?;
     for (name, text) in files(workspace)? {
         let path = folder.join(name);
         if fs::read_to_string(&path).ok().as_ref() != Some(&text) {
@@ -58,11 +60,12 @@ fn files(workspace: &Path) -> Result<Vec<(&'static str, String)>> {
     let openapi: Value = serde_json::from_str(&program.output(&["openapi"])?).context("`bailiwick openapi` is not JSON")?;
     let codes = fs::read_to_string(workspace.join("crates/core/src/error.rs"))?;
     Ok(vec![
-        ("errors.md", errors::page(&codes)?),
-        ("configuration.md", configuration::page(&schema)),
-        ("bailiwick.schema.json", format!("{schema:#}\n")),
-        ("openapi.json", format!("{openapi:#}\n")),
-        ("cli.md", command_line::page(&program)?),
+        ("reference/errors.md", errors::page(&codes)?),
+        ("reference/configuration.md", configuration::page(&schema)),
+        ("reference/bailiwick.schema.json", format!("{schema:#}\n")),
+        ("reference/openapi.json", format!("{openapi:#}\n")),
+        ("reference/cli.md", command_line::page(&program)?),
+        ("threats.md", threats::page(workspace, &tidy::tracked(workspace)?)?),
     ])
 }
 
