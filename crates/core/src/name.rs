@@ -83,8 +83,7 @@ fn tool_part(text: &str) -> bool {
 }
 
 /// Operations of MCP that are no tools and pass the same gate under a name with a slash, which no tool can have.
-const OPERATIONS: [&str; 5] =
-    ["resources/read", "resources/subscribe", "prompts/get", "completion/complete", "logging/setLevel"];
+const OPERATIONS: [&str; 4] = ["resources/read", "resources/subscribe", "prompts/get", "completion/complete"];
 
 fn operation(text: &str) -> bool {
     OPERATIONS.contains(&text)
@@ -119,10 +118,37 @@ impl SpiffeId {
 }
 
 /// A tool as agents see it: `<system>.<tool>`, or `<system>.<operation>` for an MCP operation that is no tool.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone)]
 pub struct ToolName {
     text: Arc<str>,
     dot: usize,
+}
+
+// INVARIANT: equality, order and hash are those of the text alone, as `Borrow<str>` demands; the dot follows from the text.
+impl PartialEq for ToolName {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for ToolName {}
+
+impl PartialOrd for ToolName {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ToolName {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+
+impl std::hash::Hash for ToolName {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
 }
 
 impl ToolName {
@@ -210,6 +236,13 @@ mod tests {
     fn a_tool_name_splits_at_the_first_dot() {
         let name: ToolName = "git.log.short".parse().unwrap();
         assert_eq!((name.system(), name.tool()), ("git", "log.short"));
+    }
+
+    #[test]
+    fn a_tool_is_found_by_its_text_in_every_kind_of_map() {
+        let name: ToolName = "shop.show_order".parse().unwrap();
+        assert!(std::collections::HashMap::from([(name.clone(), ())]).contains_key("shop.show_order"));
+        assert!(std::collections::BTreeMap::from([(name, ())]).contains_key("shop.show_order"));
     }
 
     #[test]

@@ -80,6 +80,11 @@ impl<'a> Headers<'a> {
         self.session.text()
     }
 
+    /// `Mcp-Session-Id`, if there is exactly one of visible ASCII.
+    pub fn session_id(&self) -> Option<&'a str> {
+        self.session().ok().flatten()
+    }
+
     /// Names (after `Mcp-Param-`) and values of the parameter headers, as they came.
     pub fn params(&self) -> &[(&'a str, &'a [u8])] {
         &self.params

@@ -126,6 +126,14 @@ impl Writer<'_> {
         );
     }
 
+    /// Passes a modern upstream's questions to a modern client, with our own state in place of the upstream's.
+    pub fn input_required(&self, out: &mut Vec<u8>, id: &IdBuf, upstream: Raw<'_>, request_state: &str) {
+        self.result(out, id, "input_required", |object| {
+            let object = object.raw_if("inputRequests", upstream.member("inputRequests").map(Raw::text));
+            object.text("requestState", request_state)
+        });
+    }
+
     /// An empty result: to `ping`, `tasks/update`, `tasks/cancel`, `logging/setLevel`.
     pub fn empty(&self, out: &mut Vec<u8>, id: &IdBuf) {
         self.result(out, id, "complete", |object| object);

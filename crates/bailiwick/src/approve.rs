@@ -1,0 +1,150 @@
+//! People decide: a yes or a no to exactly one held call, and the ends that nobody decided.
+
+use bailiwick_core::hold::HoldState;
+use bailiwick_core::{Approval, ApprovalError, Digest, ErrorCode, Hold, HoldId, Person};
+use bailiwick_store::StoreError;
+
+use crate::entry;
+use crate::house::House;
+
+/// What a person says about a held call.
+#[derive(Debug)]
+pub struct Saying {
+    /// The digest that the person was shown.
+    pub digest: Digest,
+    /// SHA-256 of the words that the person saw.
+    pub seen: Digest,
+    /// `key` or `session`.
+    pub proof: &'static str,
+    /// The signature; empty for a session.
+    pub signature: String,
+    /// The reason of a no, in the person's words.
+    pub reason: String,
+}
+
+/// Why it is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SayingError {
+    /// There is no such hold.
+    #[error("there is no such held call")]
+    Absent,
+    /// The rules of approval.
+    #[error(transparent)]
+    Rule(#[from] ApprovalError),
+    /// Somebody else decided at the same time: look again.
+    #[error("somebody else decided at the same time; look again")]
+    Raced,
+    /// The ledger cannot be written.
+    #[error("the ledger cannot be written: {0}")]
+    Store(#[from] StoreError),
+}
+
+impl SayingError {
+    /// The public code.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Absent => ErrorCode::HoldAbsent,
+            Self::Rule(rule) => rule.code(),
+            Self::Raced => ErrorCode::ApprovalMismatch,
+            Self::Store(_) => ErrorCode::AuditUnavailable,
+        }
+    }
+}
+
+impl House {
+    /// Takes a yes. When enough people said yes, as policy said when the call was held, the call is released; policy is asked again
+    /// with the approvals as facts when it is made.
+    ///
+    /// # Errors
+    /// See [`SayingError`]; nothing changed then.
+    pub async fn approve(&self, id: HoldId, person: &Person, saying: Saying) -> Result<Hold, SayingError> {
+        let now = self.clock.now();
+        let seen = self.store.hold(id).await?.ok_or(SayingError::Absent)?;
+        let kind = seen.may_decide(person, self.config.owner_may_approve, saying.digest, now)?;
+        let approval = Approval { person: person.name.clone(), kind, digest: saying.digest, seen: saying.seen, proof: saying.proof.to_owned(), signature: saying.signature, at: now };
+        let mut hold = seen.clone();
+        hold.approvals.push(approval);
+        let enough = hold.approvals.len() >= hold.count;
+        if enough {
+            hold.state = HoldState::Approved { at: now };
+        }
+        let body = entry::encode(
+            now,
+            &entry::HoldDecided {
+                hold: id,
+                call: hold.call,
+                task: hold.task,
+                step: if enough { "approved" } else { "approval" },
+                approval: hold.approvals.last(),
+                by: None,
+                reason: None,
+            },
+        );
+        self.change_hold(&seen, hold, body).await
+    }
+
+    /// Takes a no.
+    ///
+    /// # Errors
+    /// See [`SayingError`]; nothing changed then.
+    pub async fn refuse(&self, id: HoldId, person: &Person, saying: Saying) -> Result<Hold, SayingError> {
+        let now = self.clock.now();
+        let seen = self.store.hold(id).await?.ok_or(SayingError::Absent)?;
+        // Whoever may say yes may say no; the owner and the person on whose behalf it is asked may always take it back.
+        let own = person.name == seen.owner || person.name == seen.subject;
+        match seen.may_decide(person, true, saying.digest, now) {
+            Ok(_) => {}
+            Err(ApprovalError::NotEligible) if own && seen.state == HoldState::Pending && saying.digest == seen.digest => {}
+            Err(rule) => return Err(rule.into()),
+        }
+        let reason: String = saying.reason.chars().take(500).collect();
+        let hold = Hold { state: HoldState::Refused { by: person.name.clone(), reason: reason.clone(), at: now }, ..seen.clone() };
+        let body = entry::HoldDecided { hold: id, call: hold.call, task: hold.task, step: "refused", approval: None, by: Some(&person.name), reason: Some(&reason) };
+        self.change_hold(&seen, hold, entry::encode(now, &body)).await
+    }
+
+    /// The requester gives a held call up.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn withdraw(&self, id: HoldId) -> Result<(), SayingError> {
+        let now = self.clock.now();
+        let Some(seen) = self.store.hold(id).await?.filter(|h| matches!(h.state, HoldState::Pending | HoldState::Approved { .. })) else { return Ok(()) };
+        let hold = Hold { state: HoldState::Withdrawn { at: now }, ..seen.clone() };
+        let body = entry::HoldDecided { hold: id, call: hold.call, task: hold.task, step: "withdrawn", approval: None, by: None, reason: None };
+        self.change_hold(&seen, hold, entry::encode(now, &body)).await.map(|_| ())
+    }
+
+    /// Ends the holds that nobody decided, or whose approval nobody used, in time.
+    pub(crate) async fn expire_holds(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        for seen in self.holds.matching(|h| now >= h.expires_at) {
+            let hold = Hold { state: HoldState::Expired { at: now }, ..seen.clone() };
+            let body = entry::HoldDecided { hold: hold.id, call: hold.call, task: hold.task, step: "expired", approval: None, by: None, reason: None };
+            if matches!(seen.state, HoldState::Refused { .. }) {
+                self.holds.put(hold);
+                continue;
+            }
+            match self.change_hold(&seen, hold, entry::encode(now, &body)).await {
+                Ok(_) => {}
+                Err(SayingError::Store(error)) => return Err(error),
+                // Somebody was faster, in the store: take over what it says.
+                Err(_) => match self.store.hold(seen.id).await? {
+                    Some(hold) => self.holds.put(hold),
+                    None => self.holds.put(Hold { state: HoldState::Expired { at: now }, ..seen }),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    async fn change_hold(&self, seen: &Hold, hold: Hold, body: Vec<u8>) -> Result<Hold, SayingError> {
+        if !self.store.hold_update(seen, &hold, body).await? {
+            return Err(SayingError::Raced);
+        }
+        metrics::counter!("bailiwick_holds_decided_total", "state" => hold.state.word()).increment(1);
+        self.holds.put(hold.clone());
+        Ok(hold)
+    }
+}

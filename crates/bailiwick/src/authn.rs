@@ -1,0 +1,100 @@
+//! Who presents a token, and from where.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bailiwick_core::{Digest, ErrorCode};
+use bailiwick_identity::sightings::Used;
+use bailiwick_identity::{Place, Proof, ProofError};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
+use crate::house::House;
+use crate::pipeline::Who;
+use crate::tokens::Bearer;
+
+/// Why a request is not authenticated. `error` is the OAuth error for the challenge; none if no credentials came at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAuthenticated {
+    /// The code.
+    pub code: ErrorCode,
+}
+
+impl House {
+    /// The token of a request: verified, not revoked, of a task that is open. One place at a time.
+    ///
+    /// # Errors
+    /// Without a valid token; the reason is in the log.
+    pub async fn bearer(&self, headers: &HeaderMap, from: IpAddr) -> Result<Bearer, NotAuthenticated> {
+        let missing = NotAuthenticated { code: ErrorCode::AuthnMissing };
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let value = values.next().ok_or(missing)?;
+        let invalid = |why: &dyn std::fmt::Display| {
+            tracing::info!(error.code = %ErrorCode::ProofInvalid, %why, "a token was refused");
+            NotAuthenticated { code: ErrorCode::ProofInvalid }
+        };
+        if values.next().is_some() {
+            return Err(invalid(&"more than one Authorization header"));
+        }
+        let value = value.to_str().map_err(|e| invalid(&e))?;
+        let token = match Proof::from_authorization(value).map_err(|e| invalid(&e))? {
+            Proof::Bearer(token) => token,
+            _ => return Err(invalid(&"not a bearer token")),
+        };
+        let hash = Digest::of(token.as_bytes());
+        let now = self.clock.now();
+        if let Some((bearer, last)) = self.tokens.find(&hash) {
+            bearer.verified().check_time(now).map_err(|e| expired_or(&e, invalid))?;
+            self.still_good(&bearer)?;
+            if last != from {
+                self.seen_at(&bearer, from, now).await;
+                self.tokens.put(hash, bearer.clone(), from);
+            }
+            return Ok(bearer);
+        }
+        let verified = Arc::new(self.verifier.verify(token, &self.urls.mcp, now).map_err(|e| expired_or(&e, invalid))?);
+        let bearer = match verified.caller() {
+            None => Bearer::Agent(verified),
+            Some(caller) => {
+                let live = self.live.find(caller.task).ok_or(NotAuthenticated { code: ErrorCode::TaskClosed })?;
+                Bearer::Task(verified, Who { caller: Arc::new(caller), live })
+            }
+        };
+        self.still_good(&bearer)?;
+        self.seen_at(&bearer, from, now).await;
+        self.tokens.put(hash, bearer.clone(), from);
+        Ok(bearer)
+    }
+
+    fn still_good(&self, bearer: &Bearer) -> Result<(), NotAuthenticated> {
+        let now = self.clock.now();
+        let verified = bearer.verified();
+        if self.tokens.is_revoked(&verified.jti.to_string()) {
+            return Err(NotAuthenticated { code: ErrorCode::ProofInvalid });
+        }
+        match bearer {
+            Bearer::Task(_, who) if !who.live.is_open(now) => Err(NotAuthenticated { code: ErrorCode::TaskClosed }),
+            Bearer::Agent(_) => {
+                let agent = self.agent(verified.agent.as_str()).ok_or(NotAuthenticated { code: ErrorCode::ProofInvalid })?;
+                self.in_service(agent, now).map_err(|why| {
+                    tracing::info!(%why, "a token was refused");
+                    NotAuthenticated { code: ErrorCode::ProofInvalid }
+                })
+            }
+            Bearer::Task(..) => Ok(()),
+        }
+    }
+
+    /// One identity used from two places at once is an incident.
+    async fn seen_at(&self, bearer: &Bearer, address: IpAddr, now: bailiwick_core::Timestamp) {
+        let verified = bearer.verified();
+        if let Some(agent) = self.agent(verified.agent.as_str()) {
+            let place = Place { address, instance: verified.instance };
+            self.sighted(agent, Used::Token(verified.jti), place, now).await;
+        }
+    }
+}
+
+fn expired_or(error: &ProofError, invalid: impl Fn(&dyn std::fmt::Display) -> NotAuthenticated) -> NotAuthenticated {
+    if matches!(error, ProofError::Expired) { NotAuthenticated { code: ErrorCode::TokenExpired } } else { invalid(error) }
+}

@@ -1,0 +1,607 @@
+//! The configuration: `bailiwick.toml`, parsed into values that are well-formed, or refused with file, line, column and a hint.
+
+mod client;
+mod error;
+mod starter;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bailiwick_core::{Agent, AgentName, Effect, Person, PersonName, RiskTier, Role, SpiffeId, SystemName, Timestamp, TrustDomain};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use toml::Spanned;
+
+pub use client::{ClientFile, ClientServer};
+pub use error::ConfigError;
+pub use starter::{STARTER, default_for_one_person};
+
+/// The file as it is written.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// The SPIFFE trust domain under which agents get their IDs.
+    #[serde(default = "default_trust_domain")]
+    #[schemars(with = "String")]
+    trust_domain: TrustDomain,
+    /// Where the broker listens and how it is reached.
+    #[serde(default)]
+    listen: ListenFile,
+    /// What decides.
+    #[serde(default)]
+    policy: PolicyFile,
+    /// How held calls are decided.
+    #[serde(default)]
+    approvals: ApprovalsFile,
+    /// Bounds on every task.
+    #[serde(default)]
+    tasks: TasksFile,
+    /// The humans, by name.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, PersonFile>")]
+    people: BTreeMap<PersonName, PersonFile>,
+    /// The agents, by name.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, AgentFile>")]
+    agents: BTreeMap<AgentName, AgentFile>,
+    /// The sensitive systems, by name. Their tools are called `<system>.<tool>`.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, SystemFile>")]
+    systems: BTreeMap<SystemName, Spanned<SystemFile>>,
+}
+
+fn default_trust_domain() -> TrustDomain {
+    #[expect(clippy::expect_used, reason = "a constant that a test parses")]
+    "bailiwick.local".parse().expect("constant")
+}
+
+/// Where the broker listens.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct ListenFile {
+    /// Address and port. Default `127.0.0.1:8200`.
+    #[schemars(with = "String")]
+    address: Spanned<String>,
+    /// The URL under which clients reach it, without a trailing slash. Default: `http://` and the address.
+    #[schemars(with = "Option<String>")]
+    public_url: Option<Spanned<String>>,
+    /// `Origin` values of browsers that may call, beside the public URL's own.
+    allowed_origins: Vec<String>,
+    /// `Host` values that clients may use, beside the address and the public URL's own; each is allowed as an origin too.
+    allowed_hosts: Vec<String>,
+}
+
+impl Default for ListenFile {
+    fn default() -> Self {
+        Self { address: Spanned::new(0..0, "127.0.0.1:8200".to_owned()), public_url: None, allowed_origins: Vec::new(), allowed_hosts: Vec::new() }
+    }
+}
+
+/// What decides.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct PolicyFile {
+    /// A directory of `*.cedar` files, relative to this file. Without it the built-in default pack decides.
+    #[schemars(with = "Option<String>")]
+    directory: Option<Spanned<PathBuf>>,
+}
+
+/// How held calls are decided.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct ApprovalsFile {
+    /// May an agent's owner, or the person on whose behalf a task is done, approve its held calls? For installations with a single
+    /// person; each such approval is marked in the record. Default false.
+    owner_may_approve: bool,
+    /// Minutes until a held call, or an unused approval, expires. Default 60.
+    expires_minutes: u32,
+    /// Held calls of one task that may wait at a time. Default 20.
+    pending_max: u32,
+}
+
+impl Default for ApprovalsFile {
+    fn default() -> Self {
+        Self { owner_may_approve: false, expires_minutes: 60, pending_max: 20 }
+    }
+}
+
+/// Bounds on every task.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct TasksFile {
+    /// Longest life of a task, in minutes. Default 480.
+    ttl_minutes_max: u32,
+    /// Life of a task that asks for none, in minutes. Default 60.
+    ttl_minutes: u32,
+    /// Life of a task token, in minutes. Default 5.
+    token_minutes: u32,
+    /// Most calls that a task may make in all. Default 10000.
+    calls_max: u64,
+    /// Most calls that a task may make in any minute. Default 600.
+    calls_per_minute_max: u32,
+    /// Most tasks that one agent may have open. Default 100.
+    open_max_per_agent: u32,
+}
+
+impl Default for TasksFile {
+    fn default() -> Self {
+        Self { ttl_minutes_max: 480, ttl_minutes: 60, token_minutes: 5, calls_max: 10_000, calls_per_minute_max: 600, open_max_per_agent: 100 }
+    }
+}
+
+/// A human.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct PersonFile {
+    /// What this person may do: `owner`, `approver`, `reviewer`, `auditor`, `operator`.
+    #[schemars(with = "BTreeSet<String>")]
+    roles: BTreeSet<Role>,
+}
+
+/// A registered workload.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AgentFile {
+    /// The person who answers for it; must be one of `people`.
+    #[schemars(with = "String")]
+    owner: Spanned<PersonName>,
+    /// What it is for, in words.
+    purpose: String,
+    /// `low`, `medium` or `high`.
+    #[schemars(with = "String")]
+    risk: RiskTier,
+    /// The models that it may run. Recorded as claimed.
+    #[serde(default)]
+    models: Vec<String>,
+    /// The date (`YYYY-MM-DD`) by which its owner reviews it; after that it gets no tokens.
+    #[schemars(with = "String")]
+    review_by: Spanned<String>,
+    /// The tools that it may ask for: `system.tool`, `system.*` or `*`. Empty means none.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    tools: Vec<Spanned<String>>,
+    /// False suspends it.
+    #[serde(default = "yes")]
+    enabled: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// A sensitive system: an MCP server, started as a child process (`command`) or reached by HTTP (`url`).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SystemFile {
+    /// The program of a stdio server.
+    command: Option<String>,
+    /// Its arguments.
+    #[serde(default)]
+    args: Vec<String>,
+    /// Its working directory.
+    cwd: Option<PathBuf>,
+    /// Environment variables of the server. Values move into the sealed store when they are secrets: see `secret_env`.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    /// Environment variables whose values are sealed secrets, by the secret's name (`bailiwick secret set NAME`).
+    #[serde(default)]
+    secret_env: BTreeMap<String, String>,
+    /// Like `secret_env`, for values that were taken over from a client's configuration, of which nobody said which are secrets.
+    #[serde(default)]
+    imported_env: BTreeMap<String, String>,
+    /// The URL of a streamable HTTP server.
+    url: Option<String>,
+    /// Headers sent to it.
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    /// Headers whose values are sealed secrets, by the secret's name.
+    #[serde(default)]
+    secret_headers: BTreeMap<String, String>,
+    /// Like `secret_headers`, for values that were taken over from a client's configuration.
+    #[serde(default)]
+    imported_headers: BTreeMap<String, String>,
+    /// Plain `http://` to an address that is not loopback. Default false.
+    #[serde(default)]
+    allow_plain_http: bool,
+    /// The effect of each tool: `read`, `influence`, `write`, `delete`, `transfer`, `approve`. A name may end in `*`.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    effects: BTreeMap<String, Effect>,
+    /// What happens with a tool that `effects` does not name: `review` (it cannot be called until a person classified it) or
+    /// `propose` (the effect proposed from its name and annotations applies at once). Default `review`.
+    #[serde(default)]
+    unclassified: Unclassified,
+    /// The effect of reading its resources; absent means that they are not offered.
+    #[schemars(with = "Option<String>")]
+    resources: Option<Effect>,
+    /// The effect of using its prompts and completions; absent means that they are not offered.
+    #[schemars(with = "Option<String>")]
+    prompts: Option<Effect>,
+    /// Requests of the server that are relayed to the client: `elicitation`, `sampling`, `roots`. Default none.
+    #[serde(default)]
+    relay: BTreeSet<RelayKind>,
+    /// The protocol to speak with it: `auto`, `modern` (2026-07-28) or `legacy`. Default `auto`.
+    #[serde(default)]
+    era: EraChoice,
+    /// Seconds that a call may take. Default 60.
+    #[serde(default = "default_timeout")]
+    timeout_seconds: u32,
+}
+
+const fn default_timeout() -> u32 {
+    60
+}
+
+/// What happens with a tool that nobody classified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Unclassified {
+    /// It cannot be called until a person looked at it.
+    #[default]
+    Review,
+    /// The proposed effect applies at once.
+    Propose,
+}
+
+/// A request of an upstream that may be relayed to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayKind {
+    /// Asking the client's person.
+    Elicitation,
+    /// Asking the client's model.
+    Sampling,
+    /// Asking for the client's roots. Some servers *replace* their own limits by them.
+    Roots,
+}
+
+/// Which protocol era to speak with a system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EraChoice {
+    /// What the client speaks, if the server can; else what the server can.
+    #[default]
+    Auto,
+    /// 2026-07-28 only.
+    Modern,
+    /// 2025-11-25 and before only.
+    Legacy,
+}
+
+/// The configuration, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The SPIFFE trust domain.
+    pub trust_domain: TrustDomain,
+    /// Where to listen.
+    pub address: std::net::SocketAddr,
+    /// How clients reach it; no trailing slash. `None`: `http://` and the address that was bound.
+    pub public_url: Option<String>,
+    /// Further allowed `Origin` values.
+    pub allowed_origins: Vec<String>,
+    /// Further allowed `Host` values.
+    pub allowed_hosts: Vec<String>,
+    /// Directory of Cedar files; `None`: the built-in pack.
+    pub policy_directory: Option<PathBuf>,
+    /// See [`ApprovalsFile`].
+    pub owner_may_approve: bool,
+    /// How long a hold lives.
+    pub hold_ttl: Duration,
+    /// Pending holds of one task.
+    pub pending_max: u32,
+    /// Bounds on tasks.
+    pub tasks: TaskLimits,
+    /// People by name.
+    pub people: BTreeMap<PersonName, Person>,
+    /// Agents by name, with the tools that each may ask for.
+    pub agents: BTreeMap<AgentName, AgentEntry>,
+    /// Systems by name.
+    pub systems: BTreeMap<SystemName, SystemEntry>,
+}
+
+/// Bounds on tasks.
+#[derive(Clone, Copy, Debug)]
+pub struct TaskLimits {
+    /// Longest life.
+    pub ttl_max: Duration,
+    /// Life where none is asked for.
+    pub ttl: Duration,
+    /// Life of a token.
+    pub token_ttl: Duration,
+    /// Calls in all.
+    pub calls_max: u64,
+    /// Calls in any minute.
+    pub calls_per_minute_max: u32,
+    /// Open tasks of one agent.
+    pub open_max: u32,
+}
+
+/// An agent and what it may ask for.
+#[derive(Clone, Debug)]
+pub struct AgentEntry {
+    /// The agent.
+    pub agent: Agent,
+    /// The tools that it may ask for.
+    pub tools: Vec<ToolPattern>,
+}
+
+/// `*`, `system.*` or `system.tool`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolPattern(String);
+
+impl ToolPattern {
+    /// Parses a pattern: a star only as the whole or as the last part.
+    ///
+    /// # Errors
+    /// Says what was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let expected = || format!("`{}` is no tool pattern: expected `*`, `system.*` or `system.tool`", text.escape_debug());
+        let good = text == "*"
+            || match text.strip_suffix(".*") {
+                Some(system) => system.parse::<SystemName>().is_ok(),
+                None => text.parse::<bailiwick_core::ToolName>().is_ok(),
+            };
+        if good { Ok(Self(text.to_owned())) } else { Err(expected()) }
+    }
+
+    /// Does it cover this tool?
+    #[must_use]
+    pub fn matches(&self, name: &bailiwick_core::ToolName) -> bool {
+        self.0 == "*" || self.0 == name.as_str() || self.0.strip_suffix(".*").is_some_and(|system| system == name.system())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// How a system is reached.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// A child process.
+    Stdio {
+        /// The program.
+        command: String,
+        /// Its arguments.
+        args: Vec<String>,
+        /// Its working directory.
+        cwd: Option<PathBuf>,
+    },
+    /// Streamable HTTP.
+    Http {
+        /// The URL.
+        url: url::Url,
+        /// Plain HTTP beyond loopback.
+        allow_plain: bool,
+    },
+}
+
+/// A value that is sent to a system: literal, or the name of a sealed secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// As it stands.
+    Literal(String),
+    /// Looked up in the sealed store when it is used.
+    Secret(String),
+    /// The same, for a value that may be no secret at all: a folder, a mode.
+    Imported(String),
+}
+
+/// A configured system.
+#[derive(Clone, Debug)]
+pub struct SystemEntry {
+    /// Its name.
+    pub name: SystemName,
+    /// How it is reached.
+    pub transport: Transport,
+    /// Environment of a stdio server.
+    pub env: BTreeMap<String, Value>,
+    /// Headers to an HTTP server.
+    pub headers: BTreeMap<String, Value>,
+    /// Effects by tool name or prefix with `*`.
+    pub effects: BTreeMap<String, Effect>,
+    /// What happens with other tools.
+    pub unclassified: Unclassified,
+    /// The effect of resources, if they are offered.
+    pub resources: Option<Effect>,
+    /// The effect of prompts and completions, if they are offered.
+    pub prompts: Option<Effect>,
+    /// What is relayed.
+    pub relay: BTreeSet<RelayKind>,
+    /// Which era to speak.
+    pub era: EraChoice,
+    /// How long a call may take.
+    pub timeout: Duration,
+}
+
+impl SystemEntry {
+    /// The configured effect of a tool: the exact name wins, then the longest prefix.
+    #[must_use]
+    pub fn effect_of(&self, tool: &str) -> Option<Effect> {
+        if let Some(effect) = self.effects.get(tool) {
+            return Some(*effect);
+        }
+        let prefixes = self.effects.iter().filter_map(|(k, e)| k.strip_suffix('*').filter(|p| tool.starts_with(p)).map(|p| (p.len(), *e)));
+        prefixes.max_by_key(|(length, _)| *length).map(|(_, effect)| effect)
+    }
+
+    /// Where calls go, for people and for the call's digest: no secrets.
+    #[must_use]
+    pub fn target(&self) -> String {
+        match &self.transport {
+            Transport::Stdio { command, args, .. } => format!("stdio:{command} {}", args.join(" ")).trim_end().to_owned(),
+            Transport::Http { url, .. } => {
+                let mut shown = url.clone();
+                shown.set_query(None);
+                shown.to_string()
+            }
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The first fault, with file, line, column, what was expected and a hint.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError::unreadable(path, &e))?;
+        let base = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+        Self::parse(&path.display().to_string(), &text, &base)
+    }
+
+    /// Checks a text. `name` is shown in errors; relative paths are taken from `base`.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn parse(name: &str, text: &str, base: &Path) -> Result<Self, ConfigError> {
+        let file: File = toml::from_str(text).map_err(|e| ConfigError::toml(name, text, &e))?;
+        let fault = |span: std::ops::Range<usize>, what: String, hint: &str| ConfigError::at(name, text, span, what, hint);
+        let address = file.listen.address.get_ref().parse().map_err(|_| {
+            fault(file.listen.address.span(), format!("`{}` is no address with a port", file.listen.address.get_ref()), "write it as `127.0.0.1:8200`")
+        })?;
+        let public_url = match file.listen.public_url {
+            None => None,
+            Some(given) => Some(public_url(given.get_ref()).map_err(|e| fault(given.span(), e, "write it as `https://broker.example.org`"))?),
+        };
+        let people: BTreeMap<_, _> =
+            file.people.into_iter().map(|(name, p)| (name.clone(), Person { name, roles: p.roles })).collect();
+        let mut agents = BTreeMap::new();
+        for (agent_name, given) in file.agents {
+            let entry = agent(agent_name, given, &people, &file.trust_domain).map_err(|(span, what, hint)| fault(span, what, hint))?;
+            agents.insert(entry.agent.name.clone(), entry);
+        }
+        let mut systems = BTreeMap::new();
+        for (system_name, given) in file.systems {
+            let span = given.span();
+            let entry = system(system_name, given.into_inner(), base).map_err(|(what, hint)| fault(span, what, hint))?;
+            systems.insert(entry.name.clone(), entry);
+        }
+        let policy_directory = match file.policy.directory {
+            None => None,
+            Some(given) => {
+                let path = base.join(given.get_ref());
+                if !path.is_dir() {
+                    return Err(fault(given.span(), format!("`{}` is no directory", path.display()), "make it, and put `*.cedar` files into it"));
+                }
+                Some(path)
+            }
+        };
+        let minutes = |m: u32| Duration::from_secs(u64::from(m).saturating_mul(60));
+        Ok(Self {
+            trust_domain: file.trust_domain,
+            address,
+            public_url,
+            allowed_origins: file.listen.allowed_origins,
+            allowed_hosts: file.listen.allowed_hosts,
+            policy_directory,
+            owner_may_approve: file.approvals.owner_may_approve,
+            hold_ttl: minutes(file.approvals.expires_minutes.clamp(1, 7 * 24 * 60)),
+            pending_max: file.approvals.pending_max.clamp(1, 1000),
+            tasks: TaskLimits {
+                ttl_max: minutes(file.tasks.ttl_minutes_max.max(1)),
+                ttl: minutes(file.tasks.ttl_minutes.clamp(1, file.tasks.ttl_minutes_max.max(1))),
+                token_ttl: minutes(file.tasks.token_minutes.clamp(1, 60)),
+                calls_max: file.tasks.calls_max,
+                calls_per_minute_max: file.tasks.calls_per_minute_max,
+                open_max: file.tasks.open_max_per_agent,
+            },
+            people,
+            agents,
+            systems,
+        })
+    }
+
+    /// The configuration's JSON Schema, generated from the types.
+    #[must_use]
+    pub fn json_schema() -> serde_json::Value {
+        schemars::schema_for!(File).to_value()
+    }
+}
+
+type Fault = (std::ops::Range<usize>, String, &'static str);
+
+fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person>, domain: &TrustDomain) -> Result<AgentEntry, Fault> {
+    if !people.contains_key(given.owner.get_ref()) {
+        let known: Vec<&str> = people.keys().map(PersonName::as_str).collect();
+        let what = format!("agent `{name}` names an owner `{}` who is not among the people ({})", given.owner.get_ref(), known.join(", "));
+        return Err((given.owner.span(), what, "add the person under [people], or name another owner"));
+    }
+    let review_by = Timestamp::parse(&format!("{}T23:59:59Z", given.review_by.get_ref())).map_err(|_| {
+        let what = format!("`{}` is no date", given.review_by.get_ref().escape_debug());
+        (given.review_by.span(), what, "write it as \"2027-06-30\"")
+    })?;
+    let mut tools = Vec::with_capacity(given.tools.len());
+    for pattern in given.tools {
+        let parsed = ToolPattern::parse(pattern.get_ref()).map_err(|what| (pattern.span(), what, "a star covers a whole system or everything"))?;
+        tools.push(parsed);
+    }
+    let spiffe_id = SpiffeId::agent(domain, &name);
+    let agent = Agent {
+        name,
+        spiffe_id,
+        owner: given.owner.into_inner(),
+        purpose: given.purpose,
+        risk: given.risk,
+        models: given.models,
+        review_by,
+        enabled: given.enabled,
+    };
+    Ok(AgentEntry { agent, tools })
+}
+
+fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntry, (String, &'static str)> {
+    let transport = match (given.command, given.url) {
+        (Some(command), None) => {
+            if !given.headers.is_empty() || !given.secret_headers.is_empty() {
+                return Err((format!("system `{name}` has headers, but it is started by `command`"), "use `env` or `secret_env`"));
+            }
+            Transport::Stdio { command, args: given.args, cwd: given.cwd.map(|c| base.join(c)) }
+        }
+        (None, Some(url)) => {
+            if !given.env.is_empty() || !given.secret_env.is_empty() || !given.args.is_empty() {
+                return Err((format!("system `{name}` has `env` or `args`, but it is reached by `url`"), "use `headers` or `secret_headers`"));
+            }
+            let url: url::Url = url.parse().map_err(|e| (format!("system `{name}`: `url` is not valid: {e}"), "write it as `https://host/mcp`"))?;
+            if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !url.username().is_empty() || url.password().is_some() {
+                return Err((format!("system `{name}`: `url` must be http or https, with a host and without credentials"), "put credentials into `secret_headers`"));
+            }
+            Transport::Http { url, allow_plain: given.allow_plain_http }
+        }
+        (Some(_), Some(_)) => return Err((format!("system `{name}` has both `command` and `url`"), "keep the one by which it is reached")),
+        (None, None) => return Err((format!("system `{name}` has neither `command` nor `url`"), "say how it is reached")),
+    };
+    let join = |plain: BTreeMap<String, String>, secret: BTreeMap<String, String>, imported: BTreeMap<String, String>| {
+        let plain = plain.into_iter().map(|(k, v)| (k, Value::Literal(v)));
+        let secret = secret.into_iter().map(|(k, v)| (k, Value::Secret(v)));
+        plain.chain(secret).chain(imported.into_iter().map(|(k, v)| (k, Value::Imported(v)))).collect()
+    };
+    Ok(SystemEntry {
+        name,
+        transport,
+        env: join(given.env, given.secret_env, given.imported_env),
+        headers: join(given.headers, given.secret_headers, given.imported_headers),
+        effects: given.effects,
+        unclassified: given.unclassified,
+        resources: given.resources,
+        prompts: given.prompts,
+        relay: given.relay,
+        era: given.era,
+        timeout: Duration::from_secs(u64::from(given.timeout_seconds.clamp(1, 3600))),
+    })
+}
+
+fn public_url(text: &str) -> Result<String, String> {
+    let url: url::Url = text.parse().map_err(|e| format!("`{}` is no URL: {e}", text.escape_debug()))?;
+    let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !plain {
+        return Err(format!("`{}` must be http or https with a host, and nothing after the path", text.escape_debug()));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! What `bailiwick init` writes, and the configuration of `bailiwick up` when nothing else is given.
+
+/// The commented starting point.
+pub const STARTER: &str = include_str!("starter.toml");
+
+/// The configuration on embedded defaults: one person who owns the sample agent, the sample shop started as a child process.
+#[must_use]
+pub fn default_for_one_person(person: &str, program: &str, shop_file: &str) -> String {
+    let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let (person, program, shop_file) = (quote(person), quote(program), quote(shop_file));
+    format!(
+        r#"# Embedded defaults: written by `bailiwick up`, which reads this file from now on. Edit it freely.
+trust_domain = "bailiwick.local"
+
+[approvals]
+# There is one person here, so the owner may approve; the record marks each such approval as `own_request`.
+owner_may_approve = true
+
+[people.{person}]
+roles = ["owner", "approver", "reviewer", "auditor", "operator"]
+
+[agents.assistant]
+owner = {person}
+purpose = "helps with the sample shop"
+risk = "medium"
+review_by = "2027-12-31"
+tools = ["*"]
+
+[systems.shop]
+command = {program}
+args = ["shop", "--file", {shop_file}]
+[systems.shop.effects]
+find_customers = "read"
+show_order = "read"
+list_orders = "read"
+list_tickets = "read"
+comment_ticket = "influence"
+recommend_discount = "influence"
+update_address = "write"
+set_order_status = "write"
+delete_customer = "delete"
+refund_order = "transfer"
+pay_supplier = "transfer"
+approve_discount = "approve"
+"#
+    )
+}

@@ -1,0 +1,98 @@
+//! What a right and a wrong configuration give.
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse("bailiwick.toml", text, Path::new("."))
+}
+
+const AGENT: &str = "[people.ana]\nroles = [\"owner\"]\n[agents.a]\nowner = \"ana\"\npurpose = \"p\"\nrisk = \"low\"\nreview_by = \"2027-01-01\"\n";
+
+#[test]
+fn the_starter_and_the_embedded_defaults_are_valid() {
+    parse(STARTER).map_err(|e| e.report()).unwrap();
+    parse(&default_for_one_person("ana@example.org", "/x/bailiwick", "/x/shop.sqlite")).map_err(|e| e.report()).unwrap();
+}
+
+#[test]
+fn an_empty_file_gives_nobody_anything() {
+    let config = parse("").unwrap();
+    assert!(config.agents.is_empty() && config.systems.is_empty() && !config.owner_may_approve);
+}
+
+#[test]
+fn an_unknown_setting_is_refused_with_its_place() {
+    let error = parse("[tasks]\nttl_minuts = 5\n").unwrap_err();
+    assert_eq!(error.line_column(), Some((2, 1)));
+    insta::assert_snapshot!(error.report());
+}
+
+#[test]
+fn an_owner_who_is_nobody_is_refused_with_the_place() {
+    let error = parse(&AGENT.replace("owner = \"ana\"", "owner = \"bob\"")).unwrap_err();
+    assert_eq!(error.line_column(), Some((4, 9)));
+    insta::assert_snapshot!(error.report());
+}
+
+#[test]
+fn an_agent_without_an_owner_is_refused() {
+    assert!(parse(&AGENT.replace("owner = \"ana\"\n", "")).unwrap_err().to_string().contains("owner"));
+}
+
+#[test]
+fn a_system_is_reached_in_exactly_one_way() {
+    for bad in ["", "command = \"x\"\nurl = \"http://h/\"", "url = \"ftp://h/\"", "url = \"https://user:pw@h/\"", "url = \"http://h/\"\nenv = { A = \"b\" }"] {
+        assert!(parse(&format!("[systems.s]\n{bad}\n")).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn the_most_exact_effect_wins() {
+    let config = parse("[systems.s]\ncommand = \"x\"\n[systems.s.effects]\n\"read_*\" = \"read\"\n\"read_and_*\" = \"write\"\nread_and_look = \"read\"\n").unwrap();
+    let system = config.systems.values().next().unwrap();
+    assert_eq!(system.effect_of("read_file"), Some(Effect::Read));
+    assert_eq!(system.effect_of("read_and_burn"), Some(Effect::Write));
+    assert_eq!(system.effect_of("read_and_look"), Some(Effect::Read));
+    assert_eq!(system.effect_of("burn"), None);
+}
+
+#[test]
+fn a_tool_pattern_has_its_star_only_at_the_end() {
+    for good in ["*", "shop.*", "shop.show_order"] {
+        assert!(ToolPattern::parse(good).is_ok(), "{good}");
+    }
+    for bad in ["", "shop", "*.x", "sh*", "shop.a*", "Shop.*"] {
+        assert!(ToolPattern::parse(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_client_file_comes_under_control_and_its_secrets_leave_it() {
+    let text = r#"{ // a comment
+      "mcpServers": {
+        "GitHub Tools": {"command": "npx", "args": ["-y", "srv"], "env": {"TOKEN": "${GH}", "MODE": "ro"}},
+        "remote": {"type": "http", "url": "https://h.example/mcp", "headers": {"Authorization": "Bearer abc"}}
+    }}"#;
+    let file = ClientFile::parse("mcp.json", text, |v| (v == "GH").then(|| "s3cret".to_owned())).map_err(|e| e.report()).unwrap();
+    let secrets: Vec<_> = file.secrets().collect();
+    assert_eq!(secrets, [("github-tools.MODE", "ro"), ("github-tools.TOKEN", "s3cret"), ("remote.authorization", "Bearer abc")]);
+    let toml = file.to_toml();
+    assert!(!toml.contains("s3cret") && !toml.contains("abc"), "{toml}");
+    let config = parse(&toml).map_err(|e| e.report()).unwrap();
+    assert_eq!(config.systems.len(), 2);
+    insta::assert_snapshot!(toml);
+}
+
+#[test]
+fn the_servers_form_of_vs_code_is_read_and_its_prompts_are_refused() {
+    let good = r#"{"servers": {"a": {"type": "stdio", "command": "x"}}}"#;
+    assert_eq!(ClientFile::parse("mcp.json", good, |_| None).unwrap().servers.len(), 1);
+    let asks = r#"{"servers": {"a": {"command": "x", "env": {"K": "${input:key}"}}}}"#;
+    assert!(ClientFile::parse("mcp.json", asks, |_| None).unwrap_err().to_string().contains("input:key"));
+}
+
+#[test]
+fn a_broken_client_file_is_refused_with_its_place() {
+    let error = ClientFile::parse("mcp.json", "{\n  \"mcpServers\": {,}\n}", |_| None).unwrap_err();
+    assert_eq!(error.line_column(), Some((2, 18)));
+}

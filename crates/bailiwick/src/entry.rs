@@ -1,0 +1,319 @@
+//! What a ledger entry says: version 1 of its schema, as compact JSON with a fixed order of members.
+//!
+//! Arguments and results are never in it, only their keyed digests, so that personal data can be erased and the tree still verifies.
+
+use bailiwick_core::{Approval, CallId, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, PersonName, PolicyRef, SpiffeId, TaskId, Timestamp, ToolName};
+use serde::Serialize;
+
+/// The body of an entry.
+#[derive(Serialize)]
+struct Envelope<'a, T: Serialize> {
+    v: u8,
+    kind: &'static str,
+    at: Timestamp,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+/// Encodes an entry. The order of members is the order of the type's fields.
+#[must_use]
+pub fn encode<T: Body>(at: Timestamp, body: &T) -> Vec<u8> {
+    let mut out = Vec::with_capacity(768);
+    // A struct of strings and numbers always serialises; an empty entry would be refused by the ledger.
+    let _ = serde_json::to_writer(&mut out, &Envelope { v: 1, kind: T::WORD, at, body }).is_ok();
+    out
+}
+
+/// A type that can be an entry's body.
+pub trait Body: Serialize {
+    /// The word in `kind`.
+    const WORD: &'static str;
+}
+
+macro_rules! body {
+    ($type:ty, $word:literal) => {
+        impl Body for $type {
+            const WORD: &'static str = $word;
+        }
+    };
+}
+
+/// Who acts: the chain from the person to the running copy.
+#[derive(Debug, Serialize)]
+pub struct Who<'a> {
+    /// The current actor.
+    pub agent: &'a SpiffeId,
+    /// The running copy.
+    pub instance: InstanceId,
+    /// On whose behalf.
+    pub subject: &'a PersonName,
+    /// Who answers.
+    pub owner: &'a PersonName,
+    /// The actors before, nearest first.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub actors: &'a [SpiffeId],
+    /// The `jti` of the token.
+    pub token: &'a str,
+}
+
+/// A permitted call.
+#[derive(Debug, Serialize)]
+pub struct Intent<'a> {
+    /// The call.
+    pub call: CallId,
+    /// Its task.
+    pub task: TaskId,
+    /// Who acts.
+    #[serde(flatten)]
+    pub who: Who<'a>,
+    /// The tool.
+    pub tool: &'a ToolName,
+    /// Its effect.
+    pub effect: Effect,
+    /// The pinned definition's digest.
+    pub definition: Digest,
+    /// Where it goes.
+    pub target: &'a str,
+    /// Keyed digest of the exact bytes of the arguments.
+    pub arguments: Digest,
+    /// Their length in bytes.
+    pub arguments_bytes: usize,
+    /// What permit and approval are bound to.
+    pub digest: Digest,
+    /// The policy revision in force.
+    pub revision: &'a str,
+    /// The determining policies.
+    pub policies: &'a [PolicyRef],
+    /// The hold whose approval is spent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldId>,
+    /// The approvals that are spent.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub approvals: &'a [Approval],
+    /// W3C trace context of the client, if it sent one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<&'a str>,
+}
+body!(Intent<'_>, "intent");
+
+/// What became of an intent.
+#[derive(Debug, Serialize)]
+pub struct Outcome<'a> {
+    /// The call.
+    pub call: CallId,
+    /// The index of its intent.
+    pub intent: u64,
+    /// `done`, `failed` (the system said so), `unknown`, `not_sent`.
+    pub result: &'a str,
+    /// The error code, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'a str>,
+    /// Keyed digest of the answer's bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Digest>,
+    /// Their length in bytes.
+    pub answer_bytes: usize,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+}
+body!(Outcome<'_>, "outcome");
+
+/// A denied call, or several alike.
+#[derive(Debug, Serialize)]
+pub struct Denial<'a> {
+    /// The last call.
+    pub call: CallId,
+    /// Its task.
+    pub task: TaskId,
+    /// Who acts.
+    #[serde(flatten)]
+    pub who: Who<'a>,
+    /// The name that was asked for.
+    pub tool: &'a str,
+    /// Why.
+    pub code: &'a str,
+    /// Why, in words.
+    pub detail: &'a str,
+    /// The policy revision in force.
+    pub revision: &'a str,
+    /// The determining policies.
+    pub policies: &'a [PolicyRef],
+    /// Alike denials that were not written one by one before this one.
+    pub repeats: u64,
+}
+body!(Denial<'_>, "denial");
+
+/// A call that waits for people.
+#[derive(Debug, Serialize)]
+pub struct HoldOpened<'a> {
+    /// The hold.
+    pub hold: HoldId,
+    /// The call.
+    pub call: CallId,
+    /// Its task.
+    pub task: TaskId,
+    /// Who acts.
+    #[serde(flatten)]
+    pub who: Who<'a>,
+    /// The tool.
+    pub tool: &'a ToolName,
+    /// Its effect.
+    pub effect: Effect,
+    /// What an approval is bound to.
+    pub digest: Digest,
+    /// Keyed digest of the arguments' bytes.
+    pub arguments: Digest,
+    /// Whose approval counts.
+    pub people: &'a [PersonName],
+    /// How many are needed.
+    pub count: usize,
+    /// The policy revision in force.
+    pub revision: &'a str,
+    /// The determining policies.
+    pub policies: &'a [PolicyRef],
+    /// Until when.
+    pub expires_at: Timestamp,
+}
+body!(HoldOpened<'_>, "hold");
+
+/// A hold went on: a yes, a no, or an end without either.
+#[derive(Debug, Serialize)]
+pub struct HoldDecided<'a> {
+    /// The hold.
+    pub hold: HoldId,
+    /// The call that was held first.
+    pub call: CallId,
+    /// Its task.
+    pub task: TaskId,
+    /// `approval`, `approved`, `refused`, `expired`, `withdrawn`.
+    pub step: &'a str,
+    /// The approval that was added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<&'a Approval>,
+    /// Who refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'a PersonName>,
+    /// Why, in that person's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+}
+body!(HoldDecided<'_>, "hold_step");
+
+/// A task was opened.
+#[derive(Debug, Serialize)]
+pub struct TaskOpened<'a> {
+    /// The task, whole.
+    pub task: TaskId,
+    /// What it is.
+    pub opened: &'a bailiwick_core::Task,
+    /// What was asked for and not granted, with the reason.
+    pub narrowed: &'a [Narrowed],
+    /// The policy revision in force.
+    pub revision: &'a str,
+}
+body!(TaskOpened<'_>, "task_opened");
+
+/// Something that was asked for and not granted.
+#[derive(Clone, Debug, Serialize)]
+pub struct Narrowed {
+    /// What was asked for.
+    pub asked: String,
+    /// Why it was not granted, in words.
+    pub reason: String,
+}
+
+/// A task goes towards its end.
+#[derive(Debug, Serialize)]
+pub struct TaskEnded<'a> {
+    /// The task.
+    pub task: TaskId,
+    /// `closing` or `closed`.
+    pub state: &'a str,
+    /// Why.
+    pub reason: EndReason,
+    /// Who ended it, where a person or its agent did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'a str>,
+    /// How each thing that it used ended: system and ending.
+    pub endings: &'a [Ending],
+}
+body!(TaskEnded<'_>, "task_ended");
+
+/// How a system's credential ended for a task.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ending {
+    /// The system.
+    pub system: String,
+    /// `injection-stopped`: the broker injects it into no further call of the task.
+    pub ending: &'static str,
+}
+
+/// A tool was seen, classified or quarantined.
+#[derive(Debug, Serialize)]
+pub struct ToolChanged<'a> {
+    /// The tool.
+    pub tool: &'a ToolName,
+    /// The definition's digest.
+    pub definition: Digest,
+    /// The digest that was pinned before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Digest>,
+    /// `classified`, `review`, `quarantined`.
+    pub status: &'a str,
+    /// Its effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effect: Option<Effect>,
+    /// `configuration`, `proposal`, or the person who looked at it.
+    pub by: &'a str,
+    /// What was found in the definition.
+    pub findings: &'a [String],
+}
+body!(ToolChanged<'_>, "tool");
+
+/// Something that should not have happened.
+#[derive(Debug, Serialize)]
+pub struct Incident<'a> {
+    /// Its id.
+    pub incident: IncidentId,
+    /// A slug.
+    pub what: &'a str,
+    /// The agent concerned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<&'a SpiffeId>,
+    /// The task concerned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// In words.
+    pub detail: &'a str,
+}
+body!(Incident<'_>, "incident");
+
+/// The broker itself.
+#[derive(Debug, Serialize)]
+pub struct House<'a> {
+    /// A slug: `started`, `stopped`, `policy`, `agent_added`, `person_added`, `secret_set`, `secret_removed`.
+    pub what: &'a str,
+    /// Who or what it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+    /// A digest or revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<&'a str>,
+}
+body!(House<'_>, "house");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_one_line_whatever_a_stranger_writes_into_it() {
+        // BI-103: log injection.
+        let at = Timestamp::from_millis(1_763_856_000_000);
+        let evil = "x\n{\"verdict\":\"allow\"}";
+        let bytes = encode(at, &House { what: "agent_added", name: Some(evil), digest: None });
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(!text.contains('\n'));
+        insta::assert_snapshot!(text, @r#"{"v":1,"kind":"house","at":"2025-11-23T00:00:00.000Z","what":"agent_added","name":"x\n{\"verdict\":\"allow\"}"}"#);
+    }
+}

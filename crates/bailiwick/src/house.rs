@@ -1,0 +1,413 @@
+//! The house: everything that a call meets on its way, put together once at start.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bailiwick_core::{Agent, Clock, Digest, Person, PersonName, Revision, Task, Timestamp};
+use bailiwick_credentials::{RecordKey, Sealer};
+use bailiwick_identity::{Issuer, Sightings, Verifier};
+use bailiwick_policy::{Engine, Source, ToolShape, World};
+use bailiwick_store::{Entry, Store, StoreError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::entry::{self, Body};
+use crate::holds::Holds;
+use crate::journal::DenialBook;
+use crate::keys::Keys;
+use crate::keyring::Keyring;
+use crate::live::{LiveTask, LiveTasks};
+use crate::tasks::EndOwed;
+use crate::mcp::session::Sessions;
+use crate::registry::Registry;
+use crate::sign_in::SignIns;
+use crate::state_seal::StateSeal;
+use crate::tokens::TokenCache;
+
+/// Why the broker cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data directory or a key in it cannot be used.
+    #[error("{what}: {why}")]
+    Place {
+        /// What.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// The store cannot be opened.
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] StoreError),
+    /// A policy is not valid. The text is the whole report.
+    #[error("{0}")]
+    Policy(String),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A system's configuration cannot be used.
+    #[error("system `{0}`: {1}")]
+    System(String, String),
+}
+
+impl StartError {
+    pub(crate) fn place(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self::Place { what: what.into(), why: why.to_string() }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::Place { .. } => "the data directory must be yours alone (mode 0700), its keys too (mode 0600)",
+            Self::Store(_) => "another broker may be running on the same data directory; see docs/guides/recovery.md",
+            Self::Policy(_) => "correct the policy that the report shows; `bailiwick check` tries it without starting",
+            Self::Listen { .. } => "choose another address with --listen, or stop what listens there",
+            Self::System(..) => "correct the system in the configuration",
+        }
+    }
+}
+
+/// The URLs under which the broker is known.
+#[derive(Clone, Debug)]
+pub struct Urls {
+    /// Without a trailing slash. The OAuth issuer.
+    pub base: String,
+    /// The MCP endpoint: the audience of every token.
+    pub mcp: String,
+    /// The token endpoint.
+    pub token: String,
+    /// `host[:port]` values that a `Host` header may have.
+    pub hosts: Vec<String>,
+}
+
+impl Urls {
+    /// From the base URL and the address that was bound.
+    #[must_use]
+    pub fn new(base: &str, bound: std::net::SocketAddr) -> Self {
+        let port = bound.port();
+        let mut hosts = vec![bound.to_string(), format!("localhost:{port}"), format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
+        if let Ok(url) = base.parse::<url::Url>()
+            && let Some(host) = url.host_str()
+        {
+            hosts.push(url.port().map_or_else(|| host.to_owned(), |p| format!("{host}:{p}")));
+        }
+        Self { base: base.to_owned(), mcp: format!("{base}/mcp"), token: format!("{base}/oauth/token"), hosts }
+    }
+}
+
+/// Everything that a call meets on its way.
+#[derive(Debug)]
+pub struct House {
+    /// The configuration.
+    pub config: Config,
+    /// Where keys and store are.
+    pub data_dir: PathBuf,
+    /// Under which URLs we are known.
+    pub urls: Urls,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What is remembered.
+    pub store: Store,
+    /// What decides.
+    pub engine: ArcSwap<Engine>,
+    /// The systems and tools.
+    pub registry: ArcSwap<Registry>,
+    /// The open tasks.
+    pub live: LiveTasks,
+    /// The held calls.
+    pub holds: Holds,
+    /// Denials, aggregated.
+    pub denials: DenialBook,
+    /// Makes tokens.
+    pub issuer: Issuer,
+    /// Checks them.
+    pub verifier: Verifier,
+    /// Tokens that were checked.
+    pub tokens: TokenCache,
+    /// Public keys of agents and people.
+    pub keyring: Keyring,
+    /// Who was seen from where.
+    pub sightings: Mutex<Sightings>,
+    /// Seals `requestState` and handles of held calls.
+    pub state_seal: StateSeal,
+    /// Legacy MCP sessions.
+    pub sessions: Sessions,
+    /// Codes and sessions of people at the web page.
+    pub sign_ins: SignIns,
+    /// Background work.
+    pub workers: TaskTracker,
+    /// Ends of tasks that could not be recorded yet; they are tried again until they are.
+    pub ends_owed: Mutex<Vec<EndOwed>>,
+    /// Told when the broker stops.
+    pub stop: CancellationToken,
+    /// Rings when the tools changed.
+    pub tools_changed: watch::Sender<u64>,
+    sealer: Sealer,
+    record_key: RecordKey,
+    sources: Vec<Source>,
+}
+
+/// A house that is ready, and the listener on which it is to serve.
+#[derive(Debug)]
+pub struct Opened {
+    /// The house.
+    pub house: Arc<House>,
+    /// Where.
+    pub listener: tokio::net::TcpListener,
+}
+
+impl House {
+    /// Opens the store, loads keys, policies and what was left open, and binds the address.
+    ///
+    /// # Errors
+    /// Why it cannot start; nothing is served then.
+    pub async fn open(config: Config, data_dir: &Path, clock: Arc<dyn Clock>) -> Result<Opened, StartError> {
+        crate::place::prepare(data_dir)?;
+        let keys = Keys::load_or_make(data_dir)?;
+        let sources = policy_sources(&config)?;
+        let store = Store::open(data_dir, Box::new(keys.integrator()?))?;
+        let listener = tokio::net::TcpListener::bind(config.address).await.map_err(|error| StartError::Listen { address: config.address, error })?;
+        let bound = listener.local_addr().map_err(|error| StartError::Listen { address: config.address, error })?;
+        let base = config.public_url.clone().unwrap_or_else(|| format!("http://{bound}"));
+        let mut urls = Urls::new(&base, bound);
+        urls.hosts.extend(config.allowed_hosts.iter().cloned());
+        let tools = known_tools(&config, &store).await?;
+        let engine = Engine::new(&sources, world(&config, tools)).map_err(|e| StartError::Policy(e.render()))?;
+        let (issuer, verifier) = keys.issuer(&urls.base, &config.trust_domain)?;
+        let sightings = Mutex::new(Sightings::new(config.tasks.token_ttl.saturating_add(bailiwick_identity::token::SKEW)));
+        let keyring = Keyring::load(data_dir, &config)?;
+        let house = Arc::new(Self {
+            data_dir: data_dir.to_path_buf(),
+            urls,
+            clock,
+            store,
+            engine: ArcSwap::from_pointee(engine),
+            registry: ArcSwap::default(),
+            live: LiveTasks::default(),
+            holds: Holds::default(),
+            denials: DenialBook::default(),
+            issuer,
+            verifier,
+            tokens: TokenCache::default(),
+            keyring,
+            sightings,
+            state_seal: StateSeal::new(keys.state_key())?,
+            sessions: Sessions::default(),
+            sign_ins: SignIns::default(),
+            workers: TaskTracker::new(),
+            ends_owed: Mutex::default(),
+            stop: CancellationToken::new(),
+            tools_changed: watch::Sender::new(0),
+            record_key: keys.record_key(),
+            sealer: keys.into_sealer(),
+            sources,
+            config,
+        });
+        house.recover().await?;
+        house.start_systems().await?;
+        let revision = house.revision();
+        house.append(&entry::House { what: "started", name: Some(env!("CARGO_PKG_VERSION")), digest: Some(&revision) }).await?;
+        house.start_workers();
+        Ok(Opened { house, listener })
+    }
+
+    /// Closes what a crash left open, and takes over what the store remembers.
+    async fn recover(self: &Arc<Self>) -> Result<(), StartError> {
+        let now = self.clock.now();
+        self.close_left_open("recovered").await?;
+        let filter = bailiwick_store::TaskFilter { state: Some("open"), limit: usize::MAX, ..Default::default() };
+        for row in self.store.tasks(filter).await? {
+            self.live.insert(LiveTask::open(Arc::new(row.task), row.used));
+        }
+        for state in ["pending", "approved", "refused"] {
+            let filter = bailiwick_store::HoldFilter { state: Some(state), limit: usize::MAX, ..Default::default() };
+            for hold in self.store.holds(filter).await?.into_iter().filter(|h| now < h.expires_at) {
+                self.holds.put(hold);
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes intents that nobody closes any more as unknown: left by a crash, or whose outcome could not be written.
+    pub(crate) async fn close_left_open(&self, code: &'static str) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        for (intent, call) in self.store.open_intents().await? {
+            let body = entry::Outcome { call, intent, result: "unknown", code: Some(code), answer: None, answer_bytes: 0, duration_ms: 0 };
+            self.store.outcome(intent, call, entry::encode(now, &body)).await?;
+            tracing::warn!(%call, intent, "a call was left open: what it did is unknown");
+        }
+        Ok(())
+    }
+
+    /// Keyed digest of bytes that must not be in an entry.
+    #[must_use]
+    pub fn keyed(&self, bytes: &[u8]) -> Digest {
+        Digest::from_bytes(self.record_key.digest(bytes))
+    }
+
+    /// What unseals the secrets of systems.
+    #[must_use]
+    pub const fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    /// The revision of the policy in force.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        bailiwick_core::Policy::revision(&**self.engine.load())
+    }
+
+    /// The people who may approve a call of this task.
+    #[must_use]
+    pub fn approvers_of(&self, task: &Task) -> Vec<PersonName> {
+        self.approvers(&task.owner, &task.subject)
+    }
+
+    /// The people who may approve calls under this owner and subject.
+    #[must_use]
+    pub fn approvers(&self, owner: &PersonName, subject: &PersonName) -> Vec<PersonName> {
+        let own = self.config.owner_may_approve;
+        let may = |p: &&Person| bailiwick_core::hold::footing(p, owner, subject, own).is_ok();
+        self.config.people.values().filter(may).map(|p| p.name.clone()).collect()
+    }
+
+    /// A registered agent.
+    #[must_use]
+    pub fn agent(&self, name: &str) -> Option<&Agent> {
+        self.config.agents.get(name).map(|e| &e.agent)
+    }
+
+    /// A person.
+    #[must_use]
+    pub fn person(&self, name: &str) -> Option<&Person> {
+        self.config.people.get(name)
+    }
+
+    /// Records that something happened that should not have.
+    pub async fn incident(&self, what: &'static str, agent: Option<&Agent>, task: Option<bailiwick_core::TaskId>, detail: &str) {
+        metrics::counter!("bailiwick_incidents_total", "what" => what).increment(1);
+        tracing::warn!(what, agent = agent.map(|a| a.name.as_str()), detail, "incident");
+        let now = self.clock.now();
+        let id = bailiwick_core::IncidentId::new(now, crate::clock::random());
+        let body = entry::Incident { incident: id, what, agent: agent.map(|a| &a.spiffe_id), task, detail };
+        let row = bailiwick_store::Incident { id, kind: what.to_owned(), at: now, document: serde_json::json!({ "detail": detail, "agent": agent.map(|a| a.name.as_str()), "task": task }).to_string() };
+        let entry = Entry::new(<entry::Incident<'_> as Body>::WORD, entry::encode(now, &body));
+        let entry = match task {
+            Some(task) => entry.of_task(task),
+            None => entry,
+        };
+        if let Err(error) = self.store.change(entry, move |w| w.incident_put(&row)).await {
+            tracing::error!(%error, what, detail, "an incident could not be recorded");
+        }
+    }
+
+    /// Takes the policy anew over the tools that are known now. What is decided under the old one does not pass any more.
+    ///
+    /// # Errors
+    /// The whole report, if a policy does not fit the tools; the one in force stays then, and tools that it does not know are denied.
+    pub async fn refresh_engine(&self) -> Result<(), String> {
+        let tools = known_tools(&self.config, &self.store).await.map_err(|e| e.to_string())?;
+        let engine = Engine::new(&self.sources, world(&self.config, tools)).map_err(|e| e.render())?;
+        let before = self.revision();
+        let after = bailiwick_core::Policy::revision(&engine);
+        if before == after {
+            return Ok(());
+        }
+        // First in memory, then the fence: a decision of the old engine carries an old control sequence.
+        self.engine.store(Arc::new(engine));
+        let body = entry::House { what: "policy", name: None, digest: Some(&after) };
+        let entry = Entry::new(<entry::House<'_> as Body>::WORD, entry::encode(self.clock.now(), &body));
+        self.store.control(entry, |_| Ok(())).await.map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    /// Sees an identity from a place; two places at once are an incident.
+    pub async fn sighted(&self, agent: &Agent, used: bailiwick_identity::sightings::Used, place: bailiwick_identity::Place, now: Timestamp) {
+        let seen = self.sightings.lock().unwrap_or_else(PoisonError::into_inner).see(&agent.name, used, place, now);
+        if let Some(two) = seen {
+            self.incident("two_places", Some(agent), None, &two.to_string()).await;
+        }
+    }
+
+    /// Stops: no new calls, those that run are given a moment, then everything is closed.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.workers.close();
+        let _ = tokio::time::timeout(Duration::from_secs(10), self.workers.wait()).await;
+        for system in self.registry.load().systems.values() {
+            system.upstream.shutdown().await;
+        }
+        if let Err(error) = self.append(&entry::House { what: "stopped", name: None, digest: None }).await {
+            tracing::error!(%error, "the stop could not be recorded");
+        }
+        self.store.close().await;
+    }
+}
+
+/// The policies: the files of the configured directory, or the built-in pack.
+pub(crate) fn policy_sources(config: &Config) -> Result<Vec<Source>, StartError> {
+    let Some(directory) = &config.policy_directory else { return Ok(vec![bailiwick_policy::default_pack()]) };
+    let place = |e: std::io::Error| StartError::place(directory.display().to_string(), e);
+    let mut files: Vec<PathBuf> = Vec::new();
+    for file in std::fs::read_dir(directory).map_err(place)? {
+        let path = file.map_err(place)?.path();
+        if path.extension().is_some_and(|e| e == "cedar") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut sources = Vec::with_capacity(files.len());
+    for path in files {
+        let text = std::fs::read_to_string(&path).map_err(|e| StartError::place(path.display().to_string(), e))?;
+        sources.push(Source { name: path.display().to_string().into(), text: text.into() });
+    }
+    if sources.is_empty() {
+        return Err(StartError::Policy(format!("error: no `*.cedar` file in {}: nothing would ever be permitted", directory.display())));
+    }
+    Ok(sources)
+}
+
+/// The tools that policy knows: those that are pinned and classified, and those that the configuration names.
+async fn known_tools(config: &Config, store: &Store) -> Result<Vec<ToolShape>, StoreError> {
+    let mut tools: BTreeMap<bailiwick_core::ToolName, ToolShape> = BTreeMap::new();
+    for system in config.systems.values() {
+        let operations = [
+            ("resources/read", system.resources),
+            ("resources/subscribe", system.resources),
+            ("prompts/get", system.prompts),
+            ("completion/complete", system.prompts),
+        ];
+        let named = system.effects.iter().filter(|(name, _)| !name.ends_with('*')).map(|(name, effect)| (name.as_str(), Some(*effect)));
+        for (name, effect) in operations.into_iter().chain(named) {
+            if let (Some(effect), Ok(name)) = (effect, bailiwick_core::ToolName::new(&system.name, name)) {
+                tools.insert(name.clone(), ToolShape { name, effect, input_schema: None });
+            }
+        }
+    }
+    for pin in store.pins().await? {
+        let Some(system) = config.systems.get(&pin.system) else { continue };
+        let Ok(name) = bailiwick_core::ToolName::new(&pin.system, &pin.tool) else { continue };
+        let effect = system.effect_of(&pin.tool).unwrap_or(pin.effect);
+        let schema = crate::registry::parse_raw(&pin.definition).and_then(|d| d.member("inputSchema")).map(|s| s.bytes().into());
+        tools.insert(name.clone(), ToolShape { name, effect, input_schema: schema });
+    }
+    Ok(tools.into_values().collect())
+}
+
+fn world(config: &Config, tools: Vec<ToolShape>) -> World {
+    World {
+        agents: config.agents.values().map(|e| e.agent.clone()).collect(),
+        people: config.people.values().cloned().collect(),
+        tools,
+    }
+}

@@ -1,0 +1,82 @@
+//! The public keys by which agents and people prove themselves: `agents/<name>.jwk` and `people/<name>.jwk` in the data directory.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+use bailiwick_identity::PublicKey;
+
+use crate::config::Config;
+use crate::house::StartError;
+
+/// Public keys by name. Read at start, and again when somebody presents a name or key that is not known yet.
+#[derive(Debug)]
+pub struct Keyring {
+    dir: PathBuf,
+    keys: RwLock<Keys>,
+}
+
+#[derive(Debug, Default)]
+struct Keys {
+    agents: HashMap<String, Vec<PublicKey>>,
+    people: HashMap<String, Vec<PublicKey>>,
+}
+
+impl Keyring {
+    /// Reads the directories.
+    ///
+    /// # Errors
+    /// If a directory cannot be read, or a file in it is no public key.
+    pub fn load(data_dir: &Path, _config: &Config) -> Result<Self, StartError> {
+        let ring = Self { dir: data_dir.to_path_buf(), keys: RwLock::default() };
+        ring.reload()?;
+        Ok(ring)
+    }
+
+    /// Reads the directories anew.
+    ///
+    /// # Errors
+    /// As [`Keyring::load`]; the keys in force stay then.
+    pub fn reload(&self) -> Result<(), StartError> {
+        let keys = Keys { agents: read(&self.dir.join("agents"))?, people: read(&self.dir.join("people"))? };
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// The keys of an agent.
+    #[must_use]
+    pub fn agent(&self, name: &str) -> Vec<PublicKey> {
+        self.look(|keys| keys.agents.get(name).cloned())
+    }
+
+    /// The keys of a person.
+    #[must_use]
+    pub fn person(&self, name: &str) -> Vec<PublicKey> {
+        self.look(|keys| keys.people.get(name).cloned())
+    }
+
+    fn look(&self, find: impl Fn(&Keys) -> Option<Vec<PublicKey>>) -> Vec<PublicKey> {
+        let known = || find(&self.keys.read().unwrap_or_else(PoisonError::into_inner));
+        if let Some(keys) = known() {
+            return keys;
+        }
+        // Somebody new: the file may have been written since.
+        if let Err(error) = self.reload() {
+            tracing::warn!(%error, "the keys of agents and people could not be read anew");
+        }
+        known().unwrap_or_default()
+    }
+}
+
+fn read(dir: &Path) -> Result<HashMap<String, Vec<PublicKey>>, StartError> {
+    let fault = |path: &Path, e: &dyn std::fmt::Display| StartError::place(path.display().to_string(), e);
+    let mut keys: HashMap<String, Vec<PublicKey>> = HashMap::new();
+    for file in std::fs::read_dir(dir).map_err(|e| fault(dir, &e))? {
+        let path = file.map_err(|e| fault(dir, &e))?.path();
+        let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".jwk")) else { continue };
+        let text = std::fs::read_to_string(&path).map_err(|e| fault(&path, &e))?;
+        let key = PublicKey::parse(&text).map_err(|e| fault(&path, &e))?;
+        keys.entry(name.to_owned()).or_default().push(key);
+    }
+    Ok(keys)
+}

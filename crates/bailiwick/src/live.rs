@@ -1,0 +1,168 @@
+//! The tasks as the call's path sees them: open or not, how fast, and the signal that stops what is running.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bailiwick_core::{Task, TaskId, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+/// A task in memory. The durable truth about its state and its used calls is the store's; this is never more permissive than that
+/// for longer than one transaction, because the writer checks both again.
+#[derive(Debug)]
+pub struct LiveTask {
+    /// The task.
+    pub task: Arc<Task>,
+    open: AtomicBool,
+    used: AtomicU64,
+    recent: Mutex<VecDeque<i64>>,
+    ended: CancellationToken,
+}
+
+impl LiveTask {
+    /// A task that is open.
+    #[must_use]
+    pub fn open(task: Arc<Task>, used: u64) -> Arc<Self> {
+        Arc::new(Self { task, open: AtomicBool::new(true), used: AtomicU64::new(used), recent: Mutex::default(), ended: CancellationToken::new() })
+    }
+
+    /// May calls pass?
+    #[must_use]
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        self.open.load(Ordering::Acquire) && !self.task.expired(now)
+    }
+
+    /// Stops it: no further call, and whatever runs is told to stop.
+    pub fn end(&self) {
+        self.open.store(false, Ordering::Release);
+        self.ended.cancel();
+    }
+
+    /// Resolves when the task ends.
+    #[must_use]
+    pub const fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// Calls permitted so far.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Counts a permitted call.
+    pub fn count(&self) {
+        self.used.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes one place in the sliding minute, or says no.
+    #[must_use]
+    pub fn within_rate(&self, now: Timestamp) -> bool {
+        let limit = usize::try_from(self.task.budget.calls_per_minute).unwrap_or(usize::MAX);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = now.as_millis().saturating_sub(60_000);
+        while recent.front().is_some_and(|at| *at <= since) {
+            recent.pop_front();
+        }
+        if recent.len() >= limit {
+            return false;
+        }
+        recent.push_back(now.as_millis());
+        true
+    }
+}
+
+/// All open tasks.
+#[derive(Debug, Default)]
+pub struct LiveTasks {
+    by_id: RwLock<HashMap<TaskId, Arc<LiveTask>>>,
+}
+
+impl LiveTasks {
+    /// Adds a task.
+    pub fn insert(&self, task: Arc<LiveTask>) {
+        self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(task.task.id, task);
+    }
+
+    /// The task, if it is open or was a moment ago.
+    #[must_use]
+    pub fn find(&self, id: TaskId) -> Option<Arc<LiveTask>> {
+        self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Ends and forgets it.
+    pub fn end(&self, id: TaskId) -> Option<Arc<LiveTask>> {
+        let task = self.by_id.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if let Some(task) = &task {
+            task.end();
+        }
+        task
+    }
+
+    /// Those whose time has run out.
+    #[must_use]
+    pub fn expired(&self, now: Timestamp) -> Vec<Arc<LiveTask>> {
+        let tasks = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+        tasks.values().filter(|t| t.task.expired(now)).cloned().collect()
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<LiveTask>> {
+        self.by_id.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_core::{Budget, Grant, InstanceId};
+    use std::time::Duration;
+
+    fn task(calls_per_minute: u32) -> Arc<LiveTask> {
+        let at = Timestamp::from_millis(0);
+        LiveTask::open(
+            Arc::new(Task {
+                id: TaskId::new(at, [0; 10]),
+                agent: "a".parse().unwrap(),
+                spiffe_id: "spiffe://td/agent/a".parse().unwrap(),
+                instance: InstanceId::new(at, [0; 10]),
+                owner: "ana".parse().unwrap(),
+                subject: "ana".parse().unwrap(),
+                purpose: String::new(),
+                model_claimed: None,
+                grant: Grant::default(),
+                budget: Budget { calls: 9, calls_per_minute },
+                opened_at: at,
+                expires_at: at.plus(Duration::from_secs(600)),
+            }),
+            0,
+        )
+    }
+
+    #[test]
+    fn no_more_calls_pass_in_a_minute_than_the_budget_says() {
+        let task = task(2);
+        let at = Timestamp::from_millis;
+        assert!(task.within_rate(at(0)) && task.within_rate(at(10)));
+        assert!(!task.within_rate(at(59_999)));
+        assert!(task.within_rate(at(60_000)));
+        assert!(!task.within_rate(at(60_005)));
+    }
+
+    #[test]
+    fn an_ended_task_is_not_open_and_what_runs_is_told() {
+        let task = task(2);
+        let now = Timestamp::from_millis(5);
+        assert!(task.is_open(now));
+        task.end();
+        assert!(!task.is_open(now) && task.ended().is_cancelled());
+    }
+
+    #[test]
+    fn a_task_is_not_open_at_the_very_moment_of_its_expiry() {
+        let task = task(2);
+        assert!(task.is_open(Timestamp::from_millis(599_999)));
+        assert!(!task.is_open(Timestamp::from_millis(600_000)));
+    }
+}

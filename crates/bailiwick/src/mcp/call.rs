@@ -1,0 +1,215 @@
+//! A call on the wire: taken from a client's request, put to the pipeline, and its answer said in the client's era.
+
+use std::sync::Arc;
+
+use bailiwick_core::{Call, CallId, Digest, ErrorCode};
+use bailiwick_wire::mcp::frame::ResultKind;
+use bailiwick_wire::mcp::reply;
+use bailiwick_wire::mcp::{Method, Refusal, code};
+use bailiwick_wire::{Limits, Raw, RawBuf};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::random;
+use crate::mcp::exchange::{Exchange, Said, Speaks};
+use crate::mcp::{held, relay};
+use crate::pipeline::{Answer, Asks, Refused, Sending};
+use crate::registry::ToolEntry;
+use crate::state_seal::State;
+use crate::upstream::{Event, Reply};
+
+/// What a client asks to be done.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) method: Method,
+    /// The name as the client said it.
+    pub(super) name: String,
+    /// The whole name: system and tool or operation.
+    pub(super) whole: String,
+    pub(super) entry: Option<Arc<ToolEntry>>,
+    /// The exact bytes of the arguments; for an operation, of its parameters.
+    pub(super) arguments: Bytes,
+    /// `requestState` that the client brought back.
+    pub(super) state: Option<String>,
+    /// `inputResponses` that the client brought back.
+    pub(super) responses: Option<RawBuf>,
+    pub(super) cancel: CancellationToken,
+}
+
+/// How long a client's `requestState` for a system's own question is taken.
+const STATE_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
+/// Rounds in which a modern system may ask a client that shakes hands.
+const ROUNDS_MAX: usize = 10;
+
+impl Exchange {
+    /// Makes the call and says what came of it. What the system says meanwhile goes to `events`.
+    pub(super) async fn call(&self, asked: Asked, events: mpsc::Sender<Event>) -> Said {
+        let mut extra: Vec<(&'static str, String)> = Vec::new();
+        let mut leg = 0;
+        if let Some(text) = &asked.state {
+            match self.take_state(&asked, text).await {
+                Ok(Taken::Leg(l)) => leg = l,
+                Ok(Taken::Upstream(inner)) => {
+                    if let Some(inner) = inner {
+                        extra.push(("requestState", quoted(&inner)));
+                    }
+                    if let Some(responses) = &asked.responses {
+                        extra.push(("inputResponses", responses.raw().text().to_owned()));
+                    }
+                }
+                Err(said) => return said,
+            }
+        }
+        let mut waiting = held::Waiting::new(leg);
+        for _ in 0..ROUNDS_MAX {
+            let answer = self.once(&asked, extra.clone(), events.clone()).await;
+            let (result, system) = match (answer, &asked.entry) {
+                (Answer::Done(Reply::Result(result)), Some(entry)) => (result, entry),
+                (Answer::Done(Reply::Result(_)), None) => return self.refused(asked.method, &asked.name, &unknown()),
+                (Answer::Done(Reply::Error { code, message, data, http_status }), _) => return self.upstream_error(code, &message, data.as_ref(), http_status),
+                (Answer::Refused(refused), _) => return self.refused(asked.method, &asked.name, &refused),
+                (Answer::Held(hold), _) => match waiting.step(self, &asked, *hold, &events).await {
+                    held::Step::Again => continue,
+                    held::Step::Say(said) => return said,
+                },
+            };
+            match ResultKind::of(result.raw()) {
+                ResultKind::InputRequired if self.is_modern() => return self.input_required(&asked, &result),
+                ResultKind::InputRequired => match relay::ask_all(self, &result, &events).await {
+                    Some(answers) => extra = answers,
+                    None => return self.refused(asked.method, &asked.name, &no_answer()),
+                },
+                ResultKind::Complete => {
+                    let mut message = Vec::with_capacity(result.raw().text().len().saturating_add(256));
+                    self.writer().upstream_result(&mut message, &self.id, asked.method, result.raw());
+                    return Said::ok(message);
+                }
+                _ => {
+                    tracing::warn!(tool = %system.tool.name, "the system's answer is of a kind that was not asked for");
+                    return self.refused(asked.method, &asked.name, &Refused { code: ErrorCode::UpstreamBroken, detail: "the system's answer is of a kind that was not asked for".to_owned() });
+                }
+            }
+        }
+        self.refused(asked.method, &asked.name, &no_answer())
+    }
+
+    /// One way through the pipeline.
+    pub(super) async fn once(&self, asked: &Asked, extra: Vec<(&'static str, String)>, events: mpsc::Sender<Event>) -> Answer {
+        let now = self.house.clock.now();
+        let call = Call::new(CallId::new(now, random()), now, asked.whole.clone(), asked.arguments.clone());
+        let sending = Sending {
+            asks: asked.entry.as_ref().map_or_else(|| Asks::Modern { capabilities: Raw::EMPTY_OBJECT.to_owned() }, |e| self.asks(&e.system)),
+            session: self.session_key(),
+            method: asked.method,
+            meta: self.meta.clone(),
+            progress: self.progress.clone(),
+            events: Some(events),
+            cancel: asked.cancel.clone(),
+            extra,
+        };
+        self.house.handle(call, &self.who, asked.entry.as_ref(), self.traceparent.as_deref(), sending).await
+    }
+
+    async fn take_state(&self, asked: &Asked, text: &str) -> Result<Taken, Said> {
+        let refuse = |why: &'static str| {
+            Said::refusal(&Refusal { http_status: 200, ..Refusal::bad_request(code::INVALID_PARAMS, why).with_id(self.id_ref()) })
+        };
+        let now = self.house.clock.now();
+        let here = self.who.live.task.id;
+        match self.house.state_seal.open(text) {
+            Some(State::Hold { hold, task, until, leg, .. }) if task == here && now < until => {
+                if asked.responses.as_ref().is_some_and(|r| held::declined(r.raw())) {
+                    if let Err(error) = self.house.withdraw(hold).await {
+                        tracing::warn!(%error, "a hold could not be withdrawn");
+                    }
+                    let refused = Refused { code: ErrorCode::HoldRefused, detail: "the request for approval was declined at the client; the call was not made".to_owned() };
+                    return Err(self.refused(asked.method, &asked.name, &refused));
+                }
+                Ok(Taken::Leg(leg))
+            }
+            Some(State::Upstream { task, key, inner, until }) if task == here && now < until && key == state_key(asked) => Ok(Taken::Upstream(inner)),
+            Some(_) => Err(refuse("requestState is for another call or has expired")),
+            None => Err(refuse("requestState is not valid")),
+        }
+    }
+
+    /// A modern system asks for input: its state goes to the client inside ours, bound to task and call.
+    fn input_required(&self, asked: &Asked, result: &RawBuf) -> Said {
+        let now = self.house.clock.now();
+        let inner = result.raw().member("requestState").and_then(Raw::string).map(std::borrow::Cow::into_owned);
+        let state = State::Upstream { task: self.who.live.task.id, key: state_key(asked), inner, until: now.plus(STATE_LIFE) };
+        let Some(sealed) = self.house.state_seal.seal(&state) else { return self.refused(asked.method, &asked.name, &unknown()) };
+        let mut message = Vec::new();
+        self.writer().input_required(&mut message, &self.id, result.raw(), &sealed);
+        Said::ok(message)
+    }
+
+    pub(super) fn upstream_error(&self, number: i64, text: &str, data: Option<&RawBuf>, http_status: u16) -> Said {
+        let number = i32::try_from(number).unwrap_or(code::INTERNAL_ERROR);
+        // -32002 was the handshake revisions' word for a resource that is not there.
+        let number = if self.is_modern() && number == -32_002 { code::INVALID_PARAMS } else { number };
+        let mut message = Vec::new();
+        reply::error(&mut message, Some(&self.id), number, text, data.map(RawBuf::raw));
+        let status = if self.is_modern() && matches!(http_status, 400 | 404) { http_status } else { 200 };
+        Said { status, message }
+    }
+}
+
+enum Taken {
+    Leg(u32),
+    Upstream(Option<String>),
+}
+
+fn state_key(asked: &Asked) -> Digest {
+    let mut canonical = Vec::new();
+    if let Ok(raw) = Raw::parse(&asked.arguments, &Limits::REQUEST) {
+        let _ = bailiwick_wire::canonical(raw, &mut canonical);
+    }
+    Digest::bind("bailiwick/upstream-state/v1", &[asked.whole.as_bytes(), &canonical])
+}
+
+fn unknown() -> Refused {
+    Refused { code: ErrorCode::ToolUnknown, detail: ErrorCode::ToolUnknown.sentence().to_owned() }
+}
+
+fn no_answer() -> Refused {
+    Refused { code: ErrorCode::UpstreamBroken, detail: "the system asked for input that this client does not give".to_owned() }
+}
+
+pub(super) fn quoted(text: &str) -> String {
+    let mut out = Vec::new();
+    bailiwick_wire::json::write_string(&mut out, text);
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// The parameters of an operation without what is the envelope's, in written order.
+pub(super) fn operation_arguments(params: Raw<'_>, rename: Option<&str>) -> Bytes {
+    let mut out = Vec::with_capacity(params.text().len());
+    out.push(b'{');
+    for (key, value) in params.entries() {
+        let name = key.string().unwrap_or_default();
+        if matches!(&*name, "_meta" | "requestState" | "inputResponses" | "task" | "cursor") {
+            continue;
+        }
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        out.extend_from_slice(key.bytes());
+        out.push(b':');
+        match rename {
+            Some(new) if name == "name" => bailiwick_wire::json::write_string(&mut out, new),
+            Some(_) | None => out.extend_from_slice(value.bytes()),
+        }
+    }
+    out.push(b'}');
+    Bytes::from(out)
+}
+
+/// Whether the exchange is of a client that shakes hands.
+pub(super) const fn legacy_session(exchange: &Exchange) -> Option<&Arc<crate::mcp::session::Session>> {
+    match &exchange.speaks {
+        Speaks::Legacy(session) => Some(session),
+        Speaks::Modern { .. } => None,
+    }
+}

@@ -1,0 +1,403 @@
+//! The whole way of a call. Read [`House::handle`] aloud: the ifs live here, the steps are straight lines.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bailiwick_core::call::{Binding, Spent};
+use bailiwick_core::hold::HoldState;
+use bailiwick_core::{Approval, Authenticated, Bound, Call, Caller, Decision, ErrorCode, Hold, Permitted, Received, Recorded, Scalar, decide};
+use bailiwick_store::StoreError;
+use bailiwick_wire::json::Kind as JsonKind;
+use bailiwick_wire::mcp::{Id, Method, Version};
+use bailiwick_wire::{Limits, Raw, RawBuf};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::entry;
+use crate::fault;
+use crate::house::House;
+use crate::journal::Recorder;
+use crate::live::LiveTask;
+use crate::registry::ToolEntry;
+use crate::upstream::{Event, Reply, SessionKey, UpstreamError, UpstreamRequest, UseEra};
+
+/// Who calls, and the task of the token that was presented.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// The proved identity.
+    pub caller: Arc<Caller>,
+    /// Its task.
+    pub live: Arc<LiveTask>,
+}
+
+/// The era in which a system is asked.
+#[derive(Clone, Debug)]
+pub enum Asks {
+    /// 2026-07-28.
+    Modern {
+        /// What may be shown of the client's capabilities: an object.
+        capabilities: RawBuf,
+    },
+    /// A handshake revision.
+    Legacy {
+        /// Which.
+        version: Version,
+        /// What may be shown of the client's capabilities: an object.
+        capabilities: RawBuf,
+    },
+}
+
+/// How a permitted call is put to its system: everything but the arguments.
+#[derive(Debug)]
+pub struct Sending {
+    /// In which era.
+    pub asks: Asks,
+    /// Under which session of the system.
+    pub session: SessionKey,
+    /// The method.
+    pub method: Method,
+    /// Members of `_meta` to pass on: an object.
+    pub meta: Option<RawBuf>,
+    /// The client's progress token.
+    pub progress: Option<RawBuf>,
+    /// Where to say what the system says meanwhile.
+    pub events: Option<mpsc::Sender<Event>>,
+    /// Cancelled when the client gives the call up.
+    pub cancel: CancellationToken,
+    /// Members of `params` beside `name` and `arguments` (an upstream's own `requestState` and `inputResponses`), raw.
+    pub extra: Vec<(&'static str, String)>,
+}
+
+/// What became of a call.
+#[derive(Debug)]
+pub enum Answer {
+    /// The system answered.
+    Done(Reply),
+    /// It waits for people.
+    Held(Box<Hold>),
+    /// It was refused, or came to nothing.
+    Refused(Refused),
+}
+
+/// A call that was refused, or came to nothing.
+#[derive(Debug)]
+pub struct Refused {
+    /// The stable code.
+    pub code: ErrorCode,
+    /// What to tell the caller, in words.
+    pub detail: String,
+}
+
+impl Refused {
+    fn new(code: ErrorCode, detail: impl Into<String>) -> Answer {
+        Answer::Refused(Self { code, detail: detail.into() })
+    }
+
+    fn plain(code: ErrorCode) -> Answer {
+        Self::new(code, code.sentence())
+    }
+}
+
+/// Times that a call is decided again because authority or its approval changed between decision and record.
+const DECIDE_AGAIN_MAX: usize = 8;
+
+impl House {
+    /// The whole way of a call, from its bytes to its answer.
+    pub async fn handle(
+        self: &Arc<Self>, call: Call<Received>, who: &Who, tool: Option<&Arc<ToolEntry>>, traceparent: Option<&str>, sending: Sending,
+    ) -> Answer {
+        match self.way(call, who, tool, traceparent, sending).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::error!(error.code = %ErrorCode::AuditUnavailable, %error, "call refused: the ledger cannot be written");
+                Refused::new(ErrorCode::AuditUnavailable, format!("{}: {}", ErrorCode::AuditUnavailable.sentence(), error.public()))
+            }
+        }
+    }
+
+    async fn way(
+        self: &Arc<Self>, call: Call<Received>, who: &Who, tool: Option<&Arc<ToolEntry>>, traceparent: Option<&str>, sending: Sending,
+    ) -> Result<Answer, StoreError> {
+        let call = call.authenticate(Arc::clone(&who.caller));
+        let mut control = self.store.control_seq();
+        let mut call = match self.bind(call, who, tool).await? {
+            Ok(call) => call,
+            Err(answer) => return Ok(answer),
+        };
+        let Some(tool) = tool else { return Ok(Refused::plain(ErrorCode::ToolUnknown)) };
+        if let Some(refused) = self.refused_before(&call).await? {
+            return Ok(refused);
+        }
+        for _ in 0..DECIDE_AGAIN_MAX {
+            fault::point("before-decide");
+            let decision = self.decide(call, who);
+            let recorder = Recorder { house: self, control, traceparent };
+            fault::point("before-record");
+            call = match bailiwick_core::record::record(&recorder, decision).await? {
+                Recorded::Permit(call) => {
+                    fault::point("after-record");
+                    who.live.count();
+                    return Ok(self.permitted(call, who, tool, sending).await);
+                }
+                Recorded::Denial { code, detail, policies, .. } => {
+                    let detail = if policies.is_empty() { detail } else { bailiwick_core::decision::words(&policies) };
+                    return Ok(Refused::new(code, detail));
+                }
+                Recorded::Hold(hold, _) => {
+                    fault::point("after-hold");
+                    metrics::counter!("bailiwick_held_total", "effect" => tool.tool.effect.word()).increment(1);
+                    return Ok(Answer::Held(hold));
+                }
+                Recorded::Stale(call) => call,
+            };
+            control = self.store.control_seq();
+        }
+        Ok(Refused::new(ErrorCode::AuditUnavailable, "authority changed too often while the call was decided; call again"))
+    }
+
+    /// Binds the call to its task and tool, and checks arguments, constraints and pace. What is refused here is on record as denied.
+    async fn bind(&self, call: Call<Authenticated>, who: &Who, tool: Option<&Arc<ToolEntry>>) -> Result<Result<Call<Bound>, Answer>, StoreError> {
+        let now = self.clock.now();
+        let (caller, task) = (&who.caller, &who.live.task);
+        let refuse = async |id, name: &str, code: ErrorCode, detail: String| {
+            self.denied_early(id, caller, task, name, code, &detail, &[]).await?;
+            Ok(Err(Refused::new(code, detail)))
+        };
+        let Ok(arguments) = Raw::parse(call.arguments(), &Limits::REQUEST) else {
+            let (id, name) = (call.id(), call.requested().to_owned());
+            return refuse(id, &name, ErrorCode::CallMalformed, "the arguments are not one JSON object with unique keys".to_owned()).await;
+        };
+        let mut text = Vec::with_capacity(call.arguments().len());
+        let canonical = bailiwick_wire::canonical(arguments, &mut text);
+        let known = tool.filter(|t| t.callable());
+        let violation = known.and_then(|t| t.check(arguments).err());
+        let binding = Binding {
+            task: Arc::clone(task),
+            open: who.live.is_open(now),
+            tool: known.map(|t| Arc::clone(&t.tool)),
+            canonical: bailiwick_core::Digest::of(&text),
+            exact_numbers: !canonical.lossy_numbers,
+        };
+        let constraint = task.grant.tool(call.requested()).map(|grant| grant.check(|argument| scalars(arguments, argument)));
+        let call = match call.bind(binding) {
+            Ok(call) => call,
+            Err((call, code)) => return refuse(call.id(), call.requested(), code, code.sentence().to_owned()).await,
+        };
+        if let Some(violation) = violation {
+            return refuse(call.id(), call.requested(), ErrorCode::ArgumentsInvalid, violation).await;
+        }
+        if let Some(Err(violation)) = constraint {
+            return refuse(call.id(), call.requested(), ErrorCode::ConstraintViolated, violation.to_string()).await;
+        }
+        if !who.live.within_rate(now) {
+            return refuse(call.id(), call.requested(), ErrorCode::BudgetRate, ErrorCode::BudgetRate.sentence().to_owned()).await;
+        }
+        Ok(Ok(call))
+    }
+
+    /// A person said no to exactly this call a while ago: nobody is asked again.
+    async fn refused_before(&self, call: &Call<Bound>) -> Result<Option<Answer>, StoreError> {
+        if self.holds.is_empty() {
+            return Ok(None);
+        }
+        let Some(hold) = self.holds.find(&call.hold_key(), self.clock.now()) else { return Ok(None) };
+        let HoldState::Refused { by, reason, .. } = &hold.state else { return Ok(None) };
+        let reason = if reason.is_empty() { String::new() } else { format!(": {}", bailiwick_wire::render::line(reason)) };
+        let detail = format!("`{by}` refused this call{reason}");
+        self.denied(call, ErrorCode::HoldRefused, &detail, &[]).await?;
+        Ok(Some(Refused::new(ErrorCode::HoldRefused, detail)))
+    }
+
+    /// Law 2: an approval is a fact, not a door. The policy is asked again with it.
+    fn decide(&self, call: Call<Bound>, who: &Who) -> Decision {
+        let now = self.clock.now();
+        let hold = if self.holds.is_empty() { None } else { self.holds.find(&call.hold_key(), now) };
+        let approvers = self.approvers_of(call.task());
+        let engine = self.engine.load();
+        decide(&**engine, call, hold, &approvers, now, who.live.used())
+    }
+
+    /// The decision is on record; now act. What acts on the world outlives the client's connection.
+    async fn permitted(self: &Arc<Self>, call: Call<Permitted>, who: &Who, tool: &Arc<ToolEntry>, sending: Sending) -> Answer {
+        let acting = tool.tool.effect.is_acting();
+        let (house, live, tool) = (Arc::clone(self), Arc::clone(&who.live), Arc::clone(tool));
+        if !acting {
+            return house.forward(call, live, tool, sending).await;
+        }
+        let forwarded = tokio::spawn(async move { house.forward(call, live, tool, sending).await });
+        forwarded.await.unwrap_or_else(|_| Refused::plain(ErrorCode::Internal))
+    }
+
+    /// Sends the exact bytes that were decided, and completes the entry, whatever happens.
+    async fn forward(self: Arc<Self>, call: Call<Permitted>, live: Arc<LiveTask>, tool: Arc<ToolEntry>, sending: Sending) -> Answer {
+        let started = Instant::now();
+        let spent = match call.spend() {
+            Ok(spent) => spent,
+            Err(code) => return Refused::plain(code),
+        };
+        let mut open = OpenEntry { house: &self, spent: &spent, started, closed: false };
+        let params = tool.params(&spent.arguments, &sending.extra);
+        fault::point("before-forward");
+        let result = send(&tool, &params, sending, live.ended()).await;
+        fault::point("after-forward");
+        let (answer, outcome) = conclude(result, &tool);
+        let written = open.complete(outcome, tool.tool.effect.is_acting()).await;
+        fault::point("after-outcome");
+        // Law 1: completing the entry never hides an answer. It is retried by the sweeper if it could not be written.
+        if let Err(error) = written {
+            tracing::error!(%error, call = %spent.id, "the outcome could not be written yet");
+        }
+        answer
+    }
+}
+
+/// Sends to the one upstream of the tool that was decided (law 5), until it answers, the client gives up, or the task ends.
+async fn send(tool: &ToolEntry, params: &Bytes, sending: Sending, ended: &CancellationToken) -> Result<Reply, UpstreamError> {
+    let Ok(params) = Raw::parse(params, &Limits { bytes: usize::MAX, ..Limits::REQUEST }) else {
+        return Err(UpstreamError::Broken { words: "the request could not be made".into(), may_have_run: false });
+    };
+    let era = match &sending.asks {
+        Asks::Modern { capabilities } => UseEra::Modern { capabilities: capabilities.raw() },
+        Asks::Legacy { version, capabilities } => UseEra::Legacy { version: *version, capabilities: capabilities.raw() },
+    };
+    let mut request = UpstreamRequest::new(era, &sending.session, sending.method, params);
+    request.meta = sending.meta.as_ref().map(RawBuf::raw);
+    request.progress_token = sending.progress.as_ref().and_then(|t| Id::parse(t.raw()));
+    request.headers = &tool.header_params;
+    request.cancel = sending.cancel.clone();
+    tokio::select! {
+        biased;
+        result = tool.system.upstream.request(request, sending.events) => result,
+        () = ended.cancelled() => Err(UpstreamError::Cancelled { words: "its task has ended".into(), may_have_run: true }),
+    }
+}
+
+/// What goes into the outcome's entry.
+struct Concluded {
+    result: &'static str,
+    code: Option<ErrorCode>,
+    answer: Option<Bytes>,
+}
+
+fn conclude(result: Result<Reply, UpstreamError>, tool: &ToolEntry) -> (Answer, Concluded) {
+    match result {
+        Ok(Reply::Result(result)) => match clean(tool, &result) {
+            Ok(result) => {
+                let failed = result.raw().member("isError").and_then(Raw::boolean) == Some(true);
+                let outcome = if failed { "failed" } else { "done" };
+                let concluded = Concluded { result: outcome, code: None, answer: Some(Bytes::copy_from_slice(result.raw().bytes())) };
+                (Answer::Done(Reply::Result(result)), concluded)
+            }
+            Err(()) => {
+                let code = ErrorCode::UpstreamBroken;
+                (Refused::new(code, "the system's answer held a secret in a place from which it could not be taken"), Concluded { result: "done", code: Some(code), answer: None })
+            }
+        },
+        Ok(Reply::Error { code, message, data, http_status }) => {
+            let message = tool.system.injection.redact_text(&message).into_owned();
+            let data = data.and_then(|d| clean(tool, &d).ok());
+            let concluded = Concluded { result: "failed", code: None, answer: Some(Bytes::from(message.clone())) };
+            (Answer::Done(Reply::Error { code, message, data, http_status }), concluded)
+        }
+        Err(error) => {
+            let code = error.code();
+            let concluded = Concluded { result: if error.may_have_run() { "unknown" } else { "not_sent" }, code: Some(code), answer: None };
+            (Refused::new(code, error.to_string()), concluded)
+        }
+    }
+}
+
+/// Takes out of an answer whatever was injected into the request.
+fn clean(tool: &ToolEntry, answer: &RawBuf) -> Result<RawBuf, ()> {
+    match tool.system.injection.redact(answer.raw().bytes()) {
+        Cow::Borrowed(_) => Ok(answer.clone()),
+        Cow::Owned(clean) => {
+            metrics::counter!("bailiwick_redactions_total").increment(1);
+            Raw::parse(&clean, &Limits::REPLY).map(Raw::to_owned).map_err(|_| ())
+        }
+    }
+}
+
+/// An entry that is open: if the future that forwards is dropped, it is closed as unknown.
+struct OpenEntry<'a> {
+    house: &'a Arc<House>,
+    spent: &'a Spent,
+    started: Instant,
+    closed: bool,
+}
+
+impl OpenEntry<'_> {
+    fn body(&self, concluded: &Concluded) -> Vec<u8> {
+        let duration = self.started.elapsed();
+        metrics::histogram!("bailiwick_call_seconds", "result" => concluded.result).record(duration.as_secs_f64());
+        entry::encode(
+            self.house.clock.now(),
+            &entry::Outcome {
+                call: self.spent.id,
+                intent: self.spent.entry,
+                result: concluded.result,
+                code: concluded.code.map(ErrorCode::slug),
+                answer: concluded.answer.as_ref().map(|a| self.house.keyed(a)),
+                answer_bytes: concluded.answer.as_ref().map_or(0, Bytes::len),
+                duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            },
+        )
+    }
+
+    /// Strict for what acts: the answer waits until the outcome is durable. Relaxed for reads, with a bound.
+    async fn complete(&mut self, concluded: Concluded, strict: bool) -> Result<(), StoreError> {
+        let body = self.body(&concluded);
+        self.closed = true;
+        let (entry, call) = (self.spent.entry, self.spent.id);
+        if strict {
+            self.house.store.outcome(entry, call, body).await.map(|_| ())
+        } else {
+            self.house.store.outcome_relaxed(entry, call, body).await
+        }
+    }
+}
+
+impl Drop for OpenEntry<'_> {
+    fn drop(&mut self) {
+        if self.closed {
+            return;
+        }
+        let body = self.body(&Concluded { result: "unknown", code: Some(ErrorCode::CallCancelled), answer: None });
+        let (store, entry, call) = (self.house.store.clone(), self.spent.entry, self.spent.id);
+        tokio::spawn(async move {
+            if let Err(error) = store.outcome(entry, call, body).await {
+                tracing::error!(%error, %call, "the outcome of a call that was given up could not be written yet");
+            }
+        });
+    }
+}
+
+/// The scalars that stand under a top-level argument: every element of an array; an object cannot be bounded.
+fn scalars(arguments: Raw<'_>, name: &str) -> Result<Option<Vec<Scalar>>, String> {
+    let Some(value) = arguments.member(name) else { return Ok(None) };
+    if value.kind() == JsonKind::Array {
+        return value.elements().map(scalar).collect::<Result<Vec<_>, _>>().map(Some);
+    }
+    scalar(value).map(|s| Some(vec![s]))
+}
+
+fn scalar(value: Raw<'_>) -> Result<Scalar, String> {
+    let unbounded = || "the task bounds it, and only plain values can be bounded".to_owned();
+    match value.kind() {
+        JsonKind::Boolean => value.boolean().map(Scalar::Bool).ok_or_else(unbounded),
+        JsonKind::String => value.string().map(|s| Scalar::Text(s.into_owned())).ok_or_else(unbounded),
+        JsonKind::Number => match value.integer() {
+            Some(integer) => Ok(Scalar::Integer(integer)),
+            None => value.text().parse().map(Scalar::Number).map_err(|_| unbounded()),
+        },
+        JsonKind::Null | JsonKind::Array | JsonKind::Object => Err(unbounded()),
+    }
+}
+
+/// The people whose approvals are on a hold, for the answer to its requester.
+#[must_use]
+pub fn approved_by(hold: &Hold) -> Vec<&str> {
+    hold.approvals.iter().map(|a: &Approval| a.person.as_str()).collect()
+}

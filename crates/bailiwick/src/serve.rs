@@ -1,0 +1,118 @@
+//! The listener: hyper in front, MCP on the short way, everything else through the router; and an end without lost answers.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ConnectInfo;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Either};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::house::{House, Opened, StartError};
+use crate::mcp::{self, OutBody};
+
+/// Connections that are served at a time; beyond it, new ones wait.
+const CONNECTIONS_MAX: usize = 4096;
+/// A client must send its request's head within this.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Calls that run are given this long when the broker stops.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Opens the house, says that it is ready, serves until `stop`, and closes everything.
+///
+/// # Errors
+/// Why it cannot start.
+pub async fn run(config: Config, data_dir: &Path, stop: CancellationToken, ready: impl FnOnce(&Arc<House>)) -> Result<(), StartError> {
+    let Opened { house, listener } = House::open(config, data_dir, Arc::new(SystemClock::start())).await?;
+    let endpoint = data_dir.join("endpoint.json");
+    let text = serde_json::json!({ "url": house.urls.base, "mcp": house.urls.mcp, "pid": std::process::id() });
+    crate::place::write_private(&endpoint, text.to_string().as_bytes()).map_err(|e| StartError::place("endpoint.json", e))?;
+    ready(&house);
+    serve(Arc::clone(&house), listener, stop).await;
+    house.shutdown().await;
+    // Gone already is as good as removed.
+    let _ = std::fs::remove_file(endpoint);
+    Ok(())
+}
+
+/// Serves connections until `stop`, then lets those that run end.
+pub async fn serve(house: Arc<House>, listener: TcpListener, stop: CancellationToken) {
+    let router = crate::api::router(Arc::clone(&house));
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = TaskTracker::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+        let (stream, peer) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file handles, say: wait a moment rather than spin.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let (house, router, stop) = (Arc::clone(&house), router.clone(), stop.clone());
+        connections.spawn(async move {
+            connection(house, router, stream, peer, stop).await;
+            drop(place);
+        });
+    }
+    house.stop.cancel();
+    connections.close();
+    if tokio::time::timeout(GRACE, connections.wait()).await.is_err() {
+        tracing::warn!(left = connections.len(), "some connections did not end in time");
+    }
+}
+
+async fn connection(house: Arc<House>, router: axum::Router, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection went at once");
+        return;
+    }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (house, router) = (Arc::clone(&house), router.clone());
+        async move { Ok::<_, Infallible>(answer(house, router, request, peer).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(64)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, %peer, "a connection ended with an error");
+    }
+}
+
+async fn answer(house: Arc<House>, router: axum::Router, mut request: Request<Incoming>, peer: SocketAddr) -> Response<Either<OutBody, axum::body::Body>> {
+    if mcp::is_mcp(request.uri().path()) {
+        return mcp::serve(house, request, peer).await.map(Either::Left);
+    }
+    request.extensions_mut().insert(ConnectInfo(peer));
+    match router.oneshot(request.map(|body| axum::body::Body::new(body.map_err(axum::Error::new)))).await {
+        Ok(response) => response.map(Either::Right),
+        Err(never) => match never {},
+    }
+}

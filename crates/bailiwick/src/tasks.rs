@@ -1,0 +1,315 @@
+//! Tasks: opened with what policy allows of what was asked, ended once and for all.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bailiwick_core::{Agent, AgentName, Budget, Constraint, EndReason, ErrorCode, Grant, InstanceId, PersonName, Task, TaskId, TaskState, Timestamp, ToolGrant};
+use bailiwick_identity::token::{Issued, Purpose, Statement};
+use bailiwick_policy::{Possible, TaskQuestion};
+use bailiwick_store::StoreError;
+use serde::Deserialize;
+
+use crate::clock::random;
+use crate::config::ToolPattern;
+use crate::entry::{self, Ending, Narrowed};
+use crate::house::House;
+use crate::live::LiveTask;
+
+/// A request for a task, as it is sent.
+#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TaskRequest {
+    /// What it is for, in words.
+    pub purpose: String,
+    /// The tools that it needs; all that the agent may ask for, if this is left out.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub tools: Option<Vec<AskedTool>>,
+    /// How long it may take, in seconds.
+    pub ttl_seconds: Option<u64>,
+    /// On whose behalf; the agent's owner, if this is left out.
+    #[schema(value_type = Option<String>)]
+    pub on_behalf_of: Option<PersonName>,
+    /// The model that the agent runs. Recorded as claimed.
+    pub model: Option<String>,
+    /// How much it may do.
+    pub budget: Option<AskedBudget>,
+}
+
+/// A tool, by name or pattern, with bounds on its arguments.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum AskedTool {
+    /// `system.tool`, `system.*` or `*`.
+    Name(String),
+    /// One tool, or all of a pattern, with bounds.
+    Bounded(BoundedTool),
+}
+
+/// One tool with bounds on its arguments.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BoundedTool {
+    /// `system.tool` or a pattern.
+    pub tool: String,
+    /// Bounds by argument.
+    #[serde(default)]
+    pub arguments: BTreeMap<String, Constraint>,
+}
+
+/// How much a task wants to do.
+#[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AskedBudget {
+    /// Calls in all.
+    pub calls: Option<u64>,
+    /// Calls in any minute.
+    pub calls_per_minute: Option<u32>,
+}
+
+/// The end of a task that is not on record yet.
+#[derive(Clone, Debug)]
+pub struct EndOwed {
+    id: TaskId,
+    reason: EndReason,
+    by: Option<String>,
+}
+
+/// A task that was opened.
+#[derive(Debug)]
+pub struct OpenedTask {
+    /// The task.
+    pub live: Arc<LiveTask>,
+    /// What was not granted.
+    pub narrowed: Vec<Narrowed>,
+}
+
+/// Why a task is not opened.
+#[derive(Debug)]
+pub struct TaskRefused {
+    /// The code.
+    pub code: ErrorCode,
+    /// In words.
+    pub detail: String,
+    /// What was not granted.
+    pub narrowed: Vec<Narrowed>,
+}
+
+impl TaskRefused {
+    fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), narrowed: Vec::new() }
+    }
+}
+
+impl From<StoreError> for TaskRefused {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "a task was not opened: the ledger cannot be written");
+        Self::new(ErrorCode::AuditUnavailable, error.public())
+    }
+}
+
+const PURPOSE_MAX: usize = 500;
+const ASKED_MAX: usize = 200;
+
+impl House {
+    /// Is this agent allowed to do anything at all now?
+    ///
+    /// # Errors
+    /// In words for the log: suspended, or overdue for review.
+    pub fn in_service(&self, agent: &Agent, now: Timestamp) -> Result<(), String> {
+        if !agent.enabled {
+            return Err(format!("agent `{}` is suspended", agent.name));
+        }
+        if now > agent.review_by {
+            return Err(format!("agent `{}` is overdue for review since {}; its owner `{}` sets a new `review_by`", agent.name, agent.review_by, agent.owner));
+        }
+        Ok(())
+    }
+
+    /// Opens a task: narrows what was asked to what the agent may ask for and policy could ever permit, and says so.
+    ///
+    /// # Errors
+    /// If nothing is left, the request is not valid, or the ledger cannot be written.
+    pub async fn open_task(&self, agent: &AgentName, instance: InstanceId, asked: TaskRequest) -> Result<OpenedTask, TaskRefused> {
+        let now = self.clock.now();
+        let entry = self.config.agents.get(agent).ok_or_else(|| TaskRefused::new(ErrorCode::ProofInvalid, "there is no such agent"))?;
+        let agent = &entry.agent;
+        self.in_service(agent, now).map_err(|why| TaskRefused::new(ErrorCode::PolicyDenied, why))?;
+        let invalid = |detail: String| TaskRefused::new(ErrorCode::OauthRequest, detail);
+        if asked.purpose.trim().is_empty() || asked.purpose.len() > PURPOSE_MAX {
+            return Err(invalid(format!("`purpose` must be 1 to {PURPOSE_MAX} bytes: what is the task for?")));
+        }
+        let subject = asked.on_behalf_of.clone().unwrap_or_else(|| agent.owner.clone());
+        if !self.config.people.contains_key(&subject) {
+            return Err(invalid(format!("there is no person `{subject}`")));
+        }
+        let open = self.live.all().iter().filter(|t| t.task.agent == agent.name).count();
+        if open >= usize::try_from(self.config.tasks.open_max).unwrap_or(usize::MAX) {
+            return Err(TaskRefused::new(ErrorCode::LimitExceeded, format!("agent `{}` has {open} tasks open; complete some first", agent.name)));
+        }
+        let (grant, narrowed) = self.narrow(agent, &entry.tools, &subject, &asked, now)?;
+        if grant.is_empty() {
+            return Err(TaskRefused { narrowed, ..TaskRefused::new(ErrorCode::TaskEmpty, ErrorCode::TaskEmpty.sentence()) });
+        }
+        let limits = self.config.tasks;
+        let ttl = asked.ttl_seconds.map_or(limits.ttl, Duration::from_secs).clamp(Duration::from_secs(1), limits.ttl_max);
+        let budget = asked.budget.unwrap_or(AskedBudget { calls: None, calls_per_minute: None });
+        let task = Task {
+            id: TaskId::new(now, random()),
+            agent: agent.name.clone(),
+            spiffe_id: agent.spiffe_id.clone(),
+            instance,
+            owner: agent.owner.clone(),
+            subject,
+            purpose: asked.purpose,
+            model_claimed: asked.model.map(|m| m.chars().take(200).collect()),
+            grant,
+            budget: Budget {
+                calls: budget.calls.unwrap_or(limits.calls_max).min(limits.calls_max),
+                calls_per_minute: budget.calls_per_minute.unwrap_or(limits.calls_per_minute_max).min(limits.calls_per_minute_max),
+            },
+            opened_at: now,
+            expires_at: now.plus(ttl),
+        };
+        let body = entry::encode(now, &entry::TaskOpened { task: task.id, opened: &task, narrowed: &narrowed, revision: &self.revision() });
+        self.store.open_task(&task, body).await?;
+        metrics::counter!("bailiwick_tasks_opened_total").increment(1);
+        let live = LiveTask::open(Arc::new(task), 0);
+        self.live.insert(Arc::clone(&live));
+        Ok(OpenedTask { live, narrowed })
+    }
+
+    fn narrow(&self, agent: &Agent, may_ask: &[ToolPattern], subject: &PersonName, asked: &TaskRequest, now: Timestamp) -> Result<(Grant, Vec<Narrowed>), TaskRefused> {
+        let invalid = |detail: String| TaskRefused::new(ErrorCode::OauthRequest, detail);
+        let everything = [AskedTool::Name("*".to_owned())];
+        let wanted = asked.tools.as_deref().unwrap_or(&everything);
+        if wanted.len() > ASKED_MAX {
+            return Err(invalid(format!("at most {ASKED_MAX} tools and patterns may be asked for")));
+        }
+        let registry = self.registry.load();
+        let engine = self.engine.load();
+        let approvers = self.approvers(&agent.owner, subject);
+        let mut grant: BTreeMap<bailiwick_core::ToolName, ToolGrant> = BTreeMap::new();
+        let mut narrowed = Vec::new();
+        for one in wanted {
+            let (text, bounds) = match one {
+                AskedTool::Name(name) => (name.as_str(), BTreeMap::new()),
+                AskedTool::Bounded(bounded) => (bounded.tool.as_str(), bounded.arguments.clone()),
+            };
+            if let Some((name, _)) = bounds.iter().find(|(_, c)| c.is_empty()) {
+                return Err(invalid(format!("the constraint on `{name}` bounds nothing")));
+            }
+            let pattern = ToolPattern::parse(text).map_err(invalid)?;
+            let exact = !text.ends_with('*');
+            let mut found = false;
+            for tool in registry.tools().filter(|t| pattern.matches(&t.tool.name)) {
+                found = true;
+                let name = &tool.tool.name;
+                let question = TaskQuestion { agent, subject, purpose: &asked.purpose, tool: name, approvers: &approvers, now };
+                let reason = if !may_ask.iter().any(|p| p.matches(name)) {
+                    Some("the agent may not ask for it".to_owned())
+                } else if !tool.callable() {
+                    Some(format!("the tool is not classified ({}); a reviewer looks at it with `bailiwick tools review`", tool.status.word()))
+                } else {
+                    match engine.possible(question) {
+                        Possible::Free | Possible::WithApproval => None,
+                        Possible::Never(policies) if policies.is_empty() => Some("no policy could permit it".to_owned()),
+                        Possible::Never(policies) => Some(bailiwick_core::decision::words(&policies)),
+                    }
+                };
+                match reason {
+                    // Of two that cover the same tool, the bounded one counts.
+                    None => {
+                        let place = grant.entry(name.clone()).or_default();
+                        place.arguments.extend(bounds.clone());
+                    }
+                    Some(reason) => narrowed.push(Narrowed { asked: name.to_string(), reason }),
+                }
+            }
+            if !found && exact {
+                narrowed.push(Narrowed { asked: text.to_owned(), reason: "there is no such tool".to_owned() });
+            }
+        }
+        Ok((Grant::new(grant), narrowed))
+    }
+
+    /// A token for an open task.
+    ///
+    /// # Errors
+    /// If the cryptographic library fails.
+    pub fn task_token(&self, live: &LiveTask) -> Result<Issued, ErrorCode> {
+        let now = self.clock.now();
+        let task = &live.task;
+        let statement = Statement {
+            agent: task.agent.clone(),
+            instance: task.instance,
+            purpose: Purpose::Task { task: task.id, subject: task.subject.clone(), actors: Vec::new() },
+            scope: bailiwick_identity::oauth::Scope::tools(),
+            audience: self.urls.mcp.clone(),
+            jti: bailiwick_core::SessionId::new(now, random()),
+        };
+        let life = self.config.tasks.token_ttl.min(task.left(now)).max(Duration::from_secs(1));
+        self.issuer.issue(&statement, now, life).map_err(|_| ErrorCode::Internal)
+    }
+
+    /// Ends a task: from this moment no further call of it passes, and what runs is stopped. Then, once every credential that it
+    /// used has its ending, it is closed.
+    ///
+    /// # Errors
+    /// The store's: the task takes no more calls all the same, and the record of its end is tried again until it stands (law 6).
+    pub async fn end_task(&self, id: TaskId, reason: EndReason, by: Option<&str>) -> Result<(), StoreError> {
+        let live = self.live.end(id);
+        let ended = self.record_end(id, reason, by, live).await;
+        if ended.is_err() {
+            let owed = EndOwed { id, reason, by: by.map(str::to_owned) };
+            self.ends_owed.lock().unwrap_or_else(PoisonError::into_inner).push(owed);
+        }
+        ended
+    }
+
+    /// Tries again to record the ends that could not be recorded.
+    pub(crate) async fn pay_ends(&self) {
+        let owed = std::mem::take(&mut *self.ends_owed.lock().unwrap_or_else(PoisonError::into_inner));
+        for end in owed {
+            if let Err(error) = self.end_task(end.id, end.reason, end.by.as_deref()).await {
+                tracing::error!(%error, task = %end.id, "the end of a task could not be recorded yet");
+            }
+        }
+    }
+
+    async fn record_end(&self, id: TaskId, reason: EndReason, by: Option<&str>, live: Option<Arc<LiveTask>>) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let closing = entry::encode(now, &entry::TaskEnded { task: id, state: "closing", reason, by, endings: &[] });
+        let ended = self.store.end_task(id, TaskState::Closing { reason, at: now }, closing).await?;
+        for hold in ended.withdrawn {
+            if let Some(hold) = self.holds.get(hold) {
+                self.holds.put(bailiwick_core::Hold { state: bailiwick_core::hold::HoldState::Withdrawn { at: now }, ..hold });
+            }
+        }
+        self.holds.ring();
+        self.close_task(id, reason, live.as_deref().map(|l| &*l.task)).await
+    }
+
+    /// The last step of the end. The broker injects credentials itself and hands none out, so what a task used ends with it:
+    /// `injection-stopped`. Kinds of credential that are minted come with the credentials issue.
+    pub(crate) async fn close_task(&self, id: TaskId, reason: EndReason, task: Option<&Task>) -> Result<(), StoreError> {
+        let registry = self.registry.load_full();
+        let mut endings = Vec::new();
+        let key = crate::upstream::SessionKey::new(&id.to_string());
+        for session in self.sessions.end_of_task(id) {
+            self.end_mcp_session(&session).await;
+        }
+        for system in registry.systems.values() {
+            let used = task.is_none_or(|t| t.grant.tools().keys().any(|n| n.system() == system.entry.name.as_str()));
+            if used {
+                system.upstream.end_session(&key).await;
+                endings.push(Ending { system: system.entry.name.to_string(), ending: "injection-stopped" });
+            }
+        }
+        let now = self.clock.now();
+        let body = entry::encode(now, &entry::TaskEnded { task: id, state: "closed", reason, by: None, endings: &endings });
+        self.store.end_task(id, TaskState::Closed { reason, at: now }, body).await?;
+        metrics::counter!("bailiwick_tasks_closed_total", "reason" => reason.word()).increment(1);
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! Systems are started, their tools listed, judged and pinned; a tool that redefines itself is set aside until someone looks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bailiwick_core::{Effect, PersonName, SystemName, ToolName};
+use bailiwick_credentials::{Injection, Part};
+use bailiwick_store::{Entry, Pin, PinStatus, StoreError};
+use bailiwick_wire::mcp::tool::ToolDefinition;
+
+use crate::config::{EraChoice, RelayKind, SystemEntry, Transport, Value};
+use crate::entry::{self, Body};
+use crate::house::{House, StartError};
+use crate::registry::{Judgement, Pinned, Registry, Status, System, ToolEntry, definition_digest, judge};
+use crate::upstream::{self, Inject, SessionKey, Upstream, UpstreamConfig};
+
+/// At least this long between two listings of a system's tools (BI-012).
+const LIST_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+impl Inject for Injection {
+    fn env(&self, put: &mut dyn FnMut(&str, &str)) {
+        Self::env(self, put);
+    }
+    fn headers(&self, put: &mut dyn FnMut(&str, &str)) {
+        Self::headers(self, put);
+    }
+}
+
+impl House {
+    /// Starts every configured system and the worker that keeps its tools known.
+    pub(crate) async fn start_systems(self: &Arc<Self>) -> Result<(), StartError> {
+        let mut systems = std::collections::BTreeMap::new();
+        for entry in self.config.systems.values() {
+            let injection = Arc::new(self.injection(entry).await?);
+            let inject: Arc<dyn Inject> = Arc::clone(&injection) as Arc<dyn Inject>;
+            let upstream = Upstream::start(upstream_config(entry), inject).map_err(|e| StartError::System(entry.name.to_string(), e.to_string()))?;
+            let system = System { entry: entry.clone(), upstream: Arc::new(upstream), injection };
+            systems.insert(entry.name.clone(), Arc::new(system));
+        }
+        let operations: Vec<ToolEntry> = systems.values().flat_map(operations).collect();
+        self.registry.store(Arc::new(Registry::new(systems.clone(), operations)));
+        for system in systems.into_values() {
+            let house = Arc::clone(self);
+            self.workers.spawn(async move { house.keep_tools(system).await });
+        }
+        Ok(())
+    }
+
+    async fn injection(&self, entry: &SystemEntry) -> Result<Injection, StartError> {
+        let mut injection = Injection::default();
+        for (values, header) in [(&entry.env, false), (&entry.headers, true)] {
+            for (name, value) in values {
+                let part = match value {
+                    Value::Literal(text) => Part::literal(text),
+                    Value::Secret(secret) | Value::Imported(secret) => {
+                        let missing = || StartError::System(entry.name.to_string(), format!("the secret `{secret}` is not set: `bailiwick secret set {secret}`"));
+                        let sealed = self.store.secret(secret).await?.ok_or_else(missing)?;
+                        let opened = self.sealer().open(secret, &sealed).map_err(|e| StartError::System(entry.name.to_string(), format!("the secret `{secret}`: {e}")))?;
+                        if matches!(value, Value::Imported(_)) { Part::imported(opened) } else { Part::secret(opened) }
+                    }
+                };
+                let fault = |e: &dyn std::fmt::Display| StartError::System(entry.name.to_string(), e.to_string());
+                if header { injection.add_header(name, part).map_err(|e| fault(&e))? } else { injection.add_env(name, part).map_err(|e| fault(&e))? }
+            }
+        }
+        Ok(injection)
+    }
+
+    /// Lists a system's tools whenever it is ready, and when it says that they changed; at most once in a while.
+    async fn keep_tools(self: Arc<Self>, system: Arc<System>) {
+        let mut notices = system.upstream.subscribe();
+        let wanted = crate::registry::parse_raw(b"{\"toolsListChanged\":true,\"promptsListChanged\":true,\"resourcesListChanged\":true}");
+        let _listening = wanted.map(|w| system.upstream.listen(&w.to_owned()));
+        loop {
+            let ready = tokio::select! {
+                () = self.stop.cancelled() => return,
+                ready = system.upstream.ready() => ready,
+            };
+            if !ready {
+                return;
+            }
+            match self.list_tools(&system).await {
+                Ok(()) => {}
+                Err(why) => tracing::warn!(system = %system.entry.name, %why, "the system's tools could not be listed"),
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(LIST_AGAIN_AFTER) => {}
+            }
+            // Wait for a reason to look again. A lagging receiver missed some, which is a reason too.
+            loop {
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    notice = notices.recv() => match notice {
+                        Ok(notice) if &*notice.method != "notifications/tools/list_changed" => {}
+                        Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => break,
+                        Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                    },
+                    // A server that died and came back may have others; so may one that does not tell.
+                    () = tokio::time::sleep(Duration::from_secs(60)) => break,
+                }
+            }
+        }
+    }
+
+    /// Lists, judges and pins the tools of one system, and puts them into the registry and the policy's world.
+    ///
+    /// # Errors
+    /// In words; the tools known before stay as they were.
+    pub async fn list_tools(&self, system: &Arc<System>) -> Result<(), String> {
+        let key = SessionKey::new("bailiwick");
+        let items = system.upstream.list_all(bailiwick_wire::mcp::Method::ToolsList, &key).await.map_err(|e| e.to_string())?;
+        let pins: HashMap<String, Pin> = self.pins_of(&system.entry.name).await.map_err(|e| e.to_string())?;
+        let registry = self.registry.load_full();
+        let others: Vec<String> = registry.tools().filter(|t| t.tool.name.system() != system.entry.name.as_str() && !t.tool.name.is_operation()).map(|t| t.tool.name.to_string()).collect();
+        let others: Vec<&str> = others.iter().map(String::as_str).collect();
+        let mut entries: Vec<Arc<ToolEntry>> = operations(system).map(Arc::new).collect();
+        for item in &items {
+            let definition = match ToolDefinition::parse(item.raw()) {
+                Ok(definition) => definition,
+                Err(why) => {
+                    tracing::warn!(system = %system.entry.name, %why, "a tool is left out: its definition is not valid");
+                    continue;
+                }
+            };
+            if entries.iter().any(|e| e.tool.name.tool() == definition.name) {
+                tracing::warn!(system = %system.entry.name, tool = %definition.name, "a tool is left out: its name is there twice");
+                continue;
+            }
+            match self.take_tool(system, &definition, pins.get(&*definition.name), &others).await {
+                Ok(Some(entry)) => entries.push(Arc::new(entry)),
+                Ok(None) => {}
+                Err(why) => tracing::warn!(system = %system.entry.name, tool = %definition.name, %why, "a tool is left out"),
+            }
+        }
+        let count = entries.iter().filter(|e| e.definition.is_some()).count();
+        tracing::info!(system = %system.entry.name, tools = count, "tools listed");
+        // The registry is read again: another system may have been listed meanwhile.
+        self.registry.rcu(|now| now.with_tools_of(&system.entry.name, &entries));
+        if let Err(report) = self.refresh_engine().await {
+            tracing::error!(%report, "the policies do not fit the tools; the ones in force stay, and tools that they do not know are denied");
+        }
+        self.tools_changed.send_modify(|n| *n = n.wrapping_add(1));
+        Ok(())
+    }
+
+    async fn pins_of(&self, system: &SystemName) -> Result<HashMap<String, Pin>, StoreError> {
+        Ok(self.store.pins().await?.into_iter().filter(|p| p.system == *system).map(|p| (p.tool.clone(), p)).collect())
+    }
+
+    /// Judges one definition; what is new about it goes on record with its pin, in one transaction.
+    async fn take_tool(&self, system: &Arc<System>, definition: &ToolDefinition<'_>, pin: Option<&Pin>, others: &[&str]) -> Result<Option<ToolEntry>, String> {
+        let digest = definition_digest(definition);
+        let pinned = pin.map(|p| Pinned {
+            digest: p.digest,
+            effect: Some(p.effect),
+            status: match p.status {
+                PinStatus::Classified => Status::Classified,
+                PinStatus::Proposed => Status::Review,
+                PinStatus::Quarantined => Status::Quarantined,
+            },
+        });
+        let Some(judgement) = judge(&system.entry, definition, digest, pinned, others) else {
+            self.incident("hidden_text_in_tool", None, None, &format!("tool `{}` of system `{}` holds text that people cannot see, or a remote reference; it is not registered", definition.name, system.entry.name)).await;
+            return Ok(None);
+        };
+        let name = ToolName::new(&system.entry.name, &definition.name).map_err(|e| e.to_string())?;
+        let same = pinned.is_some_and(|p| p.digest == digest && p.status == judgement.status && p.effect == Some(judgement.effect));
+        if !same {
+            self.pin(&name, definition.raw().bytes(), digest, pinned, &judgement, None).await.map_err(|e| e.to_string())?;
+        }
+        ToolEntry::new(system, definition, name, digest, judgement.effect, judgement.status).map(Some)
+    }
+
+    /// Pins a definition, with its entry. Taking a tool away goes through the fence.
+    async fn pin(&self, name: &ToolName, definition: &[u8], digest: bailiwick_core::Digest, before: Option<Pinned>, judgement: &Judgement, by: Option<&PersonName>) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let changed = entry::ToolChanged {
+            tool: name,
+            definition: digest,
+            before: before.map(|p| p.digest).filter(|d| *d != digest),
+            status: judgement.status.word(),
+            effect: Some(judgement.effect),
+            by: by.map_or(judgement.by, PersonName::as_str),
+            findings: &judgement.findings,
+        };
+        let row = Entry::new(<entry::ToolChanged<'_> as Body>::WORD, entry::encode(now, &changed));
+        let Ok(system) = name.system().parse() else { return Ok(()) };
+        let pin = Pin {
+            system,
+            tool: name.tool().to_owned(),
+            definition: definition.to_vec(),
+            digest,
+            effect: judgement.effect,
+            status: match judgement.status {
+                Status::Classified => PinStatus::Classified,
+                Status::Review => PinStatus::Proposed,
+                Status::Quarantined => PinStatus::Quarantined,
+            },
+            classified_by: by.cloned(),
+            at: now,
+        };
+        if judgement.status == Status::Quarantined {
+            self.store.control(row, move |w| w.pin_put(&pin)).await?;
+            self.incident("tool_quarantined", None, None, &format!("tool `{name}` cannot be called until someone looks at it: its definition changed or something was found in it")).await;
+        } else {
+            self.store.change(row, move |w| w.pin_put(&pin)).await?;
+        }
+        Ok(())
+    }
+
+    /// A reviewer looked at exactly this definition and says what the tool does.
+    ///
+    /// # Errors
+    /// In words: there is no such tool, or it is not that definition any more.
+    pub async fn classify(&self, name: &ToolName, digest: bailiwick_core::Digest, effect: Effect, by: &PersonName) -> Result<(), String> {
+        let registry = self.registry.load_full();
+        let tool = registry.tool(name.as_str()).ok_or_else(|| format!("there is no tool `{name}`"))?;
+        if tool.tool.definition != digest {
+            return Err("the tool's definition is another one by now; look again".to_owned());
+        }
+        let Some(definition) = &tool.definition else { return Err("an operation is classified by the configuration".to_owned()) };
+        if let Some(configured) = tool.system.entry.effect_of(name.tool())
+            && configured != effect
+        {
+            return Err(format!("the configuration says `{configured}` for this tool; change it there"));
+        }
+        let pins = self.pins_of(&tool.system.entry.name).await.map_err(|e| e.to_string())?;
+        let before = pins.get(name.tool()).map(|p| Pinned { digest: p.digest, effect: Some(p.effect), status: tool.status });
+        let judgement = Judgement { effect, status: Status::Classified, by: "review", findings: Vec::new() };
+        self.pin(name, definition.raw().bytes(), digest, before, &judgement, Some(by)).await.map_err(|e| e.to_string())?;
+        self.list_tools(&tool.system).await
+    }
+}
+
+fn operations(system: &Arc<System>) -> impl Iterator<Item = ToolEntry> {
+    let (resources, prompts) = (system.entry.resources, system.entry.prompts);
+    let all = [
+        ("resources/read", resources),
+        ("resources/subscribe", resources),
+        ("prompts/get", prompts),
+        ("completion/complete", prompts),
+    ];
+    let system = Arc::clone(system);
+    all.into_iter().filter_map(move |(name, effect)| ToolEntry::operation(&system, name, effect?))
+}
+
+fn upstream_config(entry: &SystemEntry) -> UpstreamConfig {
+    let transport = match &entry.transport {
+        Transport::Stdio { command, args, cwd } => {
+            upstream::Transport::Stdio { command: command.into(), args: args.clone(), cwd: cwd.clone(), env_allow: Vec::new() }
+        }
+        Transport::Http { url, allow_plain } => {
+            upstream::Transport::Http { url: url.to_string(), allow_plain_http: *allow_plain, extra_roots: Vec::new() }
+        }
+    };
+    let mut config = UpstreamConfig::new(entry.name.clone(), transport);
+    config.era = match entry.era {
+        EraChoice::Auto => upstream::EraChoice::Auto,
+        EraChoice::Modern => upstream::EraChoice::Modern,
+        EraChoice::Legacy => upstream::EraChoice::Legacy,
+    };
+    config.relay = upstream::Relay {
+        elicitation: entry.relay.contains(&RelayKind::Elicitation),
+        sampling: entry.relay.contains(&RelayKind::Sampling),
+        roots: entry.relay.contains(&RelayKind::Roots),
+    };
+    config.call_timeout = entry.timeout;
+    config
+}

@@ -1,0 +1,71 @@
+//! Background work: what time ends is ended, what could not be written is written, what a crash left is closed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bailiwick_core::EndReason;
+
+use crate::house::House;
+
+impl House {
+    /// Starts the sweeper.
+    pub(crate) fn start_workers(self: &Arc<Self>) {
+        let house = Arc::clone(self);
+        self.workers.spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(500));
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = house.stop.cancelled() => return,
+                    _ = tick.tick() => {}
+                }
+                house.sweep().await;
+            }
+        });
+        let house = Arc::clone(self);
+        self.workers.spawn(async move {
+            house.finish_closing().await;
+            let mut tick = tokio::time::interval(Duration::from_secs(30));
+            loop {
+                tokio::select! {
+                    () = house.stop.cancelled() => return,
+                    _ = tick.tick() => {}
+                }
+                if let Err(error) = house.close_left_open("lost").await {
+                    tracing::error!(%error, "entries that were left open could not be closed yet");
+                }
+            }
+        });
+    }
+
+    /// Ends expired tasks and holds.
+    async fn sweep(&self) {
+        let now = self.clock.now();
+        self.pay_ends().await;
+        for live in self.live.expired(now) {
+            if let Err(error) = self.end_task(live.task.id, EndReason::Expired, None).await {
+                tracing::error!(%error, task = %live.task.id, "the end of a task could not be recorded yet");
+            }
+        }
+        if let Err(error) = self.expire_holds().await {
+            tracing::error!(%error, "the end of held calls could not be recorded yet");
+        }
+        let gone = self.sessions.expire(now);
+        if gone > 0 {
+            tracing::debug!(gone, "idle sessions ended");
+        }
+        metrics::gauge!("bailiwick_tasks_open").set(f64::from(u32::try_from(self.live.all().len()).unwrap_or(u32::MAX)));
+    }
+
+    /// Tasks that a crash left in `closing` are closed.
+    async fn finish_closing(&self) {
+        let filter = bailiwick_store::TaskFilter { state: Some("closing"), limit: usize::MAX, ..Default::default() };
+        let Ok(rows) = self.store.tasks(filter).await else { return };
+        for row in rows {
+            let reason = row.state.reason().unwrap_or(EndReason::Expired);
+            if let Err(error) = self.close_task(row.task.id, reason, Some(&row.task)).await {
+                tracing::error!(%error, task = %row.task.id, "a task could not be closed yet");
+            }
+        }
+    }
+}
