@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use bailiwick_wire::mcp::{Id, IdBuf, Method as McpMethod, Version};
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::config::Inject;
 use super::connect::{Conn, Pool, SendFailure};
@@ -41,12 +42,15 @@ pub(super) async fn supervise(shared: Arc<Shared>, pool: Pool) {
         next_id: AtomicU64::new(1),
         sessions: Sessions::default(),
         telling: Arc::new(Semaphore::new(TELLING_MAX)),
+        suspect: Notify::new(),
     });
     let work = async {
         find(&shared, &link).await;
         loop {
-            tokio::time::sleep(SWEEP).await;
-            link.pool.sweep();
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP) => link.pool.sweep(),
+                () = link.suspect.notified() => find_again(&shared, &link).await,
+            }
         }
     };
     tokio::select! {
@@ -76,6 +80,23 @@ async fn find(shared: &Shared, link: &Arc<HttpLink>) {
     }
 }
 
+/// Looks again at a server that was away or answers like another one: it may have come back with other eras. Calls go on
+/// meanwhile, as well as they can.
+async fn find_again(shared: &Shared, link: &Arc<HttpLink>) {
+    let mut wait = shared.config.backoff.first;
+    loop {
+        tokio::time::sleep(wait).await;
+        if let Ok(live) = super::detect::http(shared, link).await {
+            tracing::info!(system = %shared.system(), support = ?live.support, "a system is back");
+            shared.set(State::Ready(Arc::new(live)));
+            // The search itself may have raised suspicion.
+            let _ = link.suspect.notified().now_or_never();
+            return shared.notice_return();
+        }
+        wait = wait.saturating_mul(2).min(shared.config.backoff.max);
+    }
+}
+
 /// Everything that calls over HTTP share.
 #[derive(Debug)]
 pub(super) struct HttpLink {
@@ -85,6 +106,8 @@ pub(super) struct HttpLink {
     pub(super) sessions: Sessions,
     /// Messages on their way that nobody waits for: an upstream that asks without end must not keep us busy without end.
     pub(super) telling: Arc<Semaphore>,
+    /// Told when the server cannot be reached, or does not answer like what it was.
+    suspect: Notify,
 }
 
 /// One request that waits for its answer.
@@ -268,7 +291,7 @@ impl HttpLink {
         scope: Option<&CallScope>,
     ) -> Result<(Conn, Response<Incoming>), UpstreamError> {
         let copy = safe.then(|| request.clone());
-        let mut conn = self.pool.take().await?;
+        let mut conn = self.pool.take().await.inspect_err(|_| self.suspect.notify_one())?;
         mark(scope, true);
         let failed = match conn.send(request).await {
             Ok(response) => return Ok((conn, response)),
@@ -311,7 +334,12 @@ impl HttpLink {
                 self.answer_in_json(&bytes, head.status, exchange, in_session)
             }
             Content::Stream | Content::Other if head.status == StatusCode::NOT_FOUND && in_session => Ok(Answered::SessionLost),
-            Content::Stream | Content::Other => Err(by_status(head.status)),
+            Content::Stream | Content::Other => {
+                if matches!(head.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+                    self.suspect.notify_one();
+                }
+                Err(by_status(head.status))
+            }
         }
     }
 

@@ -336,7 +336,7 @@ impl Upstream {
         }
     }
 
-    /// Notifications that belong to no request, from now on.
+    /// Notifications that belong to no request, from now on. After a restart we tell of changed lists ourselves.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Notice> {
         self.shared.notices.subscribe()
@@ -455,6 +455,13 @@ impl Shared {
         if self.notices.receiver_count() > 0 {
             let notice = Notice { session: session.cloned(), method: method.into(), params: Arc::new(params.to_owned()) };
             drop(self.notices.send(notice));
+        }
+    }
+
+    /// A server that was away may have come back with other lists.
+    fn notice_return(&self) {
+        for method in ["notifications/tools/list_changed", "notifications/prompts/list_changed", "notifications/resources/list_changed"] {
+            self.notice(None, method, Raw::EMPTY_OBJECT);
         }
     }
 

@@ -29,9 +29,11 @@ const RELAYS_MAX: usize = 16;
 /// Keeps the process alive until the upstream is stopped.
 pub(super) async fn supervise(shared: Arc<Shared>) {
     let mut wait = shared.config.backoff.first;
+    let mut lives = 0_u64;
     loop {
         let begun = Instant::now();
-        let why = run(&shared).await;
+        let why = run(&shared, lives > 0).await;
+        lives = lives.saturating_add(1);
         if shared.is_stopped() {
             break;
         }
@@ -52,7 +54,7 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
 }
 
 /// One life of the process. Returns why it ended.
-async fn run(shared: &Arc<Shared>) -> String {
+async fn run(shared: &Arc<Shared>, again: bool) -> String {
     let (mut process, pipes) = match Process::spawn(shared) {
         Ok(spawned) => spawned,
         Err(why) => return why,
@@ -63,7 +65,7 @@ async fn run(shared: &Arc<Shared>) -> String {
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => "the broker stops it".to_owned(),
-            why = serve(shared, &channel) => why,
+            why = serve(shared, &channel, again) => why,
             why = ended(shared, &channel, &mut process, output) => why,
             never = write_lines(input, outbox) => never,
         }
@@ -79,12 +81,15 @@ async fn run(shared: &Arc<Shared>) -> String {
 }
 
 /// Finds out the era, then stays for as long as the process does. Returns only if the server cannot be used.
-async fn serve(shared: &Arc<Shared>, channel: &Arc<Channel>) -> String {
+async fn serve(shared: &Arc<Shared>, channel: &Arc<Channel>, again: bool) -> String {
     let found = super::detect::stdio(shared, channel);
     match tokio::time::timeout(shared.config.start_timeout, found).await {
         Ok(Ok(live)) => {
             tracing::info!(system = %shared.system(), support = ?live.support, "a system is ready");
             shared.set(State::Ready(Arc::new(live)));
+            if again {
+                shared.notice_return();
+            }
             std::future::pending().await
         }
         Ok(Err(why)) => why,

@@ -4,6 +4,7 @@ mod hostile;
 mod http;
 mod peer;
 mod stdio;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

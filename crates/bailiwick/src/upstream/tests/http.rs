@@ -83,12 +83,11 @@ async fn a_task_has_one_session_and_its_end_is_told() {
 async fn a_lost_session_is_opened_again_and_the_call_is_sent_again_once() {
     let lost = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&lost);
-    let peer =
-        Peer::start(move |seen| {
-            legacy_start(seen)
-                .unwrap_or_else(|| if count.fetch_add(1, Ordering::SeqCst) == 0 { Play::status("404 Not Found", "", "") } else { echo(seen) })
-        })
-        .await;
+    let peer = Peer::start(move |seen| {
+        legacy_start(seen)
+            .unwrap_or_else(|| if count.fetch_add(1, Ordering::SeqCst) == 0 { Play::status("404 Not Found", "", "") } else { echo(seen) })
+    })
+    .await;
     let upstream = start(Transport::http(&peer.url), |config| config.era = EraChoice::Legacy);
     assert!(upstream.ready().await);
     let before = peer.count("initialize");
@@ -399,4 +398,30 @@ async fn a_server_that_asks_without_end_is_answered_within_bounds() {
     });
     text(call(&upstream, LEGACY, "{}").await);
     assert!(upstream.shared.workers.len() < 100, "{}", upstream.shared.workers.len());
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_with_another_era_is_looked_at_again() {
+    let old = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let now_old = Arc::clone(&old);
+    let peer = Peer::start(move |seen| {
+        if !now_old.load(Ordering::SeqCst) {
+            return modern_start(seen).unwrap_or_else(|| echo(seen));
+        }
+        match legacy_start(seen) {
+            Some(play) => play,
+            None if seen.headers.contains_key("mcp-session-id") => echo(seen),
+            None => Play::status("404 Not Found", "", ""),
+        }
+    })
+    .await;
+    let upstream = start(Transport::http(&peer.url), |_| {});
+    let mut notices = upstream.subscribe();
+    text(call(&upstream, MODERN, "{}").await);
+    old.store(true, Ordering::SeqCst);
+    call(&upstream, MODERN, "{}").await.unwrap_err();
+    assert_eq!(&*notices.recv().await.unwrap().method, "notifications/tools/list_changed");
+    let legacy = EraSupport { modern: false, legacy: Some(Version::V2025_11_25) };
+    assert_eq!(upstream.era_support(), Some(legacy));
+    text(call(&upstream, LEGACY, "{}").await);
 }

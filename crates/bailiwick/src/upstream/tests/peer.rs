@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// One request that the peer saw.
 #[derive(Debug, Clone)]
@@ -130,15 +131,33 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) async fn start(script: impl Fn(&Seen) -> Play + Send + Sync + 'static) -> Self {
+        Self::start_with(None, script).await
+    }
+
+    /// Behind TLS as `localhost`.
+    pub(super) async fn start_with(tls: Option<TlsAcceptor>, script: impl Fn(&Seen) -> Play + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        let url = match tls {
+            Some(_) => format!("https://localhost:{}/mcp", address.port()),
+            None => format!("http://{address}/mcp"),
+        };
         let peer = Self { url, seen: Arc::default(), closed: Arc::default() };
         let (shared, script) = (peer.clone(), Arc::new(script));
         tokio::spawn(async move {
             for connection in 1.. {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (shared, script) = (shared.clone(), Arc::clone(&script));
-                tokio::spawn(async move { shared.serve(connection, stream, &*script).await });
+                let (shared, script, tls) = (shared.clone(), Arc::clone(&script), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => shared.serve(connection, stream, &*script).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                shared.serve(connection, stream, &*script).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         peer
@@ -157,7 +176,7 @@ impl Peer {
         *self.closed.lock().unwrap()
     }
 
-    async fn serve(&self, connection: usize, stream: TcpStream, script: &(dyn Fn(&Seen) -> Play + Send + Sync)) {
+    async fn serve(&self, connection: usize, stream: impl AsyncRead + AsyncWrite + Unpin, script: &(dyn Fn(&Seen) -> Play + Send + Sync)) {
         let mut stream = BufReader::new(stream);
         while let Some(seen) = read_request(&mut stream, connection).await {
             self.seen.lock().unwrap().push(seen.clone());
@@ -183,7 +202,7 @@ impl Peer {
     }
 }
 
-async fn read_request(stream: &mut BufReader<TcpStream>, connection: usize) -> Option<Seen> {
+async fn read_request(stream: &mut BufReader<impl AsyncRead + Unpin>, connection: usize) -> Option<Seen> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
