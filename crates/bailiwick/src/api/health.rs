@@ -1,0 +1,93 @@
+//! Is the process alive, can it take calls, and what has it counted. For probes and scrapers: without proof, and without a secret.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::asker::Api;
+use super::registry::word;
+use crate::house::House;
+use crate::upstream;
+
+/// The writer answers within this, or it is stuck.
+const STORE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Can it take calls?
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Readiness {
+    /// Yes or no.
+    ready: bool,
+    /// Why not, in words without detail.
+    reasons: Vec<String>,
+    /// Each system in one word. One that is down does not make the broker unready: the others' calls pass.
+    systems: std::collections::BTreeMap<String, &'static str>,
+}
+
+/// What was counted. The recorder is installed at the first call; a second recorder of the process is never replaced.
+pub fn metrics_handle() -> &'static PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE.get_or_init(|| {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("another recorder of metrics is installed: /metrics stays empty");
+        }
+        handle
+    })
+}
+
+/// Does the process live?
+#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, description = "It lives.", body = String)))]
+pub(super) async fn alive() -> &'static str {
+    "ok\n"
+}
+
+/// Can it take calls? The store takes appends, it is not stopping, and every system was tried at least once.
+#[utoipa::path(
+    get, path = "/readyz", tag = "health",
+    responses((status = 200, description = "It can.", body = Readiness), (status = 503, description = "It cannot, and why.", body = Readiness)),
+)]
+pub(super) async fn ready(State(api): State<Arc<Api>>) -> Response {
+    let readiness = readiness(&api.house).await;
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(readiness)).into_response()
+}
+
+async fn readiness(house: &House) -> Readiness {
+    let mut reasons = Vec::new();
+    if house.stop.is_cancelled() {
+        reasons.push("the broker is stopping".to_owned());
+    }
+    // Through the writer's own queue, and with nothing to write: no disk is waited for unless the writer waits for one.
+    match tokio::time::timeout(STORE_WITHIN, house.store.write(|_| Ok(()))).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => reasons.push(format!("the store does not take appends: {}", error.public())),
+        Err(_) => reasons.push("the store does not take appends: its writer does not answer".to_owned()),
+    }
+    let registry = house.registry.load();
+    let mut systems = std::collections::BTreeMap::new();
+    for (name, system) in &registry.systems {
+        let status = system.upstream.status();
+        if status == upstream::Status::Starting {
+            reasons.push(format!("system `{name}` is starting"));
+        }
+        systems.insert(name.to_string(), word(&status));
+    }
+    Readiness { ready: reasons.is_empty(), reasons, systems }
+}
+
+/// What was counted, in Prometheus' text form.
+#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, description = "Counters, gauges and histograms.", body = String)))]
+pub(super) async fn counted() -> Response {
+    let handle = metrics_handle();
+    handle.run_upkeep();
+    let mut response = handle.render().into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
+}

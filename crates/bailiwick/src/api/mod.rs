@@ -1,0 +1,203 @@
+//! The HTTP API and the pages: every route but MCP, each with its proof, and one document that names them all.
+
+mod asker;
+mod body;
+mod health;
+mod hold_view;
+mod holds;
+mod oauth;
+mod problem;
+mod record;
+mod registry;
+mod routes;
+mod tasks;
+mod web;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use bailiwick_core::ErrorCode;
+use bailiwick_store::TaskRow;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use utoipa::OpenApi as _;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+use asker::Api;
+use problem::Problem;
+use routes::Routes;
+
+use crate::house::House;
+use crate::pages::CONTENT_SECURITY_POLICY;
+use crate::tasks::OpenedTask;
+
+pub use health::metrics_handle;
+
+/// A request that is not answered by then is given up. Calls do not come this way.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// Every route but MCP, as a service. The listener puts the peer's address beside each request, as `ConnectInfo<SocketAddr>`.
+pub fn router(house: Arc<House>) -> Router {
+    metrics_handle();
+    let api = Arc::new(Api::new(house));
+    let routes = all().router;
+    routes
+        .fallback(async || Problem::invalid("there is no such route").with_status(StatusCode::NOT_FOUND))
+        .method_not_allowed_fallback(async || Problem::invalid("the route does not take this method").with_status(StatusCode::METHOD_NOT_ALLOWED))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), guarded))
+        .with_state(api)
+}
+
+/// The OpenAPI document of [`router`], as JSON. Made from the same table, so that it names every route.
+#[must_use]
+pub fn openapi_json() -> String {
+    all().document.to_pretty_json().unwrap_or_default()
+}
+
+/// A task that was opened, as the text that its agent's model reads: the task, and what was not granted. Without a token.
+#[must_use]
+pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
+    let row = TaskRow { task: bailiwick_core::Task::clone(&opened.live.task), state: bailiwick_core::TaskState::Open, used: opened.live.used() };
+    serde_json::json!({ "task": tasks::TaskDocument::new(house, &row), "narrowed": opened.narrowed }).to_string()
+}
+
+/// The document's frame.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "Bailiwick", description = "The operator and agent API of Bailiwick, the broker between AI models and sensitive systems. Calls themselves go over MCP, at `/mcp`."),
+    components(schemas(
+        problem::ProblemDocument<'static>, oauth::TokenForm, oauth::TokenQueryForm, oauth::TokenDocument, oauth::OauthErrorDocument,
+        tasks::TaskDocument, tasks::GrantedTool, tasks::OpenedDocument, tasks::TaskList, crate::tasks::TaskRequest, crate::tasks::AskedBudget,
+        holds::HoldDocument, holds::HoldList, holds::Decision,
+        registry::ToolDocument, registry::ToolList, registry::Classification, registry::AgentDocument, registry::AgentList,
+        registry::SystemDocument, registry::SystemList, record::LedgerPage, record::LedgerEntry, health::Readiness,
+        crate::trace::Trace, crate::trace::Chain, crate::trace::TracedTask, crate::trace::Decision, crate::trace::TracedHold,
+        crate::trace::Outcome, crate::trace::Entry, crate::trace::Head, web::SignInCode, web::SignInForm, web::DecisionForm,
+    )),
+)]
+struct Document;
+
+fn document() -> utoipa::openapi::OpenApi {
+    let mut document = Document::openapi();
+    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    let bearer = |words: &str| SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some(words)).build());
+    let api_key = |key: ApiKey| SecurityScheme::ApiKey(key);
+    let schemes = [
+        ("agent_token", bearer("An agent's token, from the token endpoint. It opens tasks.")),
+        ("task_token", bearer("The token of one open task.")),
+        ("person", bearer("A person's proof: a JWT made for this one request and signed with the person's own key. `Authorization: Bailiwick-Person <JWT>`, or as a bearer token.")),
+        ("client_assertion", bearer("`private_key_jwt` in the form (RFC 7523 section 2.2), not in a header.")),
+        ("session", api_key(ApiKey::Cookie(ApiKeyValue::new("bailiwick_session")))),
+        ("form", api_key(ApiKey::Cookie(ApiKeyValue::new("bailiwick_form")))),
+    ];
+    let components = document.components.get_or_insert_default();
+    for (name, scheme) in schemes {
+        components.add_security_scheme(name, scheme);
+    }
+    document
+}
+
+/// The table of all routes.
+fn all() -> Routes {
+    Routes::new(document())
+        .add(oauth::__path_token, oauth::token)
+        .add(oauth::__path_introspect, oauth::introspect)
+        .add(oauth::__path_revoke, oauth::revoke)
+        .add(oauth::__path_server_metadata, oauth::server_metadata)
+        .add(oauth::__path_resource_of_host, oauth::resource_of_host)
+        .add(oauth::__path_resource_of_mcp, oauth::resource_of_mcp)
+        .add(oauth::__path_resource_of_system, oauth::resource_of_system)
+        .add(oauth::__path_jwks, oauth::jwks)
+        .add(tasks::__path_open, tasks::open)
+        .add(tasks::__path_list, tasks::list)
+        .add(tasks::__path_show, tasks::show)
+        .add(tasks::__path_complete, tasks::complete)
+        .add(tasks::__path_revoke, tasks::revoke)
+        .add(holds::__path_list, holds::list)
+        .add(holds::__path_show, holds::show)
+        .add(holds::__path_approve, holds::approve)
+        .add(holds::__path_refuse, holds::refuse)
+        .add(registry::__path_tools, registry::tools)
+        .add(registry::__path_classify, registry::classify)
+        .add(registry::__path_agents, registry::agents)
+        .add(registry::__path_systems, registry::systems)
+        .add(record::__path_trace, record::trace)
+        .add(record::__path_checkpoint, record::checkpoint)
+        .add(record::__path_entries, record::entries)
+        .add(web::__path_sign_in_code, web::sign_in_code)
+        .add(web::__path_sign_in_page, web::sign_in_page)
+        .add(web::__path_sign_in, web::sign_in)
+        .add(web::__path_sign_out, web::sign_out)
+        .add(web::__path_approvals, web::approvals)
+        .add(web::__path_approval, web::approval)
+        .add(web::__path_decide, web::decide)
+        .add(web::__path_style, web::style)
+        .add(health::__path_alive, health::alive)
+        .add(health::__path_ready, health::ready)
+        .add(health::__path_counted, health::counted)
+        .add(__path_described, described)
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "health", responses((status = 200, description = "The OpenAPI document.", body = Object)))]
+async fn described() -> Response {
+    let mut response = openapi_json().into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Around every route: a limit on time, and headers that keep browsers from doing more with an answer than showing it.
+async fn guarded(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let mut response = match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::because(ErrorCode::Internal, "the broker did not answer in time").with_status(StatusCode::SERVICE_UNAVAILABLE).into_response(),
+    };
+    let headers = response.headers_mut();
+    let fixed = [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if api.house.urls.base.starts_with("https://") {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_names_every_route_with_a_summary_and_its_refusals() {
+        let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        let operations: Vec<_> = paths.values().flat_map(|p| p.as_object().unwrap().values()).collect();
+        assert_eq!(operations.len(), 36);
+        for operation in operations {
+            assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{operation}");
+            assert!(operation["responses"]["default"].is_object(), "{operation}");
+        }
+    }
+
+    #[test]
+    fn every_shape_that_the_document_refers_to_is_in_it() {
+        let text = openapi_json();
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        for (at, _) in text.match_indices("#/components/schemas/") {
+            let name = text[at..].trim_start_matches("#/components/schemas/").split('"').next().unwrap();
+            assert!(schemas.contains_key(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The record over the API: traces for those whom a call concerns, the ledger for auditors, its signed head for everybody.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bailiwick_core::{CallId, ErrorCode, HoldId, Role};
+use http::{HeaderValue, header};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::asker::{Api, ByPerson, has, need};
+use super::body::{Asked, Named};
+use super::problem::Problem;
+use crate::trace::{Subject, Trace};
+
+/// Most entries in one answer.
+const ENTRIES_MAX: u64 = 1000;
+
+/// A range of the ledger.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Range {
+    /// The first index.
+    #[serde(default)]
+    from: u64,
+    /// The index after the last one. At most 1000 entries are given at a time.
+    to: Option<u64>,
+}
+
+/// One entry as it stands in the ledger.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LedgerEntry {
+    /// Its index.
+    index: u64,
+    /// Its leaf hash (RFC 6962 section 2.1), in hex.
+    leaf: String,
+    /// Its exact text. The leaf is over its UTF-8 bytes.
+    text: String,
+}
+
+/// A piece of the ledger, and the head under which it stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LedgerPage {
+    /// The number of entries in all.
+    size: u64,
+    /// The signed note over them (C2SP tlog-checkpoint).
+    checkpoint: String,
+    /// The entries.
+    entries: Vec<LedgerEntry>,
+}
+
+/// Everything known of a call, a held call or a ledger entry: from the model to the owner.
+#[utoipa::path(
+    get, path = "/v1/trace/{id}", tag = "record", params(("id" = String, Path, description = "A call, a held call, or the index of a ledger entry.")),
+    responses((status = 200, description = "The trace.", body = Trace)),
+    security(("person" = [])),
+)]
+pub(super) async fn trace(State(api): State<Arc<Api>>, by: ByPerson, name: Named) -> Result<Response, Problem> {
+    let absent = || Problem::because(ErrorCode::HoldAbsent, "there is nothing on record under this id");
+    let subject = if let Ok(call) = name.0.parse::<CallId>() {
+        Subject::Call(call)
+    } else if let Ok(hold) = name.0.parse::<HoldId>() {
+        Subject::Hold(hold)
+    } else if let Ok(index) = name.0.parse::<u64>() {
+        Subject::Entry(index)
+    } else {
+        return Err(absent());
+    };
+    let trace = Trace::of(&api.house.store, subject).await?.ok_or_else(absent)?;
+    let person = &by.person;
+    // Its owner, the person on whose behalf, whoever was asked to approve it, auditors and operators. For all others it is not there.
+    if !has(person, &[Role::Auditor, Role::Operator]) && !trace.concerns(&person.name) {
+        return Err(absent());
+    }
+    Ok(axum::Json(trace).into_response())
+}
+
+/// The signed head of the ledger (C2SP tlog-checkpoint). Public: whoever keeps one can later show a fork.
+#[utoipa::path(get, path = "/v1/ledger/checkpoint", tag = "record", responses((status = 200, description = "A signed note.", body = String)))]
+pub(super) async fn checkpoint(State(api): State<Arc<Api>>) -> Response {
+    let mut response = api.house.store.checkpoint().to_string().into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// Entries of the ledger, in order.
+#[utoipa::path(
+    get, path = "/v1/ledger/entries", tag = "record", params(Range),
+    responses((status = 200, description = "Entries; fewer than asked for at the end, or if there are more than 1000.", body = LedgerPage)),
+    security(("person" = [])),
+)]
+pub(super) async fn entries(State(api): State<Arc<Api>>, by: ByPerson, Asked(range): Asked<Range>) -> Result<Response, Problem> {
+    need(&by.person, &[Role::Auditor], "ask an auditor")?;
+    let store = &api.house.store;
+    // The head first: every entry below it is durable and does not change.
+    let head = store.head();
+    let to = range.to.unwrap_or(u64::MAX).min(head.size).min(range.from.saturating_add(ENTRIES_MAX));
+    let rows = if range.from < to { store.entries(range.from..to).await? } else { Vec::new() };
+    let mut entries = Vec::with_capacity(rows.len());
+    for row in rows {
+        let text = String::from_utf8(row.body).map_err(|_| {
+            tracing::error!(index = row.index, "an entry is no text");
+            Problem::new(ErrorCode::Internal)
+        })?;
+        entries.push(LedgerEntry { index: row.index, leaf: bailiwick_core::Digest::from_bytes(row.leaf).to_string(), text });
+    }
+    Ok(axum::Json(LedgerPage { size: head.size, checkpoint: head.checkpoint.to_string(), entries }).into_response())
+}

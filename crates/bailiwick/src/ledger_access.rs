@@ -1,0 +1,348 @@
+//! The ledger for whoever checks it: every entry of a data directory, or of the broker that runs on it, up to the signed root.
+
+use std::path::{Path, PathBuf};
+
+use bailiwick_ledger::checkpoint::CheckpointError;
+use bailiwick_ledger::export::{ExportError, Exporter};
+use bailiwick_ledger::{Checkpoint, Frontier, Origin, VerifierKey, leaf_hash};
+use bailiwick_store::{Integrated, Integrator, Options, Store, StoreError};
+use serde::Deserialize;
+
+use crate::cli::ApiClient;
+use crate::cli::client::Endpoint;
+use crate::cli::http::ClientError;
+use crate::cli::key_files::{Holder, PersonKey};
+
+/// Entries that are held in memory at a time.
+const PAGE: u64 = 1000;
+
+/// Why the ledger was not verified, or not exported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// There is no store.
+    #[error("there is no ledger in `{}`", .0.display())]
+    Absent(PathBuf),
+    /// The store cannot be read.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// A broker runs on the directory, and did not let anyone whose key is here read the ledger.
+    #[error("a broker is running on this data directory, and its ledger could not be read: {0}")]
+    Running(String),
+    /// The signed head is not one of this log.
+    #[error("the checkpoint: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// `ledger.vkey` cannot be used.
+    #[error("`ledger.vkey`: {0}")]
+    Key(String),
+    /// An entry is not the one whose leaf is in the tree.
+    #[error("entry {0} is not the entry that was recorded")]
+    Entry(u64),
+    /// An entry is missing.
+    #[error("entry {0} is missing")]
+    Missing(u64),
+    /// The entries do not lead to the signed root.
+    #[error("the entries do not lead to the signed root")]
+    Root,
+    /// The directory could not be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// No thread or runtime could be started.
+    #[error("{0}")]
+    System(String),
+}
+
+/// Checks entries one by one against a signed head.
+#[derive(Debug)]
+pub struct Check {
+    head: Checkpoint,
+    tree: Frontier,
+}
+
+impl Check {
+    /// Begins with entry 0. The note must be signed by the log's key, for this origin.
+    ///
+    /// # Errors
+    /// `Checkpoint`.
+    pub fn new(note: &str, origin: &Origin, key: &VerifierKey) -> Result<Self, AccessError> {
+        Ok(Self { head: Checkpoint::open(note, origin, key, &[])?.checkpoint, tree: Frontier::new() })
+    }
+
+    /// Takes the next entry. `stored` is the leaf hash that was kept beside it, so that a changed entry can be named.
+    ///
+    /// # Errors
+    /// `Entry` if it is not the one of that leaf.
+    pub fn push(&mut self, entry: &[u8], stored: &[u8; 32]) -> Result<(), AccessError> {
+        let leaf = leaf_hash(entry);
+        if leaf.as_bytes() != stored {
+            return Err(AccessError::Entry(self.tree.size()));
+        }
+        self.tree.push(leaf);
+        Ok(())
+    }
+
+    /// Gives the head, if it is that of exactly these entries.
+    ///
+    /// # Errors
+    /// `Missing` or `Root`.
+    pub fn finish(self) -> Result<Checkpoint, AccessError> {
+        if self.tree.size() < self.head.size {
+            return Err(AccessError::Missing(self.tree.size()));
+        }
+        if (self.tree.size(), self.tree.root()) == (self.head.size, self.head.root) { Ok(self.head) } else { Err(AccessError::Root) }
+    }
+}
+
+/// Verifies every entry of a data directory up to its signed root. The entries are only read; of a running broker they are asked
+/// for over its API, by a person whose key is here.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn verify(data_dir: &Path, origin: &Origin, key: &VerifierKey) -> Result<Checkpoint, AccessError> {
+    apart(async {
+        let source = Source::open(data_dir).await?;
+        let result = check(&source, origin, key, |_| Ok(())).await;
+        source.close().await;
+        result.map(|(head, _)| head)
+    })
+}
+
+/// Publishes the ledger as a directory of tiles (C2SP tlog-tiles). Gives the number of entries. What is not whole is not published.
+///
+/// # Errors
+/// The first thing that is wrong, or cannot be written.
+pub fn export(data_dir: &Path, out: &Path) -> Result<u64, AccessError> {
+    let (key, origin) = log_key(data_dir)?;
+    apart(async {
+        let source = Source::open(data_dir).await?;
+        let mut files = Exporter::create(out)?;
+        let result = check(&source, &origin, &key, |entry| Ok(files.push(entry)?)).await;
+        source.close().await;
+        let (head, note) = result?;
+        files.finish(&note)?;
+        Ok(head.size)
+    })
+}
+
+/// The log's public key and name, as the data directory has them.
+///
+/// # Errors
+/// `Key`.
+pub fn log_key(data_dir: &Path) -> Result<(VerifierKey, Origin), AccessError> {
+    let wrong = |why: &dyn std::fmt::Display| AccessError::Key(why.to_string());
+    let text = std::fs::read_to_string(data_dir.join("ledger.vkey")).map_err(|e| wrong(&e))?;
+    let key: VerifierKey = text.trim().parse().map_err(|e: bailiwick_ledger::note::NoteError| wrong(&e))?;
+    let origin = key.name().as_str().parse().map_err(|e: CheckpointError| wrong(&e))?;
+    Ok((key, origin))
+}
+
+async fn check(
+    source: &Source, origin: &Origin, key: &VerifierKey, mut each: impl FnMut(&[u8]) -> Result<(), AccessError>,
+) -> Result<(Checkpoint, String), AccessError> {
+    let note = source.checkpoint().await?;
+    let mut check = Check::new(&note, origin, key)?;
+    let size = check.head.size;
+    let mut next = 0;
+    while next < size {
+        let page = source.entries(next, size.min(next.saturating_add(PAGE))).await?;
+        if page.is_empty() {
+            return Err(AccessError::Missing(next));
+        }
+        for (index, entry, leaf) in page {
+            if index != next {
+                return Err(AccessError::Missing(next));
+            }
+            check.push(&entry, &leaf)?;
+            each(&entry)?;
+            next = next.saturating_add(1);
+        }
+    }
+    Ok((check.finish()?, note))
+}
+
+/// Where entries come from.
+enum Source {
+    Store(Store),
+    Broker(Box<(ApiClient, PersonKey)>),
+}
+
+type Row = (u64, Vec<u8>, [u8; 32]);
+
+/// A piece of the ledger as the API gives it.
+#[derive(Deserialize)]
+struct Page {
+    checkpoint: String,
+    entries: Vec<PageEntry>,
+}
+
+#[derive(Deserialize)]
+struct PageEntry {
+    index: u64,
+    leaf: String,
+    text: String,
+}
+
+impl Source {
+    async fn open(data_dir: &Path) -> Result<Self, AccessError> {
+        if !data_dir.join("bailiwick.sqlite").exists() {
+            return Err(AccessError::Absent(data_dir.to_path_buf()));
+        }
+        match Store::open_with(data_dir, Box::new(Keyless), Options { log_bytes: 0, readers: 1 }) {
+            Ok(store) => Ok(Self::Store(store)),
+            Err(StoreError::Locked { .. }) => Self::broker(data_dir).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The running broker, read by the first person here whom it lets read the ledger.
+    async fn broker(data_dir: &Path) -> Result<Self, AccessError> {
+        let running = |why: &dyn std::fmt::Display| AccessError::Running(why.to_string());
+        let endpoint = Endpoint::read(data_dir).ok_or_else(|| running(&"`endpoint.json` does not say where it listens"))?;
+        let api = ApiClient::new(&endpoint.url).map_err(|e| running(&e))?;
+        let mut why = "no person's key is here; an auditor reads the ledger".to_owned();
+        for name in Holder::Person.names(data_dir, "key.pem") {
+            let who = PersonKey::load(data_dir, Some(&name)).map_err(|e| running(&e))?;
+            match api.get(&who, "/v1/ledger/entries?from=0&to=0").await {
+                Ok(_) => return Ok(Self::Broker(Box::new((api, who)))),
+                Err(error @ ClientError::Problem { .. }) => why = error.to_string(),
+                Err(error) => return Err(running(&error)),
+            }
+        }
+        Err(AccessError::Running(why))
+    }
+
+    async fn checkpoint(&self) -> Result<String, AccessError> {
+        match self {
+            Self::Store(store) => Ok(store.checkpoint().to_string()),
+            Self::Broker(broker) => Ok(Self::page(broker, 0, 0).await?.checkpoint),
+        }
+    }
+
+    async fn entries(&self, from: u64, to: u64) -> Result<Vec<Row>, AccessError> {
+        match self {
+            Self::Store(store) => Ok(store.entries(from..to).await?.into_iter().map(|row| (row.index, row.body, row.leaf)).collect()),
+            Self::Broker(broker) => {
+                let page = Self::page(broker, from, to).await?;
+                let row = |e: PageEntry| {
+                    let leaf: bailiwick_core::Digest = e.leaf.parse().map_err(|_| AccessError::Entry(e.index))?;
+                    Ok((e.index, e.text.into_bytes(), *leaf.as_bytes()))
+                };
+                page.entries.into_iter().map(row).collect()
+            }
+        }
+    }
+
+    async fn page((api, who): &(ApiClient, PersonKey), from: u64, to: u64) -> Result<Page, AccessError> {
+        let answer = api.get(who, &format!("/v1/ledger/entries?from={from}&to={to}")).await.map_err(|e| AccessError::Running(e.to_string()))?;
+        serde_json::from_value(answer).map_err(|e| AccessError::Running(e.to_string()))
+    }
+
+    async fn close(&self) {
+        if let Self::Store(store) = self {
+            store.close().await;
+        }
+    }
+}
+
+/// Continues no tree: the store opens with the one that it has, and nobody needs the signing key to read it.
+struct Keyless;
+
+impl Integrator for Keyless {
+    fn integrate(&mut self, frontier: &[u8], entries: &[&[u8]]) -> Result<Integrated, String> {
+        if frontier.is_empty() || !entries.is_empty() {
+            return Err("the ledger is empty, or was opened for reading only".to_owned());
+        }
+        let tree = Frontier::from_bytes(frontier).map_err(|e| e.to_string())?;
+        Ok(Integrated { leaves: Vec::new(), frontier: frontier.to_vec(), size: tree.size(), root: *tree.root().as_bytes(), checkpoint: String::new() })
+    }
+}
+
+/// Runs on a thread and runtime of its own, so that it can be called from anywhere.
+fn apart<T: Send>(work: impl Future<Output = Result<T, AccessError>> + Send) -> Result<T, AccessError> {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| AccessError::System(e.to_string()))?;
+        runtime.block_on(work)
+    };
+    std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|_| Err(AccessError::System("the check stopped".to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Keys;
+    use bailiwick_store::Entry;
+
+    /// A data directory with a ledger of some entries.
+    async fn ledger(entries: usize) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        crate::place::prepare(&data).unwrap();
+        let keys = Keys::load_or_make(&data).unwrap();
+        let store = Store::open_with(&data, Box::new(keys.integrator().unwrap()), Options { log_bytes: 0, readers: 1 }).unwrap();
+        for i in 0..entries {
+            store.append(Entry::new("house", format!("{{\"n\":{i}}}").into_bytes())).await.unwrap();
+        }
+        store.close().await;
+        dir
+    }
+
+    fn tamper(data: &Path, sql: &str) {
+        let conn = rusqlite::Connection::open(data.join("bailiwick.sqlite")).unwrap();
+        conn.execute_batch(sql).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_whole_ledger_verifies_without_any_private_key() {
+        let dir = ledger(5).await;
+        let data = dir.path().join("data");
+        let (key, origin) = log_key(&data).unwrap();
+        std::fs::remove_file(data.join("root.key")).unwrap();
+        assert_eq!(verify(&data, &origin, &key).unwrap().size, 5);
+    }
+
+    #[tokio::test]
+    async fn a_changed_entry_is_named_also_if_its_leaf_was_changed_with_it() {
+        let dir = ledger(5).await;
+        let data = dir.path().join("data");
+        let (key, origin) = log_key(&data).unwrap();
+        tamper(&data, "UPDATE entries SET body = x'7b7d' WHERE idx = 3");
+        assert!(matches!(verify(&data, &origin, &key), Err(AccessError::Entry(3))));
+        let leaf: String = leaf_hash(b"{}").as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        tamper(&data, &format!("UPDATE entries SET leaf = x'{leaf}' WHERE idx = 3"));
+        assert!(matches!(verify(&data, &origin, &key), Err(AccessError::Root)));
+    }
+
+    #[tokio::test]
+    async fn a_head_that_somebody_else_signed_is_refused() {
+        let (dir, other) = (ledger(2).await, ledger(2).await);
+        let (key, origin) = log_key(&other.path().join("data")).unwrap();
+        assert!(matches!(verify(&dir.path().join("data"), &origin, &key), Err(AccessError::Checkpoint(_))));
+    }
+
+    #[tokio::test]
+    async fn an_export_verifies_by_the_auditors_check_and_a_broken_ledger_is_not_published() {
+        let dir = ledger(300).await;
+        let data = dir.path().join("data");
+        let out = dir.path().join("out");
+        assert_eq!(export(&data, &out).unwrap(), 300);
+        let (key, origin) = log_key(&data).unwrap();
+        assert_eq!(bailiwick_ledger::export::verify(&out, &origin, &key).unwrap().entries, 300);
+        tamper(&data, "UPDATE entries SET body = x'7b7d' WHERE idx = 30");
+        let second = dir.path().join("second");
+        assert!(export(&data, &second).is_err());
+        assert!(!second.join("checkpoint").exists());
+    }
+
+    #[tokio::test]
+    async fn a_directory_without_a_ledger_is_said_to_have_none_and_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = Keys::load_or_make({
+            crate::place::prepare(&dir.path().join("k")).unwrap();
+            &dir.path().join("k")
+        })
+        .unwrap();
+        let signing = key.signing_key().unwrap();
+        assert!(matches!(verify(dir.path(), key.origin(), signing.verifier()), Err(AccessError::Absent(_))));
+        assert!(!dir.path().join("bailiwick.sqlite").exists());
+    }
+}

@@ -1,0 +1,469 @@
+//! A trace: everything on record about one call, from the model that was claimed to the person who answers, put together from the ledger.
+
+use std::collections::BTreeSet;
+
+use bailiwick_core::hold::HoldState;
+use bailiwick_core::{CallId, Hold, HoldId, PersonName, TaskId, Timestamp};
+use bailiwick_store::{EntryRow, Store, StoreError, TaskRow};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// What a trace is asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Subject {
+    /// A call.
+    Call(CallId),
+    /// A held call.
+    Hold(HoldId),
+    /// The entry at an index.
+    Entry(u64),
+}
+
+/// Entries of a task that are looked through for its beginning and its end.
+const TASK_ENTRIES_MAX: usize = 60_000;
+const PAGE: usize = 1000;
+
+/// Everything on record about a call.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Trace {
+    /// The call that was made, or the one that was held first. None for an entry that belongs to no call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub call: Option<CallId>,
+    /// From the claimed model to the owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Chain>,
+    /// The task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<TracedTask>,
+    /// What was decided, and by which policies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+    /// The hold, if it waited for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<TracedHold>,
+    /// The approvals, in order: the approval's own members with `hold` and `entry`.
+    #[schema(value_type = Vec<Object>)]
+    pub approvals: Vec<Value>,
+    /// Where the permit stands in the ledger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intent: Option<u64>,
+    /// What became of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// Every entry that the trace is made of, in order.
+    pub entries: Vec<Entry>,
+    /// The signed head under which they stand.
+    pub ledger: Head,
+    #[serde(skip)]
+    concerned: BTreeSet<PersonName>,
+}
+
+/// From the claimed model to the owner.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Chain {
+    /// The model that the agent said it runs. Claimed, never trusted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_claimed: Option<String>,
+    /// The agent's SPIFFE ID: the current actor.
+    pub agent: String,
+    /// The running copy.
+    pub instance: String,
+    /// The actors before, nearest first.
+    pub actors: Vec<String>,
+    /// The `jti` of the token that was presented.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// On whose behalf.
+    pub subject: String,
+    /// Who answers.
+    pub owner: String,
+}
+
+/// The task of a call.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TracedTask {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: TaskId,
+    /// What it was for, in the agent's words.
+    pub purpose: String,
+    /// The agent's SPIFFE ID.
+    pub spiffe_id: String,
+    /// The running copy.
+    pub instance: String,
+    /// The claimed model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_claimed: Option<String>,
+    /// On whose behalf.
+    pub subject: String,
+    /// Who answers.
+    pub owner: String,
+    /// When it was opened.
+    #[schema(value_type = String)]
+    pub opened_at: Timestamp,
+    /// When it ended, or ends, by itself.
+    #[schema(value_type = String)]
+    pub expires_at: Timestamp,
+    /// `open`, `closing` or `closed`.
+    pub state: &'static str,
+    /// Why it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// Calls that were permitted.
+    pub calls_used: u64,
+    /// How each thing that it used ended: `system` and `ending`.
+    #[schema(value_type = Vec<Object>)]
+    pub endings: Vec<Value>,
+}
+
+/// What was decided.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Decision {
+    /// `allow`, `deny` or `hold`.
+    pub verdict: &'static str,
+    /// The tool.
+    pub tool: String,
+    /// Its effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effect: Option<String>,
+    /// Where it goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// What permit and approval are bound to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Keyed digest of the arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<String>,
+    /// The policy revision in force.
+    pub revision: String,
+    /// The determining policies: `id` and `reason`.
+    #[schema(value_type = Vec<Object>)]
+    pub policies: Vec<Value>,
+    /// The code of a denial.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// A denial in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Where it stands in the ledger.
+    pub entry: u64,
+}
+
+/// The hold of a call.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TracedHold {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: HoldId,
+    /// `pending`, `approved`, `refused`, `expired`, `withdrawn` or `consumed`.
+    pub state: &'static str,
+    /// Why it was held.
+    pub reasons: String,
+    /// Whose approval counts.
+    #[schema(value_type = Vec<String>)]
+    pub people: Vec<PersonName>,
+    /// How many were needed.
+    pub count: usize,
+    /// When it was held.
+    #[schema(value_type = String)]
+    pub at: Timestamp,
+    /// Until when it could be decided or used.
+    #[schema(value_type = String)]
+    pub expires_at: Timestamp,
+    /// Who refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub refused_by: Option<PersonName>,
+    /// Why, in that person's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+}
+
+/// What became of a permitted call.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Outcome {
+    /// `done`, `failed`, `unknown` or `not_sent`.
+    pub result: String,
+    /// The error code, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Keyed digest of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// How long the answer was, in bytes.
+    pub answer_bytes: u64,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// Where it stands in the ledger.
+    pub entry: u64,
+}
+
+/// One entry of the ledger.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Entry {
+    /// Its index.
+    pub index: u64,
+    /// Its leaf hash, in hex.
+    pub leaf: String,
+    /// What it says.
+    #[schema(value_type = Object)]
+    pub entry: Value,
+}
+
+/// The signed head of the ledger.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Head {
+    /// The number of entries.
+    pub size: u64,
+    /// The root over them, in hex.
+    pub root: String,
+    /// The signed note.
+    pub checkpoint: String,
+}
+
+impl Trace {
+    /// Puts together what is on record. `None` if there is nothing under that name.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn of(store: &Store, subject: Subject) -> Result<Option<Self>, StoreError> {
+        let mut gathered = Gathered::default();
+        match subject {
+            Subject::Call(call) => gathered.call(store, call).await?,
+            Subject::Hold(hold) => gathered.held(store, hold).await?,
+            Subject::Entry(index) => gathered.entry(store, index).await?,
+        }
+        if gathered.entries.is_empty() {
+            return Ok(None);
+        }
+        gathered.of_task(store).await?;
+        Ok(Some(gathered.trace(store)))
+    }
+
+    /// Does it concern this person: as owner, subject, or one of those who were asked?
+    #[must_use]
+    pub fn concerns(&self, person: &PersonName) -> bool {
+        self.concerned.contains(person)
+    }
+}
+
+/// Entries by index, each with its body, and the rows that belong to them.
+#[derive(Default)]
+struct Gathered {
+    entries: std::collections::BTreeMap<u64, Entry>,
+    call: Option<CallId>,
+    hold: Option<Hold>,
+    task: Option<TaskRow>,
+    task_id: Option<TaskId>,
+}
+
+impl Gathered {
+    fn take(&mut self, row: &EntryRow) {
+        self.task_id = self.task_id.or(row.task);
+        let entry = serde_json::from_slice(&row.body).unwrap_or(Value::Null);
+        self.entries.insert(row.index, Entry { index: row.index, leaf: bailiwick_core::Digest::from_bytes(row.leaf).to_string(), entry });
+    }
+
+    async fn entries_of(&mut self, store: &Store, call: CallId) -> Result<(), StoreError> {
+        for row in store.entries_of_call(call).await? {
+            self.take(&row);
+        }
+        Ok(())
+    }
+
+    /// A call with its hold: the one that it was held by, or whose approval it spent.
+    async fn call(&mut self, store: &Store, call: CallId) -> Result<(), StoreError> {
+        self.call = Some(call);
+        self.entries_of(store, call).await?;
+        let hold = self.entries.values().find_map(|e| e.entry.get("hold")?.as_str()?.parse::<HoldId>().ok());
+        match hold {
+            Some(hold) => self.held(store, hold).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A hold with the call that was held, and the one that was made with its approval.
+    async fn held(&mut self, store: &Store, hold: HoldId) -> Result<(), StoreError> {
+        let Some(hold) = store.hold(hold).await? else { return Ok(()) };
+        self.entries_of(store, hold.call).await?;
+        self.call = self.call.or(Some(hold.call));
+        if let HoldState::Consumed { call, .. } = hold.state {
+            self.entries_of(store, call).await?;
+            self.call = Some(call);
+        }
+        self.task_id = self.task_id.or(Some(hold.task));
+        self.hold = Some(hold);
+        Ok(())
+    }
+
+    async fn entry(&mut self, store: &Store, index: u64) -> Result<(), StoreError> {
+        let Some(row) = store.entry(index).await? else { return Ok(()) };
+        let body: Value = serde_json::from_slice(&row.body).unwrap_or(Value::Null);
+        let named = |name: &str| body.get(name).and_then(Value::as_str);
+        let call = row.call.or_else(|| named("call")?.parse().ok());
+        self.task_id = row.task.or_else(|| named("task")?.parse().ok());
+        self.take(&row);
+        match call {
+            Some(call) => self.call(store, call).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The task's row, and the entries of its beginning and its end.
+    async fn of_task(&mut self, store: &Store) -> Result<(), StoreError> {
+        let of_entries = || self.entries.values().find_map(|e| e.entry.get("task")?.as_str()?.parse::<TaskId>().ok());
+        let Some(id) = self.task_id.or_else(of_entries) else { return Ok(()) };
+        self.task = store.task(id).await?;
+        let open = self.task.as_ref().is_some_and(|t| t.state.is_open());
+        let mut from = 0;
+        let mut seen = 0usize;
+        while seen < TASK_ENTRIES_MAX {
+            // An open task has no end yet: its first entry is enough.
+            let page = store.entries_of_task(id, from, if open { 1 } else { PAGE }).await?;
+            for row in &page {
+                let body: Value = serde_json::from_slice(&row.body).unwrap_or(Value::Null);
+                if matches!(body.get("kind").and_then(Value::as_str), Some("task_opened" | "task_ended")) {
+                    self.take(row);
+                }
+            }
+            seen = seen.saturating_add(page.len());
+            match page.last() {
+                Some(last) if !open && page.len() == PAGE => from = last.index.saturating_add(1),
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn of_kind<'a>(&'a self, kind: &'a str) -> impl DoubleEndedIterator<Item = &'a Entry> {
+        self.entries.values().filter(move |e| e.entry.get("kind").and_then(Value::as_str) == Some(kind))
+    }
+
+    fn trace(self, store: &Store) -> Trace {
+        let head = store.head();
+        let intent = self.of_kind("intent").next_back();
+        let decided = intent.map(|e| (e, "allow")).or_else(|| self.of_kind("denial").next_back().map(|e| (e, "deny"))).or_else(|| self.of_kind("hold").next().map(|e| (e, "hold")));
+        let outcome = self.of_kind("outcome").next_back().map(outcome);
+        let approvals = self.of_kind("hold_step").filter_map(approval).collect();
+        let endings = self.of_kind("task_ended").filter_map(|e| e.entry.get("endings")?.as_array()).flatten().cloned().collect();
+        Trace {
+            call: self.call,
+            chain: self.chain(decided.map(|(e, _)| e)),
+            decision: decided.map(|(e, verdict)| decision(e, verdict)),
+            hold: self.hold.as_ref().map(hold),
+            approvals,
+            intent: intent.map(|e| e.index),
+            outcome,
+            concerned: self.concerned(),
+            task: self.task.as_ref().map(|row| task(row, endings)),
+            entries: self.entries.into_values().collect(),
+            ledger: Head { size: head.size, root: bailiwick_core::Digest::from_bytes(head.root).to_string(), checkpoint: head.checkpoint.to_string() },
+        }
+    }
+
+    /// As the entry of the decision says it; by the task where there is none.
+    fn chain(&self, decided: Option<&Entry>) -> Option<Chain> {
+        let task = self.task.as_ref().map(|row| &row.task);
+        let of = |name: &str, else_: Option<String>| decided.and_then(|e| text(&e.entry, name)).or(else_);
+        let actors = decided.and_then(|e| e.entry.get("actors")?.as_array()).into_iter().flatten();
+        Some(Chain {
+            model_claimed: task.and_then(|t| t.model_claimed.clone()),
+            agent: of("agent", task.map(|t| t.spiffe_id.to_string()))?,
+            instance: of("instance", task.map(|t| t.instance.to_string()))?,
+            actors: actors.filter_map(|a| a.as_str().map(str::to_owned)).collect(),
+            token: of("token", None),
+            subject: of("subject", task.map(|t| t.subject.to_string()))?,
+            owner: of("owner", task.map(|t| t.owner.to_string()))?,
+        })
+    }
+
+    fn concerned(&self) -> BTreeSet<PersonName> {
+        let task = self.task.iter().flat_map(|row| [row.task.owner.clone(), row.task.subject.clone()]);
+        let hold = self.hold.iter().flat_map(|h| h.people.iter().cloned());
+        task.chain(hold).collect()
+    }
+}
+
+fn text(entry: &Value, name: &str) -> Option<String> {
+    entry.get(name)?.as_str().map(str::to_owned)
+}
+
+fn number(entry: &Value, name: &str) -> u64 {
+    entry.get(name).and_then(Value::as_u64).unwrap_or_default()
+}
+
+fn decision(e: &Entry, verdict: &'static str) -> Decision {
+    let of = |name: &str| text(&e.entry, name);
+    Decision {
+        verdict,
+        tool: of("tool").unwrap_or_default(),
+        effect: of("effect"),
+        target: of("target"),
+        digest: of("digest"),
+        arguments: of("arguments"),
+        revision: of("revision").unwrap_or_default(),
+        policies: e.entry.get("policies").and_then(Value::as_array).cloned().unwrap_or_default(),
+        code: of("code"),
+        detail: of("detail"),
+        entry: e.index,
+    }
+}
+
+fn outcome(e: &Entry) -> Outcome {
+    let of = |name: &str| text(&e.entry, name);
+    Outcome {
+        result: of("result").unwrap_or_default(),
+        code: of("code"),
+        answer: of("answer"),
+        answer_bytes: number(&e.entry, "answer_bytes"),
+        duration_ms: number(&e.entry, "duration_ms"),
+        entry: e.index,
+    }
+}
+
+fn approval(e: &Entry) -> Option<Value> {
+    let mut approval = e.entry.get("approval")?.as_object()?.clone();
+    approval.insert("hold".to_owned(), e.entry.get("hold").cloned().unwrap_or_default());
+    approval.insert("entry".to_owned(), Value::from(e.index));
+    Some(Value::Object(approval))
+}
+
+fn hold(hold: &Hold) -> TracedHold {
+    let (refused_by, refusal) = match &hold.state {
+        HoldState::Refused { by, reason, .. } => (Some(by.clone()), Some(reason.clone())),
+        HoldState::Pending | HoldState::Approved { .. } | HoldState::Expired { .. } | HoldState::Withdrawn { .. } | HoldState::Consumed { .. } => (None, None),
+    };
+    TracedHold {
+        id: hold.id,
+        state: hold.state.word(),
+        reasons: hold.reasons.clone(),
+        people: hold.people.clone(),
+        count: hold.count,
+        at: hold.at,
+        expires_at: hold.expires_at,
+        refused_by,
+        refusal,
+    }
+}
+
+fn task(row: &TaskRow, endings: Vec<Value>) -> TracedTask {
+    let task = &row.task;
+    TracedTask {
+        id: task.id,
+        purpose: task.purpose.clone(),
+        spiffe_id: task.spiffe_id.to_string(),
+        instance: task.instance.to_string(),
+        model_claimed: task.model_claimed.clone(),
+        subject: task.subject.to_string(),
+        owner: task.owner.to_string(),
+        opened_at: task.opened_at,
+        expires_at: task.expires_at,
+        state: row.state.word(),
+        reason: row.state.reason().map(bailiwick_core::EndReason::word),
+        calls_used: row.used,
+        endings,
+    }
+}
