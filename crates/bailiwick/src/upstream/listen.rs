@@ -10,7 +10,8 @@ use bailiwick_wire::{Raw, RawBuf};
 use http::StatusCode;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::http::{Content, HttpLink, content};
+use super::answer::{Content, content};
+use super::http::HttpLink;
 use super::stream::{Resume, Source};
 use super::{CallScope, Link, Live, Reply, SessionKey, Shared, State, Upstream, UpstreamRequest, UseEra};
 

@@ -2,6 +2,7 @@
 //! secret: a credential is injected at the moment of sending.
 
 mod address;
+mod answer;
 mod config;
 mod connect;
 mod detect;
@@ -528,6 +529,10 @@ fn check_era(request: &UpstreamRequest<'_>, support: EraSupport) -> Result<(), U
     }
     if !known {
         return Err(UpstreamError::unavailable("the protocol era of this request does not have its method"));
+    }
+    if matches!(request.method, Method::Initialize | Method::SubscriptionsListen) {
+        // A second handshake would change the session of others; a subscription has no end to wait for.
+        return Err(UpstreamError::unavailable("the broker alone does that"));
     }
     Ok(())
 }

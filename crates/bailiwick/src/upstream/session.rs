@@ -12,9 +12,10 @@ use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::answer::{Answered, Content, Exchange, content};
 use super::config::Inject;
 use super::frame::{self, MetaEra, Outgoing};
-use super::http::{Answered, Content, Exchange, HttpLink, PROTOCOL_VERSION, SESSION_ID, content};
+use super::http::{HttpLink, PROTOCOL_VERSION, SESSION_ID};
 use super::stream::{Resume, Source};
 use super::{Reply, SessionKey, UpstreamError};
 

@@ -9,9 +9,10 @@ use bailiwick_wire::sse::{self, Reader};
 use hyper::body::{Body as _, Incoming as Body};
 use tokio::sync::oneshot;
 
+use super::answer::{Answered, Exchange};
 use super::connect::Conn;
 use super::frame::{self, Incoming, Malformed};
-use super::http::{Answered, Exchange, HttpLink};
+use super::http::HttpLink;
 use super::session::Session;
 use super::{Event, Reply, SessionKey, UpstreamError};
 

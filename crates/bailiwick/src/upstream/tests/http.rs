@@ -425,3 +425,22 @@ async fn a_server_that_comes_back_with_another_era_is_looked_at_again() {
     assert_eq!(upstream.era_support(), Some(legacy));
     text(call(&upstream, LEGACY, "{}").await);
 }
+
+#[tokio::test]
+async fn what_the_broker_does_by_itself_cannot_be_asked_for() {
+    let peer = Peer::start(|seen| match seen.method().as_str() {
+        "server/discover" => modern_start(seen).unwrap(),
+        _ => legacy_start(seen).unwrap_or_else(|| echo(seen)),
+    })
+    .await;
+    let upstream = start(Transport::http(&peer.url), |_| {});
+    assert!(upstream.ready().await);
+    let before = peer.seen().len();
+    for (era, method) in [(LEGACY, Method::Initialize), (MODERN, Method::SubscriptionsListen)] {
+        let key = key();
+        let request = UpstreamRequest::new(era, &key, method, Raw::EMPTY_OBJECT);
+        let error = upstream.request(request, None).await.unwrap_err();
+        assert!(!error.may_have_run(), "{error:?}");
+    }
+    assert_eq!(peer.seen().len(), before);
+}

@@ -240,3 +240,27 @@ async fn a_servers_question_reaches_the_client_only_if_it_can_only_be_its_own() 
     assert!(reply.contains("-32601"), "{reply}");
     assert_eq!(upstream.dropped().refused, 1);
 }
+
+#[tokio::test]
+async fn a_server_that_is_silent_on_discovery_is_asked_the_old_way_and_may_still_say_it_is_modern() {
+    for (late, modern) in [("", false), (r#"id=$discover; answer '"supportedVersions":["2026-07-28"]'"#, true)] {
+        let text = format!(
+            r#"
+            answer() {{ printf '{{"jsonrpc":"2.0","id":%s,"result":{{%s}}}}\n' "$id" "$1"; }}
+            while IFS= read -r line; do
+                id=${{line#*'"id":'}}; id=${{id%%,*}}
+                case $line in
+                *'"method":"server/discover"'*) discover=$id ;;
+                *'"method":"initialize"'*) init=$id; {late}
+                    id=$init; answer '"protocolVersion":"2025-06-18","capabilities":{{}},"serverInfo":{{}}' ;;
+                esac
+            done
+            "#
+        );
+        let upstream = start(Transport::stdio("/bin/sh", ["-c".to_owned(), text]), |config| {
+            config.start_timeout = Duration::from_secs(6);
+        });
+        assert!(upstream.ready().await);
+        assert_eq!(upstream.era_support().unwrap().modern, modern);
+    }
+}
