@@ -1,0 +1,332 @@
+//! Setting an installation up: its configuration, the keys of its agents and people, its secrets.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use bailiwick_core::{AgentName, PersonName, TrustDomain};
+use bailiwick_policy::{Engine, ToolShape, World};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::client::{ApiClient, items};
+use super::http::ClientError;
+use super::key_files::{Holder, PersonKey, create};
+use super::screen::{Style, table, text};
+use super::{Failure, Place, say, warn};
+use crate::config::{Config, ConfigError, STARTER};
+
+/// Longest secret that is taken, in bytes.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+impl Place {
+    /// The configuration file: as given, or `bailiwick.toml` in the data directory.
+    pub(crate) fn config_file(&self) -> Result<PathBuf, Failure> {
+        match &self.config {
+            Some(file) => Ok(file.clone()),
+            None => Ok(self.data_dir()?.join("bailiwick.toml")),
+        }
+    }
+
+    /// The trust domain that the configuration names, even if the rest of it is not complete yet; else the default one.
+    pub(crate) fn trust_domain(&self) -> Result<TrustDomain, Failure> {
+        let file = self.config_file()?;
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(Failure::new(format!("{}: {e}", file.display()), "")),
+        };
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| Failure::new(format!("{}: {}", file.display(), e.message()), "try it: bailiwick check"))?;
+        let domain = table.get("trust_domain").and_then(toml::Value::as_str).unwrap_or("bailiwick.local");
+        domain.parse().map_err(|e: bailiwick_core::NameError| Failure::new(format!("{}: {e}", file.display()), ""))
+    }
+
+    /// The person who sits here.
+    pub(crate) fn person(&self) -> Result<PersonKey, Failure> {
+        PersonKey::load(&self.data_dir()?, self.person.as_deref())
+    }
+}
+
+/// A configuration's fault with the place in the file.
+pub(crate) fn config_failure(error: ConfigError) -> Failure {
+    Failure::new(format!("{:?}", miette::Report::new(error)).trim_end().to_owned() + "\n", "")
+}
+
+/// `bailiwick init`
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The file to write. Default: `bailiwick.toml` here.
+    file: Option<PathBuf>,
+}
+
+impl Init {
+    /// Writes the starting point; never over an existing file.
+    pub(crate) fn run(self, place: &Place) -> Result<(), Failure> {
+        let file = self.file.or_else(|| place.config.clone()).unwrap_or_else(|| PathBuf::from("bailiwick.toml"));
+        if file.exists() {
+            return Err(Failure::new(format!("{} is there already", file.display()), "give another name: bailiwick init FILE"));
+        }
+        create(&file, STARTER.as_bytes(), 0o644)?;
+        say(format_args!("wrote {}\nnext:  bailiwick check --config {0}\nthen:  bailiwick up --config {0}", file.display()));
+        Ok(())
+    }
+}
+
+/// `bailiwick check`
+pub(crate) fn check(place: &Place) -> Result<(), Failure> {
+    let file = place.config_file()?;
+    let config = Config::load(&file).map_err(config_failure)?;
+    let policies = check_policies(&config)?;
+    let data_dir = place.data_dir()?;
+    if place.json {
+        say(json!({
+            "config": file, "trust_domain": config.trust_domain.to_string(), "people": config.people.len(), "agents": config.agents.len(),
+            "systems": config.systems.len(), "policies": policies,
+        }));
+        return Ok(());
+    }
+    say(format_args!("{} is well-formed", file.display()));
+    let names = |all: &mut dyn Iterator<Item = &str>| {
+        let all: Vec<&str> = all.collect();
+        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+    };
+    say(format_args!("  trust domain  {}", config.trust_domain));
+    say(format_args!("  people        {}", names(&mut config.people.keys().map(PersonName::as_str))));
+    say(format_args!("  agents        {}", names(&mut config.agents.keys().map(AgentName::as_str))));
+    say(format_args!("  systems       {}", names(&mut config.systems.keys().map(bailiwick_core::SystemName::as_str))));
+    let from = config.policy_directory.as_ref().map_or_else(|| "the built-in pack".to_owned(), |d| d.display().to_string());
+    say(format_args!("  policies      {policies} from {from}"));
+    for agent in config.agents.keys().filter(|a| !Holder::Agent.has_public(&data_dir, a.as_str())) {
+        warn(format_args!("note: agent `{agent}` has no key yet: bailiwick agent add {agent}"));
+    }
+    for person in config.people.keys().filter(|p| !Holder::Person.has_public(&data_dir, p.as_str())) {
+        warn(format_args!("note: `{person}` has no key yet: bailiwick person add {person}"));
+    }
+    Ok(())
+}
+
+/// Checks the policies against the tools that the configuration names; gives how many there are.
+fn check_policies(config: &Config) -> Result<usize, Failure> {
+    let sources = crate::house::policy_sources(config).map_err(|e| Failure::new(e.to_string(), e.hint()))?;
+    let named = config.systems.values().flat_map(|s| s.effects.iter().map(move |(tool, effect)| (&s.name, tool, *effect)));
+    let tools = named.filter_map(|(system, tool, effect)| {
+        let name = bailiwick_core::ToolName::new(system, tool).ok()?;
+        Some(ToolShape { name, effect, input_schema: None })
+    });
+    let world = World {
+        agents: config.agents.values().map(|e| e.agent.clone()).collect(),
+        people: config.people.values().cloned().collect(),
+        tools: tools.collect(),
+    };
+    let engine = Engine::new(&sources, world).map_err(|e| Failure::new(e.render(), ""))?;
+    for warning in engine.warnings() {
+        warn(format_args!("note: {}:{}: {}", warning.source.as_deref().unwrap_or("policies"), warning.line, warning.message));
+    }
+    Ok(engine.policies().len())
+}
+
+/// `bailiwick agent`
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Make a key for an agent, or take the public key of one that keeps its own.
+    Add {
+        /// The agent's name in the configuration.
+        name: String,
+        /// Take this public key (JWK or PEM) instead of making a pair.
+        #[arg(long, value_name = "FILE", conflicts_with = "print")]
+        public: Option<PathBuf>,
+        /// Print the private key instead of keeping it here.
+        #[arg(long)]
+        print: bool,
+    },
+    /// The registered agents.
+    List,
+}
+
+impl AgentCommand {
+    pub(crate) async fn run(self, place: &Place) -> Result<(), Failure> {
+        match self {
+            Self::Add { name, public, print } => add_agent(place, &name, public.as_deref(), print),
+            Self::List => list_agents(place).await,
+        }
+    }
+}
+
+fn add_agent(place: &Place, name: &str, public: Option<&Path>, print: bool) -> Result<(), Failure> {
+    let name: AgentName = name.parse().map_err(|e: bailiwick_core::NameError| Failure::new(e.to_string(), ""))?;
+    let data_dir = place.data_dir()?;
+    let domain = place.trust_domain()?;
+    let key = match public {
+        Some(file) => Holder::Agent.take(&data_dir, name.as_str(), file)?,
+        None if print => {
+            let (key, pem) = Holder::Agent.make_elsewhere(&data_dir, name.as_str())?;
+            say(pem.trim_end());
+            key
+        }
+        None => Holder::Agent.make(&data_dir, name.as_str())?,
+    };
+    let id = bailiwick_core::SpiffeId::agent(&domain, &name);
+    if place.json && !print {
+        say(json!({ "agent": name, "client_id": id, "key": key.jwk() }));
+    } else {
+        // With --print, standard output is the key alone.
+        let tell: fn(std::fmt::Arguments<'_>) = if print { |t| warn(t) } else { |t| say(t) };
+        tell(format_args!("agent `{name}` is {id}, key {}", key.id()));
+    }
+    let known = Config::load(&place.config_file()?).is_ok_and(|c| c.agents.contains_key(name.as_str()));
+    if !known {
+        warn(format_args!("note: {} has no [agents.{name}] yet: give it an owner, a purpose and tools there", place.config_file()?.display()));
+    }
+    Ok(())
+}
+
+async fn list_agents(place: &Place) -> Result<(), Failure> {
+    let agents = match ApiClient::of(place)?.get(&place.person()?, "/v1/agents").await {
+        Ok(agents) => agents,
+        Err(ClientError::Down(_)) => {
+            warn("note: the broker is not running; this is what the configuration says");
+            configured_agents(place)?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if place.json {
+        say(&agents);
+        return Ok(());
+    }
+    let data_dir = place.data_dir()?;
+    let row = |a: &Value| {
+        let name = a.get("name").or_else(|| a.get("agent")).and_then(Value::as_str).unwrap_or_default();
+        let key = if Holder::Agent.has_private(&data_dir, name) { "here" } else if Holder::Agent.has_public(&data_dir, name) { "elsewhere" } else { "none" };
+        vec![super::screen::line(name), text(a, "owner"), text(a, "risk"), text(a, "review_by"), key.to_owned(), text(a, "purpose")]
+    };
+    let rows: Vec<_> = items(&agents, "agents").iter().map(row).collect();
+    say(table(&["agent", "owner", "risk", "review by", "key", "purpose"], &rows, Style::of_terminal()));
+    Ok(())
+}
+
+fn configured_agents(place: &Place) -> Result<Value, Failure> {
+    let config = Config::load(&place.config_file()?).map_err(config_failure)?;
+    let one = |entry: &crate::config::AgentEntry| {
+        let a = &entry.agent;
+        json!({ "name": a.name, "spiffe_id": a.spiffe_id, "owner": a.owner, "purpose": a.purpose, "risk": a.risk.word(), "review_by": a.review_by })
+    };
+    Ok(json!({ "agents": config.agents.values().map(one).collect::<Vec<_>>() }))
+}
+
+/// `bailiwick person`
+#[derive(Debug, Subcommand)]
+pub enum PersonCommand {
+    /// Make a key for a person who works at this machine.
+    Add {
+        /// The person's name in the configuration.
+        name: String,
+    },
+}
+
+impl PersonCommand {
+    pub(crate) fn run(self, place: &Place) -> Result<(), Failure> {
+        let Self::Add { name } = self;
+        let name: PersonName = name.parse().map_err(|e: bailiwick_core::NameError| Failure::new(e.to_string(), ""))?;
+        let key = Holder::Person.make(&place.data_dir()?, name.as_str())?;
+        if place.json {
+            say(json!({ "person": name, "key": key.jwk() }));
+        } else {
+            say(format_args!("`{name}` has the key {}", key.id()));
+        }
+        Ok(())
+    }
+}
+
+/// `bailiwick secret`
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Seal a secret: read from standard input, or asked for without showing it. Never an argument.
+    Set {
+        /// The name by which the configuration refers to it.
+        name: String,
+    },
+    /// The names of the sealed secrets.
+    List,
+    /// Remove a secret.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl SecretCommand {
+    pub(crate) async fn run(self, place: &Place) -> Result<(), Failure> {
+        let data_dir = place.data_dir()?;
+        match self {
+            Self::Set { name } => {
+                let value = read_secret(&name).await?;
+                crate::secrets::set(&data_dir, &name, value).await?;
+                warn(format_args!("sealed `{name}`"));
+            }
+            Self::List => {
+                let names = crate::secrets::list(&data_dir).await?;
+                if place.json {
+                    say(json!({ "secrets": names }));
+                } else {
+                    names.iter().for_each(say);
+                }
+            }
+            Self::Remove { name } => {
+                crate::secrets::remove(&data_dir, &name).await?;
+                warn(format_args!("removed `{name}`"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A secret from standard input: everything of it but one line end at its end.
+async fn read_secret(name: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let read = if std::io::stdin().is_terminal() {
+        let echo = Echo::off()?;
+        warn(format_args!("value of `{name}` (not shown), then Enter:"));
+        let typed = tokio::task::spawn_blocking(|| {
+            let mut line = Zeroizing::new(String::new());
+            std::io::stdin().read_line(&mut line).map(|_| Zeroizing::new(line.as_bytes().to_vec()))
+        });
+        let typed = tokio::select! {
+            typed = typed => typed,
+            _ = tokio::signal::ctrl_c() => return Err(Failure::new("nothing was sealed", "")),
+        };
+        drop(echo);
+        typed.map_err(|e| Failure::new(e.to_string(), ""))?
+    } else {
+        let mut all = Zeroizing::new(Vec::new());
+        std::io::stdin().lock().take(SECRET_BYTES_MAX.saturating_add(1)).read_to_end(&mut all).map(|_| all)
+    };
+    let value = read.map_err(|e| Failure::new(format!("cannot read the value: {e}"), ""))?;
+    let trimmed = value.strip_suffix(b"\n").map_or(value.as_slice(), |v| v.strip_suffix(b"\r").unwrap_or(v));
+    match trimmed.len() {
+        0 => Err(Failure::new("the value is empty", "give it on standard input")),
+        n if u64::try_from(n).is_ok_and(|n| n > SECRET_BYTES_MAX) => Err(Failure::new("the value is longer than 64 KiB", "")),
+        _ => Ok(Zeroizing::new(trimmed.to_vec())),
+    }
+}
+
+/// While it lives, the terminal does not show what is typed.
+struct Echo;
+
+impl Echo {
+    fn off() -> Result<Self, Failure> {
+        if stty("-echo") {
+            return Ok(Self);
+        }
+        Err(Failure::new("this terminal cannot hide what is typed", "give the value on standard input: bailiwick secret set NAME < FILE"))
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        let _ = stty("echo");
+    }
+}
+
+fn stty(what: &str) -> bool {
+    Command::new("stty").arg(what).stdin(Stdio::inherit()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}

@@ -1,0 +1,271 @@
+//! The broker's HTTP API as the commands use it: as a person by key, or as an agent by assertion and token.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bailiwick_core::{AssertionId, Clock as _, InstanceId, TaskId};
+use bailiwick_identity::{assertion, person};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::http::{Answer, ClientError, Http, base_url};
+use super::key_files::{AgentKey, PersonKey};
+use super::{Failure, Place};
+use crate::clock::{SystemClock, random};
+
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+const DEFAULT_URL: &str = "http://127.0.0.1:8200";
+
+/// A client of one broker.
+#[derive(Debug)]
+pub struct ApiClient {
+    http: Http,
+    base: Url,
+    clock: SystemClock,
+}
+
+/// An access token as the token endpoint gave it.
+#[derive(Deserialize)]
+pub(crate) struct Token {
+    /// The bearer token.
+    #[serde(deserialize_with = "zeroizing")]
+    pub(crate) access_token: Zeroizing<String>,
+    /// Its life in seconds.
+    pub(crate) expires_in: u64,
+}
+
+fn zeroizing<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Zeroizing<String>, D::Error> {
+    String::deserialize(from).map(Zeroizing::new)
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("expires_in", &self.expires_in).finish_non_exhaustive()
+    }
+}
+
+/// A task as it was opened: the document that the broker gave, with the token apart.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Opened {
+    /// The task.
+    pub(crate) task: Value,
+    /// What was asked for and not granted.
+    #[serde(default)]
+    pub(crate) narrowed: Vec<Value>,
+    /// Its first token.
+    pub(crate) token: Token,
+}
+
+impl Opened {
+    /// The task's id.
+    pub(crate) fn id(&self) -> Result<TaskId, ClientError> {
+        let id = self.task.get("id").and_then(Value::as_str).unwrap_or_default();
+        id.parse().map_err(|_| ClientError::Answer("the broker".to_owned(), "the task has no id".to_owned()))
+    }
+}
+
+/// What `endpoint.json` says about a broker that runs on this data directory.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Endpoint {
+    /// The broker's URL.
+    pub(crate) url: String,
+}
+
+impl Endpoint {
+    /// Reads it, if a broker runs here.
+    pub(crate) fn read(data_dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(data_dir.join("endpoint.json")).ok()?).ok()
+    }
+}
+
+impl ApiClient {
+    /// A client of the broker at this URL.
+    ///
+    /// # Errors
+    /// If it is no URL of a broker, or plain HTTP to another machine.
+    pub fn new(url: &str) -> Result<Self, Failure> {
+        Ok(Self { http: Http::new()?, base: base_url(url)?, clock: SystemClock::start() })
+    }
+
+    /// A client of the broker that was named, or that runs on the data directory, or that listens at the default address.
+    ///
+    /// # Errors
+    /// As [`ApiClient::new`].
+    pub fn of(place: &Place) -> Result<Self, Failure> {
+        if let Some(url) = &place.url {
+            return Self::new(url);
+        }
+        match Endpoint::read(&place.data_dir()?) {
+            Some(endpoint) => Self::new(&endpoint.url),
+            None => Self::new(DEFAULT_URL),
+        }
+    }
+
+    /// The broker's URL without a trailing slash: the OAuth issuer.
+    pub(crate) fn url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// The MCP endpoint: the audience of every token.
+    pub(crate) fn mcp(&self) -> String {
+        format!("{}/mcp", self.url())
+    }
+
+    /// The connection maker, for requests that are no API calls.
+    pub(crate) const fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// The time as this client knows it.
+    pub(crate) const fn clock(&self) -> &SystemClock {
+        &self.clock
+    }
+
+    /// Asks without credentials.
+    pub(crate) async fn public(&self, path: &str) -> Result<Bytes, ClientError> {
+        self.whole(Method::GET, path, HeaderMap::new(), Bytes::new()).await
+    }
+
+    /// Asks as a person.
+    pub(crate) async fn get(&self, who: &PersonKey, path: &str) -> Result<Value, ClientError> {
+        let headers = self.proof(who, &Method::GET, path)?;
+        self.json(Method::GET, path, headers, Bytes::new()).await
+    }
+
+    /// Sends a document as a person.
+    pub(crate) async fn post(&self, who: &PersonKey, path: &str, body: &Value) -> Result<Value, ClientError> {
+        let headers = self.proof(who, &Method::POST, path)?;
+        self.json(Method::POST, path, headers, Bytes::from(body.to_string())).await
+    }
+
+    /// Gets an agent's token, or with `task` a new token of that open task.
+    pub(crate) async fn token(&self, agent: &AgentKey, instance: InstanceId, model: Option<&str>, task: Option<TaskId>) -> Result<Token, ClientError> {
+        let now = self.clock.now();
+        let jti = AssertionId::new(now, random());
+        let statement = assertion::Statement { client: &agent.spiffe_id, audience: self.url(), jti, instance: Some(instance), model };
+        let signed = assertion::make(&agent.key, &statement, now).map_err(|e| ClientError::Signing(e.to_string()))?;
+        let mut form = vec![
+            ("grant_type", "client_credentials".to_owned()),
+            ("client_assertion_type", assertion::ASSERTION_TYPE.to_owned()),
+            ("client_assertion", signed),
+            ("resource", self.mcp()),
+        ];
+        form.push(task.map_or(("scope", "agent".to_owned()), |task| ("task_id", task.to_string())));
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        let body = Bytes::from(url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish());
+        self.read(self.whole(Method::POST, "/oauth/token", headers, body).await?)
+    }
+
+    /// Opens a task with an agent's token.
+    pub(crate) async fn open_task(&self, agent: &Token, wish: &Value) -> Result<Opened, ClientError> {
+        self.read(self.whole(Method::POST, "/v1/tasks", bearer(agent)?, Bytes::from(wish.to_string())).await?)
+    }
+
+    /// Completes a task with a token of it, or of its agent.
+    pub(crate) async fn complete(&self, token: &Token, task: TaskId) -> Result<Value, ClientError> {
+        self.json(Method::POST, &format!("/v1/tasks/{task}/complete"), bearer(token)?, Bytes::from_static(b"{}")).await
+    }
+
+    /// One request as it stands, whose answer is not read yet; a refusal is not looked for.
+    pub(crate) async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes, within: Duration) -> Result<Answer, ClientError> {
+        let url: Url = format!("{}{path}", self.url()).parse().map_err(|e: url::ParseError| ClientError::Url(e.to_string()))?;
+        self.http.send(method, &url, headers, body, within).await
+    }
+
+    fn proof(&self, who: &PersonKey, method: &Method, path: &str) -> Result<HeaderMap, ClientError> {
+        let now = self.clock.now();
+        let target = format!("{}{path}", self.base.path().trim_end_matches('/'));
+        let request = person::Request { method: method.as_str(), target: &target };
+        let proof = person::make(&who.key, &who.name, self.url(), request, AssertionId::new(now, random()), now);
+        let proof = proof.map_err(|e| ClientError::Signing(e.to_string()))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, secret(&format!("{} {proof}", person::SCHEME))?);
+        Ok(headers)
+    }
+
+    async fn json(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Result<Value, ClientError> {
+        self.read(self.whole(method, path, headers, body).await?)
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self, bytes: Bytes) -> Result<T, ClientError> {
+        serde_json::from_slice(&bytes).map_err(|e| ClientError::Answer(self.url().to_owned(), e.to_string()))
+    }
+
+    async fn whole(&self, method: Method, path: &str, mut headers: HeaderMap, body: Bytes) -> Result<Bytes, ClientError> {
+        headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, application/problem+json, text/plain"));
+        let answer = self.send(method, path, headers, body, ANSWER_WITHIN).await?;
+        let status = answer.status;
+        let is_json = answer.is("application/json") || answer.is("application/problem+json");
+        let bytes = answer.bytes(ANSWER_WITHIN).await?;
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        Err(problem(status, if is_json { &bytes } else { b"" }))
+    }
+}
+
+/// The `Authorization` of a token.
+pub(crate) fn bearer(token: &Token) -> Result<HeaderMap, ClientError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::AUTHORIZATION, secret(&format!("Bearer {}", token.access_token.as_str()))?);
+    Ok(headers)
+}
+
+fn secret(value: &str) -> Result<HeaderValue, ClientError> {
+    let wrong = |_| ClientError::Answer("the broker".to_owned(), "a token that cannot stand in a header".to_owned());
+    let mut value = HeaderValue::from_str(value).map_err(wrong)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A refusal in words: RFC 9457 with our `code` and `hint`, or OAuth's `error` and `error_description` (RFC 6749 section 5.2).
+pub(crate) fn problem(status: StatusCode, body: &[u8]) -> ClientError {
+    let body: Value = serde_json::from_slice(body).unwrap_or_else(|_| json!({}));
+    let text = |name: &str| body.get(name).and_then(Value::as_str).filter(|t| !t.is_empty()).map(super::screen::line);
+    let detail = text("detail").or_else(|| text("error_description")).or_else(|| text("title")).unwrap_or_else(|| format!("the broker answered {status}"));
+    let code = text("code").or_else(|| text("error")).unwrap_or_else(|| format!("http.{}", status.as_u16()));
+    ClientError::Problem { status, code, detail, hint: text("hint").unwrap_or_default() }
+}
+
+/// The documents of a list: the answer itself, or its member of this name.
+pub(crate) fn items<'a>(answer: &'a Value, name: &str) -> &'a [Value] {
+    let list = answer.as_array().or_else(|| answer.get(name).and_then(Value::as_array));
+    list.map(Vec::as_slice).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_told_by_its_detail_code_and_hint() {
+        let body = br#"{"type":"about:blank","title":"Forbidden","status":403,"code":"authz.role","detail":"ana is no auditor","hint":"ask ben"}"#;
+        let failure = Failure::from(problem(StatusCode::FORBIDDEN, body)).to_string();
+        assert_eq!(failure, "error: ana is no auditor (authz.role)\nhint: ask ben");
+    }
+
+    #[test]
+    fn an_oauth_error_is_told_by_its_description() {
+        let error = problem(StatusCode::UNAUTHORIZED, br#"{"error":"invalid_client","error_description":"the proof is not valid"}"#);
+        assert_eq!((error.code(), error.to_string().as_str()), ("invalid_client", "the proof is not valid (invalid_client)"));
+    }
+
+    #[test]
+    fn a_refusal_that_says_nothing_is_told_by_its_status_and_an_escape_in_it_does_not_reach_the_terminal() {
+        assert_eq!(problem(StatusCode::BAD_GATEWAY, b"<html>").to_string(), "the broker answered 502 Bad Gateway (http.502)");
+        let shown = problem(StatusCode::FORBIDDEN, br#"{"detail":"\u001b[2Jgone"}"#).to_string();
+        assert!(!shown.contains('\u{1b}'), "{shown}");
+    }
+
+    #[test]
+    fn a_token_does_not_show_itself() {
+        let token: Token = serde_json::from_str(r#"{"access_token":"eyJsecret","token_type":"Bearer","expires_in":300}"#).unwrap();
+        assert!(!format!("{token:?} {:?}", bearer(&token).unwrap()).contains("secret"));
+    }
+}
