@@ -291,6 +291,12 @@ impl Chore<'_> {
                 .arg("--data-dir")
                 .arg(&data);
         };
+        let mut add = Command::new(&program);
+        common(&mut add, "agent");
+        let added = add.args(["add", "conformance"]).output()?;
+        if !added.status.success() {
+            bail!("no agent key: {}", String::from_utf8_lossy(&added.stderr));
+        }
         let mut up = Command::new(&program);
         common(&mut up, "up");
         up.args(["--listen", &format!("127.0.0.1:{port}")]);
@@ -368,19 +374,32 @@ struct Front {
 }
 
 /// One system without prefix, one agent that may call every tool of it, no approvals.
+/// One system, unprefixed at its own endpoint; everything that the suite uses is a `read`, so that nothing is held; the server's
+/// own questions to the client are relayed, which is off by default.
 fn gateway_config(upstream: u16, shim: u16) -> String {
     format!(
         r#"[listen]
 allowed_hosts = ["localhost:{shim}", "127.0.0.1:{shim}"]
 
-[[systems]]
-name = "fixture"
-url = "http://127.0.0.1:{upstream}/mcp"
-effect = "read"
+[tasks]
+calls_per_minute_max = 100000
 
-[[agents]]
-name = "conformance"
+[people."conformance@example.com"]
+roles = ["owner", "operator"]
+
+[agents.conformance]
 owner = "conformance@example.com"
+purpose = "runs the MCP conformance suite"
+risk = "low"
+review_by = "2099-01-01"
+tools = ["fixture.*"]
+
+[systems.fixture]
+url = "http://127.0.0.1:{upstream}/mcp"
+effects = {{ "*" = "read" }}
+resources = "read"
+prompts = "read"
+relay = ["elicitation", "sampling", "roots"]
 "#
     )
 }

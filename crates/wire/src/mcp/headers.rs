@@ -297,10 +297,9 @@ pub fn encode(text: &str) -> String {
 
 /// What a header value stands for; `None` if it has the encoded form and is not base64 of UTF-8.
 pub fn decode(header: &str) -> Option<Cow<'_, str>> {
-    let Some(rest) = header.strip_prefix(ENCODED_START) else {
-        return Some(Cow::Borrowed(header));
-    };
-    let bytes = STANDARD.decode(rest.strip_suffix(ENCODED_END)?).ok()?;
+    let encoded = header.strip_prefix(ENCODED_START).and_then(|rest| rest.strip_suffix(ENCODED_END));
+    let Some(encoded) = encoded else { return Some(Cow::Borrowed(header)) };
+    let bytes = STANDARD.decode(encoded).ok()?;
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
