@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 /// The tests that show an input, as `path::name`.
@@ -17,7 +17,18 @@ pub(super) fn page(workspace: &Path, sources: &[std::path::PathBuf]) -> Result<S
         let name = path.strip_prefix(workspace).unwrap_or(path).display().to_string();
         collect(&name, &fs::read_to_string(path)?, &mut tests);
     }
+    for test in inputs.iter().flat_map(named) {
+        let there = test.split_once("::").is_some_and(|(path, name)| {
+            fs::read_to_string(workspace.join(path)).is_ok_and(|source| source.contains(&format!("fn {name}(")))
+        });
+        ensure!(there, "docs/threats/inputs.json names `{test}`, which is not there");
+    }
     render(&inputs, &tests)
+}
+
+/// Tests that show an input without bearing its number.
+fn named(input: &Value) -> impl Iterator<Item = &str> {
+    input.get("shown").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
 fn render(inputs: &[Value], tests: &Tests) -> Result<String> {
@@ -31,7 +42,7 @@ fn render(inputs: &[Value], tests: &Tests) -> Result<String> {
         let text = |name: &str| input.get(name).and_then(Value::as_str).unwrap_or_default();
         let id = text("id");
         let number: u16 = id.strip_prefix("BI-").and_then(|number| number.parse().ok()).with_context(|| format!("`{id}` is no id"))?;
-        let mut shown: Vec<_> = tests.get(&number).into_iter().flatten().map(|test| format!("`{test}`")).collect();
+        let mut shown: Vec<_> = tests.get(&number).into_iter().flatten().map(String::as_str).chain(named(input)).map(|test| format!("`{test}`")).collect();
         let note = text("note");
         if !note.is_empty() {
             shown.push(note.to_owned());
