@@ -336,11 +336,9 @@ mod tests {
     #[tokio::test]
     async fn a_directory_without_a_ledger_is_said_to_have_none_and_stays_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let key = Keys::load_or_make({
-            crate::place::prepare(&dir.path().join("k")).unwrap();
-            &dir.path().join("k")
-        })
-        .unwrap();
+        let keys_of_another = dir.path().join("k");
+        crate::place::prepare(&keys_of_another).unwrap();
+        let key = Keys::load_or_make(&keys_of_another).unwrap();
         let signing = key.signing_key().unwrap();
         assert!(matches!(verify(dir.path(), key.origin(), signing.verifier()), Err(AccessError::Absent(_))));
         assert!(!dir.path().join("bailiwick.sqlite").exists());

@@ -1,3 +1,35 @@
 //! The house: configuration, listeners, the pipeline, workers, the command line.
+
+pub mod api;
+pub mod approve;
+pub mod authn;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod connect;
+pub mod demo;
+pub mod entry;
+pub mod fault;
+pub mod holds;
+pub mod house;
+pub mod journal;
+pub mod keyring;
+pub mod keys;
+pub mod ledger_access;
+pub mod live;
+pub mod mcp;
+pub mod pages;
+pub mod pipeline;
+pub mod place;
+pub mod registry;
+pub mod secrets;
+pub mod serve;
 pub mod shop;
+pub mod sign_in;
+pub mod state_seal;
+pub mod tasks;
+pub mod tokens;
+pub mod tools;
+pub mod trace;
 pub mod upstream;
+mod workers;

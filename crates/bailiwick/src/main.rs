@@ -1,2 +1,5 @@
 //! The `bailiwick` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    bailiwick::cli::main()
+}
