@@ -1,4 +1,5 @@
 // What the Node clients share: the contract of README.md around one connected client.
+import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
 /** Loads from the folder that `cargo xtask tools` filled, wherever this script lies. */
@@ -8,6 +9,10 @@ export const elicits = process.env.MCP_ELICIT === '1';
 export const token = process.env.MCP_TOKEN ?? '';
 export const headers = token ? { Authorization: `Bearer ${token}` } : {};
 export const accept = request => request.params.mode === 'url' ? { action: 'accept' } : { action: 'accept', content: {} };
+/** What starts the one server of a host's file, if `url` is the path of one. */
+export const stdio = url => existsSync(url)
+  ? Object.values(JSON.parse(readFileSync(url, 'utf8')).mcpServers).map(({ command, args }) => ({ command, args }))[0]
+  : undefined;
 
 /** `connect(url)` gives `{ client, era() }`, where `client` has listTools, callTool and close. */
 export async function drive(name, connect) {

@@ -25,7 +25,8 @@ async def main() -> None:
     begin = time.monotonic()
     try:
         client = Client(
-            StreamableHttpTransport(url, headers=headers),
+            # The library takes the whole file of a host by itself.
+            json.load(open(url)) if os.path.isfile(url) else StreamableHttpTransport(url, headers=headers),
             mode=MODES[os.environ.get("MCP_ERA", "auto")],
             elicitation_handler=accept if os.environ.get("MCP_ELICIT") else None,
         )

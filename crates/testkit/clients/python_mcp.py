@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from mcp import Client
+from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
 from mcp.types import ElicitResult
 
@@ -15,6 +15,12 @@ MODES = {"legacy": "legacy", "modern": "2026-07-28", "auto": "auto"}
 
 async def accept(context, params):
     return ElicitResult(action="accept", content={} if params.mode == "form" else None)
+
+
+def stdio(file):
+    with open(file) as text:
+        (server,) = json.load(text)["mcpServers"].values()
+    return StdioServerParameters(command=server["command"], args=server["args"])
 
 
 async def main() -> None:
@@ -26,7 +32,7 @@ async def main() -> None:
     try:
         async with create_mcp_http_client(headers=headers) as http:
             client = Client(
-                streamable_http_client(url, http_client=http),
+                stdio(url) if os.path.isfile(url) else streamable_http_client(url, http_client=http),
                 mode=MODES[os.environ.get("MCP_ERA", "auto")],
                 elicitation_callback=accept if os.environ.get("MCP_ELICIT") else None,
             )

@@ -1,7 +1,8 @@
 // Drives the TypeScript `@modelcontextprotocol/sdk` (v1, legacy only); see README.md for the contract.
-import { accept, drive, elicits, headers, load } from './contract.mjs';
+import { accept, drive, elicits, headers, load, stdio } from './contract.mjs';
 
 const { Client } = load('@modelcontextprotocol/sdk/client/index.js');
+const { StdioClientTransport } = load('@modelcontextprotocol/sdk/client/stdio.js');
 const { StreamableHTTPClientTransport } = load('@modelcontextprotocol/sdk/client/streamableHttp.js');
 const { ElicitRequestSchema } = load('@modelcontextprotocol/sdk/types.js');
 
@@ -10,7 +11,10 @@ await drive('typescript-v1', async url => {
     capabilities: elicits ? { elicitation: { form: {}, url: {} } } : {},
   });
   if (elicits) client.setRequestHandler(ElicitRequestSchema, accept);
-  const transport = new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } });
+  const server = stdio(url);
+  const transport = server
+    ? new StdioClientTransport(server)
+    : new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } });
   await client.connect(transport);
   return { client, era: () => transport.protocolVersion };
 });

@@ -1,7 +1,8 @@
 // Drives the TypeScript `@modelcontextprotocol/client` (v2); see README.md for the contract.
-import { accept, drive, elicits, era, headers, load } from './contract.mjs';
+import { accept, drive, elicits, era, headers, load, stdio } from './contract.mjs';
 
 const { Client, StreamableHTTPClientTransport } = load('@modelcontextprotocol/client');
+const { StdioClientTransport } = load('@modelcontextprotocol/client/stdio');
 const mode = { legacy: 'legacy', modern: { pin: '2026-07-28' }, auto: 'auto' }[era];
 
 await drive('typescript-v2', async url => {
@@ -10,6 +11,9 @@ await drive('typescript-v2', async url => {
     capabilities: elicits ? { elicitation: { form: {}, url: {} } } : {},
   });
   if (elicits) client.setRequestHandler('elicitation/create', accept);
-  await client.connect(new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } }));
+  const server = stdio(url);
+  await client.connect(server
+    ? new StdioClientTransport(server)
+    : new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } }));
   return { client, era: () => client.getNegotiatedProtocolVersion?.() };
 });
