@@ -22,6 +22,13 @@ pub(crate) enum Job {
     Stop(oneshot::Sender<()>),
 }
 
+impl Job {
+    /// Does somebody wait for it to be durable?
+    pub(crate) const fn is_awaited(&self) -> bool {
+        !matches!(self, Self::Outcome { ack: Ack::Relaxed(_), .. } | Self::Append(_, Ack::Relaxed(_)))
+    }
+}
+
 /// Whom to tell that an entry is durable.
 pub(crate) enum Ack {
     Durable(oneshot::Sender<Result<u64, StoreError>>),

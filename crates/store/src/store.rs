@@ -3,13 +3,13 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use bailiwick_core::CallId;
 use bailiwick_core::record::Lost;
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::batch::{Ack, Closure, Job};
 use crate::entry::{Entry, Head, Integrator, Intent};
@@ -22,9 +22,6 @@ use crate::writing::Writing;
 
 /// Relaxed entries that may be outstanding before the next one waits.
 pub const RELAXED_MAX: usize = 4096;
-
-/// Requests that may wait for the writer before the next asker does.
-const JOBS_MAX: usize = 8192;
 
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +81,7 @@ impl Store {
         let (readers, mut threads) = Readers::start(connections).map_err(failed)?;
         let (index, thread) = Index::start(&directory, published.head.subscribe())?;
         threads.push(thread);
-        let (jobs, queue) = mpsc::channel(JOBS_MAX);
+        let (jobs, queue) = mpsc::channel();
         let writer = Writer::new(conn, integrator, loaded, Arc::clone(&published), directory);
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(queue)).map_err(failed)?;
         threads.push(thread);
@@ -104,7 +101,9 @@ impl Store {
         let jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(jobs) = jobs {
             let (reply, stopped) = oneshot::channel();
-            if jobs.send(Job::Stop(reply)).await.is_ok() {
+            let told = jobs.send(Job::Stop(reply)).is_ok();
+            drop(jobs);
+            if told {
                 drop(stopped.await);
             }
         }
@@ -119,7 +118,7 @@ impl Store {
     /// Nothing was recorded and nothing was spent.
     pub async fn intent(&self, intent: Intent) -> Result<Result<u64, Lost>, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Intent(intent, reply)).await?;
+        self.send(Job::Intent(intent, reply))?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -129,7 +128,7 @@ impl Store {
     /// `Conflict` if that intent is not open, or not of this call.
     pub async fn outcome(&self, intent: u64, call: CallId, body: Vec<u8>) -> Result<u64, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Outcome { intent, call, body, ack: Ack::Durable(reply) }).await?;
+        self.send(Job::Outcome { intent, call, body, ack: Ack::Durable(reply) })?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -140,7 +139,7 @@ impl Store {
     /// `Closed`.
     pub async fn outcome_relaxed(&self, intent: u64, call: CallId, body: Vec<u8>) -> Result<(), StoreError> {
         let ack = self.relaxed().await?;
-        self.send(Job::Outcome { intent, call, body, ack }).await
+        self.send(Job::Outcome { intent, call, body, ack })
     }
 
     /// Appends an entry and waits until it is durable. Gives its index.
@@ -149,7 +148,7 @@ impl Store {
     /// `TooLarge`, `Conflict` for the kinds `intent` and `outcome`, or the store's.
     pub async fn append(&self, entry: Entry) -> Result<u64, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Append(entry, Ack::Durable(reply))).await?;
+        self.send(Job::Append(entry, Ack::Durable(reply)))?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -160,7 +159,7 @@ impl Store {
     pub async fn append_relaxed(&self, entry: Entry) -> Result<(), StoreError> {
         entry.check()?;
         let ack = self.relaxed().await?;
-        self.send(Job::Append(entry, ack)).await
+        self.send(Job::Append(entry, ack))
     }
 
     /// Relaxed entries that could not be written since the store was opened.
@@ -199,7 +198,7 @@ impl Store {
         change: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Change(Box::new(Closure::new(change, reply)))).await?;
+        self.send(Job::Change(Box::new(Closure::new(change, reply))))?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -268,9 +267,10 @@ impl Store {
         Ok(Ack::Relaxed(place))
     }
 
-    async fn send(&self, job: Job) -> Result<(), StoreError> {
-        let jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        jobs.ok_or(StoreError::Closed)?.send(job).await.map_err(|_| StoreError::Closed)
+    fn send(&self, job: Job) -> Result<(), StoreError> {
+        // Never full: who wants an answer waits for it, and who wants none holds one of few places.
+        let jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.as_ref().ok_or(StoreError::Closed)?.send(job).map_err(|_| StoreError::Closed)
     }
 }
 

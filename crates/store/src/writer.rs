@@ -1,10 +1,12 @@
 //! The writer: one thread, one connection, one transaction for whatever queued during the last one. Answers only what is durable.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use tokio::sync::mpsc::Receiver;
 use tokio::sync::{oneshot, watch};
 
 use crate::authority::{Authority, Unsettled};
@@ -18,6 +20,10 @@ use crate::writing::{Pending, Writing};
 /// Requests and bytes of entries after which a batch is closed even if more are waiting.
 const BATCH_JOBS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// What nobody waits for rides along with what somebody waits for, and goes alone after this long, or when there is this much of
+/// it: a read's outcome must not make the next call's intent wait for a write of its own.
+const RIDE_FOR: Duration = Duration::from_millis(10);
+const RIDERS_MAX: usize = 1024;
 
 /// What the writer tells everyone without being asked.
 pub(crate) struct Published {
@@ -60,15 +66,16 @@ impl Writer {
     }
 
     /// Works until it is told to stop or nobody can ask any more.
-    pub(crate) fn run(mut self, mut jobs: Receiver<Job>) {
+    pub(crate) fn run(mut self, jobs: Receiver<Job>) {
         let mut batch = Batch::default();
-        while let Some(first) = jobs.blocking_recv() {
-            let result = self.batch(&mut batch, first, &mut jobs);
+        let mut queue = Queue { jobs, waiting: VecDeque::new() };
+        while queue.gather() {
+            let result = self.batch(&mut batch, &mut queue);
             self.answer(&mut batch, result);
             if let Some(stopped) = batch.stop.take() {
-                jobs.close();
-                while let Some(job) = jobs.blocking_recv() {
-                    let result = self.batch(&mut batch, job, &mut jobs);
+                // Nobody can ask any more; what was asked before is done.
+                while queue.gather() {
+                    let result = self.batch(&mut batch, &mut queue);
                     self.answer(&mut batch, result);
                 }
                 drop(self);
@@ -79,21 +86,23 @@ impl Writer {
         }
     }
 
-    fn batch(&mut self, batch: &mut Batch, first: Job, jobs: &mut Receiver<Job>) -> Result<Option<Head>, StoreError> {
+    fn batch(&mut self, batch: &mut Batch, queue: &mut Queue) -> Result<Option<Head>, StoreError> {
+        let mut next = queue.next();
         if let Err(error) = self.make_sound() {
             let mut after = Answered { abandoned: Vec::new(), lost: &self.published.relaxed_lost };
-            first.refuse(error.clone(), &mut after);
+            if let Some(first) = next {
+                first.refuse(error.clone(), &mut after);
+            }
             let abandoned = after.abandoned;
             self.heed(&abandoned);
             return Err(error);
         }
-        let mut next = Some(first);
         let mut taken = 0usize;
         while let Some(job) = next {
             self.take(batch, job)?;
             taken = taken.saturating_add(1);
             let full = taken >= BATCH_JOBS_MAX || batch.bytes >= BATCH_BYTES_MAX || batch.stop.is_some();
-            next = if full { None } else { jobs.try_recv().ok() };
+            next = if full { None } else { queue.next() };
         }
         self.flush(batch)
     }
@@ -301,6 +310,43 @@ impl Writer {
         }
         self.suspect = false;
         Ok(())
+    }
+}
+
+/// What waits for the writer, in the order in which it was asked.
+struct Queue {
+    jobs: Receiver<Job>,
+    waiting: VecDeque<Job>,
+}
+
+impl Queue {
+    /// Waits until there is something to write now. False: nobody can ask any more, and nothing is left.
+    fn gather(&mut self) -> bool {
+        if self.waiting.is_empty() {
+            match self.jobs.recv() {
+                Ok(job) => self.waiting.push_back(job),
+                Err(_) => return false,
+            }
+        }
+        let since = Instant::now();
+        let mut seen = 0;
+        loop {
+            while let Ok(job) = self.jobs.try_recv() {
+                self.waiting.push_back(job);
+            }
+            if self.waiting.iter().skip(seen).any(Job::is_awaited) || self.waiting.len() >= RIDERS_MAX {
+                return true;
+            }
+            seen = self.waiting.len();
+            match self.jobs.recv_timeout(RIDE_FOR.saturating_sub(since.elapsed())) {
+                Ok(job) => self.waiting.push_back(job),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return true,
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        self.waiting.pop_front().or_else(|| self.jobs.try_recv().ok())
     }
 }
 
