@@ -6,7 +6,6 @@ pub(crate) mod era;
 mod lines;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -96,8 +95,8 @@ struct Bridge {
     legacy: Legacy,
     tools: ToolHeaders,
     running: Mutex<HashMap<IdBuf, Running>>,
-    /// A stream from the broker for what belongs to no request; at most one.
-    listening: AtomicBool,
+    /// Reads a stream from the broker for what belongs to no request; at most one.
+    listener: Mutex<Option<AbortHandle>>,
 }
 
 struct Running {
@@ -109,7 +108,7 @@ impl Bridge {
     fn new(api: Arc<ApiClient>, agent: AgentKey, wish: Wish, out: mpsc::Sender<Bytes>) -> Result<Self, Failure> {
         let mcp = api.mcp().parse().map_err(|e: url::ParseError| Failure::new(e.to_string(), ""))?;
         let credential = Credential::new(Arc::clone(&api), agent, wish);
-        Ok(Self { api, mcp, credential, out, legacy: Legacy::default(), tools: ToolHeaders::default(), running: Mutex::default(), listening: AtomicBool::new(false) })
+        Ok(Self { api, mcp, credential, out, legacy: Legacy::default(), tools: ToolHeaders::default(), running: Mutex::default(), listener: Mutex::default() })
     }
 
     /// Reads the host's messages and has each answered, many at a time.
@@ -152,7 +151,7 @@ impl Bridge {
         match Message::parse(&line, &Limits::REQUEST) {
             Err(refusal) => self.refuse(refusal.id.as_ref(), refusal.code, &refusal.message).await,
             Ok(Message::Request(request)) => self.request(&request, line.clone(), work).await,
-            Ok(Message::Notification(notification)) => self.notification(&notification, line.clone(), work).await,
+            Ok(Message::Notification(notification)) => self.notification(&notification, line.clone()).await,
             Ok(Message::Response(_)) => {
                 let bridge = Arc::clone(self);
                 work.spawn(async move { bridge.one_way(line, bridge.legacy.headers()).await });
@@ -192,7 +191,7 @@ impl Bridge {
         let _ = listed.send(()).is_ok();
     }
 
-    async fn notification(self: &Arc<Self>, notification: &Notification<'_>, line: Bytes, work: &mut JoinSet<()>) {
+    async fn notification(self: &Arc<Self>, notification: &Notification<'_>, line: Bytes) {
         if notification.method == "notifications/cancelled" {
             let Some(id) = notification.params.get("requestId").and_then(mcp::Id::parse).map(mcp::Id::to_owned) else { return };
             let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
@@ -213,9 +212,13 @@ impl Bridge {
         };
         // In order: what comes after `notifications/initialized` may count on it.
         self.one_way(line, headers).await;
-        if notification.method == "notifications/initialized" && self.legacy.has_session() && !self.listening.swap(true, Ordering::AcqRel) {
+        if notification.method == "notifications/initialized" && self.legacy.has_session() {
             let bridge = Arc::clone(self);
-            work.spawn(async move { bridge.listen().await });
+            let listener = tokio::spawn(async move { bridge.listen().await }).abort_handle();
+            // A new session has a stream of its own.
+            if let Some(before) = self.listener.lock().unwrap_or_else(PoisonError::into_inner).replace(listener) {
+                before.abort();
+            }
         }
     }
 
@@ -417,6 +420,9 @@ impl Bridge {
 
     /// Ends the session and the task.
     async fn goodbye(&self) {
+        if let Some(listener) = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            listener.abort();
+        }
         let farewell = async {
             if self.legacy.has_session()
                 && let Ok(token) = self.credential.token().await

@@ -113,6 +113,7 @@ struct Story {
 impl Story {
     async fn play(&self) -> Result<(), Failure> {
         self.prologue();
+        self.wait_for_shop().await?;
         let task = self.identity_and_task().await?;
         self.tools(&task).await?;
         self.read(&task).await?;
@@ -121,12 +122,25 @@ impl Story {
         self.outside(&task).await?;
         self.end(&task).await?;
         self.trace(&hold).await?;
-        self.verify()
+        self.verify().await
     }
 
     fn prologue(&self) {
         say(self.style.strong("\nA model may answer tickets in a small shop. It may look orders up, and it may refund, if a person agrees."));
         say(format_args!("{} answers for the agent; {} decides.", self.cast.owner.name, if self.alone() { "the same person".to_owned() } else { self.cast.approver.name.to_string() }));
+    }
+
+    /// A system's tools can be granted once it has named them.
+    async fn wait_for_shop(&self) -> Result<(), Failure> {
+        const TRIES: usize = 200;
+        for _ in 0..TRIES {
+            let tools = self.cast.api.get(&self.cast.owner, "/v1/tools").await?;
+            if items(&tools, "tools").iter().any(|t| text(t, "name") == "shop.refund_order" && text(t, "status") == "classified") {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Err(not_as_told("the sample shop should offer its tools", "it did not within 10 seconds"))
     }
 
     fn alone(&self) -> bool {
@@ -230,7 +244,7 @@ impl Story {
         let (reply, ()) = both(call, people).await?;
         let told = reply.failure()?;
         say(self.style.bad(&field("refused", &format!("by {}", self.cast.approver.name))));
-        say(field("the model reads", &told));
+        say(field("model reads", &told));
         let order = task.call("shop.show_order", &json!({ "order": ORDER })).await?.content()?;
         say(field("refunds", &format!("{} of {} cents in all", items(&order, "refunds").len(), items(&order, "refunds").iter().filter_map(|r| r.get("amount_cents").and_then(Value::as_u64)).sum::<u64>())));
         Ok(())
@@ -242,7 +256,7 @@ impl Story {
             let error = task.call(tool, &json!({ "customer": "C-1001" })).await?.error()?;
             let expected = error.get("code").and_then(Value::as_i64) == Some(-32602) && text(&error, "message").contains(tool);
             expect(expected, "an ungranted tool should answer as an absent one", &error)?;
-            say(field(tool, &format!("  {}", self.style.bad(&format!("{} ({})", text(&error, "message"), text(&error, "code"))))));
+            say(field(tool, &self.style.bad(&format!("{} ({})", text(&error, "message"), text(&error, "code")))));
         }
         Ok(())
     }
@@ -275,9 +289,9 @@ impl Story {
         Ok(())
     }
 
-    fn verify(&self) -> Result<(), Failure> {
+    async fn verify(&self) -> Result<(), Failure> {
         say(self.style.strong("\nAnd the record itself is checked: bailiwick ledger verify"));
-        let (size, root) = ledger::verify_store(&self.cast.data_dir, &self.cast.data_dir.join("ledger.vkey"))?;
+        let (size, root) = ledger::verify_store(&self.cast.data_dir, &self.cast.data_dir.join("ledger.vkey")).await?;
         say(self.style.good(&format!("  {size} entries lead to the signed root {root}")));
         Ok(())
     }

@@ -55,7 +55,7 @@ pub(crate) fn config_failure(error: ConfigError) -> Failure {
 
 /// `bailiwick init`
 #[derive(Debug, Args)]
-pub struct Init {
+pub(crate) struct Init {
     /// The file to write. Default: `bailiwick.toml` here.
     file: Option<PathBuf>,
 }
@@ -128,7 +128,7 @@ fn check_policies(config: &Config) -> Result<usize, Failure> {
 
 /// `bailiwick agent`
 #[derive(Debug, Subcommand)]
-pub enum AgentCommand {
+pub(crate) enum AgentCommand {
     /// Make a key for an agent, or take the public key of one that keeps its own.
     Add {
         /// The agent's name in the configuration.
@@ -216,7 +216,7 @@ fn configured_agents(place: &Place) -> Result<Value, Failure> {
 
 /// `bailiwick person`
 #[derive(Debug, Subcommand)]
-pub enum PersonCommand {
+pub(crate) enum PersonCommand {
     /// Make a key for a person who works at this machine.
     Add {
         /// The person's name in the configuration.
@@ -240,7 +240,7 @@ impl PersonCommand {
 
 /// `bailiwick secret`
 #[derive(Debug, Subcommand)]
-pub enum SecretCommand {
+pub(crate) enum SecretCommand {
     /// Seal a secret: read from standard input, or asked for without showing it. Never an argument.
     Set {
         /// The name by which the configuration refers to it.

@@ -36,7 +36,7 @@ pub(crate) async fn approvals(place: &Place) -> Result<(), Failure> {
 
 /// `bailiwick approve` and `bailiwick refuse`
 #[derive(Debug, Args)]
-pub struct Decide {
+pub(crate) struct Decide {
     /// The held call: its id, or a unique beginning or end of it.
     id: String,
     /// Why. The agent sees it when you refuse.

@@ -11,10 +11,11 @@ use super::client::{ApiClient, items};
 use super::key_files::PersonKey;
 use super::screen::{Style, field, line, text, texts};
 use super::{Failure, Place, say};
+use crate::ledger_access::AccessError;
 
 /// `bailiwick trace`
 #[derive(Debug, Args)]
-pub struct Trace {
+pub(crate) struct Trace {
     /// A call, a held call, or the index of a ledger entry.
     what: String,
 }
@@ -40,14 +41,19 @@ pub(crate) fn story(trace: &Value, style: Style) -> String {
     let first = entries.iter().map(|(_, e)| *e).find(|e| e.get("agent").is_some()).unwrap_or(&Value::Null);
     let of = |name: &str| [task, first, opened.unwrap_or(&Value::Null)].into_iter().map(|d| text(d, name)).find(|t| t != "-").unwrap_or_else(|| "-".to_owned());
     let model = opened.or(Some(task)).map_or_else(|| "-".to_owned(), |d| text(d, "model_claimed"));
-    lines.push(style.strong("who"));
-    lines.push(field("model", &if model == "-" { "none was named".to_owned() } else { format!("{model} (claimed by the agent)") }));
-    lines.push(field("agent", &if of("spiffe_id") == "-" { of("agent") } else { of("spiffe_id") }));
-    lines.push(field("instance", &of("instance")));
-    lines.push(field("task", &format!("{}{}", if text(task, "id") == "-" { of("task") } else { text(task, "id") }, standing(task))));
-    lines.push(field("purpose", &of("purpose")));
-    lines.push(field("on behalf of", &of("subject")));
-    lines.push(field("owner", &of("owner")));
+    let task_id = [text(task, "id"), of("task")].into_iter().find(|t| t != "-");
+    let agent = [of("spiffe_id"), of("agent")].into_iter().find(|t| t != "-");
+    // Some entries, such as the broker's start, belong to nobody's task.
+    if let Some(agent) = agent.or_else(|| task_id.clone()) {
+        lines.push(style.strong("who"));
+        lines.push(field("model", &if model == "-" { "none was named".to_owned() } else { format!("{model} (claimed by the agent)") }));
+        lines.push(field("agent", &agent));
+        lines.push(field("instance", &of("instance")));
+        lines.push(field("task", &format!("{}{}", task_id.unwrap_or_else(|| "-".to_owned()), standing(task))));
+        lines.push(field("purpose", &of("purpose")));
+        lines.push(field("on behalf of", &of("subject")));
+        lines.push(field("owner", &of("owner")));
+    }
     for (index, entry) in &entries {
         lines.extend(told(*index, entry, style));
     }
@@ -99,7 +105,13 @@ fn told(index: u64, entry: &Value, style: Style) -> Vec<String> {
             lines.extend(items(entry, "endings").iter().map(|e| field(&text(e, "system"), &text(e, "ending"))));
             lines
         }
-        other => vec![head(other.to_owned())],
+        // Whatever it is, all of it.
+        other => {
+            let mut lines = vec![head(other.to_owned())];
+            let members = entry.as_object().into_iter().flatten().filter(|(name, _)| !matches!(name.as_str(), "v" | "kind" | "at"));
+            lines.extend(members.map(|(name, _)| field(&line(name), &of(name))));
+            return std::iter::once(String::new()).chain(lines).collect();
+        }
     };
     if entry.get("policies").is_some() {
         lines.push(field("policy", &format!("revision {}", of("revision"))));
@@ -143,7 +155,7 @@ fn decision_of_people(entry: &Value, head: &impl Fn(String) -> String, style: St
 
 /// `bailiwick ledger`
 #[derive(Debug, Subcommand)]
-pub enum LedgerCommand {
+pub(crate) enum LedgerCommand {
     /// Verify every entry up to the signed root: of the store here, of the broker at --url, or of an exported directory.
     Verify {
         /// An exported directory.
@@ -182,7 +194,7 @@ impl LedgerCommand {
                         (size, root, api.url().to_owned())
                     }
                     None => {
-                        let (size, root) = verify_store(&place.data_dir()?, &vkey)?;
+                        let (size, root) = verify_store(&place.data_dir()?, &vkey).await?;
                         (size, root, "the store".to_owned())
                     }
                 };
@@ -193,7 +205,9 @@ impl LedgerCommand {
                 }
             }
             Self::Export { dir } => {
-                let size = crate::ledger_access::export(&place.data_dir()?, &dir).map_err(|e| Failure::new(e.to_string(), ""))?;
+                let (from, to) = (place.data_dir()?, dir.clone());
+                let exported = tokio::task::spawn_blocking(move || crate::ledger_access::export(&from, &to)).await;
+                let size = exported.map_err(|e| Failure::new(e.to_string(), ""))?.map_err(|e| unverified(&dir, &e))?;
                 if place.json {
                     say(json!({ "directory": dir, "entries": size }));
                 } else {
@@ -210,10 +224,23 @@ impl LedgerCommand {
 }
 
 /// Verifies the store of a data directory; gives size and root. The store is only read.
-pub(crate) fn verify_store(data_dir: &Path, vkey: &Path) -> Result<(u64, String), Failure> {
+pub(crate) async fn verify_store(data_dir: &Path, vkey: &Path) -> Result<(u64, String), Failure> {
     let (key, origin) = key(vkey)?;
-    let head: Checkpoint = crate::ledger_access::verify(data_dir, &origin, &key).map_err(|e| broken(data_dir, &e.to_string()))?;
+    let dir = data_dir.to_path_buf();
+    // It blocks, and may ask a broker that runs on this very thread.
+    let verified = tokio::task::spawn_blocking(move || crate::ledger_access::verify(&dir, &origin, &key)).await;
+    let head: Checkpoint = verified.map_err(|e| Failure::new(e.to_string(), ""))?.map_err(|e| unverified(data_dir, &e))?;
     Ok((head.size, head.root.to_base64()))
+}
+
+/// What could not be looked at is not broken.
+fn unverified(data_dir: &Path, error: &AccessError) -> Failure {
+    match error {
+        AccessError::Absent(_) => Failure::new(error.to_string(), "name the broker's data directory: --data-dir"),
+        AccessError::Running(_) => Failure::new(error.to_string(), "ask as an auditor: --url and --as; or stop the broker first"),
+        AccessError::Key(_) | AccessError::System(_) | AccessError::Store(_) => Failure::new(error.to_string(), ""),
+        _ => broken(data_dir, &error.to_string()),
+    }
 }
 
 /// Verifies what a broker elsewhere says is its ledger; gives size and root.

@@ -183,7 +183,7 @@ const LABEL: usize = 17;
 
 /// A label and a value, in two columns.
 pub(crate) fn field(label: &str, value: &str) -> String {
-    format!("  {label:<15}{value}")
+    format!("  {label:<14} {value}")
 }
 
 /// Rows in aligned columns under a head; widths are counted in characters.

@@ -14,7 +14,7 @@ use crate::clock::random;
 
 /// What a task is asked for.
 #[derive(Clone, Debug, Args)]
-pub struct Wish {
+pub(crate) struct Wish {
     /// The tools that it needs: `system.tool`, `system.*` or `*`; several with commas. Default: all that the agent may ask for.
     #[arg(long, value_name = "TOOLS", value_delimiter = ',')]
     tools: Vec<String>,
@@ -73,7 +73,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// `bailiwick token`
 #[derive(Debug, Args)]
-pub struct Token {
+pub(crate) struct Token {
     /// The agent.
     #[arg(long)]
     agent: AgentName,
@@ -143,7 +143,7 @@ fn state(task: &Value) -> String {
 
 /// `bailiwick task`
 #[derive(Debug, Subcommand)]
-pub enum TaskCommand {
+pub(crate) enum TaskCommand {
     /// Open tasks.
     List {
         /// Also those that have ended.

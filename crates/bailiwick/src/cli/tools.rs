@@ -13,7 +13,7 @@ use super::{Failure, Place, say, warn};
 
 /// `bailiwick tools`
 #[derive(Debug, Subcommand)]
-pub enum ToolsCommand {
+pub(crate) enum ToolsCommand {
     /// Every tool, its effect, and where its classification stands.
     List,
     /// Look at tools that wait for a person: one by name, or the list of them. With --effect, say what it does.

@@ -34,7 +34,7 @@ enum LogFormat {
 
 /// `bailiwick up`
 #[derive(Debug, Args)]
-pub struct Up {
+pub(crate) struct Up {
     /// Where to listen, instead of where the configuration says. Port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,

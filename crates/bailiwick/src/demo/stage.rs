@@ -135,8 +135,13 @@ tools = ["shop.*"]
 [systems.shop]
 command = {program}
 args = ["shop", "--file", {shop}]
-unclassified = "propose"
 [systems.shop.effects]
+find_customers = "read"
+show_order = "read"
+list_orders = "read"
+list_tickets = "read"
+list_discounts = "read"
+list_suppliers = "read"
 comment_ticket = "influence"
 recommend_discount = "influence"
 update_address = "write"
@@ -145,9 +150,6 @@ delete_customer = "delete"
 refund_order = "transfer"
 pay_supplier = "transfer"
 approve_discount = "approve"
-"find_*" = "read"
-"list_*" = "read"
-"show_*" = "read"
 "#
     )
 }
