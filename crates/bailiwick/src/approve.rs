@@ -5,6 +5,7 @@ use bailiwick_core::{Approval, ApprovalError, Digest, ErrorCode, Hold, HoldId, P
 use bailiwick_store::StoreError;
 
 use crate::entry;
+use crate::fault;
 use crate::house::House;
 
 /// What a person says about a held call.
@@ -140,9 +141,11 @@ impl House {
     }
 
     async fn change_hold(&self, seen: &Hold, hold: Hold, body: Vec<u8>) -> Result<Hold, SayingError> {
+        fault::point("before-decision");
         if !self.store.hold_update(seen, &hold, body).await? {
             return Err(SayingError::Raced);
         }
+        fault::point("after-decision");
         metrics::counter!("bailiwick_holds_decided_total", "state" => hold.state.word()).increment(1);
         self.holds.put(hold.clone());
         Ok(hold)
