@@ -137,6 +137,8 @@ impl<'a> Runner<'a> {
     fn tests(&self, by_hand: Option<&[String]>) -> Result<()> {
         let mut command = self.command();
         command.arg("--no-fail-fast");
+        // A snapshot that differs is a failure, and never a new file.
+        command.env("INSTA_UPDATE", "no");
         if self.nextest {
             // CI keeps the whole output, and one line for each test that passed says nothing there.
             command.args(["--status-level", "slow", "--final-status-level", "fail"]);
