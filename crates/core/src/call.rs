@@ -77,6 +77,25 @@ pub struct Tool {
 }
 
 /// One attempted action at stage `S`.
+///
+/// A call that was not decided and recorded cannot be sent:
+/// ```compile_fail,E0599
+/// fn send(call: bailiwick_core::Call<bailiwick_core::Bound>) {
+///     let _bytes = call.spend();
+/// }
+/// ```
+/// a stage cannot be skipped:
+/// ```compile_fail,E0599
+/// fn skip(call: bailiwick_core::Call<bailiwick_core::Received>, binding: bailiwick_core::call::Binding) {
+///     let _bound = call.bind(binding);
+/// }
+/// ```
+/// and what was decided cannot be changed afterwards:
+/// ```compile_fail,E0616
+/// fn change(mut call: bailiwick_core::Call<bailiwick_core::Bound>) {
+///     call.arguments = bytes::Bytes::new();
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Call<S> {
     id: CallId,

@@ -65,6 +65,12 @@ pub struct Needs {
 }
 
 /// What was decided. Made only by [`decide`].
+///
+/// ```compile_fail,E0063
+/// fn allow(call: bailiwick_core::Call<bailiwick_core::Bound>) -> bailiwick_core::Decision {
+///     bailiwick_core::Decision { }
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "a decision that is not recorded permits nothing"]
 pub struct Decision {

@@ -9,6 +9,24 @@ use crate::error::ErrorCode;
 use crate::hold::Hold;
 
 /// The right to send one call, once. Not `Clone`, not `Serialize`; made only by [`record`].
+///
+/// It cannot be forged:
+/// ```compile_fail,E0451
+/// let forged = bailiwick_core::Permit { entry: 0, digest: bailiwick_core::Digest::of(b"anything") };
+/// ```
+/// nor used twice:
+/// ```compile_fail,E0599
+/// fn twice(permit: bailiwick_core::Permit) -> (bailiwick_core::Permit, bailiwick_core::Permit) {
+///     (permit.clone(), permit)
+/// }
+/// ```
+/// and a call is spent with it:
+/// ```compile_fail,E0382
+/// fn send_twice(call: bailiwick_core::Call<bailiwick_core::Permitted>) {
+///     let _first = call.spend();
+///     let _second = call.spend();
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Permit {
     entry: u64,
