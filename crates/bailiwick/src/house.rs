@@ -182,6 +182,9 @@ impl House {
         let base = config.public_url.clone().unwrap_or_else(|| format!("http://{bound}"));
         let mut urls = Urls::new(&base, bound);
         urls.hosts.extend(config.allowed_hosts.iter().cloned());
+        // From here on connections wait for us: whoever finds the address finds us behind it.
+        let endpoint = serde_json::json!({ "url": urls.base, "mcp": urls.mcp, "pid": std::process::id() });
+        crate::place::write_private(&data_dir.join("endpoint.json"), endpoint.to_string().as_bytes()).map_err(|e| StartError::place("endpoint.json", e))?;
         let tools = known_tools(&config, &store).await?;
         let engine = Engine::new(&sources, world(&config, tools)).map_err(|e| StartError::Policy(e.render()))?;
         let (issuer, verifier) = keys.issuer(&urls.base, &config.trust_domain)?;

@@ -35,10 +35,18 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Why it cannot start.
 pub async fn run(config: Config, data_dir: &Path, stop: CancellationToken, ready: impl FnOnce(&Arc<House>)) -> Result<(), StartError> {
-    let Opened { house, listener } = House::open(config, data_dir, Arc::new(SystemClock::start())).await?;
     let endpoint = data_dir.join("endpoint.json");
-    let text = serde_json::json!({ "url": house.urls.base, "mcp": house.urls.mcp, "pid": std::process::id() });
-    crate::place::write_private(&endpoint, text.to_string().as_bytes()).map_err(|e| StartError::place("endpoint.json", e))?;
+    let opened = House::open(config, data_dir, Arc::new(SystemClock::start())).await;
+    let Opened { house, listener } = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            // Another broker's file is not ours to remove.
+            if !matches!(error, StartError::Store(bailiwick_store::StoreError::Locked { .. })) {
+                let _ = std::fs::remove_file(endpoint);
+            }
+            return Err(error);
+        }
+    };
     ready(&house);
     serve(Arc::clone(&house), listener, stop).await;
     house.shutdown().await;
