@@ -25,8 +25,8 @@ pub(super) struct Readiness {
     ready: bool,
     /// Why not, in words without detail.
     reasons: Vec<String>,
-    /// Each system in one word. One that is down does not make the broker unready: the others' calls pass.
-    systems: std::collections::BTreeMap<String, &'static str>,
+    /// How many systems stand how, without names. One that is down does not make the broker unready: the others' calls pass.
+    systems: std::collections::BTreeMap<&'static str, usize>,
 }
 
 /// What was counted. The recorder is installed at the first call; a second recorder of the process is never replaced.
@@ -72,12 +72,12 @@ async fn readiness(house: &House) -> Readiness {
     }
     let registry = house.registry.load();
     let mut systems = std::collections::BTreeMap::new();
-    for (name, system) in &registry.systems {
-        let status = system.upstream.status();
-        if status == upstream::Status::Starting {
-            reasons.push(format!("system `{name}` is starting"));
-        }
-        systems.insert(name.to_string(), word(&status));
+    for system in registry.systems.values() {
+        let count: &mut usize = systems.entry(word(&system.upstream.status())).or_default();
+        *count = count.saturating_add(1);
+    }
+    if let Some(starting) = systems.get(word(&upstream::Status::Starting)) {
+        reasons.push(format!("systems that are starting: {starting}"));
     }
     Readiness { ready: reasons.is_empty(), reasons, systems }
 }

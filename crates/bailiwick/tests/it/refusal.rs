@@ -1,0 +1,224 @@
+//! Every route of the OpenAPI document refuses: without proof, with the wrong kind of proof, and for ids that are not there. A route
+//! without a case fails.
+
+use std::collections::BTreeSet;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::broker::Broker;
+
+/// Who may use a route at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// Everybody: nothing that it says is a secret.
+    Public,
+    /// A client assertion in the form.
+    Client,
+    /// An agent's token.
+    Agent,
+    /// An agent's token, or a person.
+    Both,
+    /// Any person who is configured; what he or she sees depends on roles.
+    Person,
+    /// A person with this role.
+    Role(&'static str),
+    /// A browser with a session.
+    Session,
+    /// The sign-in form: what proves is the code in it.
+    Form,
+}
+
+/// One line for each route, with a person who may use it and a body that is well-formed.
+fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
+    use Door::{Agent, Both, Client, Form, Person, Public, Role, Session};
+    let hex = "0".repeat(64);
+    let decision = json!({ "digest": hex, "seen": hex, "signature": "AA" });
+    vec![
+        ("post", "/oauth/token", Client, None),
+        ("post", "/oauth/introspect", Client, None),
+        ("post", "/oauth/revoke", Client, None),
+        ("get", "/.well-known/oauth-authorization-server", Public, None),
+        ("get", "/.well-known/oauth-protected-resource", Public, None),
+        ("get", "/.well-known/oauth-protected-resource/mcp", Public, None),
+        ("get", "/.well-known/oauth-protected-resource/mcp/s/{system}", Public, None),
+        ("get", "/.well-known/jwks.json", Public, None),
+        ("post", "/v1/tasks", Agent, Some(json!({ "purpose": "x" }))),
+        ("get", "/v1/tasks", Both, None),
+        ("get", "/v1/tasks/{id}", Both, None),
+        ("post", "/v1/tasks/{id}/complete", Agent, None),
+        ("post", "/v1/tasks/{id}/revoke", Person, None),
+        ("get", "/v1/holds", Person, None),
+        ("get", "/v1/holds/{id}", Person, None),
+        ("post", "/v1/holds/{id}/approve", Person, Some(decision.clone())),
+        ("post", "/v1/holds/{id}/refuse", Person, Some(decision)),
+        ("get", "/v1/tools", Person, None),
+        ("post", "/v1/tools/{name}/classify", Role("rea"), Some(json!({ "effect": "read", "definition": hex }))),
+        ("get", "/v1/agents", Person, None),
+        ("get", "/v1/systems", Person, None),
+        ("get", "/v1/trace/{id}", Person, None),
+        ("get", "/v1/ledger/checkpoint", Public, None),
+        ("get", "/v1/ledger/entries", Role("aud"), None),
+        ("post", "/v1/sign-in-codes", Person, None),
+        ("get", "/sign-in", Public, None),
+        ("post", "/sign-in", Form, None),
+        ("post", "/sign-out", Session, None),
+        ("get", "/approvals", Session, None),
+        ("get", "/approvals/{hold}", Session, None),
+        ("post", "/approvals/{hold}", Session, None),
+        ("get", "/assets/style.css", Public, None),
+        ("get", "/healthz", Public, None),
+        ("get", "/readyz", Public, None),
+        ("get", "/metrics", Public, None),
+        ("get", "/openapi.json", Public, None),
+    ]
+}
+
+/// A path with ids that are well-formed and not there.
+fn filled(path: &str) -> String {
+    let id = if path.starts_with("/v1/tasks") { "task_" } else { "hold_" };
+    let absent = format!("{id}{}", "0".repeat(32));
+    path.replace("{id}", &absent).replace("{hold}", &absent).replace("{name}", "shop.absent").replace("{system}", "absent")
+}
+
+fn method(word: &str) -> Method {
+    word.to_uppercase().parse().unwrap()
+}
+
+fn type_of(door: Door) -> (&'static str, &'static str) {
+    let form = matches!(door, Door::Client | Door::Session | Door::Form);
+    ("content-type", if form { "application/x-www-form-urlencoded" } else { "application/json" })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_without_a_case_fails_and_so_does_a_case_without_a_route() {
+    let broker = Broker::start(|text| text).await;
+    let document = broker.send(Method::GET, "/openapi.json", &[], "").await.json();
+    let paths = document["paths"].as_object().unwrap();
+    let routes: BTreeSet<(String, String)> =
+        paths.iter().flat_map(|(path, ops)| ops.as_object().unwrap().keys().map(move |m| (m.clone(), path.clone()))).collect();
+    let known: BTreeSet<(String, String)> = cases().iter().map(|(m, p, ..)| ((*m).to_owned(), (*p).to_owned())).collect();
+    assert_eq!(routes, known);
+    for (m, path, door, _) in cases() {
+        let secured = document["paths"][path][m]["security"].is_array();
+        assert_eq!(secured, door != Door::Public, "{m} {path}: the document and the case disagree about who may");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_refuses_without_proof_and_with_a_token_that_is_none() {
+    let broker = Broker::start(|text| text).await;
+    for (m, path, door, body) in cases() {
+        let (target, content_type) = (filled(path), type_of(door));
+        let body = body.map(|b| b.to_string()).unwrap_or_default();
+        let bare = broker.send(method(m), &target, &[content_type], body.clone()).await;
+        let garbage = broker.send(method(m), &target, &[content_type, ("authorization", "Bearer eyJhbGciOiJub25lIn0.e30.")], body).await;
+        for answer in [bare, garbage] {
+            match door {
+                Door::Public => assert!(answer.status.is_success() || path == "/readyz", "{m} {path}: {answer:?}"),
+                Door::Client if path.ends_with("introspect") && answer.headers.contains_key("www-authenticate") => {
+                    assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{m} {path}");
+                }
+                Door::Client => assert!(matches!(answer.status.as_u16(), 400 | 401) && answer.json()["error"].is_string(), "{m} {path}: {answer:?}"),
+                Door::Agent | Door::Both | Door::Person | Door::Role(_) => {
+                    assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{m} {path}: {answer:?}");
+                    assert!(answer.headers["www-authenticate"].to_str().unwrap().contains("resource_metadata="), "{m} {path}");
+                    assert!(answer.code().starts_with("authn."), "{m} {path}: {answer:?}");
+                }
+                Door::Session if m == "get" => assert!(answer.headers["location"].to_str().unwrap().starts_with("/sign-in"), "{m} {path}: {answer:?}"),
+                Door::Session | Door::Form => assert_eq!(answer.status, StatusCode::FORBIDDEN, "{m} {path}: {answer:?}"),
+            }
+            assert_eq!(answer.headers["x-content-type-options"], "nosniff", "{m} {path}");
+            assert!(answer.headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"), "{m} {path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_refuses_the_wrong_kind_of_caller() {
+    let broker = Broker::start(|text| text).await;
+    let token = broker.agent_token("scout", None).await;
+    for (m, path, door, body) in cases() {
+        let target = filled(path);
+        match door {
+            Door::Person | Door::Role(_) => {
+                let answer = broker.with(&token, method(m), &target, body.clone()).await;
+                assert_eq!((answer.status, answer.code().as_str()), (StatusCode::FORBIDDEN, "authz.role"), "{m} {path}: an agent's token");
+            }
+            Door::Agent => {
+                let answer = broker.by("ops", method(m), &target, body.clone()).await;
+                assert_eq!((answer.status, answer.code().as_str()), (StatusCode::FORBIDDEN, "authz.role"), "{m} {path}: a person");
+            }
+            Door::Session if m == "get" => {
+                let answer = broker.by("ops", method(m), &target, None).await;
+                assert!(answer.headers["location"].to_str().unwrap().starts_with("/sign-in"), "{m} {path}: a key is no session");
+            }
+            Door::Public | Door::Client | Door::Both | Door::Session | Door::Form => {}
+        }
+        if let Door::Role(who) = door {
+            for other in crate::broker::PEOPLE.iter().filter(|p| **p != who) {
+                let answer = broker.by(other, method(m), &target, body.clone()).await;
+                assert_eq!((answer.status, answer.code().as_str()), (StatusCode::FORBIDDEN, "authz.role"), "{m} {path}: {other}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_there_is_not_found_by_anybody() {
+    let broker = Broker::start(|text| text).await;
+    let token = broker.agent_token("scout", None).await;
+    for (m, path, door, body) in cases().into_iter().filter(|(_, path, ..)| path.contains('{')) {
+        for target in [filled(path), path.replace("{id}", "x").replace("{hold}", "x").replace("{name}", "no-tool").replace("{system}", "%20")] {
+            let answer = match door {
+                Door::Agent => broker.with(&token, method(m), &target, body.clone()).await,
+                Door::Both | Door::Person => broker.by("ops", method(m), &target, body.clone()).await,
+                Door::Role(who) => broker.by(who, method(m), &target, body.clone()).await,
+                Door::Public | Door::Client | Door::Session | Door::Form => continue,
+            };
+            assert_eq!(answer.status, StatusCode::NOT_FOUND, "{m} {target}: {answer:?}");
+        }
+    }
+    let nowhere = broker.send(Method::GET, "/v1/nothing", &[], "").await;
+    assert_eq!(nowhere.status, StatusCode::NOT_FOUND);
+    let wrong = broker.send(Method::POST, "/healthz", &[], "").await;
+    assert_eq!(wrong.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_persons_proof_is_for_one_request_by_one_person_once() {
+    let broker = Broker::start(|text| text).await;
+    let proof = broker.proof("ops", &Method::GET, "/v1/tasks");
+    let ask = async |target: &str, proof: &str| broker.send(Method::GET, target, &[("authorization", proof)], "").await.status;
+    assert_eq!(ask("/v1/tasks?state=open", &proof).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("/v1/holds", &proof).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("/v1/tasks", &proof).await, StatusCode::OK);
+    assert_eq!(ask("/v1/tasks", &proof).await, StatusCode::UNAUTHORIZED, "a replay");
+    // The same as a bearer token, and signed by a key that is another person's.
+    let bearer = broker.proof("ops", &Method::GET, "/v1/tasks").replace("Bailiwick-Person", "Bearer");
+    assert_eq!(ask("/v1/tasks", &bearer).await, StatusCode::OK);
+    let forged = {
+        let now = bailiwick_core::Clock::now(&bailiwick::clock::SystemClock::start());
+        let request = bailiwick_identity::person::Request { method: "GET", target: "/v1/tasks" };
+        let jti = bailiwick_core::AssertionId::new(now, bailiwick::clock::random());
+        let jwt = bailiwick_identity::person::make(broker.key("zoe"), &"ops".parse().unwrap(), &broker.house.urls.base, request, jti, now).unwrap();
+        format!("Bailiwick-Person {jwt}")
+    };
+    assert_eq!(ask("/v1/tasks", &forged).await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_and_queries_that_are_too_long_or_unknown_are_refused() {
+    let broker = Broker::start(|text| text).await;
+    let token = broker.agent_token("scout", None).await;
+    let long = broker.with(&token, Method::POST, "/v1/tasks", Some(json!({ "purpose": "x".repeat(70_000) }))).await;
+    assert_eq!((long.status, long.code().as_str()), (StatusCode::PAYLOAD_TOO_LARGE, "call.limit"));
+    let unknown = broker.with(&token, Method::POST, "/v1/tasks", Some(json!({ "purpose": "x", "admin": true }))).await;
+    assert_eq!(unknown.status, StatusCode::BAD_REQUEST);
+    let kind = broker.send(Method::POST, "/v1/tasks", &[("authorization", &format!("Bearer {token}"))], "{}").await;
+    assert_eq!(kind.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let query = broker.by("ops", Method::GET, "/v1/tasks?all=yes", None).await;
+    assert_eq!(query.status, StatusCode::BAD_REQUEST);
+    let state = broker.by("ops", Method::GET, "/v1/tasks?state=gone", None).await;
+    assert_eq!(state.status, StatusCode::BAD_REQUEST);
+}
