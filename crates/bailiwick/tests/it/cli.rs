@@ -7,6 +7,11 @@ use serde_json::json;
 
 use crate::running::{Installation, call, program, refund, said};
 
+/// The end of an id, as people type it.
+fn end_of(id: &str) -> &str {
+    id.get(id.len() - 8..).unwrap()
+}
+
 #[test]
 fn the_demo_goes_as_told() {
     let output = Installation::new().command(&["demo", "--fast"]).stdin(Stdio::null()).output().unwrap();
@@ -70,7 +75,7 @@ fn a_token_is_alone_on_standard_output_and_its_task_can_be_seen_and_revoked() {
     let tasks = one.json(&["task", "list"]);
     assert_eq!((tasks["tasks"][0]["purpose"].as_str(), tasks["tasks"][0]["tools"].as_array().unwrap().len()), (Some("look"), 1));
     let id = tasks["tasks"][0]["id"].as_str().unwrap();
-    let shown = one.done(&["task", "revoke", &id[id.len() - 8..]]);
+    let shown = one.done(&["task", "revoke", end_of(id)]);
     assert!(shown.contains("revoked"), "{shown}");
     assert!(one.done(&["task", "show", id]).contains("closed: revoked"));
 }
@@ -86,7 +91,7 @@ fn a_held_call_is_decided_by_another_person_with_a_look_at_all_of_it() {
     assert!(own.contains("approval."), "{own}");
     let nobody = two.refused(&["approve", &id, "--as", "ben"]);
     assert!(nobody.contains("nobody is here to confirm") && nobody.contains("\"amount_cents\": 700"), "{nobody}");
-    let text = two.done(&["approve", &id[id.len() - 8..], "--as", "ben", "--yes"]);
+    let text = two.done(&["approve", end_of(&id), "--as", "ben", "--yes"]);
     for shown in ["TRANSFER shop.refund_order", "\"amount_cents\": 700", "on behalf of   ana", "approved by ben"] {
         assert!(text.contains(shown), "`{shown}` is missing in\n{text}");
     }
