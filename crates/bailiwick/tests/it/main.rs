@@ -1,0 +1,31 @@
+//! The house through its public doors: a broker on a directory of its own, its listener, and requests over TCP.
+
+#[cfg(test)]
+mod api;
+#[cfg(test)]
+mod attacks;
+#[cfg(test)]
+mod broker;
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod connect;
+#[cfg(test)]
+mod false_broker;
+#[cfg(test)]
+mod oauth;
+#[cfg(test)]
+mod pages;
+#[cfg(test)]
+mod refusal;
+mod third_party;
+#[cfg(test)]
+mod running;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod hazards;
+#[cfg(test)]
+mod races;
+#[cfg(test)]
+mod support;
