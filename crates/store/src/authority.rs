@@ -127,6 +127,12 @@ impl Authority {
         }
     }
 
+    /// Nobody waits for the intent of this call any more.
+    pub(crate) fn abandon_call(&mut self, call: CallId) {
+        let open = self.unsettled.iter().filter(|(_, u)| u.call == call).map(|(index, _)| *index);
+        self.left.extend(open);
+    }
+
     /// Open intents that nobody is working on.
     pub(crate) fn left_open(&mut self) -> Vec<(u64, CallId)> {
         let unsettled = &self.unsettled;

@@ -18,6 +18,8 @@ pub(crate) enum Job {
     Intent(Intent, oneshot::Sender<Admitted>),
     Outcome { intent: u64, call: CallId, body: Vec<u8>, ack: Ack },
     Append(Entry, Ack),
+    /// Nobody waits for the intent of this call any more.
+    Abandon(CallId),
     Change(Box<dyn Change>),
     Stop(oneshot::Sender<()>),
 }
@@ -25,7 +27,7 @@ pub(crate) enum Job {
 impl Job {
     /// Does somebody wait for it to be durable?
     pub(crate) const fn is_awaited(&self) -> bool {
-        !matches!(self, Self::Outcome { ack: Ack::Relaxed(_), .. } | Self::Append(_, Ack::Relaxed(_)))
+        !matches!(self, Self::Outcome { ack: Ack::Relaxed(_), .. } | Self::Append(_, Ack::Relaxed(_)) | Self::Abandon(_))
     }
 }
 
@@ -133,6 +135,7 @@ impl Job {
                 Owed::Entry { ack, result: Ok(intent), closing: Some((intent, call)) }.answer(Err(error), after);
             }
             Self::Append(_, ack) => Owed::Entry { ack, result: Ok(0), closing: None }.answer(Err(error), after),
+            Self::Abandon(_) => {}
             Self::Change(change) => change.answer(Err(error)),
             Self::Stop(reply) => reply.send(()).unwrap_or_default(),
         }

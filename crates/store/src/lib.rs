@@ -10,6 +10,7 @@
 
 mod authority;
 mod batch;
+mod desk;
 mod entry;
 mod error;
 mod holds;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bailiwick_core::CallId;
@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::batch::{Ack, Closure, Job};
+use crate::desk::Desk;
 use crate::entry::{Entry, Head, Integrator, Intent};
 use crate::error::StoreError;
 use crate::index::Index;
@@ -45,7 +46,7 @@ pub struct Store {
 }
 
 pub(crate) struct Inner {
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    pub(crate) desk: Arc<Desk>,
     relaxed: Arc<Semaphore>,
     published: Arc<Published>,
     pub(crate) readers: Mutex<Option<Readers>>,
@@ -81,12 +82,12 @@ impl Store {
         let (readers, mut threads) = Readers::start(connections).map_err(failed)?;
         let (index, thread) = Index::start(&directory, published.head.subscribe())?;
         threads.push(thread);
-        let (jobs, queue) = mpsc::channel();
-        let writer = Writer::new(conn, integrator, loaded, Arc::clone(&published), directory);
-        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(queue)).map_err(failed)?;
+        let desk = Arc::new(Desk::new(Writer::new(conn, integrator, loaded, Arc::clone(&published), directory)));
+        let at_work = Arc::clone(&desk);
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || at_work.run()).map_err(failed)?;
         threads.push(thread);
         let inner = Inner {
-            jobs: Mutex::new(Some(jobs)),
+            desk,
             relaxed: Arc::new(Semaphore::new(RELAXED_MAX)),
             published,
             readers: Mutex::new(Some(readers)),
@@ -98,15 +99,9 @@ impl Store {
 
     /// Writes what is queued, then lets go of the directory. Everything afterwards is refused with `Closed`.
     pub async fn close(&self) {
-        let jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(jobs) = jobs {
-            let (reply, stopped) = oneshot::channel();
-            let told = jobs.send(Job::Stop(reply)).is_ok();
-            drop(jobs);
-            if told {
-                drop(stopped.await);
-            }
-        }
+        let (reply, stopped) = oneshot::channel();
+        self.inner.desk.stop(reply);
+        drop(stopped.await);
         drop(self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.inner.index.stop();
     }
@@ -118,8 +113,11 @@ impl Store {
     /// Nothing was recorded and nothing was spent.
     pub async fn intent(&self, intent: Intent) -> Result<Result<u64, Lost>, StoreError> {
         let (reply, answer) = oneshot::channel();
+        let mut waiting = Waiting { desk: &self.inner.desk, call: intent.call, answered: false };
         self.send(Job::Intent(intent, reply))?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        let answer = answer.await;
+        waiting.answered = true;
+        answer.map_err(|_| StoreError::Closed)?
     }
 
     /// Records what became of a permitted call, once, and waits until it is durable. Gives the entry's index.
@@ -269,8 +267,23 @@ impl Store {
 
     fn send(&self, job: Job) -> Result<(), StoreError> {
         // Never full: who wants an answer waits for it, and who wants none holds one of few places.
-        let jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.as_ref().ok_or(StoreError::Closed)?.send(job).map_err(|_| StoreError::Closed)
+        self.inner.desk.ask(job)
+    }
+}
+
+/// A caller that waits for its intent. If it goes away before it has the answer, the intent is nobody's.
+struct Waiting<'a> {
+    desk: &'a Desk,
+    call: CallId,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            // A store that is closed finds it at the next start.
+            drop(self.desk.ask(Job::Abandon(self.call)));
+        }
     }
 }
 
@@ -283,7 +296,7 @@ impl fmt::Debug for Store {
 impl Drop for Inner {
     /// Lets the threads end and waits for them, so that the directory is free afterwards.
     fn drop(&mut self) {
-        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.desk.close();
         drop(self.readers.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.index.stop();
         let own = std::thread::current().id();

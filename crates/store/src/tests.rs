@@ -537,7 +537,8 @@ async fn an_intent_whose_caller_went_away_is_listed_as_open() {
     {
         let gone = store.intent(intent(&store, &of, 1));
         let mut gone = std::pin::pin!(gone);
-        // Polled once, so that it is queued; then dropped, as by a caller that was cancelled.
+        // Polled once, so that it is queued for the writer's thread; then dropped, as by a caller that was cancelled.
+        store.inner.desk.crowd(2);
         std::future::poll_fn(|cx| {
             let _ = gone.as_mut().poll(cx);
             std::task::Poll::Ready(())

@@ -3,14 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
 use crate::authority::{Authority, Unsettled};
 use crate::batch::{Answered, Job, Owed};
+use crate::desk::Desk;
 use crate::entry::{Head, Integrated, Integrator, check_body, kind};
 use crate::error::{Reason, StoreError};
 use crate::schema::{Directory, Loaded, load, stored_head};
@@ -20,10 +19,6 @@ use crate::writing::{Pending, Writing};
 /// Requests and bytes of entries after which a batch is closed even if more are waiting.
 const BATCH_JOBS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// What nobody waits for rides along with what somebody waits for, and goes alone after this long, or when there is this much of
-/// it: a read's outcome must not make the next call's intent wait for a write of its own.
-const RIDE_FOR: Duration = Duration::from_millis(10);
-const RIDERS_MAX: usize = 1024;
 
 /// What the writer tells everyone without being asked.
 pub(crate) struct Published {
@@ -41,6 +36,12 @@ pub(crate) struct Writer {
     published: Arc<Published>,
     /// A batch failed: look whether the disk agrees before the next.
     suspect: bool,
+    /// Requests that were handed over and not looked at yet.
+    waiting: VecDeque<Job>,
+    /// Kept between batches, so that its memory is.
+    batch: Batch,
+    /// Whom to tell of the end.
+    stopped: Option<oneshot::Sender<()>>,
     _directory: Arc<Directory>,
 }
 
@@ -49,6 +50,8 @@ struct Batch {
     pending: Vec<Pending>,
     bytes: usize,
     begun: bool,
+    /// Requests in it for which somebody waits.
+    awaited: usize,
     owed: Vec<Owed>,
     stop: Option<oneshot::Sender<()>>,
 }
@@ -62,35 +65,45 @@ impl Writer {
         directory: Arc<Directory>,
     ) -> Self {
         let Loaded { authority, frontier, head } = loaded;
-        Self { conn, integrator, state: authority, frontier, head, published, suspect: false, _directory: directory }
-    }
-
-    /// Works until it is told to stop or nobody can ask any more.
-    pub(crate) fn run(mut self, jobs: Receiver<Job>) {
-        let mut batch = Batch::default();
-        let mut queue = Queue { jobs, waiting: VecDeque::new() };
-        while queue.gather() {
-            let result = self.batch(&mut batch, &mut queue);
-            self.answer(&mut batch, result);
-            if let Some(stopped) = batch.stop.take() {
-                // Nobody can ask any more; what was asked before is done.
-                while queue.gather() {
-                    let result = self.batch(&mut batch, &mut queue);
-                    self.answer(&mut batch, result);
-                }
-                drop(self);
-                // The asker may have gone.
-                stopped.send(()).unwrap_or_default();
-                return;
-            }
+        Self {
+            conn,
+            integrator,
+            state: authority,
+            frontier,
+            head,
+            published,
+            suspect: false,
+            waiting: VecDeque::new(),
+            batch: Batch::default(),
+            stopped: None,
+            _directory: directory,
         }
     }
 
-    fn batch(&mut self, batch: &mut Batch, queue: &mut Queue) -> Result<Option<Head>, StoreError> {
-        let mut next = queue.next();
+    /// Writes all that waits, batch by batch.
+    pub(crate) fn write(&mut self, desk: &Desk) {
+        desk.take(&mut self.waiting);
+        while !self.waiting.is_empty() {
+            let mut batch = std::mem::take(&mut self.batch);
+            let result = self.batch(&mut batch, desk);
+            desk.crowd(batch.awaited);
+            self.answer(&mut batch, result);
+            if let Some(stopped) = batch.stop.take() {
+                self.stopped = Some(stopped);
+            }
+            self.batch = batch;
+        }
+    }
+
+    /// Lets go of the database. Gives whom to tell.
+    pub(crate) fn end(self) -> Option<oneshot::Sender<()>> {
+        self.stopped
+    }
+
+    fn batch(&mut self, batch: &mut Batch, desk: &Desk) -> Result<Option<Head>, StoreError> {
         if let Err(error) = self.make_sound() {
             let mut after = Answered { abandoned: Vec::new(), lost: &self.published.relaxed_lost };
-            if let Some(first) = next {
+            if let Some(first) = self.waiting.pop_front() {
                 first.refuse(error.clone(), &mut after);
             }
             let abandoned = after.abandoned;
@@ -98,11 +111,14 @@ impl Writer {
             return Err(error);
         }
         let mut taken = 0usize;
-        while let Some(job) = next {
+        while taken < BATCH_JOBS_MAX && batch.bytes < BATCH_BYTES_MAX {
+            if self.waiting.is_empty() {
+                desk.take(&mut self.waiting);
+            }
+            let Some(job) = self.waiting.pop_front() else { break };
+            batch.awaited = batch.awaited.saturating_add(usize::from(job.is_awaited()));
             self.take(batch, job)?;
             taken = taken.saturating_add(1);
-            let full = taken >= BATCH_JOBS_MAX || batch.bytes >= BATCH_BYTES_MAX || batch.stop.is_some();
-            next = if full { None } else { queue.next() };
         }
         self.flush(batch)
     }
@@ -148,6 +164,7 @@ impl Writer {
                 });
                 batch.owed.push(Owed::Entry { ack, result, closing: None });
             }
+            Job::Abandon(call) => self.state.abandon_call(call),
             Job::Change(mut change) => {
                 let result = self.begin(batch).and_then(|()| self.change(batch, change.as_mut()));
                 batch.owed.push(Owed::Change(change));
@@ -266,6 +283,7 @@ impl Writer {
         self.heed(&abandoned);
         batch.pending.clear();
         batch.bytes = 0;
+        batch.awaited = 0;
         batch.begun = false;
     }
 
@@ -310,43 +328,6 @@ impl Writer {
         }
         self.suspect = false;
         Ok(())
-    }
-}
-
-/// What waits for the writer, in the order in which it was asked.
-struct Queue {
-    jobs: Receiver<Job>,
-    waiting: VecDeque<Job>,
-}
-
-impl Queue {
-    /// Waits until there is something to write now. False: nobody can ask any more, and nothing is left.
-    fn gather(&mut self) -> bool {
-        if self.waiting.is_empty() {
-            match self.jobs.recv() {
-                Ok(job) => self.waiting.push_back(job),
-                Err(_) => return false,
-            }
-        }
-        let since = Instant::now();
-        let mut seen = 0;
-        loop {
-            while let Ok(job) = self.jobs.try_recv() {
-                self.waiting.push_back(job);
-            }
-            if self.waiting.iter().skip(seen).any(Job::is_awaited) || self.waiting.len() >= RIDERS_MAX {
-                return true;
-            }
-            seen = self.waiting.len();
-            match self.jobs.recv_timeout(RIDE_FOR.saturating_sub(since.elapsed())) {
-                Ok(job) => self.waiting.push_back(job),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return true,
-            }
-        }
-    }
-
-    fn next(&mut self) -> Option<Job> {
-        self.waiting.pop_front().or_else(|| self.jobs.try_recv().ok())
     }
 }
 
