@@ -18,6 +18,7 @@ mod oauth;
 mod pages;
 #[cfg(test)]
 mod refusal;
+#[cfg(test)]
 mod third_party;
 #[cfg(test)]
 mod running;
