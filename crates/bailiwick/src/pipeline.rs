@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bailiwick_core::call::{Binding, Spent};
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{Approval, Authenticated, Bound, Call, Caller, Decision, ErrorCode, Hold, Permitted, Received, Recorded, Scalar, decide};
+use bailiwick_core::{Approval, Authenticated, Bound, Call, CallId, Caller, Decision, ErrorCode, Hold, Permitted, Received, Recorded, Scalar, decide};
 use bailiwick_store::StoreError;
 use bailiwick_wire::json::Kind as JsonKind;
 use bailiwick_wire::mcp::{Id, Method, Version};
@@ -102,6 +102,8 @@ impl Refused {
 
 /// Times that a call is decided again because authority or its approval changed between decision and record.
 const DECIDE_AGAIN_MAX: usize = 8;
+/// An outcome that could not be written is tried again after this.
+const OUTCOME_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl House {
     /// The whole way of a call, from its bytes to its answer.
@@ -122,6 +124,8 @@ impl House {
     ) -> Result<Answer, StoreError> {
         let call = call.authenticate(Arc::clone(&who.caller));
         let mut control = self.store.control_seq();
+        // What was decided is what is asked: an entry for `resources/read` is never a way to send another method.
+        let tool = tool.filter(|t| t.serves(sending.method));
         let mut call = match self.bind(call, who, tool).await? {
             Ok(call) => call,
             Err(answer) => return Ok(answer),
@@ -131,6 +135,12 @@ impl House {
             return Ok(refused);
         }
         for _ in 0..DECIDE_AGAIN_MAX {
+            // The tool was looked up before the fence was read, for a held call long before: is it still the one in force?
+            if !self.registry.load().has(tool) {
+                let code = ErrorCode::ToolUnknown;
+                self.denied(&call, code, "the tool was changed or set aside since it was looked up", &[]).await?;
+                return Ok(Refused::plain(code));
+            }
             fault::point("before-decide");
             let decision = self.decide(call, who);
             let recorder = Recorder { house: self, control, traceparent };
@@ -145,6 +155,7 @@ impl House {
                     let detail = if policies.is_empty() { detail } else { bailiwick_core::decision::words(&policies) };
                     return Ok(Refused::new(code, detail));
                 }
+                Recorded::Hold(hold, call) if matches!(hold.state, HoldState::Withdrawn { .. }) => call,
                 Recorded::Hold(hold, _) => {
                     fault::point("after-hold");
                     metrics::counter!("bailiwick_held_total", "effect" => tool.tool.effect.word()).increment(1);
@@ -165,6 +176,10 @@ impl House {
             self.denied_early(id, caller, task, name, code, &detail, &[]).await?;
             Ok(Err(Refused::new(code, detail)))
         };
+        // Before anything else: what is refused counts too, or refusals could be had, and recorded, without end.
+        if !who.live.within_rate(now) {
+            return refuse(call.id(), call.requested(), ErrorCode::BudgetRate, ErrorCode::BudgetRate.sentence().to_owned()).await;
+        }
         let Ok(arguments) = Raw::parse(call.arguments(), &Limits::REQUEST) else {
             let (id, name) = (call.id(), call.requested().to_owned());
             return refuse(id, &name, ErrorCode::CallMalformed, "the arguments are not one JSON object with unique keys".to_owned()).await;
@@ -172,7 +187,9 @@ impl House {
         let mut text = Vec::with_capacity(call.arguments().len());
         let canonical = bailiwick_wire::canonical(arguments, &mut text);
         let known = tool.filter(|t| t.callable());
-        let violation = known.and_then(|t| t.check(arguments).err());
+        let granted = task.grant.tool(call.requested());
+        // Only for a tool that the task has: how long a schema takes must not tell that another exists.
+        let violation = known.filter(|_| granted.is_some()).and_then(|t| t.check(arguments).err());
         let binding = Binding {
             task: Arc::clone(task),
             open: who.live.is_open(now),
@@ -180,7 +197,7 @@ impl House {
             canonical: bailiwick_core::Digest::of(&text),
             exact_numbers: !canonical.lossy_numbers,
         };
-        let constraint = task.grant.tool(call.requested()).map(|grant| grant.check(|argument| scalars(arguments, argument)));
+        let constraint = granted.map(|grant| grant.check(|argument| scalars(arguments, argument)));
         let call = match call.bind(binding) {
             Ok(call) => call,
             Err((call, code)) => return refuse(call.id(), call.requested(), code, code.sentence().to_owned()).await,
@@ -190,9 +207,6 @@ impl House {
         }
         if let Some(Err(violation)) = constraint {
             return refuse(call.id(), call.requested(), ErrorCode::ConstraintViolated, violation.to_string()).await;
-        }
-        if !who.live.within_rate(now) {
-            return refuse(call.id(), call.requested(), ErrorCode::BudgetRate, ErrorCode::BudgetRate.sentence().to_owned()).await;
         }
         Ok(Ok(call))
     }
@@ -267,6 +281,9 @@ async fn send(tool: &ToolEntry, params: &Bytes, sending: Sending, ended: &Cancel
     request.progress_token = sending.progress.as_ref().and_then(|t| Id::parse(t.raw()));
     request.headers = &tool.header_params;
     request.cancel = sending.cancel.clone();
+    if ended.is_cancelled() {
+        return Err(UpstreamError::Cancelled { words: "its task ended before it was sent".into(), may_have_run: false });
+    }
     tokio::select! {
         biased;
         result = tool.system.upstream.request(request, sending.events) => result,
@@ -349,13 +366,19 @@ impl OpenEntry<'_> {
     /// Strict for what acts: the answer waits until the outcome is durable. Relaxed for reads, with a bound.
     async fn complete(&mut self, concluded: Concluded, strict: bool) -> Result<(), StoreError> {
         let body = self.body(&concluded);
-        self.closed = true;
         let (entry, call) = (self.spent.entry, self.spent.id);
-        if strict {
-            self.house.store.outcome(entry, call, body).await.map(|_| ())
-        } else {
-            self.house.store.outcome_relaxed(entry, call, body).await
+        if !strict {
+            // Given up while it waits for a place: dropping this closes the entry.
+            let queued = self.house.store.outcome_relaxed(entry, call, body).await;
+            self.closed = true;
+            return queued;
         }
+        self.closed = true;
+        let written = self.house.store.outcome(entry, call, body.clone()).await;
+        if written.is_err() {
+            owe_outcome(self.house, entry, call, body);
+        }
+        written.map(|_| ())
     }
 }
 
@@ -365,13 +388,33 @@ impl Drop for OpenEntry<'_> {
             return;
         }
         let body = self.body(&Concluded { result: "unknown", code: Some(ErrorCode::CallCancelled), answer: None });
-        let (store, entry, call) = (self.house.store.clone(), self.spent.entry, self.spent.id);
+        let (house, entry, call) = (Arc::clone(self.house), self.spent.entry, self.spent.id);
         tokio::spawn(async move {
-            if let Err(error) = store.outcome(entry, call, body).await {
+            if let Err(error) = house.store.outcome(entry, call, body.clone()).await {
                 tracing::error!(%error, %call, "the outcome of a call that was given up could not be written yet");
+                owe_outcome(&house, entry, call, body);
             }
         });
     }
+}
+
+/// Tries again to write an outcome, until it stands. As no call passes while the store fails, few are ever owed.
+fn owe_outcome(house: &Arc<House>, entry: u64, call: CallId, body: Vec<u8>) {
+    let house = Arc::clone(house);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                // The next start closes it as unknown.
+                () = house.stop.cancelled() => return,
+                () = tokio::time::sleep(OUTCOME_AGAIN_AFTER) => {}
+            }
+            match house.store.outcome(entry, call, body.clone()).await {
+                // A conflict says that it is closed already.
+                Ok(_) | Err(StoreError::Conflict { .. } | StoreError::Closed) => return,
+                Err(error) => tracing::warn!(%error, %call, "the outcome of a call could not be written yet"),
+            }
+        }
+    });
 }
 
 /// The scalars that stand under a top-level argument: every element of an array; an object cannot be bounded.

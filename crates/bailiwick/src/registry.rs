@@ -7,7 +7,7 @@ use bailiwick_core::call::Tool;
 use bailiwick_core::{Digest, Effect, SystemName, ToolHints, ToolName};
 use bailiwick_credentials::Injection;
 use bailiwick_wire::json::{Limits, Raw, RawBuf};
-use bailiwick_wire::mcp::HeaderParam;
+use bailiwick_wire::mcp::{HeaderParam, Method};
 use bailiwick_wire::mcp::tool::{Finding, Severity, ToolDefinition};
 use bailiwick_wire::schema::Schema;
 use bytes::Bytes;
@@ -24,6 +24,8 @@ pub struct System {
     pub upstream: Arc<Upstream>,
     /// The credentials, never shown.
     pub injection: Arc<Injection>,
+    /// Held while its tools are listed.
+    pub listing: tokio::sync::Mutex<()>,
 }
 
 /// Where a tool's classification stands.
@@ -119,6 +121,17 @@ impl ToolEntry {
         &self.listed_own
     }
 
+    /// Is this the method by which it is asked for? An operation by its own, whatever the parameters say; a tool by `tools/call`.
+    #[must_use]
+    pub fn serves(&self, method: Method) -> bool {
+        if !self.tool.name.is_operation() {
+            return method == Method::ToolsCall;
+        }
+        // Taking a subscription back needs no other right than having it.
+        let operation = if method == Method::ResourcesUnsubscribe { Method::ResourcesSubscribe } else { method };
+        self.tool.name.tool() == operation.as_str()
+    }
+
     /// May it be called at all?
     #[must_use]
     pub fn callable(&self) -> bool {
@@ -208,6 +221,21 @@ impl Registry {
     #[must_use]
     pub fn tool(&self, name: &str) -> Option<&Arc<ToolEntry>> {
         self.tools.get(name)
+    }
+
+    /// Is this tool the one in force: callable, and with the same effect, definition and target?
+    #[must_use]
+    pub fn has(&self, tool: &ToolEntry) -> bool {
+        self.tools.get(&tool.tool.name).is_some_and(|now| now.callable() && now.tool == tool.tool && Arc::ptr_eq(&now.system, &tool.system))
+    }
+
+    /// The same without one tool.
+    #[must_use]
+    pub fn without(&self, name: &ToolName) -> Self {
+        let mut tools = self.tools.clone();
+        tools.remove(name);
+        let order = self.order.iter().filter(|n| *n != name).cloned().collect();
+        Self { systems: self.systems.clone(), tools, order }
     }
 
     /// The system of this name.

@@ -17,6 +17,8 @@ use crate::upstream::{self, Inject, SessionKey, Upstream, UpstreamConfig};
 
 /// At least this long between two listings of a system's tools (BI-012).
 const LIST_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// Tools of one system that are kept, those that were pinned before included: a system must not fill the store with names.
+const TOOLS_MAX: usize = 1000;
 
 impl Inject for Injection {
     fn env(&self, put: &mut dyn FnMut(&str, &str)) {
@@ -35,7 +37,7 @@ impl House {
             let injection = Arc::new(self.injection(entry).await?);
             let inject: Arc<dyn Inject> = Arc::clone(&injection) as Arc<dyn Inject>;
             let upstream = Upstream::start(upstream_config(entry), inject).map_err(|e| StartError::System(entry.name.to_string(), e.to_string()))?;
-            let system = System { entry: entry.clone(), upstream: Arc::new(upstream), injection };
+            let system = System { entry: entry.clone(), upstream: Arc::new(upstream), injection, listing: tokio::sync::Mutex::default() };
             systems.insert(entry.name.clone(), Arc::new(system));
         }
         let operations: Vec<ToolEntry> = systems.values().flat_map(operations).collect();
@@ -109,6 +111,8 @@ impl House {
     /// # Errors
     /// In words; the tools known before stay as they were.
     pub async fn list_tools(&self, system: &Arc<System>) -> Result<(), String> {
+        // One listing at a time: an older one must not overwrite what a newer one found.
+        let _alone = system.listing.lock().await;
         let key = SessionKey::new("bailiwick");
         let items = system.upstream.list_all(bailiwick_wire::mcp::Method::ToolsList, &key).await.map_err(|e| e.to_string())?;
         let pins: HashMap<String, Pin> = self.pins_of(&system.entry.name).await.map_err(|e| e.to_string())?;
@@ -116,8 +120,13 @@ impl House {
         let others: Vec<String> = registry.tools().filter(|t| t.tool.name.system() != system.entry.name.as_str() && !t.tool.name.is_operation()).map(|t| t.tool.name.to_string()).collect();
         let others: Vec<&str> = others.iter().map(String::as_str).collect();
         let mut entries: Vec<Arc<ToolEntry>> = operations(system).map(Arc::new).collect();
+        let mut room = TOOLS_MAX.saturating_sub(pins.len());
+        let (mut refused, mut beyond): (Vec<String>, usize) = (Vec::new(), 0);
         for item in &items {
-            let definition = match ToolDefinition::parse(item.raw()) {
+            // What was injected into a system does not come back in its definitions, to be pinned and shown.
+            let clean = system.injection.redact(item.raw().bytes());
+            let Some(raw) = crate::registry::parse_raw(&clean) else { continue };
+            let definition = match ToolDefinition::parse(raw) {
                 Ok(definition) => definition,
                 Err(why) => {
                     tracing::warn!(system = %system.entry.name, %why, "a tool is left out: its definition is not valid");
@@ -128,11 +137,26 @@ impl House {
                 tracing::warn!(system = %system.entry.name, tool = %definition.name, "a tool is left out: its name is there twice");
                 continue;
             }
-            match self.take_tool(system, &definition, pins.get(&*definition.name), &others).await {
-                Ok(Some(entry)) => entries.push(Arc::new(entry)),
-                Ok(None) => {}
+            let pin = pins.get(&*definition.name);
+            if pin.is_none() && room == 0 {
+                beyond = beyond.saturating_add(1);
+                continue;
+            }
+            match self.take_tool(system, &definition, pin, &others).await {
+                Ok(Some(entry)) => {
+                    room = room.saturating_sub(usize::from(pin.is_none()));
+                    entries.push(Arc::new(entry));
+                }
+                Ok(None) => refused.push(definition.name.to_string()),
                 Err(why) => tracing::warn!(system = %system.entry.name, tool = %definition.name, %why, "a tool is left out"),
             }
+        }
+        if beyond > 0 {
+            tracing::warn!(system = %system.entry.name, beyond, max = TOOLS_MAX, "the system has more tools than are kept; the rest is left out");
+        }
+        if let Some(first) = refused.first() {
+            let detail = format!("{} tools of system `{}`, the first `{first}`, hold text that people cannot see, or a remote reference; they are not registered", refused.len(), system.entry.name);
+            self.incident("hidden_text_in_tool", None, None, &detail).await;
         }
         let count = entries.iter().filter(|e| e.definition.is_some()).count();
         tracing::info!(system = %system.entry.name, tools = count, "tools listed");
@@ -161,10 +185,10 @@ impl House {
                 PinStatus::Quarantined => Status::Quarantined,
             },
         });
-        let Some(judgement) = judge(&system.entry, definition, digest, pinned, others) else {
-            self.incident("hidden_text_in_tool", None, None, &format!("tool `{}` of system `{}` holds text that people cannot see, or a remote reference; it is not registered", definition.name, system.entry.name)).await;
-            return Ok(None);
-        };
+        // Classified by a proposal or by the configuration is not looked at by a person: the configuration of today decides anew.
+        let nobody = pin.is_some_and(|p| p.status == PinStatus::Classified && p.classified_by.is_none());
+        let looked_at = pinned.map(|p| if nobody { Pinned { status: Status::Review, ..p } } else { p });
+        let Some(judgement) = judge(&system.entry, definition, digest, looked_at, others) else { return Ok(None) };
         let name = ToolName::new(&system.entry.name, &definition.name).map_err(|e| e.to_string())?;
         let same = pinned.is_some_and(|p| p.digest == digest && p.status == judgement.status && p.effect == Some(judgement.effect));
         if !same {
@@ -201,11 +225,17 @@ impl House {
             classified_by: by.cloned(),
             at: now,
         };
-        if judgement.status == Status::Quarantined {
+        // Taken away from callers first, then the fence: a call that found the tool before carries an old control sequence. A tool
+        // that could not be called anyway moves no fence, so that a system that redefines without end cannot stop the others' calls.
+        let was = before.filter(|p| p.status == Status::Classified);
+        if was.is_some_and(|p| p.status != judgement.status || p.digest != digest || p.effect != Some(judgement.effect)) {
+            self.registry.rcu(|now| now.without(name));
             self.store.control(row, move |w| w.pin_put(&pin)).await?;
-            self.incident("tool_quarantined", None, None, &format!("tool `{name}` cannot be called until someone looks at it: its definition changed or something was found in it")).await;
         } else {
             self.store.change(row, move |w| w.pin_put(&pin)).await?;
+        }
+        if judgement.status == Status::Quarantined && before.is_none_or(|p| p.status != Status::Quarantined) {
+            self.incident("tool_quarantined", None, None, &format!("tool `{name}` cannot be called until someone looks at it: its definition changed or something was found in it")).await;
         }
         Ok(())
     }
