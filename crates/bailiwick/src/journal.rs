@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bailiwick_core::hold::HoldState;
 use bailiwick_core::record::{Journal, Lost};
-use bailiwick_core::{Bound, Call, Caller, Decision, Digest, ErrorCode, Hold, HoldId, Needs, TaskId, Timestamp};
+use bailiwick_core::{Bound, Call, CallId, Caller, Decision, Digest, ErrorCode, Hold, HoldId, Needs, PersonName, TaskId, Timestamp};
 use bailiwick_store::{Entry, Intent as IntentRow, StoreError};
 
+use crate::approve::SayingError;
 use crate::clock::random;
 use crate::entry::{self, Body};
 use crate::house::House;
@@ -34,6 +35,15 @@ pub fn who<'a>(caller: &'a Caller, task: &'a bailiwick_core::Task) -> entry::Who
         owner: &task.owner,
         actors: &caller.actors,
         token: &caller.token,
+    }
+}
+
+impl Recorder<'_> {
+    /// Do the approvals of this hold release the call under the policy in force?
+    fn released_by(&self, call: &Call<Bound>, hold: &Hold, now: Timestamp) -> bool {
+        let approved: Vec<PersonName> = hold.approvals.iter().map(|a| a.person.clone()).collect();
+        let used = self.house.live.find(call.task().id).map_or(0, |live| live.used());
+        bailiwick_core::decision::released_by(&**self.house.engine.load(), call, &approved, now, used)
     }
 }
 
@@ -81,6 +91,20 @@ impl Journal for Recorder<'_> {
         {
             let state = HoldState::Consumed { call: call.id(), at: now };
             self.house.holds.put(Hold { state, ..hold.clone() });
+        }
+        match written {
+            Ok(_) | Err(Lost::Stale) => {}
+            // What is refused is on record, here too.
+            Err(Lost::TaskClosed) => self.house.denied(call, ErrorCode::TaskClosed, ErrorCode::TaskClosed.sentence(), &[]).await?,
+            Err(Lost::BudgetCalls) => self.house.denied(call, ErrorCode::BudgetCalls, ErrorCode::BudgetCalls.sentence(), &[]).await?,
+            // Memory is behind the store: take over what it says, or the call would be decided in vain until the hold is over.
+            Err(Lost::ApprovalGone) => {
+                if let Some(hold) = hold
+                    && let Some(now) = self.house.store.hold(hold.id).await?
+                {
+                    self.house.holds.put(now);
+                }
+            }
         }
         Ok(written)
     }
@@ -134,7 +158,21 @@ impl Journal for Recorder<'_> {
                 expires_at: hold.expires_at,
             },
         );
-        match self.house.store.hold_open(&hold, body, usize::try_from(self.house.config.pending_max).unwrap_or(usize::MAX)).await? {
+        let pending_max = usize::try_from(self.house.config.pending_max).unwrap_or(usize::MAX);
+        let opened = self.house.store.hold_open(&hold, body, pending_max).await?;
+        // Approved, but by now policy asks for more than it did then: it is taken back, and the call is decided as if nobody had been
+        // asked. Otherwise it would wait for nobody.
+        if let Ok(found) = &opened
+            && matches!(found.state, HoldState::Approved { .. })
+            && !self.released_by(call, found, now)
+        {
+            // Somebody else did something with it meanwhile: deciding again finds out what.
+            if let Err(SayingError::Store(error)) = self.house.withdraw(found.id).await {
+                return Err(error);
+            }
+            return Ok(Ok(Hold { state: HoldState::Withdrawn { at: now }, ..found.clone() }));
+        }
+        match opened {
             Ok(hold) => {
                 self.house.holds.put(hold.clone());
                 Ok(Ok(hold))
@@ -163,16 +201,29 @@ pub struct DenialBook {
 struct Seen {
     written: Timestamp,
     repeats: u64,
+    first: Denied,
+}
+
+/// A denial, as far as a later entry about its repeats needs it.
+#[derive(Clone, Debug)]
+pub struct Denied {
+    call: CallId,
+    task: TaskId,
+    caller: Caller,
+    owner: PersonName,
+    tool: String,
+    code: ErrorCode,
+    detail: String,
 }
 
 impl DenialBook {
     /// Says whether to write this denial now, and how many alike went unwritten before it.
-    pub fn see(&self, task: TaskId, tool: &str, code: ErrorCode, now: Timestamp) -> Option<u64> {
+    pub fn see(&self, task: TaskId, tool: &str, code: ErrorCode, now: Timestamp, denied: impl FnOnce() -> Denied) -> Option<u64> {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        if kinds.len() >= KINDS_MAX {
-            kinds.retain(|_, s| s.written.until(now) < AGGREGATE || s.repeats > 0);
-        }
-        let key = if kinds.len() < KINDS_MAX { (task, Digest::of(tool.as_bytes()), code) } else { (task, Digest::of(b""), code) };
+        // Too fast is one kind, whatever was asked for.
+        let alike = code == ErrorCode::BudgetRate || kinds.len() >= KINDS_MAX;
+        let own = (task, Digest::of(tool.as_bytes()), code);
+        let key = if alike && !kinds.contains_key(&own) { (task, Digest::of(b""), code) } else { own };
         let room = kinds.len() < KINDS_MAX.saturating_mul(2);
         match kinds.get_mut(&key) {
             Some(seen) if seen.written.until(now) < AGGREGATE => {
@@ -184,11 +235,18 @@ impl DenialBook {
                 Some(std::mem::take(&mut seen.repeats))
             }
             None if room => {
-                kinds.insert(key, Seen { written: now, repeats: 0 });
+                kinds.insert(key, Seen { written: now, repeats: 0, first: denied() });
                 Some(0)
             }
             None => None,
         }
+    }
+
+    /// Forgets the kinds whose time is over, and gives those whose repeats are not on record yet.
+    fn settle(&self, now: Timestamp) -> Vec<(Denied, u64)> {
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let over: Vec<Seen> = kinds.extract_if(|_, s| s.written.until(now) >= AGGREGATE).map(|(_, s)| s).collect();
+        over.into_iter().filter(|s| s.repeats > 0).map(|s| (s.first, s.repeats)).collect()
     }
 }
 
@@ -214,26 +272,54 @@ impl House {
     ) -> Result<(), StoreError> {
         metrics::counter!("bailiwick_denials_total", "code" => code.slug()).increment(1);
         let now = self.clock.now();
-        let Some(repeats) = self.denials.see(task.id, tool, code, now) else { return Ok(()) };
+        let denied = || Denied {
+            call: id,
+            task: task.id,
+            caller: caller.clone(),
+            owner: task.owner.clone(),
+            tool: tool.chars().take(200).collect(),
+            code,
+            detail: detail.chars().take(1000).collect(),
+        };
+        let Some(repeats) = self.denials.see(task.id, tool, code, now, denied) else { return Ok(()) };
+        self.append_denial(&denied(), policies, repeats).await
+    }
+
+    async fn append_denial(&self, denied: &Denied, policies: &[bailiwick_core::PolicyRef], repeats: u64) -> Result<(), StoreError> {
         let revision = self.revision();
-        let tool: String = tool.chars().take(200).collect();
-        let detail: String = detail.chars().take(1000).collect();
+        let caller = &denied.caller;
         let body = entry::encode(
-            now,
+            self.clock.now(),
             &entry::Denial {
-                call: id,
-                task: task.id,
-                who: who(caller, task),
-                tool: &tool,
-                code: code.slug(),
-                detail: &detail,
+                call: denied.call,
+                task: denied.task,
+                who: entry::Who {
+                    agent: &caller.spiffe_id,
+                    instance: caller.instance,
+                    subject: &caller.subject,
+                    owner: &denied.owner,
+                    actors: &caller.actors,
+                    token: &caller.token,
+                },
+                tool: &denied.tool,
+                code: denied.code.slug(),
+                detail: &denied.detail,
                 revision: &revision,
                 policies,
                 repeats,
             },
         );
-        let entry = Entry::new(<entry::Denial<'_> as Body>::WORD, body).of_call(id).of_task(task.id);
+        let entry = Entry::new(<entry::Denial<'_> as Body>::WORD, body).of_call(denied.call).of_task(denied.task);
         self.store.append_relaxed(entry).await
+    }
+
+    /// Puts the repeats of denials on record that nothing followed.
+    pub(crate) async fn settle_denials(&self) {
+        for (denied, repeats) in self.denials.settle(self.clock.now()) {
+            if let Err(error) = self.append_denial(&denied, &[], repeats).await {
+                tracing::error!(%error, repeats, task = %denied.task, "repeated denials could not be recorded");
+            }
+        }
     }
 
     /// Appends an entry and waits until it is durable.
@@ -249,17 +335,49 @@ impl House {
 mod tests {
     use super::*;
 
+    fn denied(task: TaskId) -> Denied {
+        let caller = Caller {
+            agent: "a".parse().unwrap(),
+            spiffe_id: "spiffe://td/agent/a".parse().unwrap(),
+            instance: bailiwick_core::InstanceId::new(Timestamp::from_millis(0), [0; 10]),
+            subject: "ana".parse().unwrap(),
+            actors: Vec::new(),
+            task,
+            token: String::new(),
+        };
+        let (tool, detail) = ("t".to_owned(), String::new());
+        Denied { call: CallId::new(Timestamp::from_millis(0), [0; 10]), task, caller, owner: "ana".parse().unwrap(), tool, code: ErrorCode::PolicyDenied, detail }
+    }
+
     #[test]
     fn repeated_denials_are_written_once_with_their_number() {
         let book = DenialBook::default();
         let at = Timestamp::from_millis;
         let task = TaskId::new(at(0), [0; 10]);
-        assert_eq!(book.see(task, "t", ErrorCode::PolicyDenied, at(0)), Some(0));
+        let see = |tool: &str, ms| book.see(task, tool, ErrorCode::PolicyDenied, at(ms), || denied(task));
+        assert_eq!(see("t", 0), Some(0));
         for ms in 1..100 {
-            assert_eq!(book.see(task, "t", ErrorCode::PolicyDenied, at(ms)), None);
+            assert_eq!(see("t", ms), None);
         }
-        assert_eq!(book.see(task, "u", ErrorCode::PolicyDenied, at(100)), Some(0));
-        assert_eq!(book.see(task, "t", ErrorCode::PolicyDenied, at(10_000)), Some(99));
+        assert_eq!(see("u", 100), Some(0));
+        assert_eq!(see("t", 10_000), Some(99));
+    }
+
+    #[test]
+    fn repeats_that_nothing_follows_are_on_record_all_the_same_and_their_place_is_free_again() {
+        let book = DenialBook::default();
+        let at = Timestamp::from_millis;
+        let task = TaskId::new(at(0), [0; 10]);
+        for i in 0..2 * KINDS_MAX {
+            for _ in 0..2 {
+                book.see(task, &format!("t{i}"), ErrorCode::ToolUnknown, at(0), || denied(task));
+            }
+        }
+        assert!(book.settle(at(9_999)).is_empty());
+        let unwritten: u64 = book.settle(at(10_000)).iter().map(|(_, repeats)| repeats).sum();
+        assert!(unwritten >= u64::try_from(KINDS_MAX).unwrap());
+        let other = TaskId::new(at(0), [1; 10]);
+        assert_eq!(book.see(other, "x", ErrorCode::PolicyDenied, at(10_001), || denied(other)), Some(0));
     }
 
     #[test]
@@ -267,7 +385,7 @@ mod tests {
         let book = DenialBook::default();
         let at = Timestamp::from_millis(0);
         let task = TaskId::new(at, [0; 10]);
-        let written = (0..50_000).filter(|i| book.see(task, &format!("t{i}"), ErrorCode::ToolUnknown, at).is_some()).count();
+        let written = (0..50_000).filter(|i| book.see(task, &format!("t{i}"), ErrorCode::ToolUnknown, at, || denied(task)).is_some()).count();
         assert!(written <= KINDS_MAX + 1, "{written}");
     }
 }

@@ -50,6 +50,7 @@ impl House {
         if let Err(error) = self.expire_holds().await {
             tracing::error!(%error, "the end of held calls could not be recorded yet");
         }
+        self.settle_denials().await;
         let gone = self.sessions.expire(now);
         if gone > 0 {
             tracing::debug!(gone, "idle sessions ended");
