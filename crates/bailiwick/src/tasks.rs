@@ -75,6 +75,20 @@ pub struct EndOwed {
     by: Option<String>,
 }
 
+/// An end that is being recorded. If that fails, or whoever asked for it goes away meanwhile, it is owed.
+struct Owed<'a> {
+    house: &'a House,
+    end: Option<EndOwed>,
+}
+
+impl Drop for Owed<'_> {
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            self.house.ends_owed.lock().unwrap_or_else(PoisonError::into_inner).push(end);
+        }
+    }
+}
+
 /// A task that was opened.
 #[derive(Debug)]
 pub struct OpenedTask {
@@ -172,10 +186,15 @@ impl House {
             expires_at: now.plus(ttl),
         };
         let body = entry::encode(now, &entry::TaskOpened { task: task.id, opened: &task, narrowed: &narrowed, revision: &self.revision() });
-        self.store.open_task(&task, body).await?;
-        metrics::counter!("bailiwick_tasks_opened_total").increment(1);
+        // Known before it is durable: if whoever asks goes away in between, it still ends when its time is over. Until the answer
+        // nobody has its id, and no call of it passes the fence.
         let live = LiveTask::open(Arc::new(task), 0);
         self.live.insert(Arc::clone(&live));
+        if let Err(error) = self.store.open_task(&live.task, body).await {
+            self.live.end(live.task.id);
+            return Err(error.into());
+        }
+        metrics::counter!("bailiwick_tasks_opened_total").increment(1);
         Ok(OpenedTask { live, narrowed })
     }
 
@@ -191,6 +210,8 @@ impl House {
         let approvers = self.approvers(&agent.owner, subject);
         let mut grant: BTreeMap<bailiwick_core::ToolName, ToolGrant> = BTreeMap::new();
         let mut narrowed = Vec::new();
+        // Each tool is judged once, however many patterns cover it: policy is asked for every tool, and an agent writes the patterns.
+        let mut judged: BTreeMap<&bailiwick_core::ToolName, Option<String>> = BTreeMap::new();
         for one in wanted {
             let (text, bounds) = match one {
                 AskedTool::Name(name) => (name.as_str(), BTreeMap::new()),
@@ -202,13 +223,19 @@ impl House {
             let pattern = ToolPattern::parse(text).map_err(invalid)?;
             let exact = !text.ends_with('*');
             let mut found = false;
-            for tool in registry.tools().filter(|t| pattern.matches(&t.tool.name)) {
+            // What the agent may not ask for does not exist for it: neither a pattern nor a guess tells its name.
+            let askable = |name| pattern.matches(name) && may_ask.iter().any(|p| p.matches(name));
+            for tool in registry.tools().filter(|t| askable(&t.tool.name)) {
                 found = true;
                 let name = &tool.tool.name;
+                if let Some(reason) = judged.get(name) {
+                    if reason.is_none() {
+                        grant.entry(name.clone()).or_default().arguments.extend(bounds.clone());
+                    }
+                    continue;
+                }
                 let question = TaskQuestion { agent, subject, purpose: &asked.purpose, tool: name, approvers: &approvers, now };
-                let reason = if !may_ask.iter().any(|p| p.matches(name)) {
-                    Some("the agent may not ask for it".to_owned())
-                } else if !tool.callable() {
+                let reason = if !tool.callable() {
                     Some(format!("the tool is not classified ({}); a reviewer looks at it with `bailiwick tools review`", tool.status.word()))
                 } else {
                     match engine.possible(question) {
@@ -217,6 +244,7 @@ impl House {
                         Possible::Never(policies) => Some(bailiwick_core::decision::words(&policies)),
                     }
                 };
+                judged.insert(name, reason.clone());
                 match reason {
                     // Of two that cover the same tool, the bounded one counts.
                     None => {
@@ -259,10 +287,10 @@ impl House {
     /// The store's: the task takes no more calls all the same, and the record of its end is tried again until it stands (law 6).
     pub async fn end_task(&self, id: TaskId, reason: EndReason, by: Option<&str>) -> Result<(), StoreError> {
         let live = self.live.end(id);
+        let mut owed = Owed { house: self, end: Some(EndOwed { id, reason, by: by.map(str::to_owned) }) };
         let ended = self.record_end(id, reason, by, live).await;
-        if ended.is_err() {
-            let owed = EndOwed { id, reason, by: by.map(str::to_owned) };
-            self.ends_owed.lock().unwrap_or_else(PoisonError::into_inner).push(owed);
+        if ended.is_ok() {
+            owed.end = None;
         }
         ended
     }
