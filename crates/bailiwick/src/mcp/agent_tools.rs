@@ -171,7 +171,7 @@ fn exchange(house: &Arc<House>, who: Who, era: &Era<'_>, request: &Request<'_>) 
         scope: Scope::All,
         id: request.id.to_owned(),
         speaks,
-        meta: request.params.meta.map(Raw::to_owned),
+        meta: relay::passed_meta(request.params.meta),
         progress: meta.progress_token.map(|t| t.raw().to_owned()),
         traceparent: meta.traceparent.and_then(Raw::string).map(std::borrow::Cow::into_owned),
     }

@@ -81,6 +81,9 @@ impl Exchange {
                     None => return self.refused(asked.method, &asked.name, &no_answer()),
                 },
                 ResultKind::Complete => {
+                    if let (Some(session), Method::ResourcesSubscribe | Method::ResourcesUnsubscribe) = (legacy_session(self), asked.method) {
+                        session.heed(&asked.name, asked.method == Method::ResourcesSubscribe);
+                    }
                     let mut message = Vec::with_capacity(result.raw().text().len().saturating_add(256));
                     self.writer().upstream_result(&mut message, &self.id, asked.method, result.raw());
                     return Said::ok(message);

@@ -118,6 +118,11 @@ impl Exchange {
         }
     }
 
+    /// Was the task granted anything at all of this system? If not, the system does not exist for it.
+    pub(super) fn knows(&self, system: &str) -> bool {
+        self.who.live.task.grant.tools().keys().any(|n| n.system() == system)
+    }
+
     /// The systems of this endpoint of which the task was granted this operation.
     pub(super) fn systems_with(&self, operation: &str) -> Vec<Arc<System>> {
         let registry = self.house.registry.load();

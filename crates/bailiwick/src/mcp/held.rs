@@ -1,6 +1,7 @@
 //! A call that waits for people, told in the form that its client understands; and the asynchronous results that come of it.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bailiwick_core::hold::HoldState;
@@ -220,20 +221,52 @@ pub(super) fn declined(responses: Raw<'_>) -> bool {
 
 // ---- asynchronous results: MCP's tasks extension -------------------------------------------------------------------------
 
+/// Holds that somebody waits for, and those whose call is being made.
+static WATCHED: Mutex<BTreeSet<HoldId>> = Mutex::new(BTreeSet::new());
+static RELEASED: Mutex<BTreeSet<HoldId>> = Mutex::new(BTreeSet::new());
+
+/// The only one at work on a hold, until it is dropped.
+struct Alone {
+    at_work: &'static Mutex<BTreeSet<HoldId>>,
+    hold: HoldId,
+}
+
+impl Alone {
+    fn with(at_work: &'static Mutex<BTreeSet<HoldId>>, hold: HoldId) -> Option<Self> {
+        let first = at_work.lock().unwrap_or_else(PoisonError::into_inner).insert(hold);
+        // Made only by the first: dropping one gives its place up.
+        if first { Some(Self { at_work, hold }) } else { None }
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hold);
+    }
+}
+
 /// A handle to poll. The hold is durable already; the call is made when it is released, whether or not someone polls.
 fn handle(exchange: &Exchange, hold: &Hold) -> Said {
     let Some(task_id) = exchange.house.state_seal.seal(&State::Async { hold: hold.id, task: hold.task }) else {
         return exchange.refused(Method::ToolsCall, hold.tool.as_str(), &Refused { code: ErrorCode::Internal, detail: "the handle could not be sealed".to_owned() });
     };
-    let (house, who, id) = (Arc::clone(&exchange.house), exchange.who.clone(), hold.id);
-    let watched = hold.clone();
-    exchange.house.workers.spawn(async move {
-        let left = house.clock.now().until(watched.expires_at);
-        let cancel = who.live.ended().clone();
-        if matches!(wait(&house, &watched, left, &cancel).await, HoldState::Approved { .. }) {
-            run_released(&house, &who, id).await;
-        }
-    });
+    // However often the same call is made again, one waits for its hold.
+    if let Some(alone) = Alone::with(&WATCHED, hold.id) {
+        let (house, who, id) = (Arc::clone(&exchange.house), exchange.who.clone(), hold.id);
+        let watched = hold.clone();
+        exchange.house.workers.spawn(async move {
+            let _alone = alone;
+            let left = house.clock.now().until(watched.expires_at);
+            let cancel = who.live.ended().clone();
+            let state = tokio::select! {
+                () = house.stop.cancelled() => return,
+                state = wait(&house, &watched, left, &cancel) => state,
+            };
+            if matches!(state, HoldState::Approved { .. }) {
+                run_released(&house, &who, id).await;
+            }
+        });
+    }
     let mut message = Vec::new();
     let (created, words) = (hold.at.to_string(), format!("{}: {}", hold.id, summary(hold)));
     let task = described(&task_id, TaskStatus::Working, &words, &created, &created, hold.at.until(hold.expires_at));
@@ -255,6 +288,8 @@ fn described<'a>(task_id: &'a str, status: TaskStatus, words: &'a str, created: 
 
 /// Makes a released call whose client only polls, and keeps its result. The approval is consumed once, whoever comes first.
 async fn run_released(house: &Arc<House>, who: &Who, id: HoldId) {
+    // The second to come would find the approval spent, and ask people anew.
+    let Some(_alone) = Alone::with(&RELEASED, id) else { return };
     let Ok(Some(hold)) = house.store.hold(id).await else { return };
     if !matches!(hold.state, HoldState::Approved { .. }) {
         return;

@@ -17,7 +17,7 @@ use crate::mcp::session::{Scope, Session};
 use crate::mcp::{OutBody, challenge, empty, event_stream, lists, modern, not_allowed, plain, refuse, relay};
 use crate::pipeline::Who;
 use crate::tokens::Bearer;
-use crate::upstream::{UpstreamRequest, UseEra};
+use crate::upstream::{Notice, UpstreamRequest, UseEra};
 
 const SESSION_HEADER: &str = "mcp-session-id";
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -103,7 +103,7 @@ async fn answer(house: Arc<House>, scope: Scope, who: Who, session: Arc<Session>
         scope,
         id: request.id.to_owned(),
         speaks: Speaks::Legacy(Arc::clone(&session)),
-        meta: request.params.meta.map(Raw::to_owned),
+        meta: relay::passed_meta(request.params.meta),
         progress: meta.progress_token.map(|t| t.raw().to_owned()),
         traceparent: meta.traceparent.and_then(Raw::string).map(std::borrow::Cow::into_owned),
     };
@@ -148,6 +148,9 @@ async fn set_level(exchange: &Exchange, request: &Request<'_>) -> Response<OutBo
     }
     let params = relay::own(&format!("{{\"level\":\"{level}\"}}"));
     let Scope::System(name) = &exchange.scope else { return done(exchange) };
+    if !exchange.knows(name.as_str()) || !exchange.who.live.within_rate(exchange.house.clock.now()) {
+        return done(exchange);
+    }
     let Some(system) = exchange.house.registry.load().system(name.as_str()).cloned() else { return done(exchange) };
     if let crate::pipeline::Asks::Legacy { version, capabilities } = exchange.asks(&system) {
         let key = exchange.session_key();
@@ -189,9 +192,9 @@ pub(super) fn stream(house: &Arc<House>, scope: &Scope, bearer: &Bearer, headers
     // A second stream takes the place of the first.
     *session.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(pieces.clone());
     let house = Arc::clone(house);
-    let ended = who.live.ended().clone();
+    let (ended, task) = (who.live.ended().clone(), Arc::clone(&who.live.task));
     tokio::spawn(async move {
-        let mut notices = lists::notices(&house, &session.scope);
+        let mut notices = lists::notices(&house, &session.scope, &task);
         let mut changed = house.tools_changed.subscribe();
         changed.mark_unchanged();
         loop {
@@ -206,7 +209,7 @@ pub(super) fn stream(house: &Arc<House>, scope: &Scope, bearer: &Bearer, headers
                     message
                 }
                 notice = notices.recv() => match notice {
-                    Some(notice) if notice.session.as_ref().is_none_or(|s| *s == session.key) && &*notice.method != "notifications/tools/list_changed" => {
+                    Some(notice) if hears(&session, &notice) => {
                         format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{}\",\"params\":{}}}", notice.method, notice.params.raw().text()).into_bytes()
                     }
                     Some(_) => continue,
@@ -223,6 +226,21 @@ pub(super) fn stream(house: &Arc<House>, scope: &Scope, bearer: &Bearer, headers
         }
     });
     event_stream(stream)
+}
+
+/// May this session hear what a system says outside of any request? A process that all tasks share does not say whose work it speaks
+/// of: then only that a list changed, and what this very client subscribed to.
+fn hears(session: &Session, notice: &Notice) -> bool {
+    let own = notice.session.as_ref().map(|s| *s == session.key);
+    match &*notice.method {
+        "notifications/prompts/list_changed" | "notifications/resources/list_changed" => own != Some(false),
+        "notifications/resources/updated" => {
+            let uri = notice.params.raw().member("uri").and_then(Raw::string).unwrap_or_default();
+            own != Some(false) && session.heeds(&uri)
+        }
+        "notifications/message" | "notifications/elicitation/complete" => own == Some(true),
+        _ => false,
+    }
 }
 
 /// `DELETE`: the client ends its session.
@@ -251,7 +269,10 @@ impl House {
     }
 
     /// Takes out of what a system says on the side whatever was injected into it.
-    pub(super) fn redact_for(&self, exchange: &Exchange, bytes: &[u8]) -> Option<bailiwick_wire::RawBuf> {
+    ///
+    /// # Errors
+    /// If it cannot be taken out: then nothing of it may be passed on.
+    pub(super) fn redact_for(&self, exchange: &Exchange, said: bailiwick_wire::RawBuf) -> Result<bailiwick_wire::RawBuf, ()> {
         let registry = self.registry.load();
         let systems: Vec<_> = match &exchange.scope {
             Scope::System(name) => registry.system(name.as_str()).into_iter().cloned().collect(),
@@ -259,11 +280,13 @@ impl House {
         };
         let mut clean: Option<Vec<u8>> = None;
         for system in systems {
-            if let std::borrow::Cow::Owned(redacted) = system.injection.redact(clean.as_deref().unwrap_or(bytes)) {
+            if let std::borrow::Cow::Owned(redacted) = system.injection.redact(clean.as_deref().unwrap_or(said.raw().bytes())) {
                 clean = Some(redacted);
             }
         }
-        let clean = clean?;
-        Raw::parse(&clean, &Limits::REPLY).ok().map(Raw::to_owned)
+        match clean {
+            None => Ok(said),
+            Some(clean) => Raw::parse(&clean, &Limits::REPLY).map(Raw::to_owned).map_err(|_| ()),
+        }
     }
 }

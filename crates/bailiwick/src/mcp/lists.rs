@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bailiwick_core::SystemName;
+use bailiwick_core::{SystemName, Task};
 use bailiwick_wire::mcp::reply;
 use bailiwick_wire::mcp::{Method, Refusal, code};
 use bailiwick_wire::{Raw, RawBuf};
@@ -38,6 +38,7 @@ pub(super) fn capabilities(exchange: &Exchange) -> RawBuf {
     if exchange.is_modern() {
         members.push("\"extensions\":{\"io.modelcontextprotocol/tasks\":{}}".to_owned());
     } else if let Scope::System(name) = &exchange.scope
+        && exchange.knows(name.as_str())
         && exchange.house.registry.load().system(name.as_str()).is_some_and(|s| declares(s, "logging", None))
     {
         members.push("\"logging\":{}".to_owned());
@@ -90,17 +91,21 @@ pub(super) async fn list(exchange: &Exchange, method: Method, cursor: Option<&st
         let params = cursor.map_or_else(|| "{}".to_owned(), |c| format!("{{\"cursor\":{}}}", quoted(c)));
         return match ask(exchange, system, method, &relay::own(&params)).await {
             Ok(Reply::Result(result)) => {
+                let Some(result) = clean(system, result) else { return exchange.upstream_error(code::INTERNAL_ERROR.into(), "the list held a secret", None, 200) };
                 exchange.writer().upstream_result(&mut message, &exchange.id, method, result.raw());
                 Said::ok(message)
             }
-            Ok(Reply::Error { code, message, data, http_status }) => exchange.upstream_error(code, &message, data.as_ref(), http_status),
+            Ok(Reply::Error { code, message, data, http_status }) => {
+                let (message, data) = (system.injection.redact_text(&message), data.and_then(|d| clean(system, d)));
+                exchange.upstream_error(code, &message, data.as_ref(), http_status)
+            }
             Err(words) => exchange.upstream_error(code::INTERNAL_ERROR.into(), &words, None, 200),
         };
     }
     let mut items: Vec<String> = Vec::new();
     for system in &systems {
         let all = system.upstream.list_all(method, &exchange.session_key()).await;
-        for item in all.into_iter().flatten() {
+        for item in all.into_iter().flatten().filter_map(|item| clean(system, item)) {
             items.push(if method == Method::PromptsList { prefixed(&system.entry.name, item.raw()) } else { item.raw().text().to_owned() });
         }
     }
@@ -121,6 +126,18 @@ fn tools(exchange: &Exchange, cursor: Option<&str>) -> Said {
     let mut message = Vec::new();
     exchange.writer().tools_list(&mut message, &exchange.id, listed, None);
     Said::ok(message)
+}
+
+/// What a system said, without what was injected into it. `None`: it could not be taken out.
+fn clean(system: &System, said: RawBuf) -> Option<RawBuf> {
+    let clean = match system.injection.redact(said.raw().bytes()) {
+        std::borrow::Cow::Borrowed(_) => None,
+        std::borrow::Cow::Owned(clean) => Some(clean),
+    };
+    match clean {
+        None => Some(said),
+        Some(clean) => crate::registry::parse_raw(&clean).map(Raw::to_owned),
+    }
 }
 
 async fn ask(exchange: &Exchange, system: &System, method: Method, params: &RawBuf) -> Result<Reply, String> {
@@ -195,15 +212,17 @@ pub(super) async fn owner_of_completion(exchange: &Exchange, reference: Option<R
     }
 }
 
-/// What the systems of an endpoint say outside of any request.
-pub(super) fn notices(house: &House, scope: &Scope) -> mpsc::Receiver<Notice> {
+/// What the systems of an endpoint of which the task has something say outside of any request.
+pub(super) fn notices(house: &House, scope: &Scope, task: &Task) -> mpsc::Receiver<Notice> {
     let (sender, receiver) = mpsc::channel(64);
     let registry = house.registry.load();
     let systems: Vec<Arc<System>> = match scope {
         Scope::All => registry.systems.values().cloned().collect(),
         Scope::System(name) => registry.system(name.as_str()).into_iter().cloned().collect(),
     };
-    for system in systems {
+    // A system of which the task has nothing does not exist for it.
+    let known = |s: &Arc<System>| task.grant.tools().keys().any(|n| n.system() == s.entry.name.as_str());
+    for system in systems.into_iter().filter(known) {
         let (mut heard, sender, stop) = (system.upstream.subscribe(), sender.clone(), house.stop.clone());
         tokio::spawn(async move {
             loop {
@@ -288,7 +307,7 @@ pub(super) fn listen(exchange: Exchange, asked: Option<RawBuf>) -> Response<OutB
     let wanted = Wanted::read(&exchange, asked.as_ref());
     let (pieces, stream) = mpsc::channel::<Bytes>(relay::EVENTS);
     // Heard from before the acknowledgement on, so that nothing falls in between.
-    let mut notices = notices(&exchange.house, &exchange.scope);
+    let mut notices = notices(&exchange.house, &exchange.scope, &exchange.who.live.task);
     let mut changed = exchange.house.tools_changed.subscribe();
     changed.mark_unchanged();
     let subscriptions = upstream_listening(&exchange, &wanted);

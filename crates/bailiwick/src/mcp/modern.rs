@@ -26,7 +26,7 @@ pub(super) async fn serve(house: Arc<House>, scope: Scope, who: Who, headers: &H
         scope,
         id: request.id.to_owned(),
         speaks: Speaks::Modern { capabilities: modern.capabilities, declared },
-        meta: request.params.meta.map(Raw::to_owned),
+        meta: relay::passed_meta(request.params.meta),
         progress: modern.meta.progress_token.map(|t| t.raw().to_owned()),
         traceparent: modern.meta.traceparent.and_then(Raw::string).map(std::borrow::Cow::into_owned),
     };

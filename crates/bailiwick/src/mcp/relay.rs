@@ -1,6 +1,6 @@
 //! What a system says while a call runs, passed on to the client; and an answer that becomes an event stream only if it must.
 
-use bailiwick_wire::mcp::Method;
+use bailiwick_wire::mcp::{META_LOG_LEVEL, Method};
 use bailiwick_wire::{Limits, Raw, RawBuf};
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -84,9 +84,8 @@ fn passes(method: &str) -> bool {
 async fn pass(exchange: &Exchange, event: Event, pieces: &mpsc::Sender<Bytes>) {
     match event {
         Event::Notification { method, params } if passes(&method) => {
-            let clean = match exchange.house.redact_for(exchange, params.raw().bytes()) {
-                Some(clean) => clean,
-                None => params,
+            let Ok(clean) = exchange.house.redact_for(exchange, params) else {
+                return tracing::warn!(method, "a notification was not passed on: it held a secret that could not be taken out");
             };
             let message = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\",\"params\":{}}}", clean.raw().text());
             send(pieces, message.as_bytes()).await;
@@ -94,6 +93,7 @@ async fn pass(exchange: &Exchange, event: Event, pieces: &mpsc::Sender<Bytes>) {
         Event::Notification { method, .. } => tracing::debug!(method, "a notification was not passed on"),
         Event::Request { method, params, answer } => {
             // Only a session has a way back for answers. Dropping `answer` tells the system that there is none.
+            let Ok(params) = exchange.house.redact_for(exchange, params) else { return };
             let Some((id, answered)) = legacy_session(exchange).and_then(|s| s.ask()) else { return };
             let message = format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":{},\"params\":{}}}", quoted(&method), params.raw().text());
             send(pieces, message.as_bytes()).await;
@@ -146,6 +146,24 @@ pub(super) async fn ask_all(exchange: &Exchange, result: &RawBuf, events: &mpsc:
 /// Whether a method's request may be asked of a system at all at this moment of the code; the pipeline decides the rest.
 pub(super) const fn is_call(method: Method) -> bool {
     matches!(method, Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete)
+}
+
+/// The members of a request's `_meta` that are passed on: trace context and the log level. Whatever else stands there is in no
+/// decision and on no record, so it does not reach a system.
+pub(super) fn passed_meta(meta: Option<Raw<'_>>) -> Option<RawBuf> {
+    let mut text = String::from("{");
+    for (key, value) in meta?.members() {
+        if matches!(&*key, "traceparent" | "tracestate" | "baggage" | META_LOG_LEVEL) {
+            if text.len() > 1 {
+                text.push(',');
+            }
+            text.push_str(&quoted(&key));
+            text.push(':');
+            text.push_str(value.text());
+        }
+    }
+    text.push('}');
+    Some(own(&text))
 }
 
 /// Parses text that we made ourselves.

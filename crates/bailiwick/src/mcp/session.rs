@@ -1,7 +1,7 @@
 //! Sessions of clients that shake hands (2025-11-25 and before). A session id is never authentication: it is bound to the task of the
 //! token that opened it, and looked at together with the token of every request.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ const OF_TASK_MAX: usize = 64;
 const ALL_MAX: usize = 10_000;
 /// Most requests of ours that may wait for a client's answer in one session.
 const ASKED_MAX: usize = 64;
+/// Most resources that a session may subscribe to.
+const HEEDED_MAX: usize = 1000;
 
 /// Which tools an endpoint shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub struct Session {
     asked: Mutex<HashMap<String, oneshot::Sender<ClientAnswer>>>,
     running: Mutex<HashMap<String, CancellationToken>>,
     seen: Mutex<Timestamp>,
+    /// Resources that the client subscribed to here.
+    heeded: Mutex<BTreeSet<String>>,
     /// What goes to the client outside of any request: its GET stream, if it has one.
     pub stream: Mutex<Option<mpsc::Sender<bytes::Bytes>>>,
 }
@@ -72,6 +76,21 @@ impl Session {
     pub fn answered(&self, id: &str, answer: ClientAnswer) -> bool {
         let sender = self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         sender.is_some_and(|s| s.send(answer).is_ok())
+    }
+
+    /// The client subscribed to a resource, or took that back.
+    pub fn heed(&self, uri: &str, subscribed: bool) {
+        let mut heeded = self.heeded.lock().unwrap_or_else(PoisonError::into_inner);
+        if !subscribed {
+            heeded.remove(uri);
+        } else if heeded.len() < HEEDED_MAX {
+            heeded.insert(uri.to_owned());
+        }
+    }
+
+    /// Did the client subscribe to it?
+    pub fn heeds(&self, uri: &str) -> bool {
+        self.heeded.lock().unwrap_or_else(PoisonError::into_inner).contains(uri)
     }
 
     /// A request begins; `notifications/cancelled` with its id stops it. The guard forgets it.
@@ -129,6 +148,7 @@ impl Sessions {
             asked: Mutex::default(),
             running: Mutex::default(),
             seen: Mutex::new(now),
+            heeded: Mutex::default(),
             stream: Mutex::default(),
         });
         by_id.insert(id, Arc::clone(&session));
@@ -149,6 +169,7 @@ impl Sessions {
             asked: Mutex::default(),
             running: Mutex::default(),
             seen: Mutex::new(Timestamp::default()),
+            heeded: Mutex::default(),
             stream: Mutex::default(),
         })
     }
