@@ -229,6 +229,7 @@ impl House {
     async fn recover(self: &Arc<Self>) -> Result<(), StartError> {
         let now = self.clock.now();
         self.close_left_open("recovered").await?;
+        self.recover_revoked_tokens().await?;
         let filter = bailiwick_store::TaskFilter { state: Some("open"), limit: usize::MAX, ..Default::default() };
         for row in self.store.tasks(filter).await? {
             self.live.insert(LiveTask::open(Arc::new(row.task), row.used));

@@ -1,12 +1,15 @@
 //! Tokens that were verified, so that a signature is checked once and not at every call.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bailiwick_core::{Digest, Timestamp};
 use bailiwick_identity::Verified;
+use bailiwick_store::{Entry, StoreError};
 
+use crate::entry::{self, Body};
+use crate::house::House;
 use crate::pipeline::Who;
 
 /// What a verified token stands for.
@@ -73,5 +76,41 @@ impl TokenCache {
     pub fn is_revoked(&self, jti: &str) -> bool {
         let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
         !revoked.is_empty() && revoked.contains_key(jti)
+    }
+}
+
+/// Where the store keeps the revoked tokens that have not expired: an object of `jti` and end.
+const REVOKED: &str = "revoked_tokens";
+
+fn kept(text: Option<&[u8]>) -> Result<BTreeMap<String, Timestamp>, StoreError> {
+    Ok(text.map(serde_json::from_slice).transpose()?.unwrap_or_default())
+}
+
+impl House {
+    /// Revokes a token by its `jti` from this moment on, over a restart too, until it would have expired anyway.
+    ///
+    /// # Errors
+    /// The store's: the token is revoked all the same, as long as this process lives.
+    pub async fn revoke_token(&self, jti: &str, until: Timestamp) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        self.tokens.revoke(jti, until, now);
+        let body = entry::encode(now, &entry::House { what: "token_revoked", name: Some(jti), digest: None });
+        let jti = jti.to_owned();
+        let keep = move |w: &mut bailiwick_store::Writing<'_>| {
+            let mut all = kept(w.meta(REVOKED)?.as_deref())?;
+            all.retain(|_, end| now < *end);
+            all.insert(jti, until);
+            w.meta_put(REVOKED, &serde_json::to_vec(&all)?)
+        };
+        self.store.change(Entry::new(<entry::House<'_> as Body>::WORD, body), keep).await.map(|_| ())
+    }
+
+    /// Takes over which tokens were revoked before this start.
+    pub(crate) async fn recover_revoked_tokens(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        for (jti, until) in kept(self.store.meta(REVOKED).await?.as_deref())? {
+            self.tokens.revoke(&jti, until, now);
+        }
+        Ok(())
     }
 }

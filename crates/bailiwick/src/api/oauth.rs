@@ -20,7 +20,6 @@ use super::asker::{Api, ByPerson, has, peer};
 use super::body::{FormBytes, Named};
 use super::problem::Problem;
 use crate::clock::random;
-use crate::entry;
 use crate::house::House;
 
 /// What the token endpoint is asked (RFC 6749 section 4.4.2, RFC 7523 section 2.2, RFC 8707). Sent as a form.
@@ -335,9 +334,7 @@ pub(super) async fn revoke(State(api): State<Arc<Api>>, request: Request) -> Res
     if verified.agent != agent.name {
         return Err(OauthError::invalid_grant("the token was issued to another client").into());
     }
-    let jti = verified.jti.to_string();
-    house.tokens.revoke(&jti, verified.expires.plus(SKEW), now);
-    house.append(&entry::House { what: "token_revoked", name: Some(&jti), digest: None }).await.map_err(|error| {
+    house.revoke_token(&verified.jti.to_string(), verified.expires.plus(SKEW)).await.map_err(|error| {
         tracing::error!(error.code = %error.code(), %error, "a revocation holds, and could not be recorded");
         STORE_DOWN
     })?;
