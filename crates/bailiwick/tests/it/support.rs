@@ -28,14 +28,14 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Nothing here takes longer than this; what does is stuck.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A client that can show its person a page: a held call is told at once.
-pub const SHOWS_PAGES: &str = r#"{"elicitation":{"url":{}}}"#;
+pub(crate) const SHOWS_PAGES: &str = r#"{"elicitation":{"url":{}}}"#;
 const SECRET: &str = "canary-of-the-broker-7f1e";
 
 // ---- the upstream --------------------------------------------------------------------------------------------------------
 
-pub const TOOLS: &str = r#"
+pub(crate) const TOOLS: &str = r#"
 {"name":"look","description":"Looks something up.","inputSchema":{"type":"object","properties":{"key":{"type":"string"}}},"annotations":{"readOnlyHint":true}},
 {"name":"wild","description":"Takes anything.","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}},
 {"name":"region","description":"Looks in a region.","inputSchema":{"type":"object","properties":{"region":{"type":"string","x-mcp-header":"Region"}}},"annotations":{"readOnlyHint":true}},
@@ -47,9 +47,9 @@ pub const TOOLS: &str = r#"
 
 /// A request that an upstream got, other than the broker's own questions.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Seen {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 #[derive(serde::Deserialize)]
@@ -67,12 +67,12 @@ struct GotParams<'a> {
 
 impl Seen {
     /// The tool, as a strict upstream reads it.
-    pub fn tool(&self) -> String {
+    pub(crate) fn tool(&self) -> String {
         serde_json::from_slice::<Got<'_>>(&self.body).unwrap().params.name
     }
 
     /// The exact text of the arguments.
-    pub fn arguments(&self) -> String {
+    pub(crate) fn arguments(&self) -> String {
         serde_json::from_slice::<Got<'_>>(&self.body).unwrap().params.arguments.get().to_owned()
     }
 }
@@ -89,13 +89,13 @@ struct Stage {
 }
 
 /// A small MCP server of 2026-07-28 that records what reaches it, and survives the broker.
-pub struct Upstream {
-    pub address: SocketAddr,
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
     stage: Arc<Stage>,
 }
 
 impl Upstream {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let stage = Arc::new(Stage {
             seen: Mutex::default(),
             tools: Mutex::new(TOOLS.to_owned()),
@@ -116,22 +116,22 @@ impl Upstream {
     }
 
     /// What reached it so far.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.stage.seen.lock().unwrap().clone()
     }
 
     /// Calls of this tool whose arguments hold this text.
-    pub fn times(&self, tool: &str, holding: &str) -> usize {
+    pub(crate) fn times(&self, tool: &str, holding: &str) -> usize {
         self.seen().iter().filter(|s| s.tool() == tool && s.arguments().contains(holding)).count()
     }
 
     /// How often its tools were listed.
-    pub fn lists(&self) -> usize {
+    pub(crate) fn lists(&self) -> usize {
         self.stage.lists.load(Ordering::SeqCst)
     }
 
     /// From now on it defines its tools like this, and tells so.
-    pub fn redefine(&self, edit: impl FnOnce(&str) -> String) {
+    pub(crate) fn redefine(&self, edit: impl FnOnce(&str) -> String) {
         let mut tools = self.stage.tools.lock().unwrap();
         *tools = edit(&tools);
         drop(tools);
@@ -139,17 +139,17 @@ impl Upstream {
     }
 
     /// Says that its tools changed.
-    pub fn tell_changed(&self) {
+    pub(crate) fn tell_changed(&self) {
         let _ = self.stage.changed.send(());
     }
 
     /// Lets the slow tools answer.
-    pub fn open_gate(&self) {
+    pub(crate) fn open_gate(&self) {
         self.stage.gate.send_replace(true);
     }
 
     /// Answers every call with this, made from the request's id.
-    pub fn play(&self, answer: Play) {
+    pub(crate) fn play(&self, answer: Play) {
         *self.stage.answer.lock().unwrap() = Some(answer);
     }
 }
@@ -213,19 +213,19 @@ fn reply(text: String) -> Response {
 
 /// A clock that stands still until it is set.
 #[derive(Debug)]
-pub struct ManualClock(AtomicI64);
+pub(crate) struct ManualClock(AtomicI64);
 
 impl ManualClock {
     /// One that begins at the machine's time.
-    pub fn start() -> Arc<Self> {
+    pub(crate) fn start() -> Arc<Self> {
         Arc::new(Self(AtomicI64::new(SystemClock::start().now().as_millis())))
     }
 
-    pub fn forward(&self, by: Duration) {
+    pub(crate) fn forward(&self, by: Duration) {
         self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
-    pub fn back(&self, by: Duration) {
+    pub(crate) fn back(&self, by: Duration) {
         self.0.fetch_sub(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 }
@@ -291,27 +291,27 @@ permit (principal, action in [Action::"sys.put", Action::"sys.slow_put"], resour
 "#;
 
 const AGENTS: [&str; 2] = ["scout", "other"];
-const PEOPLE: [&str; 3] = ["ana", "ben", "ops"];
+const PEOPLE: [&str; 4] = ["ana", "ben", "cat", "ops"];
 
 /// A data directory with its configuration and keys, and the upstreams: what survives the broker.
-pub struct Place {
-    pub data: PathBuf,
-    pub upstream: Upstream,
+pub(crate) struct Place {
+    pub(crate) data: PathBuf,
+    pub(crate) upstream: Upstream,
     /// Another system with a tool of the same name.
-    pub twin: Upstream,
-    config: PathBuf,
+    pub(crate) twin: Upstream,
+    pub(crate) config: PathBuf,
     port: u16,
     keys: Vec<(&'static str, SigningKey)>,
     _dir: tempfile::TempDir,
 }
 
 impl Place {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(|text| text).await
     }
 
     /// `edit` changes the configuration's text.
-    pub async fn with(edit: impl FnOnce(String) -> String) -> Self {
+    pub(crate) async fn with(edit: impl FnOnce(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         bailiwick::place::prepare(&data).unwrap();
@@ -340,22 +340,19 @@ impl Place {
     }
 
     /// Adds a policy, for the next start.
-    pub fn add_policy(&self, text: &str) {
+    pub(crate) fn add_policy(&self, text: &str) {
         std::fs::write(self.config.parent().unwrap().join("policies/more.cedar"), text).unwrap();
     }
 
     /// A broker in this process.
-    pub async fn open(&self) -> Broker {
+    pub(crate) async fn open(&self) -> Broker {
         self.open_at(Arc::new(SystemClock::start())).await
     }
 
     /// A broker in this process, on a clock.
-    pub async fn open_at(&self, clock: Arc<dyn Clock>) -> Broker {
+    pub(crate) async fn open_at(&self, clock: Arc<dyn Clock>) -> Broker {
         let config = Config::load(&self.config).unwrap();
-        let Opened { house, listener } = House::open(config, &self.data, clock).await.unwrap();
-        let stop = CancellationToken::new();
-        let serving = tokio::spawn(bailiwick::serve::serve(Arc::clone(&house), listener, stop.clone()));
-        let broker = Broker { house, stop, serving };
+        let broker = Broker::serving(House::open(config, &self.data, clock).await.unwrap());
         until("the systems' tools are listed", || {
             let registry = broker.house.registry.load();
             ["sys.pay", "twin.look"].iter().all(|t| registry.tool(t).is_some_and(|t| t.callable()))
@@ -371,7 +368,7 @@ impl Place {
     }
 
     /// The real program, with or without a fault. It is killed when the child is dropped.
-    pub fn spawn(&self, fault: Option<&str>) -> tokio::process::Child {
+    pub(crate) fn spawn(&self, fault: Option<&str>) -> tokio::process::Child {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_bailiwick"));
         command.arg("--data-dir").arg(&self.data).arg("--config").arg(&self.config).arg("up");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
@@ -383,16 +380,16 @@ impl Place {
     }
 
     /// A client of whatever broker runs here, by the machine's time.
-    pub fn client(&self) -> Client<'_> {
+    pub(crate) fn client(&self) -> Client<'_> {
         self.client_at(Arc::new(SystemClock::start()))
     }
 
-    pub fn client_at(&self, clock: Arc<dyn Clock>) -> Client<'_> {
+    pub(crate) fn client_at(&self, clock: Arc<dyn Clock>) -> Client<'_> {
         Client { place: self, clock, address: SocketAddr::from(([127, 0, 0, 1], self.port)) }
     }
 
     /// Checks the ledger of the stopped broker as an auditor does.
-    pub fn verify(&self) -> u64 {
+    pub(crate) fn verify(&self) -> u64 {
         let (key, origin) = bailiwick::ledger_access::log_key(&self.data).unwrap();
         bailiwick::ledger_access::verify(&self.data, &origin, &key).unwrap().size
     }
@@ -409,7 +406,7 @@ fn free_port() -> u16 {
 }
 
 /// Waits for something that comes about soon.
-pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !is() {
         assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
@@ -418,8 +415,8 @@ pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 /// A broker in this process.
-pub struct Broker {
-    pub house: Arc<House>,
+pub(crate) struct Broker {
+    pub(crate) house: Arc<House>,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -432,8 +429,15 @@ impl Drop for Broker {
 }
 
 impl Broker {
+    /// Serves a house that was opened.
+    pub(crate) fn serving(Opened { house, listener }: Opened) -> Self {
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(bailiwick::serve::serve(Arc::clone(&house), listener, stop.clone()));
+        Self { house, stop, serving }
+    }
+
     /// Stops it, and lets go of the directory.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         (&mut self.serving).await.unwrap();
         self.house.shutdown().await;
@@ -449,13 +453,13 @@ impl Broker {
     }
 
     /// Every entry so far, in order.
-    pub async fn entries(&self) -> Vec<Value> {
+    pub(crate) async fn entries(&self) -> Vec<Value> {
         entries(&self.house).await
     }
 
     /// Checks what must always hold once nothing is under way: no call was sent without a durable intent, and every intent has exactly
     /// one outcome.
-    pub async fn check_sound(&self, place: &Place) {
+    pub(crate) async fn check_sound(&self, place: &Place) {
         let entries = self.entries().await;
         let intents: Vec<(usize, &Value)> = entries.iter().enumerate().filter(|(_, e)| e["kind"] == "intent").collect();
         for (index, intent) in &intents {
@@ -476,7 +480,7 @@ impl Broker {
 }
 
 /// Every entry of a ledger, in order.
-pub async fn entries(house: &House) -> Vec<Value> {
+pub(crate) async fn entries(house: &House) -> Vec<Value> {
     // Behind everything that was queued without waiting.
     house.store.write(|_| Ok(())).await.unwrap();
     let size = house.store.head().size;
@@ -488,19 +492,19 @@ pub async fn entries(house: &House) -> Vec<Value> {
 
 /// An answer, read whole.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{self:?}"))
     }
 
     /// What a call came to, in a word: `done`, `held`, an error's number, or the code that its words end with.
-    pub fn word(&self) -> String {
+    pub(crate) fn word(&self) -> String {
         let Ok(message) = serde_json::from_slice::<Value>(&self.body) else { return format!("status {}", self.status) };
         if let Some(number) = message["error"]["code"].as_i64() {
             return number.to_string();
@@ -519,21 +523,21 @@ impl Answer {
 
 /// A task and the token by which its calls are made.
 #[derive(Clone, Debug)]
-pub struct TaskToken {
-    pub id: String,
-    pub token: String,
+pub(crate) struct TaskToken {
+    pub(crate) id: String,
+    pub(crate) token: String,
 }
 
 /// A client over TCP.
 #[derive(Clone)]
-pub struct Client<'a> {
+pub(crate) struct Client<'a> {
     place: &'a Place,
     clock: Arc<dyn Clock>,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Client<'_> {
-    pub fn base(&self) -> String {
+    pub(crate) fn base(&self) -> String {
         format!("http://{}", self.address)
     }
 
@@ -542,7 +546,7 @@ impl Client<'_> {
     }
 
     /// One request over a connection of its own. `None` if the broker goes away meanwhile, or is not there.
-    pub async fn try_send(&self, method: Method, target: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Option<Answer> {
+    pub(crate) async fn try_send(&self, method: Method, target: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Option<Answer> {
         let stream = TcpStream::connect(self.address).await.ok()?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
         let driven = tokio::spawn(connection);
@@ -557,12 +561,12 @@ impl Client<'_> {
         Some(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
 
-    pub async fn send(&self, method: Method, target: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn send(&self, method: Method, target: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
         self.try_send(method, target, headers, body).await.expect("the broker went away")
     }
 
     /// Sends these bytes and reads until the broker closes the connection.
-    pub async fn raw(&self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         // The broker may close before it read everything: that is an answer too.
         let _ = stream.write_all(bytes).await;
@@ -572,37 +576,47 @@ impl Client<'_> {
         answer
     }
 
-    pub async fn agent_token(&self, agent: &str, instance: Option<InstanceId>) -> String {
+    /// The fields by which an agent proves itself.
+    pub(crate) fn proved(&self, agent: &str) -> Vec<(&'static str, String)> {
+        self.proved_as(agent, None)
+    }
+
+    fn proved_as(&self, agent: &str, instance: Option<InstanceId>) -> Vec<(&'static str, String)> {
         let now = self.clock.now();
         let client: SpiffeId = format!("spiffe://bailiwick.local/agent/{agent}").parse().unwrap();
         let base = self.base();
         let statement = assertion::Statement { client: &client, audience: &base, jti: AssertionId::new(now, random()), instance, model: None };
         let assertion = assertion::make(self.key(agent), &statement, now).unwrap();
-        let mcp = format!("{base}/mcp");
-        let fields = [
-            ("grant_type", "client_credentials"),
-            ("client_assertion_type", assertion::ASSERTION_TYPE),
-            ("client_assertion", &assertion),
-            ("resource", &mcp),
-        ];
-        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
-        let answer = self.send(Method::POST, "/oauth/token", &[("content-type", "application/x-www-form-urlencoded")], body).await;
+        vec![("client_assertion_type", assertion::ASSERTION_TYPE.to_owned()), ("client_assertion", assertion)]
+    }
+
+    pub(crate) async fn agent_token(&self, agent: &str, instance: Option<InstanceId>) -> String {
+        let answer = self.try_token(agent, instance, &[]).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()["access_token"].as_str().unwrap().to_owned()
     }
 
-    pub async fn with_token(&self, token: &str, method: Method, target: &str, body: &str) -> Answer {
+    /// Asks for a token with these fields beside the proof.
+    pub(crate) async fn try_token(&self, agent: &str, instance: Option<InstanceId>, more: &[(&'static str, &str)]) -> Answer {
+        let mut fields = self.proved_as(agent, instance);
+        fields.extend([("grant_type", "client_credentials".to_owned()), ("resource", format!("{}/mcp", self.base()))]);
+        fields.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        self.send(Method::POST, "/oauth/token", &[("content-type", "application/x-www-form-urlencoded")], body).await
+    }
+
+    pub(crate) async fn with_token(&self, token: &str, method: Method, target: &str, body: &str) -> Answer {
         let bearer = format!("Bearer {token}");
         self.send(method, target, &[("authorization", &bearer), ("content-type", "application/json")], body.to_owned()).await
     }
 
     /// Opens a task with everything that its agent may ask for.
-    pub async fn task(&self, agent: &str) -> TaskToken {
+    pub(crate) async fn task(&self, agent: &str) -> TaskToken {
         self.task_with(agent, json!({})).await
     }
 
     /// Opens a task with these members beside its purpose.
-    pub async fn task_with(&self, agent: &str, more: Value) -> TaskToken {
+    pub(crate) async fn task_with(&self, agent: &str, more: Value) -> TaskToken {
         let token = self.agent_token(agent, None).await;
         let mut asked = json!({ "purpose": "tests" });
         asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -613,29 +627,29 @@ impl Client<'_> {
     }
 
     /// Calls a tool with the exact text of its arguments. `None` if the broker dies.
-    pub async fn try_call(&self, task: &TaskToken, tool: &str, arguments: &str) -> Option<Answer> {
+    pub(crate) async fn try_call(&self, task: &TaskToken, tool: &str, arguments: &str) -> Option<Answer> {
         let body = modern("tools/call", &format!(r#""name":"{tool}","arguments":{arguments}"#), SHOWS_PAGES);
         let bearer = format!("Bearer {}", task.token);
         let headers = modern_headers(&bearer, "tools/call", Some(tool));
         self.try_send(Method::POST, "/mcp", &headers, body).await
     }
 
-    pub async fn call(&self, task: &TaskToken, tool: &str, arguments: &str) -> Answer {
+    pub(crate) async fn call(&self, task: &TaskToken, tool: &str, arguments: &str) -> Answer {
         self.try_call(task, tool, arguments).await.expect("the broker went away")
     }
 
     /// Sends any body of the modern era, with headers that belong to this method and name.
-    pub async fn post(&self, task: &TaskToken, method: &str, name: Option<&str>, body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn post(&self, task: &TaskToken, method: &str, name: Option<&str>, body: impl Into<Bytes>) -> Answer {
         let bearer = format!("Bearer {}", task.token);
         self.send(Method::POST, "/mcp", &modern_headers(&bearer, method, name), body).await
     }
 
     /// A request by a person.
-    pub async fn by(&self, name: &str, method: Method, target: &str, body: Option<Value>) -> Answer {
+    pub(crate) async fn by(&self, name: &str, method: Method, target: &str, body: Option<Value>) -> Answer {
         self.try_by(name, method, target, body).await.expect("the broker went away")
     }
 
-    pub async fn try_by(&self, name: &str, method: Method, target: &str, body: Option<Value>) -> Option<Answer> {
+    pub(crate) async fn try_by(&self, name: &str, method: Method, target: &str, body: Option<Value>) -> Option<Answer> {
         let now = self.clock.now();
         let request = person::Request { method: method.as_str(), target };
         let proof = person::make(self.key(name), &name.parse().unwrap(), &self.base(), request, AssertionId::new(now, random()), now).unwrap();
@@ -644,21 +658,21 @@ impl Client<'_> {
     }
 
     /// The calls of a task that wait for people, as ben sees them.
-    pub async fn pending(&self, task: &TaskToken) -> Vec<Value> {
+    pub(crate) async fn pending(&self, task: &TaskToken) -> Vec<Value> {
         self.try_pending(task).await.expect("the broker went away")
     }
 
-    pub async fn try_pending(&self, task: &TaskToken) -> Option<Vec<Value>> {
+    pub(crate) async fn try_pending(&self, task: &TaskToken) -> Option<Vec<Value>> {
         let answer = self.try_by("ben", Method::GET, "/v1/holds?state=pending&limit=500", None).await?.json();
         Some(answer["holds"].as_array().unwrap().iter().filter(|h| h["task"] == *task.id).cloned().collect())
     }
 
     /// Somebody says `approve` or `refuse` to a held call.
-    pub async fn decide(&self, who: &str, hold: &Value, word: &str) -> Answer {
+    pub(crate) async fn decide(&self, who: &str, hold: &Value, word: &str) -> Answer {
         self.try_decide(who, hold, word).await.expect("the broker went away")
     }
 
-    pub async fn try_decide(&self, who: &str, hold: &Value, word: &str) -> Option<Answer> {
+    pub(crate) async fn try_decide(&self, who: &str, hold: &Value, word: &str) -> Option<Answer> {
         let id = hold["id"].as_str().unwrap();
         let digest: Digest = hold["digest"].as_str().unwrap().parse().unwrap();
         let seen = Digest::of(hold["shown"].as_str().unwrap().as_bytes());
@@ -669,7 +683,7 @@ impl Client<'_> {
     }
 
     /// Has a call held and approved by ben.
-    pub async fn approved(&self, task: &TaskToken, tool: &str, arguments: &str) -> Value {
+    pub(crate) async fn approved(&self, task: &TaskToken, tool: &str, arguments: &str) -> Value {
         let answer = self.call(task, tool, arguments).await;
         assert_eq!(answer.word(), "held", "{answer:?}");
         let holds = self.pending(task).await;
@@ -679,7 +693,7 @@ impl Client<'_> {
     }
 
     /// Waits until a broker serves this task, and its tools are listed.
-    pub async fn wait_for_tools(&self, task: &TaskToken) {
+    pub(crate) async fn wait_for_tools(&self, task: &TaskToken) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let bearer = format!("Bearer {}", task.token);
         loop {
@@ -695,14 +709,14 @@ impl Client<'_> {
 }
 
 /// A request of 2026-07-28. `members` are those of `params` beside `_meta`.
-pub fn modern(method: &str, members: &str, capabilities: &str) -> String {
+pub(crate) fn modern(method: &str, members: &str, capabilities: &str) -> String {
     let comma = if members.is_empty() { "" } else { "," };
     format!(
         r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{{{members}{comma}"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{capabilities}}}}}}}"#
     )
 }
 
-pub fn modern_headers<'a>(bearer: &'a str, method: &'a str, name: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
+pub(crate) fn modern_headers<'a>(bearer: &'a str, method: &'a str, name: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
     let mut headers = vec![
         ("authorization", bearer),
         ("content-type", "application/json"),
@@ -718,7 +732,7 @@ pub fn modern_headers<'a>(bearer: &'a str, method: &'a str, name: Option<&'a str
 
 /// What somebody writes in an afternoon: parse, look at the tool's name, re-serialise, forward. It trusts the mirrored header where
 /// there is one, as a router does. True if it let the request through to the upstream.
-pub async fn naive(upstream: &Upstream, allowed: &[&str], headers: &[(&str, &str)], body: &[u8]) -> bool {
+pub(crate) async fn naive(upstream: &Upstream, allowed: &[&str], headers: &[(&str, &str)], body: &[u8]) -> bool {
     let Ok(mut message) = serde_json::from_slice::<Value>(body) else { return false };
     let in_header = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("mcp-name")).map(|(_, value)| (*value).to_owned());
     let name = in_header.or_else(|| message["params"]["name"].as_str().map(str::to_owned));
@@ -743,6 +757,6 @@ pub async fn naive(upstream: &Upstream, allowed: &[&str], headers: &[(&str, &str
 }
 
 /// The data directory's file of the store.
-pub fn store_file(data: &Path) -> PathBuf {
+pub(crate) fn store_file(data: &Path) -> PathBuf {
     data.join("bailiwick.sqlite")
 }
