@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bailiwick_core::call::Tool;
 use bailiwick_core::{Digest, Effect, SystemName, ToolHints, ToolName};
@@ -26,6 +27,16 @@ pub struct System {
     pub injection: Arc<Injection>,
     /// Held while its tools are listed.
     pub listing: tokio::sync::Mutex<()>,
+    /// Its tools were listed, or could not be, since the broker started.
+    pub listed: AtomicBool,
+}
+
+impl System {
+    /// Is it still on its way to its first list of tools? One that is down is not waited for.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        !self.listed.load(Ordering::Acquire) && matches!(self.upstream.status(), crate::upstream::Status::Starting | crate::upstream::Status::Ready)
+    }
 }
 
 /// Where a tool's classification stands.

@@ -115,6 +115,17 @@ impl TaskRefused {
     }
 }
 
+/// Does the request ask for tools of this system?
+fn wants(asked: &TaskRequest, system: &bailiwick_core::SystemName) -> bool {
+    let covers = |text: &str| text == "*" || text.split_once('.').is_some_and(|(first, _)| first == system.as_str());
+    asked.tools.as_ref().is_none_or(|tools| {
+        tools.iter().any(|tool| match tool {
+            AskedTool::Name(name) => covers(name),
+            AskedTool::Bounded(bounded) => covers(&bounded.tool),
+        })
+    })
+}
+
 impl From<StoreError> for TaskRefused {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "a task was not opened: the ledger cannot be written");
@@ -122,6 +133,8 @@ impl From<StoreError> for TaskRefused {
     }
 }
 
+/// How long a task waits to be opened while systems that it asks for are starting.
+const FIRST_LISTS: Duration = Duration::from_secs(15);
 const PURPOSE_MAX: usize = 500;
 const ASKED_MAX: usize = 200;
 
@@ -161,6 +174,7 @@ impl House {
         if open >= usize::try_from(self.config.tasks.open_max).unwrap_or(usize::MAX) {
             return Err(TaskRefused::new(ErrorCode::LimitExceeded, format!("agent `{}` has {open} tasks open; complete some first", agent.name)));
         }
+        self.await_first_lists(&asked).await;
         let (grant, narrowed) = self.narrow(agent, &entry.tools, &subject, &asked, now)?;
         if grant.is_empty() {
             return Err(TaskRefused { narrowed, ..TaskRefused::new(ErrorCode::TaskEmpty, ErrorCode::TaskEmpty.sentence()) });
@@ -198,6 +212,20 @@ impl House {
         Ok(OpenedTask { live, narrowed })
     }
 
+    /// A task that is opened while the broker starts would lose the tools of systems that did not list theirs yet, for its life.
+    async fn await_first_lists(&self, asked: &TaskRequest) {
+        let mut changed = self.tools_changed.subscribe();
+        let deadline = tokio::time::Instant::now() + FIRST_LISTS;
+        while self.registry.load().systems.values().any(|s| s.is_starting() && wants(asked, &s.entry.name)) {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => return,
+                // A system that fails on its way tells nobody: look again now and then.
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                _ = changed.changed() => {}
+            }
+        }
+    }
+
     fn narrow(&self, agent: &Agent, may_ask: &[ToolPattern], subject: &PersonName, asked: &TaskRequest, now: Timestamp) -> Result<(Grant, Vec<Narrowed>), TaskRefused> {
         let invalid = |detail: String| TaskRefused::new(ErrorCode::OauthRequest, detail);
         let everything = [AskedTool::Name("*".to_owned())];
@@ -212,6 +240,9 @@ impl House {
         let mut narrowed = Vec::new();
         // Each tool is judged once, however many patterns cover it: policy is asked for every tool, and an agent writes the patterns.
         let mut judged: BTreeMap<&bailiwick_core::ToolName, Option<String>> = BTreeMap::new();
+        for system in registry.systems.values().filter(|s| s.is_starting() && wants(asked, &s.entry.name)) {
+            narrowed.push(Narrowed { asked: format!("{}.*", system.entry.name), reason: "the system is still starting; open another task in a moment".to_owned() });
+        }
         for one in wanted {
             let (text, bounds) = match one {
                 AskedTool::Name(name) => (name.as_str(), BTreeMap::new()),

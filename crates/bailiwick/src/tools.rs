@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bailiwick_core::{Effect, PersonName, SystemName, ToolName};
@@ -37,7 +38,7 @@ impl House {
             let injection = Arc::new(self.injection(entry).await?);
             let inject: Arc<dyn Inject> = Arc::clone(&injection) as Arc<dyn Inject>;
             let upstream = Upstream::start(upstream_config(entry), inject).map_err(|e| StartError::System(entry.name.to_string(), e.to_string()))?;
-            let system = System { entry: entry.clone(), upstream: Arc::new(upstream), injection, listing: tokio::sync::Mutex::default() };
+            let system = System { entry: entry.clone(), upstream: Arc::new(upstream), injection, listing: tokio::sync::Mutex::default(), listed: AtomicBool::new(false) };
             systems.insert(entry.name.clone(), Arc::new(system));
         }
         let operations: Vec<ToolEntry> = systems.values().flat_map(operations).collect();
@@ -86,6 +87,7 @@ impl House {
                 Ok(()) => {}
                 Err(why) => tracing::warn!(system = %system.entry.name, %why, "the system's tools could not be listed"),
             }
+            system.listed.store(true, Ordering::Release);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(LIST_AGAIN_AFTER) => {}
@@ -160,11 +162,12 @@ impl House {
         }
         let count = entries.iter().filter(|e| e.definition.is_some()).count();
         tracing::info!(system = %system.entry.name, tools = count, "tools listed");
-        // The registry is read again: another system may have been listed meanwhile.
-        self.registry.rcu(|now| now.with_tools_of(&system.entry.name, &entries));
+        // Policy first, which knows the tools by their pins: a task that is opened meanwhile is not told that nothing permits them.
         if let Err(report) = self.refresh_engine().await {
             tracing::error!(%report, "the policies do not fit the tools; the ones in force stay, and tools that they do not know are denied");
         }
+        // The registry is read again: another system may have been listed meanwhile.
+        self.registry.rcu(|now| now.with_tools_of(&system.entry.name, &entries));
         self.tools_changed.send_modify(|n| *n = n.wrapping_add(1));
         Ok(())
     }

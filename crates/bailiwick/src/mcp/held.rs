@@ -193,14 +193,14 @@ async fn show_and_wait(exchange: &Exchange, asked: &Asked, hold: &Hold, events: 
 /// The universal fallback: an error result that says what was not done, who must approve, and how to ask again.
 fn pending(exchange: &Exchange, asked: &Asked, hold: &Hold) -> Said {
     let people: Vec<&str> = hold.people.iter().map(bailiwick_core::PersonName::as_str).collect();
+    let needed = hold.count.saturating_sub(hold.approvals.len());
+    let who = if needed >= people.len() { people.join(" and ") } else { format!("{needed} of {}", people.join(", ")) };
     let text = format!(
-        "APPROVAL PENDING ({id}): `{tool}` was NOT executed. {needed} of {people} must approve it at {page}, or with `bailiwick approve {id}`. \
+        "APPROVAL PENDING ({id}): `{tool}` was NOT executed. {who} must approve it at {page}, or with `bailiwick approve {id}`. \
          Call this tool again with exactly the same arguments to get the outcome; wait at least 30 s between tries. \
          Do not change the arguments: that starts a new approval. [hold.pending]",
         id = hold.id,
         tool = hold.tool,
-        needed = hold.count.saturating_sub(hold.approvals.len()),
-        people = people.join(", "),
         page = page(exchange, hold),
     );
     if asked.method != Method::ToolsCall {
