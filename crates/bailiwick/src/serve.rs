@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Either};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -117,6 +117,11 @@ async fn connection(house: Arc<House>, router: axum::Router, stream: TcpStream, 
 async fn answer(house: Arc<House>, router: axum::Router, mut request: Request<Incoming>, peer: SocketAddr) -> Response<Either<OutBody, axum::body::Body>> {
     if mcp::is_mcp(request.uri().path()) {
         return mcp::serve(house, request, peer).await.map(Either::Left);
+    }
+    // Probes and scrapers come under any name, and learn nothing that a browser could use.
+    let probe = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
+    if !probe && let Err(what) = mcp::check_host(&house, request.headers()) {
+        return mcp::plain(StatusCode::FORBIDDEN, what).map(Either::Left);
     }
     request.extensions_mut().insert(ConnectInfo(peer));
     match router.oneshot(request.map(|body| axum::body::Body::new(body.map_err(axum::Error::new)))).await {
