@@ -38,7 +38,18 @@ pub fn who<'a>(caller: &'a Caller, task: &'a bailiwick_core::Task) -> entry::Who
     }
 }
 
+/// All tasks of an agent together may have this many times as many calls waiting as one task.
+const TASKS_THAT_WAIT: usize = 5;
+
 impl Recorder<'_> {
+    /// Do so many calls of the agent's tasks wait already that one more would only bury them (BI-082)? What waits already may be
+    /// asked for again.
+    fn crowded(&self, hold: &Hold, pending_max: usize, now: Timestamp) -> bool {
+        let holds = &self.house.holds;
+        let waiting = || holds.matching(|h| h.agent == hold.agent && h.waits(now)).len();
+        holds.find(&hold.key, now).is_none() && waiting() >= pending_max.saturating_mul(TASKS_THAT_WAIT)
+    }
+
     /// Do the approvals of this hold release the call under the policy in force?
     fn released_by(&self, call: &Call<Bound>, hold: &Hold, now: Timestamp) -> bool {
         let approved: Vec<PersonName> = hold.approvals.iter().map(|a| a.person.clone()).collect();
@@ -159,6 +170,10 @@ impl Journal for Recorder<'_> {
             },
         );
         let pending_max = usize::try_from(self.house.config.pending_max).unwrap_or(usize::MAX);
+        if self.crowded(&hold, pending_max, now) {
+            self.house.denied(call, ErrorCode::HoldFlood, "too many calls of this agent wait for people", &[]).await?;
+            return Ok(Err(ErrorCode::HoldFlood));
+        }
         let opened = self.house.store.hold_open(&hold, body, pending_max).await?;
         // Approved, but by now policy asks for more than it did then: it is taken back, and the call is decided as if nobody had been
         // asked. Otherwise it would wait for nobody.

@@ -402,6 +402,65 @@ async fn bi_082_a_flood_of_held_calls_ends_at_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bi_082_a_flood_from_many_tasks_of_one_agent_ends_too_and_leaves_room_for_others() {
+    let place = Place::new().await;
+    let _broker = place.open().await;
+    let client = place.client();
+    let mut held = 0;
+    let mut last = None;
+    for n in 0..10 {
+        let task = client.task("scout").await;
+        let calls = (0..20).map(|m| {
+            let (client, task) = (&client, &task);
+            async move { client.call(task, "sys.pay", &format!(r#"{{"recipient":"f{n}-{m}","amount":1}}"#)).await.word() }
+        });
+        held += join_all(calls).await.iter().filter(|w| *w == "held").count();
+        last.get_or_insert(task);
+    }
+    assert!((100..120).contains(&held), "{held} calls of one agent wait for one person");
+    let (first, other) = (last.unwrap(), client.task("other").await);
+    assert_eq!(client.call(&first, "sys.pay", r#"{"recipient":"f0-0","amount":1}"#).await.word(), "held", "what waits goes on waiting");
+    assert_eq!(client.call(&other, "sys.pay", PAYMENT).await.word(), "held");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_outlives_its_client_and_every_entry_is_closed() {
+    let place = Place::new().await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    for (tool, key) in [("sys.slow_put", "write"), ("sys.slow", "read")] {
+        let arguments = format!(r#"{{"key":"{key}"}}"#);
+        let calling = client.call(&task, tool, &arguments);
+        let reached = until("the call runs", || place.upstream.times(tool.trim_start_matches("sys."), key) == 1);
+        tokio::select! {
+            answer = calling => panic!("{answer:?}"),
+            // The client is gone: its connection is dropped with it.
+            () = reached => {}
+        }
+    }
+    // The write still runs; the read was given up.
+    let results = async || {
+        let entries = broker.entries().await;
+        let of = |tool: &str| {
+            let intent = of_kind(&entries, "intent").into_iter().find(|(_, e)| e["tool"] == tool).unwrap().0;
+            of_kind(&entries, "outcome").into_iter().find(|(_, e)| e["intent"] == intent).map(|(_, e)| e["result"].as_str().unwrap().to_owned())
+        };
+        (of("sys.slow_put"), of("sys.slow"))
+    };
+    while results().await.1.is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(results().await, (None, Some("unknown".to_owned())));
+    place.upstream.open_gate();
+    while results().await.0.is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(results().await.0.as_deref(), Some("done"));
+    broker.check_sound(&place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_person_refused_is_refused_again_without_asking() {
     let place = Place::new().await;
     let broker = place.open().await;
