@@ -278,7 +278,8 @@ impl Chore<'_> {
     fn start_gateway(&self, fixture: &str, upstream: u16, shim: u16) -> Result<Gateway> {
         let folder = self.results.join(fixture).join("bailiwick");
         let data = folder.join("data");
-        fs::create_dir_all(&data)?;
+        // Not the data directory: the program makes it, for itself alone.
+        fs::create_dir_all(&folder)?;
         let config = folder.join("bailiwick.toml");
         fs::write(&config, gateway_config(upstream, shim))?;
         let port = free_port()?;

@@ -72,17 +72,18 @@ impl House {
         if self.tokens.is_revoked(&verified.jti.to_string()) {
             return Err(NotAuthenticated { code: ErrorCode::ProofInvalid });
         }
-        match bearer {
-            Bearer::Task(_, who) if !who.live.is_open(now) => Err(NotAuthenticated { code: ErrorCode::TaskClosed }),
-            Bearer::Agent(_) => {
-                let agent = self.agent(verified.agent.as_str()).ok_or(NotAuthenticated { code: ErrorCode::ProofInvalid })?;
-                self.in_service(agent, now).map_err(|why| {
-                    tracing::info!(%why, "a token was refused");
-                    NotAuthenticated { code: ErrorCode::ProofInvalid }
-                })
-            }
-            Bearer::Task(..) => Ok(()),
+        if let Bearer::Task(_, who) = bearer
+            && !who.live.is_open(now)
+        {
+            return Err(NotAuthenticated { code: ErrorCode::TaskClosed });
         }
+        // An agent that was taken out of service, or whose review is overdue, does nothing more, whatever the policies say.
+        let agent = self.agent(verified.agent.as_str()).ok_or(NotAuthenticated { code: ErrorCode::ProofInvalid })?;
+        if !agent.enabled || now > agent.review_by {
+            tracing::info!(agent = %agent.name, "a token was refused: the agent is suspended or overdue for review");
+            return Err(NotAuthenticated { code: ErrorCode::ProofInvalid });
+        }
+        Ok(())
     }
 
     /// One identity used from two places at once is an incident.

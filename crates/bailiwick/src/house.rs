@@ -151,6 +151,8 @@ pub struct House {
     pub ends_owed: Mutex<Vec<EndOwed>>,
     /// Told when the broker stops.
     pub stop: CancellationToken,
+    /// Held while the policy is taken anew.
+    pub refreshing: tokio::sync::Mutex<()>,
     /// Rings when the tools changed.
     pub tools_changed: watch::Sender<u64>,
     sealer: Sealer,
@@ -211,6 +213,7 @@ impl House {
             workers: TaskTracker::new(),
             ends_owed: Mutex::default(),
             stop: CancellationToken::new(),
+            refreshing: tokio::sync::Mutex::default(),
             tools_changed: watch::Sender::new(0),
             record_key: keys.record_key(),
             sealer: keys.into_sealer(),
@@ -321,18 +324,25 @@ impl House {
     /// # Errors
     /// The whole report, if a policy does not fit the tools; the one in force stays then, and tools that it does not know are denied.
     pub async fn refresh_engine(&self) -> Result<(), String> {
+        // One at a time: what was read first must not be put in force last.
+        let _alone = self.refreshing.lock().await;
         let tools = known_tools(&self.config, &self.store).await.map_err(|e| e.to_string())?;
         let engine = Engine::new(&self.sources, world(&self.config, tools)).map_err(|e| e.render())?;
-        let before = self.revision();
+        let before = self.engine.load_full();
         let after = bailiwick_core::Policy::revision(&engine);
-        if before == after {
+        if bailiwick_core::Policy::revision(&*before) == after {
             return Ok(());
         }
         // First in memory, then the fence: a decision of the old engine carries an old control sequence.
         self.engine.store(Arc::new(engine));
         let body = entry::House { what: "policy", name: None, digest: Some(&after) };
         let entry = Entry::new(<entry::House<'_> as Body>::WORD, entry::encode(self.clock.now(), &body));
-        self.store.control(entry, |_| Ok(())).await.map(|_| ()).map_err(|e| e.to_string())
+        if let Err(error) = self.store.control(entry, |_| Ok(())).await {
+            // Not on record: not in force. It is tried again with the next listing.
+            self.engine.store(before);
+            return Err(error.to_string());
+        }
+        Ok(())
     }
 
     /// Sees an identity from a place; two places at once are an incident.

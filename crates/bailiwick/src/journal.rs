@@ -52,7 +52,8 @@ impl Recorder<'_> {
 
     /// Do the approvals of this hold release the call under the policy in force?
     fn released_by(&self, call: &Call<Bound>, hold: &Hold, now: Timestamp) -> bool {
-        let approved: Vec<PersonName> = hold.approvals.iter().map(|a| a.person.clone()).collect();
+        let approvers = self.house.approvers_of(call.task());
+        let approved: Vec<PersonName> = hold.approvals.iter().map(|a| a.person.clone()).filter(|p| approvers.contains(p)).collect();
         let used = self.house.live.find(call.task().id).map_or(0, |live| live.used());
         bailiwick_core::decision::released_by(&**self.house.engine.load(), call, &approved, now, used)
     }

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use bailiwick_identity::PublicKey;
 
@@ -14,7 +15,12 @@ use crate::house::StartError;
 pub struct Keyring {
     dir: PathBuf,
     keys: RwLock<Keys>,
+    read_at: Mutex<Option<Instant>>,
 }
+
+/// A key that is taken out of the directory is not taken after this long; one that is unknown has it read again after the shorter.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+const READ_AGAIN_FOR_UNKNOWN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Default)]
 struct Keys {
@@ -26,9 +32,9 @@ impl Keyring {
     /// Reads the directories.
     ///
     /// # Errors
-    /// If a directory cannot be read, or a file in it is no public key.
+    /// If a directory cannot be read.
     pub fn load(data_dir: &Path, _config: &Config) -> Result<Self, StartError> {
-        let ring = Self { dir: data_dir.to_path_buf(), keys: RwLock::default() };
+        let ring = Self { dir: data_dir.to_path_buf(), keys: RwLock::default(), read_at: Mutex::default() };
         ring.reload()?;
         Ok(ring)
     }
@@ -57,11 +63,16 @@ impl Keyring {
 
     fn look(&self, find: impl Fn(&Keys) -> Option<Vec<PublicKey>>) -> Vec<PublicKey> {
         let known = || find(&self.keys.read().unwrap_or_else(PoisonError::into_inner));
-        if let Some(keys) = known() {
-            return keys;
-        }
-        // Somebody new: the file may have been written since.
-        if let Err(error) = self.reload() {
+        let patience = if known().is_some() { READ_AGAIN } else { READ_AGAIN_FOR_UNKNOWN };
+        let due = {
+            let mut read_at = self.read_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = read_at.is_none_or(|at| at.elapsed() >= patience);
+            if due {
+                *read_at = Some(Instant::now());
+            }
+            due
+        };
+        if due && let Err(error) = self.reload() {
             tracing::warn!(%error, "the keys of agents and people could not be read anew");
         }
         known().unwrap_or_default()
@@ -74,9 +85,11 @@ fn read(dir: &Path) -> Result<HashMap<String, Vec<PublicKey>>, StartError> {
     for file in std::fs::read_dir(dir).map_err(|e| fault(dir, &e))? {
         let path = file.map_err(|e| fault(dir, &e))?.path();
         let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".jwk")) else { continue };
-        let text = std::fs::read_to_string(&path).map_err(|e| fault(&path, &e))?;
-        let key = PublicKey::parse(&text).map_err(|e| fault(&path, &e))?;
-        keys.entry(name.to_owned()).or_default().push(key);
+        // One file that is no key is nobody's key; it must not keep the others from being read.
+        match std::fs::read_to_string(&path).map_err(|e| e.to_string()).and_then(|text| PublicKey::parse(&text).map_err(|e| e.to_string())) {
+            Ok(key) => keys.entry(name.to_owned()).or_default().push(key),
+            Err(why) => tracing::warn!(path = %path.display(), why, "a file is no public key: it is left out"),
+        }
     }
     Ok(keys)
 }

@@ -150,7 +150,8 @@ fn sealed(dir: &Path, sealer: &Sealer, name: &str, fresh: bool, make: impl FnOnc
 fn origin(dir: &Path, fresh: bool) -> Result<Origin, StartError> {
     let path = dir.join("ledger.origin");
     let fault = |e: &dyn std::fmt::Display| StartError::place(path.display().to_string(), e);
-    if !path.exists() && fresh {
+    // A store that begins anew is another log, under another name: the same name would be a fork of the old one.
+    if fresh {
         let name = format!("bailiwick.local/{:016x}", u64::from_be_bytes(random()));
         write_private(&path, name.as_bytes()).map_err(|e| fault(&e))?;
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bailiwick_core::{Task, TaskId, Timestamp};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// A task in memory. The durable truth about its state and its used calls is the store's; this is never more permissive than that
@@ -17,13 +18,17 @@ pub struct LiveTask {
     used: AtomicU64,
     recent: Mutex<VecDeque<i64>>,
     ended: CancellationToken,
+    streams: Arc<Semaphore>,
 }
+
+/// Streams outside of calls (`GET`, `subscriptions/listen`) that one task may hold open.
+const STREAMS_MAX: usize = 8;
 
 impl LiveTask {
     /// A task that is open.
     #[must_use]
     pub fn open(task: Arc<Task>, used: u64) -> Arc<Self> {
-        Arc::new(Self { task, open: AtomicBool::new(true), used: AtomicU64::new(used), recent: Mutex::default(), ended: CancellationToken::new() })
+        Arc::new(Self { task, open: AtomicBool::new(true), used: AtomicU64::new(used), recent: Mutex::default(), ended: CancellationToken::new(), streams: Arc::new(Semaphore::new(STREAMS_MAX)) })
     }
 
     /// May calls pass?
@@ -42,6 +47,12 @@ impl LiveTask {
     #[must_use]
     pub const fn ended(&self) -> &CancellationToken {
         &self.ended
+    }
+
+    /// Takes one of the few places for streams outside of calls, or says no: one token must not hold every connection.
+    #[must_use]
+    pub fn stream(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.streams).try_acquire_owned().ok()
     }
 
     /// Calls permitted so far.

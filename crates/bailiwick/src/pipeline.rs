@@ -143,6 +143,12 @@ impl House {
             }
             fault::point("before-decide");
             let decision = self.decide(call, who);
+            if decision.spends().is_some() && !sending.extra.is_empty() {
+                let code = ErrorCode::ApprovalMismatch;
+                let detail = "the answers that were brought back to the system's questions are not part of what people approved";
+                self.denied(decision.call(), code, detail, &[]).await?;
+                return Ok(Refused::new(code, detail));
+            }
             let recorder = Recorder { house: self, control, traceparent };
             fault::point("before-record");
             call = match bailiwick_core::record::record(&recorder, decision).await? {
@@ -229,6 +235,11 @@ impl House {
         let now = self.clock.now();
         let hold = if self.holds.is_empty() { None } else { self.holds.find(&call.hold_key(), now) };
         let approvers = self.approvers_of(call.task());
+        // A yes counts as long as the person may say it: someone who is no approver any more releases nothing.
+        let hold = hold.map(|mut hold| {
+            hold.approvals.retain(|a| approvers.contains(&a.person));
+            hold
+        });
         let engine = self.engine.load();
         decide(&**engine, call, hold, &approvers, now, who.live.used())
     }

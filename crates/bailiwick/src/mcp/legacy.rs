@@ -188,12 +188,14 @@ async fn subscribe(exchange: &Exchange, method: Method, request: &Request<'_>) -
 pub(super) fn stream(house: &Arc<House>, scope: &Scope, bearer: &Bearer, headers: &Headers<'_>) -> Response<OutBody> {
     let Bearer::Task(_, who) = bearer else { return not_allowed() };
     let Some(session) = session_of(house, scope, who, headers) else { return not_allowed() };
+    let Some(place) = who.live.stream() else { return plain(StatusCode::TOO_MANY_REQUESTS, "the task has too many streams open") };
     let (pieces, stream) = mpsc::channel::<Bytes>(relay::EVENTS);
     // A second stream takes the place of the first.
     *session.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(pieces.clone());
     let house = Arc::clone(house);
     let (ended, task) = (who.live.ended().clone(), Arc::clone(&who.live.task));
     tokio::spawn(async move {
+        let _place = place;
         let mut notices = lists::notices(&house, &session.scope, &task);
         let mut changed = house.tools_changed.subscribe();
         changed.mark_unchanged();

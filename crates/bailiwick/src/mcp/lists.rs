@@ -304,6 +304,9 @@ impl Wanted {
 
 /// `subscriptions/listen`: the stream of what changes, until the client goes, the token's task ends, or we stop.
 pub(super) fn listen(exchange: Exchange, asked: Option<RawBuf>) -> Response<OutBody> {
+    let Some(place) = exchange.who.live.stream() else {
+        return crate::mcp::plain(http::StatusCode::TOO_MANY_REQUESTS, "the task has too many streams open");
+    };
     let wanted = Wanted::read(&exchange, asked.as_ref());
     let (pieces, stream) = mpsc::channel::<Bytes>(relay::EVENTS);
     // Heard from before the acknowledgement on, so that nothing falls in between.
@@ -312,7 +315,7 @@ pub(super) fn listen(exchange: Exchange, asked: Option<RawBuf>) -> Response<OutB
     changed.mark_unchanged();
     let subscriptions = upstream_listening(&exchange, &wanted);
     tokio::spawn(async move {
-        let _subscriptions = subscriptions;
+        let (_place, _subscriptions) = (place, subscriptions);
         let mut first = Vec::new();
         reply::acknowledged(&mut first, &exchange.id, wanted.agreed().raw());
         relay::send(&pieces, &first).await;

@@ -147,10 +147,12 @@ pub(super) fn by_status(status: StatusCode) -> UpstreamError {
         }
         _ => format!("it answers with HTTP {} and no message", status.as_u16()),
     };
-    if status.is_client_error() {
+    // These say that the request was not taken. Any other may come from a server that did what was asked, or from whoever stands
+    // before it and passed the request on.
+    const NOT_TAKEN: [u16; 7] = [401, 403, 404, 405, 413, 415, 429];
+    if NOT_TAKEN.contains(&status.as_u16()) {
         UpstreamError::unavailable(words)
-    } else if status.is_server_error() {
-        // Who stands before the server may have passed the request on.
+    } else if status.is_client_error() || status.is_server_error() {
         UpstreamError::Unavailable { words: words.into(), may_have_run: true }
     } else {
         UpstreamError::broken(words)
@@ -171,8 +173,9 @@ mod tests {
     }
 
     #[test]
-    fn only_a_client_error_is_certain_not_to_have_run() {
+    fn only_a_request_that_was_not_taken_is_certain_not_to_have_run() {
         assert!(!by_status(StatusCode::UNAUTHORIZED).may_have_run());
+        assert!(by_status(StatusCode::CONFLICT).may_have_run());
         assert!(by_status(StatusCode::BAD_GATEWAY).may_have_run());
         assert!(by_status(StatusCode::ACCEPTED).may_have_run());
     }

@@ -198,10 +198,11 @@ fn flat(value: &serde_json::Value) -> String {
             float => format!("{float:?}"),
         },
         serde_json::Value::Array(items) => items.iter().map(flat).collect::<Vec<_>>().join(";"),
-        serde_json::Value::Object(map) => map
-            .iter()
-            .map(|(key, item)| format!("{key:?}={}", flat(item)))
-            .collect(),
+        serde_json::Value::Object(map) => {
+            // In one order, whichever the map keeps: that of the canonical form is by UTF-16 code units.
+            let members: std::collections::BTreeMap<_, _> = map.iter().collect();
+            members.into_iter().map(|(key, item)| format!("{key:?}={}", flat(item))).collect()
+        }
         other => other.to_string(),
     }
 }
