@@ -15,10 +15,7 @@ use anyhow::{Context as _, Result, bail};
 pub(crate) fn run(workspace: &Path, mut arguments: impl Iterator<Item = String>) -> Result<()> {
     match arguments.next().as_deref() {
         Some("gateway") => gateway::run(workspace, &Options::parse(arguments)?),
-        other => bail!(
-            "unknown benchmark `{}`; there are: gateway",
-            other.unwrap_or_default()
-        ),
+        other => bail!("unknown benchmark `{}`; there are: gateway", other.unwrap_or_default()),
     }
 }
 
@@ -32,18 +29,9 @@ struct Options {
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
-        let mut options = Self {
-            json: false,
-            direct_only: false,
-            seconds: 2.0,
-            rounds: 5,
-        };
+        let mut options = Self { json: false, direct_only: false, seconds: 2.0, rounds: 5 };
         while let Some(flag) = arguments.next() {
-            let mut value = || {
-                arguments
-                    .next()
-                    .with_context(|| format!("`{flag}` needs a value"))
-            };
+            let mut value = || arguments.next().with_context(|| format!("`{flag}` needs a value"));
             match flag.as_str() {
                 "--json" => options.json = true,
                 "--direct-only" => options.direct_only = true,
@@ -72,13 +60,7 @@ mod tests {
         let options = parse("--json --seconds 0.5").unwrap();
         assert!(options.json && !options.direct_only);
         assert_eq!((options.seconds, options.rounds), (0.5, 5));
-        for wrong in [
-            "--seconds 0",
-            "--seconds NaN",
-            "--rounds 0",
-            "--seconds",
-            "--fast",
-        ] {
+        for wrong in ["--seconds 0", "--seconds NaN", "--rounds 0", "--seconds", "--fast"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -47,29 +47,15 @@ pub(crate) fn run(workspace: &Path, arguments: impl Iterator<Item = String>) -> 
     let options = Options::parse(arguments)?;
     let tools = tools::install(workspace)?;
     build(workspace, options.through.as_ref())?;
-    let chore = Chore {
-        workspace,
-        tools,
-        results: workspace.join("target/conformance"),
-        options,
-    };
+    let chore = Chore { workspace, tools, results: workspace.join("target/conformance"), options };
     chore.run()
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
-        let mut options = Self {
-            through: Some(Through::Auto),
-            fixtures: FIXTURES.to_vec(),
-            port: None,
-            strict: false,
-        };
+        let mut options = Self { through: Some(Through::Auto), fixtures: FIXTURES.to_vec(), port: None, strict: false };
         while let Some(flag) = arguments.next() {
-            let mut value = || {
-                arguments
-                    .next()
-                    .with_context(|| format!("`{flag}` needs a value"))
-            };
+            let mut value = || arguments.next().with_context(|| format!("`{flag}` needs a value"));
             match flag.as_str() {
                 "--direct-only" => options.through = None,
                 "--strict" => options.strict = true,
@@ -95,19 +81,10 @@ impl Through {
             "auto" => Ok(Self::Auto),
             "shim" => Ok(Self::Shim),
             url => {
-                let rest = url
-                    .strip_prefix("http://")
-                    .context("`--through` wants `auto`, `shim` or a URL of http://127.0.0.1")?;
+                let rest = url.strip_prefix("http://").context("`--through` wants `auto`, `shim` or a URL of http://127.0.0.1")?;
                 let (host, path) = rest.split_once('/').context("the URL needs a path")?;
-                let port = host
-                    .rsplit_once(':')
-                    .context("the URL needs a port")?
-                    .1
-                    .parse()?;
-                Ok(Self::Running {
-                    port,
-                    path: format!("/{path}"),
-                })
+                let port = host.rsplit_once(':').context("the URL needs a port")?.1.parse()?;
+                Ok(Self::Running { port, path: format!("/{path}") })
             }
         }
     }
@@ -115,16 +92,7 @@ impl Through {
 
 fn build(workspace: &Path, through: Option<&Through>) -> Result<()> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args([
-            "build",
-            "--locked",
-            "--quiet",
-            "-p",
-            "bailiwick-testkit",
-            "--bins",
-        ])
-        .current_dir(workspace);
+    cargo.args(["build", "--locked", "--quiet", "-p", "bailiwick-testkit", "--bins"]).current_dir(workspace);
     if matches!(through, Some(Through::Auto)) {
         cargo.args(["-p", "bailiwick"]);
     }
@@ -169,10 +137,7 @@ impl Chore<'_> {
         }
         print(&lines)?;
         if lines.iter().any(|line| line.broken) {
-            bail!(
-                "the conformance suite found what is listed above; all results are in `{}`",
-                self.results.display()
-            );
+            bail!("the conformance suite found what is listed above; all results are in `{}`", self.results.display());
         }
         Ok(())
     }
@@ -180,44 +145,22 @@ impl Chore<'_> {
     fn run_fixture(&self, fixture: &str, lines: &mut Vec<Line>) -> Result<()> {
         let port = self.options.port.map_or_else(free_port, Ok)?;
         let _server = self.start_fixture(fixture, port)?;
-        let front = self
-            .options
-            .through
-            .as_ref()
-            .map(|through| self.start_front(fixture, port, through))
-            .transpose()?;
+        let front = self.options.through.as_ref().map(|through| self.start_front(fixture, port, through)).transpose()?;
         for revision in REVISIONS {
             let scored = self.scored(revision)?;
             let url = format!("http://localhost:{port}/mcp");
-            let (direct, seconds) =
-                self.suite(&url, revision, &format!("{fixture}/{revision}/direct"))?;
+            let (direct, seconds) = self.suite(&url, revision, &format!("{fixture}/{revision}/direct"))?;
             lines.push(direct_line(fixture, revision, &direct, &scored, seconds));
             if let Some(front) = &front {
-                let (through, seconds) = self.suite(
-                    &front.url,
-                    revision,
-                    &format!("{fixture}/{revision}/through"),
-                )?;
+                let (through, seconds) = self.suite(&front.url, revision, &format!("{fixture}/{revision}/through"))?;
                 let mut differences = compare(&direct, &through);
-                if differences
-                    .iter()
-                    .any(|difference| difference.reason().is_none())
-                {
+                if differences.iter().any(|difference| difference.reason().is_none()) {
                     // What two direct runs do not agree on is chance (ids, times), not the gateway.
-                    let (again, _) =
-                        self.suite(&url, revision, &format!("{fixture}/{revision}/again"))?;
-                    let chance: BTreeSet<_> = compare(&direct, &again)
-                        .iter()
-                        .map(Difference::place)
-                        .collect();
+                    let (again, _) = self.suite(&url, revision, &format!("{fixture}/{revision}/again"))?;
+                    let chance: BTreeSet<_> = compare(&direct, &again).iter().map(Difference::place).collect();
                     differences.retain(|difference| !chance.contains(&difference.place()));
                 }
-                let pair = Pair {
-                    direct: &direct,
-                    through: &through,
-                    scored: &scored,
-                    differences,
-                };
+                let pair = Pair { direct: &direct, through: &through, scored: &scored, differences };
                 lines.push(pair.line(fixture, revision, seconds, self.options.strict));
             }
         }
@@ -242,36 +185,17 @@ impl Chore<'_> {
         let port = free_port()?;
         let gateway = match through {
             Through::Auto => self.start_gateway(fixture, upstream, port)?,
-            Through::Shim => Gateway {
-                port: upstream,
-                path: "/mcp".to_owned(),
-                token: None,
-                _child: None,
-            },
-            Through::Running { port, path } => Gateway {
-                port: *port,
-                path: path.clone(),
-                token: env::var("BAILIWICK_TOKEN").ok(),
-                _child: None,
-            },
+            Through::Shim => Gateway { port: upstream, path: "/mcp".to_owned(), token: None, _child: None },
+            Through::Running { port, path } => Gateway { port: *port, path: path.clone(), token: env::var("BAILIWICK_TOKEN").ok(), _child: None },
         };
         let mut command = Command::new(self.binary("header-shim"));
-        command.args([
-            "--listen",
-            &port.to_string(),
-            "--target",
-            &gateway.port.to_string(),
-        ]);
+        command.args(["--listen", &port.to_string(), "--target", &gateway.port.to_string()]);
         if let Some(token) = &gateway.token {
             command.args(["--header", &format!("Authorization: Bearer {token}")]);
         }
         let mut shim = Child::spawn("header-shim", &mut command, &self.log(fixture, "shim"))?;
         shim.wait_for_port(port, START_LIMIT)?;
-        Ok(Front {
-            url: format!("http://localhost:{port}{}", gateway.path),
-            _shim: shim,
-            _gateway: gateway,
-        })
+        Ok(Front { url: format!("http://localhost:{port}{}", gateway.path), _shim: shim, _gateway: gateway })
     }
 
     /// Everything that this chore knows of Bailiwick's configuration and command line.
@@ -285,12 +209,7 @@ impl Chore<'_> {
         let port = free_port()?;
         let program = self.binary("bailiwick");
         let common = |command: &mut Command, verb: &str| {
-            command
-                .arg(verb)
-                .arg("--config")
-                .arg(&config)
-                .arg("--data-dir")
-                .arg(&data);
+            command.arg(verb).arg("--config").arg(&config).arg("--data-dir").arg(&data);
         };
         let mut add = Command::new(&program);
         common(&mut add, "agent");
@@ -310,12 +229,7 @@ impl Chore<'_> {
             bail!("no task token: {}", String::from_utf8_lossy(&issued.stderr));
         }
         let token = String::from_utf8(issued.stdout)?.trim().to_owned();
-        Ok(Gateway {
-            port,
-            path: "/mcp/s/fixture".to_owned(),
-            token: Some(token),
-            _child: Some(child),
-        })
+        Ok(Gateway { port, path: "/mcp/s/fixture".to_owned(), token: Some(token), _child: Some(child) })
     }
 
     /// Runs the suite once. Its exit code says nothing that its results do not say better.
@@ -330,20 +244,13 @@ impl Chore<'_> {
             .arg(&folder)
             .output()
             .context("cannot start the conformance suite")?;
-        fs::write(
-            folder.join("output.txt"),
-            [done.stdout, done.stderr].concat(),
-        )?;
+        fs::write(folder.join("output.txt"), [done.stdout, done.stderr].concat())?;
         Ok((Run::load(&folder)?, begin.elapsed().as_secs_f64()))
     }
 
     /// The server scenarios that count for a revision, as the suite lists them.
     fn scored(&self, revision: &str) -> Result<Vec<String>> {
-        let listed = self
-            .tools
-            .conformance()
-            .args(["list", "--requirements", revision])
-            .output()?;
+        let listed = self.tools.conformance().args(["list", "--requirements", revision]).output()?;
         let text = String::from_utf8(listed.stdout)?;
         let scenarios: Vec<_> = text
             .lines()
@@ -414,127 +321,49 @@ struct Pair<'a> {
 }
 
 fn direct_line(fixture: &str, revision: &str, run: &Run, scored: &[String], seconds: f64) -> Line {
-    let failing: Vec<_> = scored
-        .iter()
-        .filter(|scenario| !run.passes(scenario))
-        .collect();
-    let notes = failing
-        .iter()
-        .map(|scenario| format!("scored scenario fails directly: {scenario}"))
-        .collect();
-    let cells = cells(
-        fixture,
-        revision,
-        "direct",
-        run,
-        scored,
-        seconds,
-        String::new(),
-    );
-    Line {
-        cells,
-        notes,
-        broken: !failing.is_empty(),
-    }
+    let failing: Vec<_> = scored.iter().filter(|scenario| !run.passes(scenario)).collect();
+    let notes = failing.iter().map(|scenario| format!("scored scenario fails directly: {scenario}")).collect();
+    let cells = cells(fixture, revision, "direct", run, scored, seconds, String::new());
+    Line { cells, notes, broken: !failing.is_empty() }
 }
 
 impl Pair<'_> {
     fn line(&self, fixture: &str, revision: &str, seconds: f64, strict: bool) -> Line {
-        let lost =
-            |scenario: &&String| self.direct.passes(scenario) && !self.through.passes(scenario);
+        let lost = |scenario: &&String| self.direct.passes(scenario) && !self.through.passes(scenario);
         let lost: Vec<_> = self.scored.iter().filter(lost).collect();
-        let mut notes: Vec<_> = lost
-            .iter()
-            .map(|scenario| format!("scored scenario fails only through: {scenario}"))
-            .collect();
-        for ((scenario, id, _), check) in self
-            .through
-            .failures()
-            .filter(|((scenario, ..), _)| lost.contains(&scenario))
-        {
+        let mut notes: Vec<_> = lost.iter().map(|scenario| format!("scored scenario fails only through: {scenario}")).collect();
+        for ((scenario, id, _), check) in self.through.failures().filter(|((scenario, ..), _)| lost.contains(&scenario)) {
             notes.push(format!("  {scenario} {id}: {}", check.message));
         }
-        let unexplained: Vec<_> = self
-            .differences
-            .iter()
-            .filter(|difference| difference.reason().is_none())
-            .collect();
+        let unexplained: Vec<_> = self.differences.iter().filter(|difference| difference.reason().is_none()).collect();
         notes.extend(unexplained.iter().map(ToString::to_string));
-        let count = |wanted: bool| {
-            unexplained
-                .iter()
-                .filter(|found| matches!(found, Difference::Status { .. }) == wanted)
-                .count()
-        };
+        let count = |wanted: bool| unexplained.iter().filter(|found| matches!(found, Difference::Status { .. }) == wanted).count();
         let by_design = self.differences.len() - unexplained.len();
-        let summary = format!(
-            "{} verdicts, {} payloads, {by_design} by design",
-            count(true),
-            count(false)
-        );
-        let cells = cells(
-            fixture,
-            revision,
-            "through",
-            self.through,
-            self.scored,
-            seconds,
-            summary,
-        );
-        Line {
-            cells,
-            notes,
-            broken: !lost.is_empty() || (strict && !unexplained.is_empty()),
-        }
+        let summary = format!("{} verdicts, {} payloads, {by_design} by design", count(true), count(false));
+        let cells = cells(fixture, revision, "through", self.through, self.scored, seconds, summary);
+        Line { cells, notes, broken: !lost.is_empty() || (strict && !unexplained.is_empty()) }
     }
 }
 
-fn cells(
-    fixture: &str,
-    revision: &str,
-    way: &str,
-    run: &Run,
-    scored: &[String],
-    seconds: f64,
-    differences: String,
-) -> [String; 7] {
-    let passing = scored
-        .iter()
-        .filter(|scenario| run.passes(scenario))
-        .count();
+fn cells(fixture: &str, revision: &str, way: &str, run: &Run, scored: &[String], seconds: f64, differences: String) -> [String; 7] {
+    let passing = scored.iter().filter(|scenario| run.passes(scenario)).count();
     [
         fixture.to_owned(),
         revision.to_owned(),
         way.to_owned(),
         format!("{passing} of {}", scored.len()),
-        format!(
-            "{} pass, {} fail",
-            run.count("SUCCESS"),
-            run.count("FAILURE")
-        ),
+        format!("{} pass, {} fail", run.count("SUCCESS"), run.count("FAILURE")),
         format!("{seconds:.1} s"),
         differences,
     ]
 }
 
 fn print(lines: &[Line]) -> Result<()> {
-    let head = [
-        "fixture",
-        "revision",
-        "way",
-        "scored",
-        "all checks",
-        "time",
-        "differences",
-    ]
-    .map(str::to_owned);
+    let head = ["fixture", "revision", "way", "scored", "all checks", "time", "differences"].map(str::to_owned);
     let mut out = stdout().lock();
     for cells in std::iter::once(&head).chain(lines.iter().map(|line| &line.cells)) {
         let [fixture, revision, way, scored, checks, seconds, differences] = cells;
-        writeln!(
-            out,
-            "{fixture:<8} {revision:<11} {way:<8} {scored:<9} {checks:<18} {seconds:>7}  {differences}"
-        )?;
+        writeln!(out, "{fixture:<8} {revision:<11} {way:<8} {scored:<9} {checks:<18} {seconds:>7}  {differences}")?;
     }
     for line in lines.iter().filter(|line| !line.notes.is_empty()) {
         let [fixture, revision, way, ..] = &line.cells;

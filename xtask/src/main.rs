@@ -5,10 +5,7 @@ mod ci;
 mod conformance;
 mod generate;
 #[path = "../../crates/testkit/src/process.rs"]
-#[expect(
-    unreachable_pub,
-    reason = "the file is shared with the testkit, where these are public"
-)]
+#[expect(unreachable_pub, reason = "the file is shared with the testkit, where these are public")]
 // A file and not a dependency: that would build rmcp before every chore.
 mod process;
 mod test;
@@ -33,9 +30,7 @@ fn main() -> ExitCode {
 }
 
 fn chore() -> Result<()> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("xtask is in the workspace")?;
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is in the workspace")?;
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("bench") => bench::run(workspace, arguments),
@@ -45,9 +40,6 @@ fn chore() -> Result<()> {
         Some("test") => test::run(workspace, arguments),
         Some("tidy") => tidy::check(workspace),
         Some("tools") => tools::install(workspace).map(drop),
-        other => bail!(
-            "unknown chore `{}`; there are: bench, ci, conformance, gen, test, tidy, tools",
-            other.unwrap_or_default()
-        ),
+        other => bail!("unknown chore `{}`; there are: bench, ci, conformance, gen, test, tidy, tools", other.unwrap_or_default()),
     }
 }

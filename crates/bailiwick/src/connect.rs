@@ -108,7 +108,16 @@ impl Bridge {
     fn new(api: Arc<ApiClient>, agent: AgentKey, wish: Wish, out: mpsc::Sender<Bytes>) -> Result<Self, Failure> {
         let mcp = api.mcp().parse().map_err(|e: url::ParseError| Failure::new(e.to_string(), ""))?;
         let credential = Credential::new(Arc::clone(&api), agent, wish);
-        Ok(Self { api, mcp, credential, out, legacy: Legacy::default(), tools: ToolHeaders::default(), running: Mutex::default(), listener: Mutex::default() })
+        Ok(Self {
+            api,
+            mcp,
+            credential,
+            out,
+            legacy: Legacy::default(),
+            tools: ToolHeaders::default(),
+            running: Mutex::default(),
+            listener: Mutex::default(),
+        })
     }
 
     /// Reads the host's messages and has each answered, many at a time.

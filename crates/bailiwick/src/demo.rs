@@ -49,7 +49,10 @@ impl Demo {
 /// Plays the story against a broker that runs on this data directory with its embedded defaults.
 pub(crate) async fn play_here(data_dir: &Path, url: &str, config: &Config) -> Result<(), Failure> {
     if !config.systems.contains_key("shop") || !config.agents.contains_key("assistant") {
-        return Err(Failure::new("the demo needs the sample shop and the agent `assistant`, which this configuration does not have", "play it on a broker of its own: bailiwick demo"));
+        return Err(Failure::new(
+            "the demo needs the sample shop and the agent `assistant`, which this configuration does not have",
+            "play it on a broker of its own: bailiwick demo",
+        ));
     }
     let owner = config.agents.get("assistant").map(|a| a.agent.owner.to_string()).unwrap_or_default();
     let others = config.people.values().filter(|p| p.roles.contains(&bailiwick_core::Role::Approver));
@@ -127,7 +130,11 @@ impl Story {
 
     fn prologue(&self) {
         say(self.style.strong("\nA model may answer tickets in a small shop. It may look orders up, and it may refund, if a person agrees."));
-        say(format_args!("{} answers for the agent; {} decides.", self.cast.owner.name, if self.alone() { "the same person".to_owned() } else { self.cast.approver.name.to_string() }));
+        say(format_args!(
+            "{} answers for the agent; {} decides.",
+            self.cast.owner.name,
+            if self.alone() { "the same person".to_owned() } else { self.cast.approver.name.to_string() }
+        ));
     }
 
     /// A system's tools can be granted once it has named them.
@@ -154,11 +161,16 @@ impl Story {
 
     async fn identity_and_task(&self) -> Result<TaskClient<'_>, Failure> {
         self.heading("The agent proves who it is, with a key that only it holds").await;
-        let task = TaskClient::open(&self.cast.api, &self.cast.agent, MODEL, &json!({
-            "purpose": "answer the ticket about order O-2009",
-            "tools": ["shop.show_order", "shop.list_tickets", {"tool": "shop.refund_order", "arguments": {"amount_cents": {"max": 5000}}}],
-            "ttl_seconds": 900, "model": MODEL, "budget": {"calls": 20},
-        }))
+        let task = TaskClient::open(
+            &self.cast.api,
+            &self.cast.agent,
+            MODEL,
+            &json!({
+                "purpose": "answer the ticket about order O-2009",
+                "tools": ["shop.show_order", "shop.list_tickets", {"tool": "shop.refund_order", "arguments": {"amount_cents": {"max": 5000}}}],
+                "ttl_seconds": 900, "model": MODEL, "budget": {"calls": 20},
+            }),
+        )
         .await?;
         let document = &task.opened.task;
         say(field("identity", &text(document, "spiffe_id")));
@@ -193,7 +205,15 @@ impl Story {
         let order = reply.content()?;
         let refundable = order.get("refundable_cents").and_then(Value::as_u64).unwrap_or(0);
         say(field("call", &format!("shop.show_order {}", json!({ "order": ORDER }))));
-        say(field("answer", &format!("{} {}, paid {} cents, {refundable} of them can be refunded", text(&order, "quantity"), text(&order, "article"), text(&order, "paid_cents"))));
+        say(field(
+            "answer",
+            &format!(
+                "{} {}, paid {} cents, {refundable} of them can be refunded",
+                text(&order, "quantity"),
+                text(&order, "article"),
+                text(&order, "paid_cents")
+            ),
+        ));
         say(self.style.good(&field("decision", &format!("passed, {} ms in all", reply.elapsed.as_millis()))));
         expect(refundable >= REFUND_CENTS, "the order should have something left to refund (start on a fresh data directory)", &refundable)
     }
@@ -208,12 +228,21 @@ impl Story {
             let document = self.wait_for_hold(task, None).await?;
             let held = HeldCall::read(&document)?;
             say(self.style.attention(&field("decision", "held: nothing was sent; the client waits")));
-            self.heading(&format!("{} sees the whole call, as `bailiwick approve {}` shows it", self.cast.approver.name, short(&held.id.to_string()))).await;
+            self.heading(&format!(
+                "{} sees the whole call, as `bailiwick approve {}` shows it",
+                self.cast.approver.name,
+                short(&held.id.to_string())
+            ))
+            .await;
             say(indented(&held.painted(self.style)));
             tokio::time::sleep(self.pace.decision).await;
             let decided = decide(&self.cast.api, &self.cast.approver, &held, Word::Approve, None).await?;
             let approval = items(&decided, "approvals").last().cloned().unwrap_or_default();
-            expect(text(&approval, "person") == self.cast.approver.name.as_str(), "the approval should be on record under its giver's name", &decided)?;
+            expect(
+                text(&approval, "person") == self.cast.approver.name.as_str(),
+                "the approval should be on record under its giver's name",
+                &decided,
+            )?;
             let signature: String = text(&approval, "signature").chars().take(16).collect();
             let footing = if text(&approval, "kind") == "own_request" { "; marked `own_request`, as nobody else is here" } else { "" };
             say(self.style.good(&format!("\n  approved by {}, signed {signature}...{footing}", text(&approval, "person"))));
@@ -246,7 +275,14 @@ impl Story {
         say(self.style.bad(&field("refused", &format!("by {}", self.cast.approver.name))));
         say(field("model reads", &told));
         let order = task.call("shop.show_order", &json!({ "order": ORDER })).await?.content()?;
-        say(field("refunds", &format!("{} of {} cents in all", items(&order, "refunds").len(), items(&order, "refunds").iter().filter_map(|r| r.get("amount_cents").and_then(Value::as_u64)).sum::<u64>())));
+        say(field(
+            "refunds",
+            &format!(
+                "{} of {} cents in all",
+                items(&order, "refunds").len(),
+                items(&order, "refunds").iter().filter_map(|r| r.get("amount_cents").and_then(Value::as_u64)).sum::<u64>()
+            ),
+        ));
         Ok(())
     }
 
@@ -282,7 +318,8 @@ impl Story {
         self.heading(&format!("Later somebody asks who did that: bailiwick trace {}", short(hold))).await;
         let trace = self.cast.api.get(&self.cast.owner, &format!("/v1/trace/{hold}")).await?;
         let story = ledger::story(&trace, self.style);
-        for must in [self.cast.agent.spiffe_id.as_str(), self.cast.owner.name.as_str(), self.cast.approver.name.as_str(), "shop.refund_order", MODEL] {
+        for must in [self.cast.agent.spiffe_id.as_str(), self.cast.owner.name.as_str(), self.cast.approver.name.as_str(), "shop.refund_order", MODEL]
+        {
             expect(story.contains(must), &format!("the trace should name {must}"), &trace)?;
         }
         say(indented(&story));
@@ -319,7 +356,10 @@ fn refund() -> Value {
 }
 
 /// The client's call and the person's decision, at the same time. Whichever fails ends the story.
-async fn both<T>(call: impl Future<Output = Result<Reply, ClientError>>, people: impl Future<Output = Result<T, Failure>>) -> Result<(Reply, T), Failure> {
+async fn both<T>(
+    call: impl Future<Output = Result<Reply, ClientError>>,
+    people: impl Future<Output = Result<T, Failure>>,
+) -> Result<(Reply, T), Failure> {
     tokio::try_join!(async { call.await.map_err(Failure::from) }, people)
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Arguments and results are never in it, only their keyed digests, so that personal data can be erased and the tree still verifies.
 
-use bailiwick_core::{Approval, CallId, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, PersonName, PolicyRef, SpiffeId, TaskId, Timestamp, ToolName};
+use bailiwick_core::{
+    Approval, CallId, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, PersonName, PolicyRef, SpiffeId, TaskId, Timestamp, ToolName,
+};
 use serde::Serialize;
 
 /// The body of an entry.

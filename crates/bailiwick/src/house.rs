@@ -19,14 +19,14 @@ use crate::config::Config;
 use crate::entry::{self, Body};
 use crate::holds::Holds;
 use crate::journal::DenialBook;
-use crate::keys::Keys;
 use crate::keyring::Keyring;
+use crate::keys::Keys;
 use crate::live::{LiveTask, LiveTasks};
-use crate::tasks::EndOwed;
 use crate::mcp::session::Sessions;
 use crate::registry::Registry;
 use crate::sign_in::SignIns;
 use crate::state_seal::StateSeal;
+use crate::tasks::EndOwed;
 use crate::tokens::TokenCache;
 
 /// Why the broker cannot start.
@@ -186,7 +186,8 @@ impl House {
         urls.hosts.extend(config.allowed_hosts.iter().cloned());
         // From here on connections wait for us: whoever finds the address finds us behind it.
         let endpoint = serde_json::json!({ "url": urls.base, "mcp": urls.mcp, "pid": std::process::id() });
-        crate::place::write_private(&data_dir.join("endpoint.json"), endpoint.to_string().as_bytes()).map_err(|e| StartError::place("endpoint.json", e))?;
+        crate::place::write_private(&data_dir.join("endpoint.json"), endpoint.to_string().as_bytes())
+            .map_err(|e| StartError::place("endpoint.json", e))?;
         let tools = known_tools(&config, &store).await?;
         let engine = Engine::new(&sources, world(&config, tools)).map_err(|e| StartError::Policy(e.render()))?;
         let (issuer, verifier) = keys.issuer(&urls.base, &config.trust_domain)?;
@@ -308,7 +309,12 @@ impl House {
         let now = self.clock.now();
         let id = bailiwick_core::IncidentId::new(now, crate::clock::random());
         let body = entry::Incident { incident: id, what, agent: agent.map(|a| &a.spiffe_id), task, detail };
-        let row = bailiwick_store::Incident { id, kind: what.to_owned(), at: now, document: serde_json::json!({ "detail": detail, "agent": agent.map(|a| a.name.as_str()), "task": task }).to_string() };
+        let row = bailiwick_store::Incident {
+            id,
+            kind: what.to_owned(),
+            at: now,
+            document: serde_json::json!({ "detail": detail, "agent": agent.map(|a| a.name.as_str()), "task": task }).to_string(),
+        };
         let entry = Entry::new(<entry::Incident<'_> as Body>::WORD, entry::encode(now, &body));
         let entry = match task {
             Some(task) => entry.of_task(task),
@@ -419,9 +425,5 @@ async fn known_tools(config: &Config, store: &Store) -> Result<Vec<ToolShape>, S
 }
 
 fn world(config: &Config, tools: Vec<ToolShape>) -> World {
-    World {
-        agents: config.agents.values().map(|e| e.agent.clone()).collect(),
-        people: config.people.values().cloned().collect(),
-        tools,
-    }
+    World { agents: config.agents.values().map(|e| e.agent.clone()).collect(), people: config.people.values().cloned().collect(), tools }
 }

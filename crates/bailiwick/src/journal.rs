@@ -88,15 +88,7 @@ impl Journal for Recorder<'_> {
             },
         );
         let consume = hold.map(|h| h.id);
-        let row = IntentRow {
-            known_control: self.control,
-            task: task.id,
-            call: call.id(),
-            consume,
-            budget_calls: task.budget.calls,
-            at: now,
-            body,
-        };
+        let row = IntentRow { known_control: self.control, task: task.id, call: call.id(), consume, budget_calls: task.budget.calls, at: now, body };
         let written = self.house.store.intent(row).await?;
         if written.is_ok()
             && let Some(hold) = hold
@@ -271,9 +263,7 @@ impl House {
     ///
     /// # Errors
     /// The store's.
-    pub async fn denied(
-        &self, call: &Call<Bound>, code: ErrorCode, detail: &str, policies: &[bailiwick_core::PolicyRef],
-    ) -> Result<(), StoreError> {
+    pub async fn denied(&self, call: &Call<Bound>, code: ErrorCode, detail: &str, policies: &[bailiwick_core::PolicyRef]) -> Result<(), StoreError> {
         self.denied_early(call.id(), call.caller(), call.task(), call.requested(), code, detail, policies).await
     }
 
@@ -283,7 +273,13 @@ impl House {
     /// The store's.
     #[expect(clippy::too_many_arguments, reason = "these are the members of one entry")]
     pub async fn denied_early(
-        &self, id: bailiwick_core::CallId, caller: &Caller, task: &bailiwick_core::Task, tool: &str, code: ErrorCode, detail: &str,
+        &self,
+        id: bailiwick_core::CallId,
+        caller: &Caller,
+        task: &bailiwick_core::Task,
+        tool: &str,
+        code: ErrorCode,
+        detail: &str,
         policies: &[bailiwick_core::PolicyRef],
     ) -> Result<(), StoreError> {
         metrics::counter!("bailiwick_denials_total", "code" => code.slug()).increment(1);
@@ -362,7 +358,15 @@ mod tests {
             token: String::new(),
         };
         let (tool, detail) = ("t".to_owned(), String::new());
-        Denied { call: CallId::new(Timestamp::from_millis(0), [0; 10]), task, caller, owner: "ana".parse().unwrap(), tool, code: ErrorCode::PolicyDenied, detail }
+        Denied {
+            call: CallId::new(Timestamp::from_millis(0), [0; 10]),
+            task,
+            caller,
+            owner: "ana".parse().unwrap(),
+            tool,
+            code: ErrorCode::PolicyDenied,
+            detail,
+        }
     }
 
     #[test]

@@ -131,7 +131,13 @@ fn root(dir: &Path) -> Result<RootKey, StartError> {
     RootKey::parse(&read_private(&path)?).map_err(|e| fault(&e))
 }
 
-fn sealed(dir: &Path, sealer: &Sealer, name: &str, fresh: bool, make: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, StartError>) -> Result<Zeroizing<Vec<u8>>, StartError> {
+fn sealed(
+    dir: &Path,
+    sealer: &Sealer,
+    name: &str,
+    fresh: bool,
+    make: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, StartError>,
+) -> Result<Zeroizing<Vec<u8>>, StartError> {
     let path = dir.join("keys").join(format!("{name}.sealed"));
     let fault = |e: &dyn std::fmt::Display| StartError::place(path.display().to_string(), e);
     let label = format!("key/{name}");

@@ -137,7 +137,10 @@ pub fn log_key(data_dir: &Path) -> Result<(VerifierKey, Origin), AccessError> {
 }
 
 async fn check(
-    source: &Source, origin: &Origin, key: &VerifierKey, mut each: impl FnMut(&[u8]) -> Result<(), AccessError>,
+    source: &Source,
+    origin: &Origin,
+    key: &VerifierKey,
+    mut each: impl FnMut(&[u8]) -> Result<(), AccessError>,
 ) -> Result<(Checkpoint, String), AccessError> {
     let note = source.checkpoint().await?;
     let mut check = Check::new(&note, origin, key)?;
@@ -253,7 +256,13 @@ impl Integrator for Keyless {
             return Err("the ledger is empty, or was opened for reading only".to_owned());
         }
         let tree = Frontier::from_bytes(frontier).map_err(|e| e.to_string())?;
-        Ok(Integrated { leaves: Vec::new(), frontier: frontier.to_vec(), size: tree.size(), root: *tree.root().as_bytes(), checkpoint: String::new() })
+        Ok(Integrated {
+            leaves: Vec::new(),
+            frontier: frontier.to_vec(),
+            size: tree.size(),
+            root: *tree.root().as_bytes(),
+            checkpoint: String::new(),
+        })
     }
 }
 

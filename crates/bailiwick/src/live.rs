@@ -28,7 +28,14 @@ impl LiveTask {
     /// A task that is open.
     #[must_use]
     pub fn open(task: Arc<Task>, used: u64) -> Arc<Self> {
-        Arc::new(Self { task, open: AtomicBool::new(true), used: AtomicU64::new(used), recent: Mutex::default(), ended: CancellationToken::new(), streams: Arc::new(Semaphore::new(STREAMS_MAX)) })
+        Arc::new(Self {
+            task,
+            open: AtomicBool::new(true),
+            used: AtomicU64::new(used),
+            recent: Mutex::default(),
+            ended: CancellationToken::new(),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        })
     }
 
     /// May calls pass?

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use bailiwick_core::call::{Binding, Spent};
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{Approval, Authenticated, Bound, Call, CallId, Caller, Decision, ErrorCode, Hold, Permitted, Received, Recorded, Scalar, decide};
+use bailiwick_core::{
+    Approval, Authenticated, Bound, Call, CallId, Caller, Decision, ErrorCode, Hold, Permitted, Received, Recorded, Scalar, decide,
+};
 use bailiwick_store::StoreError;
 use bailiwick_wire::json::Kind as JsonKind;
 use bailiwick_wire::mcp::{Id, Method, Version};
@@ -108,7 +110,12 @@ const OUTCOME_AGAIN_AFTER: Duration = Duration::from_secs(1);
 impl House {
     /// The whole way of a call, from its bytes to its answer.
     pub async fn handle(
-        self: &Arc<Self>, call: Call<Received>, who: &Who, tool: Option<&Arc<ToolEntry>>, traceparent: Option<&str>, sending: Sending,
+        self: &Arc<Self>,
+        call: Call<Received>,
+        who: &Who,
+        tool: Option<&Arc<ToolEntry>>,
+        traceparent: Option<&str>,
+        sending: Sending,
     ) -> Answer {
         match self.way(call, who, tool, traceparent, sending).await {
             Ok(answer) => answer,
@@ -120,7 +127,12 @@ impl House {
     }
 
     async fn way(
-        self: &Arc<Self>, call: Call<Received>, who: &Who, tool: Option<&Arc<ToolEntry>>, traceparent: Option<&str>, sending: Sending,
+        self: &Arc<Self>,
+        call: Call<Received>,
+        who: &Who,
+        tool: Option<&Arc<ToolEntry>>,
+        traceparent: Option<&str>,
+        sending: Sending,
     ) -> Result<Answer, StoreError> {
         let call = call.authenticate(Arc::clone(&who.caller));
         let mut control = self.store.control_seq();
@@ -320,7 +332,10 @@ fn conclude(result: Result<Reply, UpstreamError>, tool: &ToolEntry) -> (Answer, 
             }
             Err(()) => {
                 let code = ErrorCode::UpstreamBroken;
-                (Refused::new(code, "the system's answer held a secret in a place from which it could not be taken"), Concluded { result: "done", code: Some(code), answer: None })
+                (
+                    Refused::new(code, "the system's answer held a secret in a place from which it could not be taken"),
+                    Concluded { result: "done", code: Some(code), answer: None },
+                )
             }
         },
         Ok(Reply::Error { code, message, data, http_status }) => {

@@ -114,7 +114,12 @@ async fn connection(house: Arc<House>, router: axum::Router, stream: TcpStream, 
     }
 }
 
-async fn answer(house: Arc<House>, router: axum::Router, mut request: Request<Incoming>, peer: SocketAddr) -> Response<Either<OutBody, axum::body::Body>> {
+async fn answer(
+    house: Arc<House>,
+    router: axum::Router,
+    mut request: Request<Incoming>,
+    peer: SocketAddr,
+) -> Response<Either<OutBody, axum::body::Body>> {
     if mcp::is_mcp(request.uri().path()) {
         return mcp::serve(house, request, peer).await.map(Either::Left);
     }

@@ -2,9 +2,9 @@
 //! can neither read nor make one; bound to task and call, and never a right by itself.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
+use bailiwick_core::{Digest, HoldId, TaskId, Timestamp};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bailiwick_core::{Digest, HoldId, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::house::StartError;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use bailiwick_core::{Agent, AgentName, Budget, Constraint, EndReason, ErrorCode, Grant, InstanceId, PersonName, Task, TaskId, TaskState, Timestamp, ToolGrant};
+use bailiwick_core::{
+    Agent, AgentName, Budget, Constraint, EndReason, ErrorCode, Grant, InstanceId, PersonName, Task, TaskId, TaskState, Timestamp, ToolGrant,
+};
 use bailiwick_identity::token::{Issued, Purpose, Statement};
 use bailiwick_policy::{Possible, TaskQuestion};
 use bailiwick_store::StoreError;
@@ -148,7 +150,10 @@ impl House {
             return Err(format!("agent `{}` is suspended", agent.name));
         }
         if now > agent.review_by {
-            return Err(format!("agent `{}` is overdue for review since {}; its owner `{}` sets a new `review_by`", agent.name, agent.review_by, agent.owner));
+            return Err(format!(
+                "agent `{}` is overdue for review since {}; its owner `{}` sets a new `review_by`",
+                agent.name, agent.review_by, agent.owner
+            ));
         }
         Ok(())
     }
@@ -226,7 +231,14 @@ impl House {
         }
     }
 
-    fn narrow(&self, agent: &Agent, may_ask: &[ToolPattern], subject: &PersonName, asked: &TaskRequest, now: Timestamp) -> Result<(Grant, Vec<Narrowed>), TaskRefused> {
+    fn narrow(
+        &self,
+        agent: &Agent,
+        may_ask: &[ToolPattern],
+        subject: &PersonName,
+        asked: &TaskRequest,
+        now: Timestamp,
+    ) -> Result<(Grant, Vec<Narrowed>), TaskRefused> {
         let invalid = |detail: String| TaskRefused::new(ErrorCode::OauthRequest, detail);
         let everything = [AskedTool::Name("*".to_owned())];
         let wanted = asked.tools.as_deref().unwrap_or(&everything);
@@ -241,7 +253,10 @@ impl House {
         // Each tool is judged once, however many patterns cover it: policy is asked for every tool, and an agent writes the patterns.
         let mut judged: BTreeMap<&bailiwick_core::ToolName, Option<String>> = BTreeMap::new();
         for system in registry.systems.values().filter(|s| s.is_starting() && wants(asked, &s.entry.name)) {
-            narrowed.push(Narrowed { asked: format!("{}.*", system.entry.name), reason: "the system is still starting; open another task in a moment".to_owned() });
+            narrowed.push(Narrowed {
+                asked: format!("{}.*", system.entry.name),
+                reason: "the system is still starting; open another task in a moment".to_owned(),
+            });
         }
         for one in wanted {
             let (text, bounds) = match one {

@@ -38,7 +38,13 @@ impl House {
             let injection = Arc::new(self.injection(entry).await?);
             let inject: Arc<dyn Inject> = Arc::clone(&injection) as Arc<dyn Inject>;
             let upstream = Upstream::start(upstream_config(entry), inject).map_err(|e| StartError::System(entry.name.to_string(), e.to_string()))?;
-            let system = System { entry: entry.clone(), upstream: Arc::new(upstream), injection, listing: tokio::sync::Mutex::default(), listed: AtomicBool::new(false) };
+            let system = System {
+                entry: entry.clone(),
+                upstream: Arc::new(upstream),
+                injection,
+                listing: tokio::sync::Mutex::default(),
+                listed: AtomicBool::new(false),
+            };
             systems.insert(entry.name.clone(), Arc::new(system));
         }
         let operations: Vec<ToolEntry> = systems.values().flat_map(operations).collect();
@@ -57,14 +63,23 @@ impl House {
                 let part = match value {
                     Value::Literal(text) => Part::literal(text),
                     Value::Secret(secret) | Value::Imported(secret) => {
-                        let missing = || StartError::System(entry.name.to_string(), format!("the secret `{secret}` is not set: `bailiwick secret set {secret}`"));
+                        let missing = || {
+                            StartError::System(entry.name.to_string(), format!("the secret `{secret}` is not set: `bailiwick secret set {secret}`"))
+                        };
                         let sealed = self.store.secret(secret).await?.ok_or_else(missing)?;
-                        let opened = self.sealer().open(secret, &sealed).map_err(|e| StartError::System(entry.name.to_string(), format!("the secret `{secret}`: {e}")))?;
+                        let opened = self
+                            .sealer()
+                            .open(secret, &sealed)
+                            .map_err(|e| StartError::System(entry.name.to_string(), format!("the secret `{secret}`: {e}")))?;
                         if matches!(value, Value::Imported(_)) { Part::imported(opened) } else { Part::secret(opened) }
                     }
                 };
                 let fault = |e: &dyn std::fmt::Display| StartError::System(entry.name.to_string(), e.to_string());
-                if header { injection.add_header(name, part).map_err(|e| fault(&e))? } else { injection.add_env(name, part).map_err(|e| fault(&e))? }
+                if header {
+                    injection.add_header(name, part).map_err(|e| fault(&e))?
+                } else {
+                    injection.add_env(name, part).map_err(|e| fault(&e))?
+                }
             }
         }
         Ok(injection)
@@ -119,7 +134,11 @@ impl House {
         let items = system.upstream.list_all(bailiwick_wire::mcp::Method::ToolsList, &key).await.map_err(|e| e.to_string())?;
         let pins: HashMap<String, Pin> = self.pins_of(&system.entry.name).await.map_err(|e| e.to_string())?;
         let registry = self.registry.load_full();
-        let others: Vec<String> = registry.tools().filter(|t| t.tool.name.system() != system.entry.name.as_str() && !t.tool.name.is_operation()).map(|t| t.tool.name.to_string()).collect();
+        let others: Vec<String> = registry
+            .tools()
+            .filter(|t| t.tool.name.system() != system.entry.name.as_str() && !t.tool.name.is_operation())
+            .map(|t| t.tool.name.to_string())
+            .collect();
         let others: Vec<&str> = others.iter().map(String::as_str).collect();
         let mut entries: Vec<Arc<ToolEntry>> = operations(system).map(Arc::new).collect();
         let mut room = TOOLS_MAX.saturating_sub(pins.len());
@@ -157,7 +176,11 @@ impl House {
             tracing::warn!(system = %system.entry.name, beyond, max = TOOLS_MAX, "the system has more tools than are kept; the rest is left out");
         }
         if let Some(first) = refused.first() {
-            let detail = format!("{} tools of system `{}`, the first `{first}`, hold text that people cannot see, or a remote reference; they are not registered", refused.len(), system.entry.name);
+            let detail = format!(
+                "{} tools of system `{}`, the first `{first}`, hold text that people cannot see, or a remote reference; they are not registered",
+                refused.len(),
+                system.entry.name
+            );
             self.incident("hidden_text_in_tool", None, None, &detail).await;
         }
         let count = entries.iter().filter(|e| e.definition.is_some()).count();
@@ -177,7 +200,13 @@ impl House {
     }
 
     /// Judges one definition; what is new about it goes on record with its pin, in one transaction.
-    async fn take_tool(&self, system: &Arc<System>, definition: &ToolDefinition<'_>, pin: Option<&Pin>, others: &[&str]) -> Result<Option<ToolEntry>, String> {
+    async fn take_tool(
+        &self,
+        system: &Arc<System>,
+        definition: &ToolDefinition<'_>,
+        pin: Option<&Pin>,
+        others: &[&str],
+    ) -> Result<Option<ToolEntry>, String> {
         let digest = definition_digest(definition);
         let pinned = pin.map(|p| Pinned {
             digest: p.digest,
@@ -201,7 +230,15 @@ impl House {
     }
 
     /// Pins a definition, with its entry. Taking a tool away goes through the fence.
-    async fn pin(&self, name: &ToolName, definition: &[u8], digest: bailiwick_core::Digest, before: Option<Pinned>, judgement: &Judgement, by: Option<&PersonName>) -> Result<(), StoreError> {
+    async fn pin(
+        &self,
+        name: &ToolName,
+        definition: &[u8],
+        digest: bailiwick_core::Digest,
+        before: Option<Pinned>,
+        judgement: &Judgement,
+        by: Option<&PersonName>,
+    ) -> Result<(), StoreError> {
         let now = self.clock.now();
         let changed = entry::ToolChanged {
             tool: name,
@@ -238,7 +275,13 @@ impl House {
             self.store.change(row, move |w| w.pin_put(&pin)).await?;
         }
         if judgement.status == Status::Quarantined && before.is_none_or(|p| p.status != Status::Quarantined) {
-            self.incident("tool_quarantined", None, None, &format!("tool `{name}` cannot be called until someone looks at it: its definition changed or something was found in it")).await;
+            self.incident(
+                "tool_quarantined",
+                None,
+                None,
+                &format!("tool `{name}` cannot be called until someone looks at it: its definition changed or something was found in it"),
+            )
+            .await;
         }
         Ok(())
     }
@@ -269,12 +312,7 @@ impl House {
 
 fn operations(system: &Arc<System>) -> impl Iterator<Item = ToolEntry> {
     let (resources, prompts) = (system.entry.resources, system.entry.prompts);
-    let all = [
-        ("resources/read", resources),
-        ("resources/subscribe", resources),
-        ("prompts/get", prompts),
-        ("completion/complete", prompts),
-    ];
+    let all = [("resources/read", resources), ("resources/subscribe", resources), ("prompts/get", prompts), ("completion/complete", prompts)];
     let system = Arc::clone(system);
     all.into_iter().filter_map(move |(name, effect)| ToolEntry::operation(&system, name, effect?))
 }

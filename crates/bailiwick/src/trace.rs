@@ -345,7 +345,10 @@ impl Gathered {
     fn trace(self, store: &Store) -> Trace {
         let head = store.head();
         let intent = self.of_kind("intent").next_back();
-        let decided = intent.map(|e| (e, "allow")).or_else(|| self.of_kind("denial").next_back().map(|e| (e, "deny"))).or_else(|| self.of_kind("hold").next().map(|e| (e, "hold")));
+        let decided = intent
+            .map(|e| (e, "allow"))
+            .or_else(|| self.of_kind("denial").next_back().map(|e| (e, "deny")))
+            .or_else(|| self.of_kind("hold").next().map(|e| (e, "hold")));
         let outcome = self.of_kind("outcome").next_back().map(outcome);
         let approvals = self.of_kind("hold_step").filter_map(approval).collect();
         let endings = self.of_kind("task_ended").filter_map(|e| e.entry.get("endings")?.as_array()).flatten().cloned().collect();
@@ -360,7 +363,11 @@ impl Gathered {
             concerned: self.concerned(),
             task: self.task.as_ref().map(|row| task(row, endings)),
             entries: self.entries.into_values().collect(),
-            ledger: Head { size: head.size, root: bailiwick_core::Digest::from_bytes(head.root).to_string(), checkpoint: head.checkpoint.to_string() },
+            ledger: Head {
+                size: head.size,
+                root: bailiwick_core::Digest::from_bytes(head.root).to_string(),
+                checkpoint: head.checkpoint.to_string(),
+            },
         }
     }
 
@@ -434,7 +441,9 @@ fn approval(e: &Entry) -> Option<Value> {
 fn hold(hold: &Hold) -> TracedHold {
     let (refused_by, refusal) = match &hold.state {
         HoldState::Refused { by, reason, .. } => (Some(by.clone()), Some(reason.clone())),
-        HoldState::Pending | HoldState::Approved { .. } | HoldState::Expired { .. } | HoldState::Withdrawn { .. } | HoldState::Consumed { .. } => (None, None),
+        HoldState::Pending | HoldState::Approved { .. } | HoldState::Expired { .. } | HoldState::Withdrawn { .. } | HoldState::Consumed { .. } => {
+            (None, None)
+        }
     };
     TracedHold {
         id: hold.id,

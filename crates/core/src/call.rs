@@ -189,13 +189,7 @@ impl Call<Authenticated> {
 fn digest(task: &Task, tool: &Tool, arguments: &Digest) -> Digest {
     Digest::bind(
         "bailiwick/call/v1",
-        &[
-            tool.name.as_str().as_bytes(),
-            tool.definition.as_bytes(),
-            tool.target.as_bytes(),
-            &task.id.to_bytes(),
-            arguments.as_bytes(),
-        ],
+        &[tool.name.as_str().as_bytes(), tool.definition.as_bytes(), tool.target.as_bytes(), &task.id.to_bytes(), arguments.as_bytes()],
     )
 }
 

@@ -173,7 +173,12 @@ pub fn released_by(policy: &impl Policy, call: &Call<Bound>, approved: &[PersonN
 }
 
 fn hold_or_deny(
-    policy: &impl Policy, call: &Call<Bound>, approved: &[PersonName], approvers: &[PersonName], now: Timestamp, calls_before: u64,
+    policy: &impl Policy,
+    call: &Call<Bound>,
+    approved: &[PersonName],
+    approvers: &[PersonName],
+    now: Timestamp,
+    calls_before: u64,
     denied_by: Vec<PolicyRef>,
 ) -> Outcome {
     let candidates: Vec<PersonName> = approvers.iter().filter(|p| !approved.contains(p)).take(CANDIDATES_MAX).cloned().collect();

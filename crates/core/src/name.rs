@@ -102,12 +102,12 @@ name!(/// A SPIFFE trust domain name (SPIFFE-ID section 2.1).
     TrustDomain, "trust domain", "1 to 255 of a-z, 0-9, `.`, `-`, `_`",
     |t| (1..=255).contains(&t.len()) && t.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_')));
 name!(/// A SPIFFE ID (SPIFFE-ID section 2): `spiffe://<trust domain>/<path>`, at most 2,048 bytes.
-    SpiffeId, "SPIFFE ID", "`spiffe://<trust domain>/<path>` with path segments of A-Z, a-z, 0-9, `.`, `-`, `_`", |t| {
-        let Some((domain, path)) = t.strip_prefix("spiffe://").and_then(|r| r.split_once('/')) else { return false };
-        let segment = |s: &str| !matches!(s, "" | "." | "..")
-            && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
-        t.len() <= 2048 && domain.parse::<TrustDomain>().is_ok() && path.split('/').all(segment)
-    });
+SpiffeId, "SPIFFE ID", "`spiffe://<trust domain>/<path>` with path segments of A-Z, a-z, 0-9, `.`, `-`, `_`", |t| {
+    let Some((domain, path)) = t.strip_prefix("spiffe://").and_then(|r| r.split_once('/')) else { return false };
+    let segment = |s: &str| !matches!(s, "" | "." | "..")
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    t.len() <= 2048 && domain.parse::<TrustDomain>().is_ok() && path.split('/').all(segment)
+});
 
 impl SpiffeId {
     /// The ID of an agent under a trust domain: `spiffe://<td>/agent/<name>`.
@@ -262,8 +262,19 @@ mod tests {
         for good in ["spiffe://example.org/agent/a", "spiffe://td/x/y-z_1.2"] {
             assert!(good.parse::<SpiffeId>().is_ok(), "{good}");
         }
-        for bad in ["spiffe://example.org", "spiffe://example.org/", "spiffe://Example.org/a", "spiffe://td/a/../b", "spiffe://td/a//b",
-            "spiffe://td:80/a", "spiffe://user@td/a", "spiffe://td/a?b", "spiffe://td/a#b", "https://td/a", "spiffe://td/%61"] {
+        for bad in [
+            "spiffe://example.org",
+            "spiffe://example.org/",
+            "spiffe://Example.org/a",
+            "spiffe://td/a/../b",
+            "spiffe://td/a//b",
+            "spiffe://td:80/a",
+            "spiffe://user@td/a",
+            "spiffe://td/a?b",
+            "spiffe://td/a#b",
+            "https://td/a",
+            "spiffe://td/%61",
+        ] {
             assert!(bad.parse::<SpiffeId>().is_err(), "{bad}");
         }
     }

@@ -144,10 +144,7 @@ fn encrypt(key: &RandomizedNonceKey, aad: &[u8], plain: &mut [u8], out: &mut Vec
 fn decrypt(key: &RandomizedNonceKey, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let (nonce, rest) = sealed.split_first_chunk::<NONCE>().ok_or(SealError::Changed)?;
     let mut buffer = Zeroizing::new(rest.to_vec());
-    let length = key
-        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), &mut buffer)
-        .map_err(|_| SealError::Changed)?
-        .len();
+    let length = key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), &mut buffer).map_err(|_| SealError::Changed)?.len();
     buffer.truncate(length);
     Ok(buffer)
 }

@@ -54,8 +54,11 @@ pub struct TwoPlaces {
 impl fmt::Display for TwoPlaces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (was, is) = (&self.before, &self.now);
-        write!(f, "{} of agent `{}` was used from {} ({}) at {} and from {} ({}) at {}",
-            self.used, self.agent, was.address, was.instance, self.before_at, is.address, is.instance, self.now_at)
+        write!(
+            f,
+            "{} of agent `{}` was used from {} ({}) at {} and from {} ({}) at {}",
+            self.used, self.agent, was.address, was.instance, self.before_at, is.address, is.instance, self.now_at
+        )
     }
 }
 

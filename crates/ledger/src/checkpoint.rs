@@ -89,29 +89,17 @@ impl Checkpoint {
     /// The three lines that are signed.
     #[must_use]
     pub fn body(&self) -> String {
-        format!(
-            "{}\n{}\n{}\n",
-            self.origin,
-            self.size,
-            self.root.to_base64()
-        )
+        format!("{}\n{}\n{}\n", self.origin, self.size, self.root.to_base64())
     }
 
     /// Reads the three lines; no others are accepted.
     pub fn parse(body: &str) -> Result<Self, CheckpointError> {
-        let mut lines = body
-            .strip_suffix('\n')
-            .ok_or(CheckpointError::Lines)?
-            .split('\n');
-        let (Some(origin), Some(size), Some(root), None) =
-            (lines.next(), lines.next(), lines.next(), lines.next())
-        else {
+        let mut lines = body.strip_suffix('\n').ok_or(CheckpointError::Lines)?.split('\n');
+        let (Some(origin), Some(size), Some(root), None) = (lines.next(), lines.next(), lines.next(), lines.next()) else {
             return Err(CheckpointError::Lines);
         };
         let origin = origin.parse()?;
-        let size = parse_decimal(size)
-            .filter(|size| *size <= MAX_SIZE)
-            .ok_or(CheckpointError::Size)?;
+        let size = parse_decimal(size).filter(|size| *size <= MAX_SIZE).ok_or(CheckpointError::Size)?;
         let root = Hash::from_base64(root).map_err(|_| CheckpointError::Root)?;
         if size == 0 && root != empty_root() {
             return Err(CheckpointError::Root);
@@ -128,12 +116,7 @@ impl Checkpoint {
 
     /// Opens a signed checkpoint: `log`, a key of kind [`KeyKind::Note`], must have signed it, for this origin. Cosignatures by
     /// `witnesses` are checked and listed; how many are enough is the caller's policy.
-    pub fn open(
-        note: &str,
-        origin: &Origin,
-        log: &VerifierKey,
-        witnesses: &[VerifierKey],
-    ) -> Result<Opened, CheckpointError> {
+    pub fn open(note: &str, origin: &Origin, log: &VerifierKey, witnesses: &[VerifierKey]) -> Result<Opened, CheckpointError> {
         let note = Note::parse(note)?;
         let trusted: Vec<_> = std::iter::once(log).chain(witnesses).cloned().collect();
         let mut cosigned = note.verify(&trusted)?;
@@ -146,34 +129,19 @@ impl Checkpoint {
         if checkpoint.origin != *origin {
             return Err(CheckpointError::OtherOrigin(checkpoint.origin.to_string()));
         }
-        Ok(Opened {
-            checkpoint,
-            cosigned,
-        })
+        Ok(Opened { checkpoint, cosigned })
     }
 }
 
 /// The signed checkpoint as text. A log never signs two heads that are not one the beginning of the other: this is up to the
 /// caller, who gives the size and the root of its [`crate::Frontier`] after a durable append.
-pub fn sign_checkpoint(
-    origin: &Origin,
-    size: u64,
-    root: &Hash,
-    key: &SigningKey,
-) -> Result<String, NoteError> {
-    Checkpoint {
-        origin: origin.clone(),
-        size,
-        root: *root,
-    }
-    .sign(key)
-    .map(|note| note.to_string())
+pub fn sign_checkpoint(origin: &Origin, size: u64, root: &Hash, key: &SigningKey) -> Result<String, NoteError> {
+    Checkpoint { origin: origin.clone(), size, root: *root }.sign(key).map(|note| note.to_string())
 }
 
 /// A decimal number without sign and without leading zeros.
 pub(crate) fn parse_decimal(text: &str) -> Option<u64> {
-    let canonical =
-        text == "0" || (!text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()));
+    let canonical = text == "0" || (!text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()));
     text.parse().ok().filter(|_| canonical)
 }
 
@@ -192,40 +160,23 @@ mod tests {
     }
 
     fn head() -> Checkpoint {
-        Checkpoint {
-            origin: origin(),
-            size: 70_000,
-            root: leaf_hash(b"root"),
-        }
+        Checkpoint { origin: origin(), size: 70_000, root: leaf_hash(b"root") }
     }
 
     #[test]
     fn a_signed_head_opens_and_signing_it_again_gives_the_same_bytes() {
         let head = head();
         let note = sign_checkpoint(&head.origin, head.size, &head.root, &key()).unwrap();
-        assert_eq!(
-            note,
-            sign_checkpoint(&head.origin, head.size, &head.root, &key()).unwrap()
-        );
+        assert_eq!(note, sign_checkpoint(&head.origin, head.size, &head.root, &key()).unwrap());
         let opened = Checkpoint::open(&note, &origin(), key().verifier(), &[]).unwrap();
-        assert_eq!(
-            opened,
-            Opened {
-                checkpoint: head,
-                cosigned: vec![]
-            }
-        );
+        assert_eq!(opened, Opened { checkpoint: head, cosigned: vec![] });
     }
 
     #[test]
     fn the_example_of_the_specification_is_read_and_written() {
-        let body =
-            "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
+        let body = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
         let checkpoint = Checkpoint::parse(body).unwrap();
-        assert_eq!(
-            (checkpoint.origin.as_str(), checkpoint.size),
-            ("example.com/behind-the-sofa", 20_852_163)
-        );
+        assert_eq!((checkpoint.origin.as_str(), checkpoint.size), ("example.com/behind-the-sofa", 20_852_163));
         assert_eq!(checkpoint.body(), body);
     }
 
@@ -245,14 +196,8 @@ mod tests {
             (format!("o\n+1\n{root}\n"), CheckpointError::Size),
             (format!("o\n\n{root}\n"), CheckpointError::Size),
             (format!("o\n1 \n{root}\n"), CheckpointError::Size),
-            (
-                format!("o\n9223372036854775808\n{root}\n"),
-                CheckpointError::Size,
-            ),
-            (
-                format!("o\n1\n{}\n", root.replace('=', "")),
-                CheckpointError::Root,
-            ),
+            (format!("o\n9223372036854775808\n{root}\n"), CheckpointError::Size),
+            (format!("o\n1\n{}\n", root.replace('=', "")), CheckpointError::Root),
             (format!("o\n0\n{root}\n"), CheckpointError::Root),
         ] {
             assert_eq!(Checkpoint::parse(&body), Err(error), "{body:?}");
@@ -261,8 +206,7 @@ mod tests {
 
     #[test]
     fn a_witness_is_listed_and_alone_is_not_enough() {
-        let witness =
-            CosigningKey::from_seed("witness.example.com/w".parse().unwrap(), &[2; 32]).unwrap();
+        let witness = CosigningKey::from_seed("witness.example.com/w".parse().unwrap(), &[2; 32]).unwrap();
         let witnesses = [witness.verifier().clone()];
         let mut note = head().sign(&key()).unwrap();
         let line = witness.cosign(note.text(), 5).unwrap();
@@ -273,31 +217,17 @@ mod tests {
         let refused = Checkpoint::open(&alone, &origin(), witness.verifier(), &[]);
         assert_eq!(refused, Err(CheckpointError::Unsigned));
         note.add(line).unwrap();
-        let opened =
-            Checkpoint::open(&note.to_string(), &origin(), key().verifier(), &witnesses).unwrap();
-        assert_eq!(
-            opened.cosigned,
-            [Verified {
-                key: witness.verifier().clone(),
-                time: Some(5)
-            }]
-        );
-        let unasked =
-            Checkpoint::open(&note.to_string(), &origin(), key().verifier(), &[]).unwrap();
+        let opened = Checkpoint::open(&note.to_string(), &origin(), key().verifier(), &witnesses).unwrap();
+        assert_eq!(opened.cosigned, [Verified { key: witness.verifier().clone(), time: Some(5) }]);
+        let unasked = Checkpoint::open(&note.to_string(), &origin(), key().verifier(), &[]).unwrap();
         assert_eq!(unasked.cosigned, []);
     }
 
     #[test]
     fn the_head_of_another_log_is_refused_even_if_the_same_key_signed_it() {
-        let other = Checkpoint {
-            origin: "example.com/other".parse().unwrap(),
-            ..head()
-        };
+        let other = Checkpoint { origin: "example.com/other".parse().unwrap(), ..head() };
         let note = other.sign(&key()).unwrap().to_string();
         let refused = Checkpoint::open(&note, &origin(), key().verifier(), &[]);
-        assert_eq!(
-            refused,
-            Err(CheckpointError::OtherOrigin("example.com/other".to_owned()))
-        );
+        assert_eq!(refused, Err(CheckpointError::OtherOrigin("example.com/other".to_owned())));
     }
 }

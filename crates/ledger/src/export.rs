@@ -16,10 +16,7 @@ pub use verify::{AuditError, Report, audit, verify};
 use crate::checkpoint::{Checkpoint, CheckpointError, Origin};
 use crate::hash::{Hash, leaf_hash};
 use crate::note::{Note, SigningKey, VerifierKey};
-use crate::tile::{
-    BundleId, EntryTooLong, MAX_LEVEL, TILE_WIDTH, TileId, decode_bundle, encode_entry,
-    encode_tile, row_length,
-};
+use crate::tile::{BundleId, EntryTooLong, MAX_LEVEL, TILE_WIDTH, TileId, decode_bundle, encode_entry, encode_tile, row_length};
 use crate::tiler::Tiler;
 use crate::tree::TreeError;
 use directory::Batch;
@@ -83,11 +80,7 @@ pub fn write<E: AsRef<[u8]>>(
     for entry in entries {
         exporter.push(entry.as_ref())?;
     }
-    let head = Checkpoint {
-        origin: origin.clone(),
-        size: exporter.size(),
-        root: exporter.root(),
-    };
+    let head = Checkpoint { origin: origin.clone(), size: exporter.size(), root: exporter.root() };
     exporter.finish(&head.sign(key).map_err(CheckpointError::from)?.to_string())?;
     Ok(head)
 }
@@ -118,13 +111,7 @@ impl Exporter {
             Err(error) if error.is_missing() => None,
             Err(error) => return Err(error.into()),
         };
-        let exporter = Self {
-            files: Batch::new(path),
-            tiler: Tiler::new(),
-            bundle: vec![],
-            published,
-            _lock: lock,
-        };
+        let exporter = Self { files: Batch::new(path), tiler: Tiler::new(), bundle: vec![], published, _lock: lock };
         exporter.check_history()?;
         Ok(exporter)
     }
@@ -137,26 +124,15 @@ impl Exporter {
         let head = Checkpoint::open(&directory.checkpoint()?, origin, log, &[])?.checkpoint;
         let tiler = Tiler::resume(&directory, head.size).map_err(|error| match error {
             TreeError::Reader(error) => error.into(),
-            TreeError::Range { .. } | TreeError::Width(_) => {
-                ExportError::Forked { size: head.size }
-            }
+            TreeError::Range { .. } | TreeError::Width(_) => ExportError::Forked { size: head.size },
         })?;
         let mut bundle = vec![];
         if let Some(id) = BundleId::for_size(head.size / u64::from(TILE_WIDTH), head.size) {
             let (bytes, whole) = directory.read_bundle(id)?;
-            let entries = decode_bundle(&bytes, id.width(), whole)
-                .ok_or(ExportError::Forked { size: head.size })?;
-            entries
-                .into_iter()
-                .try_for_each(|entry| encode_entry(&mut bundle, entry))?;
+            let entries = decode_bundle(&bytes, id.width(), whole).ok_or(ExportError::Forked { size: head.size })?;
+            entries.into_iter().try_for_each(|entry| encode_entry(&mut bundle, entry))?;
         }
-        let exporter = Self {
-            files: Batch::new(path),
-            tiler,
-            bundle,
-            published: Some(head),
-            _lock: lock,
-        };
+        let exporter = Self { files: Batch::new(path), tiler, bundle, published: Some(head), _lock: lock };
         exporter.check_history()?;
         Ok(exporter)
     }
@@ -165,19 +141,12 @@ impl Exporter {
     pub fn push(&mut self, entry: &[u8]) -> Result<(), ExportError> {
         encode_entry(&mut self.bundle, entry)?;
         let (files, published) = (&mut self.files, published_size(self.published.as_ref()));
-        self.tiler.push(leaf_hash(entry), |tile, hashes| {
-            files.add(
-                &tile.to_string(),
-                &encode_tile(hashes),
-                tile.end() > published,
-            )
-        })?;
+        self.tiler.push(leaf_hash(entry), |tile, hashes| files.add(&tile.to_string(), &encode_tile(hashes), tile.end() > published))?;
         let size = self.tiler.size();
         if size.is_multiple_of(u64::from(TILE_WIDTH))
             && let Some(full) = BundleId::for_size(size / u64::from(TILE_WIDTH) - 1, size)
         {
-            self.files
-                .add(&full.to_string(), &self.bundle, size > published)?;
+            self.files.add(&full.to_string(), &self.bundle, size > published)?;
             self.bundle.clear();
         }
         self.check_history()
@@ -208,23 +177,15 @@ impl Exporter {
                 return Err(CheckpointError::OtherOrigin(published.origin.to_string()).into());
             }
             if published.size > head.size {
-                return Err(ExportError::Shrunk {
-                    published: published.size,
-                    size: head.size,
-                });
+                return Err(ExportError::Shrunk { published: published.size, size: head.size });
             }
         }
         let published = published_size(self.published.as_ref());
         for (tile, hashes) in self.tiler.partial() {
-            self.files.add(
-                &tile.to_string(),
-                &encode_tile(hashes),
-                tile.end() > published,
-            )?;
+            self.files.add(&tile.to_string(), &encode_tile(hashes), tile.end() > published)?;
         }
         if let Some(bundle) = BundleId::for_size(head.size / u64::from(TILE_WIDTH), head.size) {
-            self.files
-                .add(&bundle.to_string(), &self.bundle, head.size > published)?;
+            self.files.add(&bundle.to_string(), &self.bundle, head.size > published)?;
         }
         self.files.settle()?;
         self.files.add("checkpoint", checkpoint.as_bytes(), true)?;
@@ -232,9 +193,7 @@ impl Exporter {
         // Without this, a log that publishes after every entry would keep 255 copies of the beginning of every bundle.
         for level in 0..=MAX_LEVEL {
             let open_before = row_length(level, published) / u64::from(TILE_WIDTH);
-            if let Some(tile) =
-                TileId::for_size(level, open_before, head.size).filter(|tile| tile.is_full())
-            {
+            if let Some(tile) = TileId::for_size(level, open_before, head.size).filter(|tile| tile.is_full()) {
                 self.files.remove_partial(&tile.to_string())?;
                 if level == 0
                     && let Some(bundle) = BundleId::for_size(open_before, head.size)
@@ -248,11 +207,7 @@ impl Exporter {
 
     fn check_history(&self) -> Result<(), ExportError> {
         match &self.published {
-            Some(published) if published.size == self.size() && published.root != self.root() => {
-                Err(ExportError::Forked {
-                    size: published.size,
-                })
-            }
+            Some(published) if published.size == self.size() && published.root != self.root() => Err(ExportError::Forked { size: published.size }),
             _ => Ok(()),
         }
     }
@@ -263,10 +218,7 @@ fn published_size(published: Option<&Checkpoint>) -> u64 {
 }
 
 fn lock(path: &Path) -> Result<File, ExportError> {
-    let failed = |source| ExportError::Write {
-        path: ".lock".to_owned(),
-        source,
-    };
+    let failed = |source| ExportError::Write { path: ".lock".to_owned(), source };
     fs::create_dir_all(path).map_err(failed)?;
     let file = File::create(path.join(".lock")).map_err(failed)?;
     match file.try_lock() {

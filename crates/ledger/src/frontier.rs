@@ -42,10 +42,7 @@ impl Frontier {
     /// The tree without leaves.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            size: 0,
-            peaks: [Hash::from_bytes([0; 32]); 64],
-        }
+        Self { size: 0, peaks: [Hash::from_bytes([0; 32]); 64] }
     }
 
     /// Appends a leaf hash and gives its index.
@@ -106,10 +103,7 @@ impl Frontier {
         if rest.len() != Hash::LEN * size.count_ones() as usize {
             return Err(FrontierError::Length);
         }
-        let mut frontier = Self {
-            size,
-            ..Self::new()
-        };
+        let mut frontier = Self { size, ..Self::new() };
         let mut hashes = rest.chunks_exact(Hash::LEN);
         for (height, peak) in frontier.peaks.iter_mut().enumerate().rev() {
             if size >> height & 1 == 1 {
@@ -121,10 +115,7 @@ impl Frontier {
 
     /// Sets the peaks from the left; the iterator must give as many as `size` has one-bits.
     pub(crate) fn from_peaks(size: u64, peaks: impl IntoIterator<Item = Hash>) -> Self {
-        let mut frontier = Self {
-            size,
-            ..Self::new()
-        };
+        let mut frontier = Self { size, ..Self::new() };
         let mut peaks = peaks.into_iter();
         for (height, slot) in frontier.peaks.iter_mut().enumerate().rev() {
             if size >> height & 1 == 1
@@ -139,11 +130,7 @@ impl Frontier {
     /// The peaks that count, the smallest subtree (the rightmost) first.
     fn rising(&self) -> impl DoubleEndedIterator<Item = &Hash> {
         let size = self.size;
-        self.peaks
-            .iter()
-            .enumerate()
-            .filter(move |(height, _)| size >> height & 1 == 1)
-            .map(|(_, peak)| peak)
+        self.peaks.iter().enumerate().filter(move |(height, _)| size >> height & 1 == 1).map(|(_, peak)| peak)
     }
 }
 
@@ -163,27 +150,18 @@ impl Eq for Frontier {}
 
 impl fmt::Debug for Frontier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frontier")
-            .field("size", &self.size)
-            .field("peaks", &self.rising().collect::<Vec<_>>())
-            .finish()
+        f.debug_struct("Frontier").field("size", &self.size).field("peaks", &self.rising().collect::<Vec<_>>()).finish()
     }
 }
 
 /// Appends a batch of entries to the tree and adds their leaf hashes, in order, to `leaves`. The first entry's index is the
 /// frontier's size before the call. If one entry is longer than [`MAX_ENTRY`], nothing has changed.
-pub fn integrate<'a>(
-    frontier: &mut Frontier,
-    entries: impl IntoIterator<Item = &'a [u8]>,
-    leaves: &mut Vec<Hash>,
-) -> Result<(), EntryTooLong> {
+pub fn integrate<'a>(frontier: &mut Frontier, entries: impl IntoIterator<Item = &'a [u8]>, leaves: &mut Vec<Hash>) -> Result<(), EntryTooLong> {
     let before = leaves.len();
     for entry in entries {
         if entry.len() > MAX_ENTRY {
             leaves.truncate(before);
-            return Err(EntryTooLong {
-                length: entry.len(),
-            });
+            return Err(EntryTooLong { length: entry.len() });
         }
         leaves.push(leaf_hash(entry));
     }
@@ -211,10 +189,7 @@ mod tests {
             &[0x30, 0x31],
             &[0x40, 0x41, 0x42, 0x43],
             &[0x50, 0x51, 0x52, 0x53, 0x54, 0x55, 0x56, 0x57],
-            &[
-                0x60, 0x61, 0x62, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x6b, 0x6c, 0x6d,
-                0x6e, 0x6f,
-            ],
+            &[0x60, 0x61, 0x62, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x6b, 0x6c, 0x6d, 0x6e, 0x6f],
         ];
         let roots = [
             "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
@@ -240,12 +215,7 @@ mod tests {
         integrate(&mut frontier, [b"one".as_slice()], &mut leaves).unwrap();
         let (old, long) = (frontier.clone(), vec![0; MAX_ENTRY + 1]);
         let refused = integrate(&mut frontier, [b"two".as_slice(), &long], &mut leaves);
-        assert_eq!(
-            refused,
-            Err(EntryTooLong {
-                length: MAX_ENTRY + 1
-            })
-        );
+        assert_eq!(refused, Err(EntryTooLong { length: MAX_ENTRY + 1 }));
         assert_eq!((frontier, leaves.len()), (old, 1));
     }
 
@@ -257,14 +227,8 @@ mod tests {
         let mut other = bytes.clone();
         other[0] = 2;
         assert_eq!(Frontier::from_bytes(&other), Err(FrontierError::Version));
-        assert_eq!(
-            Frontier::from_bytes(&bytes[..bytes.len() - 1]),
-            Err(FrontierError::Length)
-        );
-        assert_eq!(
-            Frontier::from_bytes(&[bytes.as_slice(), &[0]].concat()),
-            Err(FrontierError::Length)
-        );
+        assert_eq!(Frontier::from_bytes(&bytes[..bytes.len() - 1]), Err(FrontierError::Length));
+        assert_eq!(Frontier::from_bytes(&[bytes.as_slice(), &[0]].concat()), Err(FrontierError::Length));
         assert_eq!(Frontier::from_bytes(&[]), Err(FrontierError::Length));
         let mut vast = bytes;
         vast[1] = 0x80;

@@ -24,10 +24,7 @@ pub use note::{CosigningKey, KeyName, Note, NoteText, SigningKey, VerifierKey};
 pub use proof::Receipt;
 pub use tile::{BundleId, EntryTooLong, MAX_ENTRY, TileId};
 pub use tiler::Tiler;
-pub use tree::{
-    TileReader, TreeError, VerifyError, consistency_proof, inclusion_proof, verify_consistency,
-    verify_inclusion,
-};
+pub use tree::{TileReader, TreeError, VerifyError, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion};
 
 /// The largest tree size that this crate reads or writes: sizes are signed 64-bit numbers in other implementations.
 pub const MAX_SIZE: u64 = (1 << 63) - 1;

@@ -92,12 +92,7 @@ impl VerifierKey {
     #[must_use]
     pub fn new(name: KeyName, kind: KeyKind, key: [u8; 32]) -> Self {
         let id = key_id(&name, kind, &key);
-        Self {
-            name,
-            id,
-            kind,
-            key,
-        }
+        Self { name, id, kind, key }
     }
 
     /// The name in signature lines.
@@ -134,8 +129,7 @@ impl VerifierKey {
         let key = UnparsedPublicKey::new(&ED25519, &self.key);
         match self.kind {
             KeyKind::Note => {
-                key.verify(text.as_bytes(), &line.blob)
-                    .map_err(|_| wrong())?;
+                key.verify(text.as_bytes(), &line.blob).map_err(|_| wrong())?;
                 Ok(None)
             }
             KeyKind::Cosignature => {
@@ -145,8 +139,7 @@ impl VerifierKey {
                 if i64::try_from(time).is_err() {
                     return Err(wrong());
                 }
-                key.verify(cosigned(text, time).as_bytes(), signature)
-                    .map_err(|_| wrong())?;
+                key.verify(cosigned(text, time).as_bytes(), signature).map_err(|_| wrong())?;
                 Ok(Some(time))
             }
         }
@@ -163,13 +156,7 @@ fn key_id(name: &KeyName, kind: KeyKind, key: &[u8; 32]) -> [u8; 4] {
 impl fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let material = [&[self.kind as u8], self.key.as_slice()].concat();
-        write!(
-            f,
-            "{}+{:08x}+{}",
-            self.name,
-            u32::from_be_bytes(self.id),
-            STANDARD.encode(material)
-        )
+        write!(f, "{}+{:08x}+{}", self.name, u32::from_be_bytes(self.id), STANDARD.encode(material))
     }
 }
 
@@ -185,28 +172,21 @@ impl FromStr for VerifierKey {
     fn from_str(text: &str) -> Result<Self, NoteError> {
         // The key itself may contain `+`: the alphabet of base64 has it.
         let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(id), Some(material)) = (parts.next(), parts.next(), parts.next())
-        else {
+        let (Some(name), Some(id), Some(material)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(NoteError::Key("three parts are needed"));
         };
         let name = name.parse()?;
         if material.len() != 44 {
             return Err(NoteError::Key("bad length"));
         }
-        let material = STANDARD
-            .decode(material)
-            .map_err(|_| NoteError::Key("bad base64"))?;
+        let material = STANDARD.decode(material).map_err(|_| NoteError::Key("bad base64"))?;
         let (kind, key) = material.split_first().ok_or(NoteError::Key("bad length"))?;
         let kind = match kind {
             0x01 => KeyKind::Note,
             0x04 => KeyKind::Cosignature,
             _ => return Err(NoteError::Key("unknown signature type")),
         };
-        let key = Self::new(
-            name,
-            kind,
-            key.try_into().map_err(|_| NoteError::Key("bad length"))?,
-        );
+        let key = Self::new(name, kind, key.try_into().map_err(|_| NoteError::Key("bad length"))?);
         if format!("{:08x}", u32::from_be_bytes(key.id)) != id {
             return Err(NoteError::Key("the id is not that of name and key"));
         }
@@ -219,18 +199,11 @@ struct Secret(Ed25519KeyPair);
 
 impl Secret {
     fn from_seed(seed: &[u8; 32]) -> Result<Self, NoteError> {
-        Ed25519KeyPair::from_seed_unchecked(seed)
-            .map(Self)
-            .map_err(|_| NoteError::Key("bad seed"))
+        Ed25519KeyPair::from_seed_unchecked(seed).map(Self).map_err(|_| NoteError::Key("bad seed"))
     }
 
     fn verifier(&self, name: KeyName, kind: KeyKind) -> Result<VerifierKey, NoteError> {
-        let key = self
-            .0
-            .public_key()
-            .as_ref()
-            .try_into()
-            .map_err(|_| NoteError::Key("bad seed"))?;
+        let key = self.0.public_key().as_ref().try_into().map_err(|_| NoteError::Key("bad seed"))?;
         Ok(VerifierKey::new(name, kind, key))
     }
 }
@@ -259,11 +232,7 @@ impl SigningKey {
     #[must_use]
     pub fn sign(&self, text: &NoteText) -> Signature {
         let blob = self.secret.0.sign(text.0.as_bytes()).as_ref().to_vec();
-        Signature {
-            name: self.verifier.name.clone(),
-            id: self.verifier.id,
-            blob,
-        }
+        Signature { name: self.verifier.name.clone(), id: self.verifier.id, blob }
     }
 }
 
@@ -300,17 +269,8 @@ impl CosigningKey {
             return Err(NoteError::Form("time out of range"));
         }
         let mut blob = time.to_be_bytes().to_vec();
-        blob.extend_from_slice(
-            self.secret
-                .0
-                .sign(cosigned(&text.0, time).as_bytes())
-                .as_ref(),
-        );
-        Ok(Signature {
-            name: self.verifier.name.clone(),
-            id: self.verifier.id,
-            blob,
-        })
+        blob.extend_from_slice(self.secret.0.sign(cosigned(&text.0, time).as_bytes()).as_ref());
+        Ok(Signature { name: self.verifier.name.clone(), id: self.verifier.id, blob })
     }
 }
 
@@ -377,20 +337,10 @@ impl Signature {
 
     fn parse(line: &str) -> Result<Self, NoteError> {
         const BAD: NoteError = NoteError::Form("bad signature line");
-        let (name, blob) = line
-            .strip_prefix(DASH)
-            .and_then(|rest| rest.split_once(' '))
-            .ok_or(BAD)?;
+        let (name, blob) = line.strip_prefix(DASH).and_then(|rest| rest.split_once(' ')).ok_or(BAD)?;
         let bytes = STANDARD.decode(blob).map_err(|_| BAD)?;
-        let (id, blob) = bytes
-            .split_first_chunk()
-            .filter(|(_, blob)| !blob.is_empty())
-            .ok_or(BAD)?;
-        Ok(Self {
-            name: name.parse().map_err(|_| BAD)?,
-            id: *id,
-            blob: blob.to_vec(),
-        })
+        let (id, blob) = bytes.split_first_chunk().filter(|(_, blob)| !blob.is_empty()).ok_or(BAD)?;
+        Ok(Self { name: name.parse().map_err(|_| BAD)?, id: *id, blob: blob.to_vec() })
     }
 }
 
@@ -403,20 +353,13 @@ impl fmt::Display for Signature {
 
 impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Signature({} {:08x})",
-            self.name,
-            u32::from_be_bytes(self.id)
-        )
+        write!(f, "Signature({} {:08x})", self.name, u32::from_be_bytes(self.id))
     }
 }
 
 /// The signature lines of a witness's answer: one or more, each with its newline, nothing else.
 pub fn parse_signatures(text: &str) -> Result<Vec<Signature>, NoteError> {
-    let lines = text
-        .strip_suffix('\n')
-        .ok_or(NoteError::Form("the last line does not end"))?;
+    let lines = text.strip_suffix('\n').ok_or(NoteError::Form("the last line does not end"))?;
     if text.len() > MAX_NOTE || lines.split('\n').count() > MAX_SIGNATURES {
         return Err(NoteError::Form("too long"));
     }
@@ -443,10 +386,7 @@ impl Note {
     /// A note with one signature.
     #[must_use]
     pub fn new(text: NoteText, signature: Signature) -> Self {
-        Self {
-            text,
-            signatures: vec![signature],
-        }
+        Self { text, signatures: vec![signature] }
     }
 
     /// Reads a signed note, of [`MAX_NOTE`] bytes and [`MAX_SIGNATURES`] signatures at most.
@@ -456,22 +396,14 @@ impl Note {
         }
         //= signed-note: the text is separated from the signatures by the last empty line in the note
         let at = note.rfind("\n\n").ok_or(NoteError::Form("no empty line"))?;
-        let (text, lines) = note
-            .split_at_checked(at + 1)
-            .ok_or(NoteError::Form("no empty line"))?;
-        let lines = lines
-            .strip_prefix('\n')
-            .ok_or(NoteError::Form("no empty line"))?;
-        Ok(Self {
-            text: NoteText::try_from(text.to_owned())?,
-            signatures: parse_signatures(lines)?,
-        })
+        let (text, lines) = note.split_at_checked(at + 1).ok_or(NoteError::Form("no empty line"))?;
+        let lines = lines.strip_prefix('\n').ok_or(NoteError::Form("no empty line"))?;
+        Ok(Self { text: NoteText::try_from(text.to_owned())?, signatures: parse_signatures(lines)? })
     }
 
     /// Adds a signature line; one of the same key is replaced.
     pub fn add(&mut self, signature: Signature) -> Result<(), NoteError> {
-        self.signatures
-            .retain(|old| (&old.name, old.id) != (&signature.name, signature.id));
+        self.signatures.retain(|old| (&old.name, old.id) != (&signature.name, signature.id));
         if self.signatures.len() >= MAX_SIGNATURES {
             return Err(NoteError::Form("too many signatures"));
         }
@@ -496,10 +428,7 @@ impl Note {
     pub fn verify(&self, trusted: &[VerifierKey]) -> Result<Vec<Verified>, NoteError> {
         let mut verified = vec![];
         for (at, key) in trusted.iter().enumerate() {
-            let mut others = trusted
-                .iter()
-                .take(at)
-                .filter(|other| other.name == key.name && other.id == key.id);
+            let mut others = trusted.iter().take(at).filter(|other| other.name == key.name && other.id == key.id);
             match others.next() {
                 Some(same) if same == key => continue,
                 Some(_) => return Err(NoteError::Ambiguous(key.name.0.clone())),
@@ -509,16 +438,9 @@ impl Note {
             for line in self.signatures.iter().filter(|line| key.is_named_by(line)) {
                 time = time.max(Some(key.check(&self.text.0, line)?));
             }
-            verified.extend(time.map(|time| Verified {
-                key: key.clone(),
-                time,
-            }));
+            verified.extend(time.map(|time| Verified { key: key.clone(), time }));
         }
-        if verified.is_empty() {
-            Err(NoteError::Unsigned)
-        } else {
-            Ok(verified)
-        }
+        if verified.is_empty() { Err(NoteError::Unsigned) } else { Ok(verified) }
     }
 }
 

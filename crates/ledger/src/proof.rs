@@ -48,21 +48,11 @@ pub enum ReceiptError {
 
 impl Receipt {
     /// A receipt for entry `index`; `path` is its inclusion proof for the size in `checkpoint`.
-    pub fn new(
-        index: u64,
-        path: Vec<Hash>,
-        checkpoint: Note,
-        extra: Option<Vec<u8>>,
-    ) -> Result<Self, ReceiptError> {
+    pub fn new(index: u64, path: Vec<Hash>, checkpoint: Note, extra: Option<Vec<u8>>) -> Result<Self, ReceiptError> {
         if path.len() > MAX_PATH || extra.as_ref().is_some_and(|extra| extra.len() > MAX_EXTRA) {
             return Err(ReceiptError::Form("too long"));
         }
-        Ok(Self {
-            extra,
-            index,
-            path,
-            checkpoint,
-        })
+        Ok(Self { extra, index, path, checkpoint })
     }
 
     /// The number of the entry.
@@ -86,21 +76,9 @@ impl Receipt {
     /// Checks offline that the entry with this leaf hash is in the log: the log's key has signed the checkpoint for `origin`,
     /// and the path leads from the leaf to its root. Lists the `witnesses` that cosigned; how many are enough is the caller's
     /// policy.
-    pub fn verify(
-        &self,
-        leaf: &Hash,
-        origin: &Origin,
-        log: &VerifierKey,
-        witnesses: &[VerifierKey],
-    ) -> Result<Opened, ReceiptError> {
+    pub fn verify(&self, leaf: &Hash, origin: &Origin, log: &VerifierKey, witnesses: &[VerifierKey]) -> Result<Opened, ReceiptError> {
         let opened = Checkpoint::open(&self.checkpoint.to_string(), origin, log, witnesses)?;
-        verify_inclusion(
-            leaf,
-            self.index,
-            opened.checkpoint.size,
-            &opened.checkpoint.root,
-            &self.path,
-        )?;
+        verify_inclusion(leaf, self.index, opened.checkpoint.size, &opened.checkpoint.root, &self.path)?;
         Ok(opened)
     }
 }
@@ -112,9 +90,7 @@ impl fmt::Display for Receipt {
             writeln!(f, "extra {}", STANDARD.encode(extra))?;
         }
         writeln!(f, "index {}", self.index)?;
-        self.path
-            .iter()
-            .try_for_each(|hash| writeln!(f, "{}", hash.to_base64()))?;
+        self.path.iter().try_for_each(|hash| writeln!(f, "{}", hash.to_base64()))?;
         write!(f, "\n{}", self.checkpoint)
     }
 }
@@ -126,27 +102,17 @@ impl FromStr for Receipt {
         if text.len() > MAX_NOTE + 2 * MAX_EXTRA {
             return Err(ReceiptError::Form("too long"));
         }
-        let (head, checkpoint) = text
-            .split_once("\n\n")
-            .ok_or(ReceiptError::Form("no empty line"))?;
+        let (head, checkpoint) = text.split_once("\n\n").ok_or(ReceiptError::Form("no empty line"))?;
         let mut lines = head.split('\n').peekable();
         if lines.next() != Some(HEADER) {
             return Err(ReceiptError::Form("unknown first line"));
         }
-        let extra = lines
-            .peek()
-            .and_then(|line| line.strip_prefix("extra "))
-            .map(|extra| STANDARD.decode(extra));
-        let extra = extra
-            .transpose()
-            .map_err(|_| ReceiptError::Form("bad extra data"))?;
+        let extra = lines.peek().and_then(|line| line.strip_prefix("extra ")).map(|extra| STANDARD.decode(extra));
+        let extra = extra.transpose().map_err(|_| ReceiptError::Form("bad extra data"))?;
         if extra.is_some() {
             lines.next();
         }
-        let index = lines
-            .next()
-            .and_then(|line| line.strip_prefix("index "))
-            .and_then(parse_decimal);
+        let index = lines.next().and_then(|line| line.strip_prefix("index ")).and_then(parse_decimal);
         let index = index.ok_or(ReceiptError::Form("bad index"))?;
         let mut path = vec![];
         for line in lines {
@@ -178,18 +144,9 @@ mod tests {
 
     fn receipt(index: u64, size: u64, extra: Option<Vec<u8>>) -> (Hash, Receipt) {
         let all = leaves(size);
-        let note = Checkpoint {
-            origin: origin(),
-            size,
-            root: mth(&all),
-        }
-        .sign(&key())
-        .unwrap();
+        let note = Checkpoint { origin: origin(), size, root: mth(&all) }.sign(&key()).unwrap();
         let path = inclusion_proof(&Leaves(&all), index, size).unwrap();
-        (
-            all[index as usize],
-            Receipt::new(index, path, note, extra).unwrap(),
-        )
+        (all[index as usize], Receipt::new(index, path, note, extra).unwrap())
     }
 
     #[test]
@@ -197,10 +154,7 @@ mod tests {
         let (_, receipt) = receipt(1, 3, Some(b"extra".to_vec()));
         let text = receipt.to_string();
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(
-            lines[..3],
-            ["c2sp.org/tlog-proof@v1", "extra ZXh0cmE=", "index 1"]
-        );
+        assert_eq!(lines[..3], ["c2sp.org/tlog-proof@v1", "extra ZXh0cmE=", "index 1"]);
         assert_eq!((lines[5], lines[6], lines[7]), ("", "example.com/log", "3"));
         assert_eq!(lines.len(), 11);
         assert!(text.ends_with(&receipt.checkpoint().to_string()));
@@ -219,13 +173,7 @@ mod tests {
             text.replace("index 1", "index 1\nextra AAAA"),
             text.replace("index 1", "extra !\nindex 1"),
             text.replace("index 1", "index 1\nAAAA"),
-            text.replace(
-                "index 1",
-                &format!(
-                    "index 1{}",
-                    format!("\n{}", leaf_hash(b"").to_base64()).repeat(62)
-                ),
-            ),
+            text.replace("index 1", &format!("index 1{}", format!("\n{}", leaf_hash(b"").to_base64()).repeat(62))),
             text.replace("\n\nexample", "\nexample"),
             text.replace('\n', "\r\n"),
             format!("{text}more"),
@@ -240,20 +188,11 @@ mod tests {
         let verifier = key().verifier().clone();
         let opened = receipt.verify(&leaf, &origin(), &verifier, &[]).unwrap();
         assert_eq!(opened.checkpoint.size, 1000);
-        assert_eq!(
-            receipt.verify(&leaf_hash(b"other"), &origin(), &verifier, &[]),
-            Err(ReceiptError::Inclusion(VerifyError::Root))
-        );
+        assert_eq!(receipt.verify(&leaf_hash(b"other"), &origin(), &verifier, &[]), Err(ReceiptError::Inclusion(VerifyError::Root)));
         let other = "example.com/other".parse().unwrap();
-        assert!(matches!(
-            receipt.verify(&leaf, &other, &verifier, &[]),
-            Err(ReceiptError::Checkpoint(_))
-        ));
+        assert!(matches!(receipt.verify(&leaf, &other, &verifier, &[]), Err(ReceiptError::Checkpoint(_))));
         let thief = SigningKey::from_seed(origin().key_name().clone(), &[2; 32]).unwrap();
-        assert!(matches!(
-            receipt.verify(&leaf, &origin(), thief.verifier(), &[]),
-            Err(ReceiptError::Checkpoint(_))
-        ));
+        assert!(matches!(receipt.verify(&leaf, &origin(), thief.verifier(), &[]), Err(ReceiptError::Checkpoint(_))));
     }
 
     proptest! {

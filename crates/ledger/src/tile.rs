@@ -48,8 +48,7 @@ pub struct PathError;
 /// How many hashes the row of nodes at `level` has in a tree of `size` leaves: only full subtrees count.
 #[must_use]
 pub fn row_length(level: u8, size: u64) -> u64 {
-    size.checked_shr(u32::from(level) * TILE_HEIGHT)
-        .unwrap_or(0)
+    size.checked_shr(u32::from(level) * TILE_HEIGHT).unwrap_or(0)
 }
 
 fn width_in_row(index: u64, length: u64) -> Option<u16> {
@@ -65,11 +64,7 @@ impl TileId {
         let first = index.checked_mul(u64::from(TILE_WIDTH))?;
         let last = first.checked_add(u64::from(width))?;
         let fits = level <= MAX_LEVEL && last <= row_length(level, crate::MAX_SIZE + 1);
-        (fits && (1..=TILE_WIDTH).contains(&width)).then_some(Self {
-            level,
-            index,
-            width,
-        })
+        (fits && (1..=TILE_WIDTH).contains(&width)).then_some(Self { level, index, width })
     }
 
     /// The tile at this place, as wide as a tree of `size` leaves makes it; `None` if it would be empty.
@@ -113,10 +108,7 @@ impl TileId {
     /// The full tile at the same place.
     #[must_use]
     pub const fn full(self) -> Self {
-        Self {
-            width: TILE_WIDTH,
-            ..self
-        }
+        Self { width: TILE_WIDTH, ..self }
     }
 
     /// The number of leaves up to the end of the tile.
@@ -154,10 +146,7 @@ impl BundleId {
     /// The full bundle at the same place.
     #[must_use]
     pub const fn full(self) -> Self {
-        Self {
-            width: TILE_WIDTH,
-            ..self
-        }
+        Self { width: TILE_WIDTH, ..self }
     }
 
     /// The index of its first entry in the log.
@@ -167,10 +156,7 @@ impl BundleId {
     }
 
     const fn beside(tile: TileId) -> Self {
-        Self {
-            index: tile.index,
-            width: tile.width,
-        }
+        Self { index: tile.index, width: tile.width }
     }
 }
 
@@ -192,13 +178,9 @@ impl FromStr for TileId {
     type Err = PathError;
 
     fn from_str(path: &str) -> Result<Self, PathError> {
-        let (level, place) = path
-            .strip_prefix("tile/")
-            .and_then(|rest| rest.split_once('/'))
-            .ok_or(PathError)?;
+        let (level, place) = path.strip_prefix("tile/").and_then(|rest| rest.split_once('/')).ok_or(PathError)?;
         let (index, width) = read_place(place)?;
-        let tile =
-            Self::new(level.parse().map_err(|_| PathError)?, index, width).ok_or(PathError)?;
+        let tile = Self::new(level.parse().map_err(|_| PathError)?, index, width).ok_or(PathError)?;
         canonical(tile, path)
     }
 }
@@ -214,11 +196,7 @@ impl FromStr for BundleId {
 
 /// Signs, leading zeros and superfluous groups are refused by comparing with what we would have written.
 fn canonical<T: fmt::Display>(value: T, path: &str) -> Result<T, PathError> {
-    if value.to_string() == path {
-        Ok(value)
-    } else {
-        Err(PathError)
-    }
+    if value.to_string() == path { Ok(value) } else { Err(PathError) }
 }
 
 /// Groups of three digits, all but the last marked by `x`, then the width if the tile is partial.
@@ -232,11 +210,7 @@ fn write_place(f: &mut fmt::Formatter<'_>, index: u64, width: u16) -> fmt::Resul
         unit /= 1000;
     }
     write!(f, "{:03}", index % 1000)?;
-    if width == TILE_WIDTH {
-        Ok(())
-    } else {
-        write!(f, ".p/{width}")
-    }
+    if width == TILE_WIDTH { Ok(()) } else { write!(f, ".p/{width}") }
 }
 
 fn read_place(place: &str) -> Result<(u64, u16), PathError> {
@@ -246,14 +220,8 @@ fn read_place(place: &str) -> Result<(u64, u16), PathError> {
     };
     let mut index = 0_u64;
     for group in number.split('/') {
-        let digits: u64 = group
-            .trim_start_matches('x')
-            .parse()
-            .map_err(|_| PathError)?;
-        index = index
-            .checked_mul(1000)
-            .and_then(|index| index.checked_add(digits))
-            .ok_or(PathError)?;
+        let digits: u64 = group.trim_start_matches('x').parse().map_err(|_| PathError)?;
+        index = index.checked_mul(1000).and_then(|index| index.checked_add(digits)).ok_or(PathError)?;
     }
     Ok((index, width))
 }
@@ -262,9 +230,7 @@ fn read_place(place: &str) -> Result<(u64, u16), PathError> {
 #[must_use]
 pub fn encode_tile(hashes: &[Hash]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(hashes.len() * Hash::LEN);
-    hashes
-        .iter()
-        .for_each(|hash| bytes.extend_from_slice(hash.as_bytes()));
+    hashes.iter().for_each(|hash| bytes.extend_from_slice(hash.as_bytes()));
     bytes
 }
 
@@ -272,15 +238,12 @@ pub fn encode_tile(hashes: &[Hash]) -> Vec<u8> {
 #[must_use]
 pub fn decode_tile(bytes: &[u8], width: u16) -> Option<Vec<Hash>> {
     let (hashes, rest) = bytes.as_chunks::<{ Hash::LEN }>();
-    (hashes.len() == usize::from(width) && rest.is_empty())
-        .then(|| hashes.iter().copied().map(Hash::from_bytes).collect())
+    (hashes.len() == usize::from(width) && rest.is_empty()).then(|| hashes.iter().copied().map(Hash::from_bytes).collect())
 }
 
 /// Appends an entry to the bytes of a bundle: its length as a big-endian 16-bit number, then itself.
 pub fn encode_entry(bundle: &mut Vec<u8>, entry: &[u8]) -> Result<(), EntryTooLong> {
-    let length = u16::try_from(entry.len()).map_err(|_| EntryTooLong {
-        length: entry.len(),
-    })?;
+    let length = u16::try_from(entry.len()).map_err(|_| EntryTooLong { length: entry.len() })?;
     bundle.extend_from_slice(&length.to_be_bytes());
     bundle.extend_from_slice(entry);
     Ok(())
@@ -312,31 +275,15 @@ mod tests {
         assert_eq!(path(0, 1_234_067, 256), "tile/0/x001/x234/067");
         assert_eq!(path(3, 0, 256), "tile/3/000");
         assert_eq!(path(0, 273, 112), "tile/0/273.p/112");
-        assert_eq!(
-            BundleId::new(1_234_067, 5).unwrap().to_string(),
-            "tile/entries/x001/x234/067.p/5"
-        );
+        assert_eq!(BundleId::new(1_234_067, 5).unwrap().to_string(), "tile/entries/x001/x234/067.p/5");
     }
 
     #[test]
     fn a_tree_of_seventy_thousand_leaves_has_the_tiles_of_the_specification() {
         let tiles: Vec<_> = TileId::all(70_000).collect();
-        assert_eq!(
-            tiles
-                .iter()
-                .filter(|tile| tile.level() == 0 && tile.is_full())
-                .count(),
-            273
-        );
-        let partial: Vec<_> = tiles
-            .iter()
-            .filter(|tile| !tile.is_full())
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(
-            partial,
-            ["tile/0/273.p/112", "tile/1/001.p/17", "tile/2/000.p/1"]
-        );
+        assert_eq!(tiles.iter().filter(|tile| tile.level() == 0 && tile.is_full()).count(), 273);
+        let partial: Vec<_> = tiles.iter().filter(|tile| !tile.is_full()).map(ToString::to_string).collect();
+        assert_eq!(partial, ["tile/0/273.p/112", "tile/1/001.p/17", "tile/2/000.p/1"]);
         assert_eq!(tiles.len(), 273 + 1 + 1 + 1 + 1);
         assert_eq!(TileId::all(0).count(), 0);
     }
@@ -379,12 +326,7 @@ mod tests {
         let mut bundle = vec![];
         assert_eq!(encode_entry(&mut bundle, &[0; MAX_ENTRY]), Ok(()));
         assert_eq!(bundle.len(), MAX_ENTRY + 2);
-        assert_eq!(
-            encode_entry(&mut bundle, &[0; MAX_ENTRY + 1]),
-            Err(EntryTooLong {
-                length: MAX_ENTRY + 1
-            })
-        );
+        assert_eq!(encode_entry(&mut bundle, &[0; MAX_ENTRY + 1]), Err(EntryTooLong { length: MAX_ENTRY + 1 }));
         assert_eq!(bundle.len(), MAX_ENTRY + 2);
     }
 

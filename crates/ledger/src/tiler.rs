@@ -26,20 +26,11 @@ impl Tiler {
 
     /// Goes on where a tree of `size` leaves ended, by reading its partial tiles. The caller compares [`Tiler::root`] with a
     /// root that it trusts.
-    pub fn resume<R: TileReader + ?Sized>(
-        reader: &R,
-        size: u64,
-    ) -> Result<Self, TreeError<R::Error>> {
+    pub fn resume<R: TileReader + ?Sized>(reader: &R, size: u64) -> Result<Self, TreeError<R::Error>> {
         if size > MAX_SIZE {
-            return Err(TreeError::Range {
-                asked: size,
-                size: MAX_SIZE,
-            });
+            return Err(TreeError::Range { asked: size, size: MAX_SIZE });
         }
-        let mut tiler = Self {
-            size,
-            ..Self::default()
-        };
+        let mut tiler = Self { size, ..Self::default() };
         for tile in edge(size) {
             let mut hashes = vec![];
             if let Some(tile) = tile {
@@ -55,11 +46,7 @@ impl Tiler {
 
     /// Appends a leaf hash. `full` gets every tile that becomes full by it, the lower level first; if it fails, the tiler is
     /// of no further use.
-    pub fn push<E>(
-        &mut self,
-        leaf: Hash,
-        mut full: impl FnMut(TileId, &[Hash]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn push<E>(&mut self, leaf: Hash, mut full: impl FnMut(TileId, &[Hash]) -> Result<(), E>) -> Result<(), E> {
         self.size += 1;
         let (mut hash, mut level) = (leaf, 0_u8);
         loop {
@@ -74,10 +61,7 @@ impl Tiler {
                 return Ok(());
             }
             let index = (self.size >> (8 * (u32::from(level) + 1))) - 1;
-            let (Some(tile), Some(above)) = (
-                TileId::new(level, index, TILE_WIDTH),
-                fold_perfect(row, &mut self.scratch),
-            ) else {
+            let (Some(tile), Some(above)) = (TileId::new(level, index, TILE_WIDTH), fold_perfect(row, &mut self.scratch)) else {
                 return Ok(());
             };
             full(tile, row)?;
@@ -94,9 +78,7 @@ impl Tiler {
 
     /// The tiles that are not full, from the leaves upwards, with their hashes.
     pub fn partial(&self) -> impl Iterator<Item = (TileId, &[Hash])> {
-        edge(self.size)
-            .zip(&self.open)
-            .filter_map(|(tile, hashes)| Some((tile?, hashes.as_slice())))
+        edge(self.size).zip(&self.open).filter_map(|(tile, hashes)| Some((tile?, hashes.as_slice())))
     }
 
     /// The same tree as a frontier.
@@ -126,9 +108,7 @@ impl Tiler {
 
 impl fmt::Debug for Tiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tiler")
-            .field("size", &self.size)
-            .finish_non_exhaustive()
+        f.debug_struct("Tiler").field("size", &self.size).finish_non_exhaustive()
     }
 }
 
@@ -138,11 +118,7 @@ pub(crate) fn edge(size: u64) -> impl DoubleEndedIterator<Item = Option<TileId>>
     (0..levels).map(move |level| {
         let row = size >> (8 * level);
         let width = u16::try_from(row % u64::from(TILE_WIDTH)).ok()?;
-        TileId::new(
-            u8::try_from(level).ok()?,
-            row / u64::from(TILE_WIDTH),
-            width,
-        )
+        TileId::new(u8::try_from(level).ok()?, row / u64::from(TILE_WIDTH), width)
     })
 }
 

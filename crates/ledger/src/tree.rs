@@ -51,26 +51,14 @@ pub enum VerifyError {
 /// The root of the first `size` leaves.
 pub fn root<R: TileReader + ?Sized>(reader: &R, size: u64) -> Result<Hash, TreeError<R::Error>> {
     in_range(size, MAX_SIZE)?;
-    if size == 0 {
-        Ok(empty_root())
-    } else {
-        Nodes::new(reader, size).range(0, size)
-    }
+    if size == 0 { Ok(empty_root()) } else { Nodes::new(reader, size).range(0, size) }
 }
 
 /// The inclusion proof of leaf `index` in the tree of the first `size` leaves, from the leaf's sibling upwards
 /// (RFC 9162 section 2.1.3.1).
-pub fn inclusion_proof<R: TileReader + ?Sized>(
-    reader: &R,
-    index: u64,
-    size: u64,
-) -> Result<Vec<Hash>, TreeError<R::Error>> {
+pub fn inclusion_proof<R: TileReader + ?Sized>(reader: &R, index: u64, size: u64) -> Result<Vec<Hash>, TreeError<R::Error>> {
     in_range(size, MAX_SIZE)?;
-    in_range(
-        index,
-        size.checked_sub(1)
-            .ok_or(TreeError::Range { asked: index, size })?,
-    )?;
+    in_range(index, size.checked_sub(1).ok_or(TreeError::Range { asked: index, size })?)?;
     let mut nodes = Nodes::new(reader, size);
     let (mut low, mut high, mut proof) = (0, size, vec![]);
     while high - low > 1 {
@@ -89,11 +77,7 @@ pub fn inclusion_proof<R: TileReader + ?Sized>(
 
 /// The proof that the tree of `old` leaves is the beginning of the tree of `new` leaves (RFC 9162 section 2.1.4.1). It is empty
 /// for `old == 0` and `old == new`.
-pub fn consistency_proof<R: TileReader + ?Sized>(
-    reader: &R,
-    old: u64,
-    new: u64,
-) -> Result<Vec<Hash>, TreeError<R::Error>> {
+pub fn consistency_proof<R: TileReader + ?Sized>(reader: &R, old: u64, new: u64) -> Result<Vec<Hash>, TreeError<R::Error>> {
     in_range(new, MAX_SIZE)?;
     in_range(old, new)?;
     if old == 0 || old == new {
@@ -120,13 +104,7 @@ pub fn consistency_proof<R: TileReader + ?Sized>(
 }
 
 /// Checks that `leaf` is number `index` of the `size` leaves under `root` (RFC 9162 section 2.1.3.2).
-pub fn verify_inclusion(
-    leaf: &Hash,
-    index: u64,
-    size: u64,
-    root: &Hash,
-    proof: &[Hash],
-) -> Result<(), VerifyError> {
+pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, root: &Hash, proof: &[Hash]) -> Result<(), VerifyError> {
     if index >= size {
         return Err(VerifyError::Range);
     }
@@ -156,13 +134,7 @@ pub fn verify_inclusion(
 
 /// Checks that the tree of `old` leaves under `old_root` is the beginning of the one of `new` leaves under `new_root`
 /// (RFC 9162 section 2.1.4.2). The empty tree is the beginning of every tree, by an empty proof.
-pub fn verify_consistency(
-    old: u64,
-    old_root: &Hash,
-    new: u64,
-    new_root: &Hash,
-    proof: &[Hash],
-) -> Result<(), VerifyError> {
+pub fn verify_consistency(old: u64, old_root: &Hash, new: u64, new_root: &Hash, proof: &[Hash]) -> Result<(), VerifyError> {
     if old > new {
         return Err(VerifyError::Range);
     }
@@ -182,11 +154,7 @@ pub fn verify_consistency(
     }
     let mut hashes = proof.iter();
     // A power of two: the old root is itself the first node, and the proof leaves it out.
-    let first = if old.is_power_of_two() {
-        old_root
-    } else {
-        hashes.next().ok_or(VerifyError::Length)?
-    };
+    let first = if old.is_power_of_two() { old_root } else { hashes.next().ok_or(VerifyError::Length)? };
     let (mut from_old, mut from_new) = (*first, *first);
     for sibling in hashes {
         if last == 0 {
@@ -225,13 +193,8 @@ impl TileReader for Leaves<'_> {
     type Error = NoSuchTile;
 
     fn read_tile(&self, tile: TileId) -> Result<Vec<Hash>, NoSuchTile> {
-        let span = 1_usize
-            .checked_shl(8 * u32::from(tile.level()))
-            .ok_or(NoSuchTile)?;
-        let first = usize::try_from(tile.index())
-            .ok()
-            .and_then(|index| index.checked_mul(256))
-            .ok_or(NoSuchTile)?;
+        let span = 1_usize.checked_shl(8 * u32::from(tile.level())).ok_or(NoSuchTile)?;
+        let first = usize::try_from(tile.index()).ok().and_then(|index| index.checked_mul(256)).ok_or(NoSuchTile)?;
         let mut scratch = vec![];
         (first..)
             .take(usize::from(tile.width()))
@@ -245,11 +208,7 @@ impl TileReader for Leaves<'_> {
 }
 
 fn in_range<E>(asked: u64, size: u64) -> Result<(), TreeError<E>> {
-    if asked <= size {
-        Ok(())
-    } else {
-        Err(TreeError::Range { asked, size })
-    }
+    if asked <= size { Ok(()) } else { Err(TreeError::Range { asked, size }) }
 }
 
 /// The largest power of two smaller than `length`, which is at least 2.
@@ -267,12 +226,7 @@ struct Nodes<'a, R: TileReader + ?Sized> {
 
 impl<'a, R: TileReader + ?Sized> Nodes<'a, R> {
     const fn new(reader: &'a R, size: u64) -> Self {
-        Self {
-            reader,
-            size,
-            tiles: BTreeMap::new(),
-            scratch: vec![],
-        }
+        Self { reader, size, tiles: BTreeMap::new(), scratch: vec![] }
     }
 
     /// The hash of the leaves `low..high`, where `low` is a multiple of a power of two not less than `high - low`.
@@ -283,28 +237,16 @@ impl<'a, R: TileReader + ?Sized> Nodes<'a, R> {
             peaks.push(self.perfect(height, at >> height)?);
             at += 1 << height;
         }
-        let root = peaks
-            .into_iter()
-            .rev()
-            .reduce(|right, left| node_hash(&left, &right));
-        root.ok_or(TreeError::Range {
-            asked: low,
-            size: self.size,
-        })
+        let root = peaks.into_iter().rev().reduce(|right, left| node_hash(&left, &right));
+        root.ok_or(TreeError::Range { asked: low, size: self.size })
     }
 
     /// Number `index`, from the left, of the perfect subtrees of `2^height` leaves.
     fn perfect(&mut self, height: u32, index: u64) -> Result<Hash, TreeError<R::Error>> {
-        let beyond = TreeError::Range {
-            asked: index,
-            size: self.size,
-        };
+        let beyond = TreeError::Range { asked: index, size: self.size };
         let (level, inner) = (height / 8, height % 8);
         let first = index << inner;
-        let Some(tile) = u8::try_from(level)
-            .ok()
-            .and_then(|level| TileId::for_size(level, first >> 8, self.size))
-        else {
+        let Some(tile) = u8::try_from(level).ok().and_then(|level| TileId::for_size(level, first >> 8, self.size)) else {
             return Err(beyond);
         };
         let hashes = match self.tiles.entry(tile) {
@@ -319,8 +261,7 @@ impl<'a, R: TileReader + ?Sized> Nodes<'a, R> {
         };
         let offset = (first & 0xff) as usize;
         let run = hashes.get(offset..offset + (1 << inner));
-        run.and_then(|run| fold_perfect(run, &mut self.scratch))
-            .ok_or(beyond)
+        run.and_then(|run| fold_perfect(run, &mut self.scratch)).ok_or(beyond)
     }
 }
 
@@ -349,11 +290,7 @@ pub(crate) mod tests {
             return vec![];
         }
         let k = split(leaves.len() as u64) as usize;
-        let (mut proof, sibling) = if m < k {
-            (path(m, &leaves[..k]), mth(&leaves[k..]))
-        } else {
-            (path(m - k, &leaves[k..]), mth(&leaves[..k]))
-        };
+        let (mut proof, sibling) = if m < k { (path(m, &leaves[..k]), mth(&leaves[k..])) } else { (path(m - k, &leaves[k..]), mth(&leaves[..k])) };
         proof.push(sibling);
         proof
     }
@@ -364,11 +301,8 @@ pub(crate) mod tests {
             return if whole { vec![] } else { vec![mth(leaves)] };
         }
         let k = split(leaves.len() as u64) as usize;
-        let (mut proof, sibling) = if m <= k {
-            (subproof(m, &leaves[..k], whole), mth(&leaves[k..]))
-        } else {
-            (subproof(m - k, &leaves[k..], false), mth(&leaves[..k]))
-        };
+        let (mut proof, sibling) =
+            if m <= k { (subproof(m, &leaves[..k], whole), mth(&leaves[k..])) } else { (subproof(m - k, &leaves[k..], false), mth(&leaves[..k])) };
         proof.push(sibling);
         proof
     }
@@ -391,18 +325,12 @@ pub(crate) mod tests {
             for index in 0..size {
                 let proof = inclusion_proof(&Leaves(&all), index as u64, size as u64).unwrap();
                 assert_eq!(proof, path(index, tree));
-                assert_eq!(
-                    verify_inclusion(&tree[index], index as u64, size as u64, &top, &proof),
-                    Ok(())
-                );
+                assert_eq!(verify_inclusion(&tree[index], index as u64, size as u64, &top, &proof), Ok(()));
             }
             for old in 1..=size {
                 let proof = consistency_proof(&Leaves(&all), old as u64, size as u64).unwrap();
                 assert_eq!(proof, subproof(old, tree, true));
-                assert_eq!(
-                    verify_consistency(old as u64, &mth(&all[..old]), size as u64, &top, &proof),
-                    Ok(())
-                );
+                assert_eq!(verify_consistency(old as u64, &mth(&all[..old]), size as u64, &top, &proof), Ok(()));
             }
         }
     }
@@ -411,34 +339,13 @@ pub(crate) mod tests {
     fn questions_outside_the_tree_are_refused() {
         let all = leaves(5);
         let reader = Leaves(&all);
-        assert_eq!(
-            inclusion_proof(&reader, 5, 5),
-            Err(TreeError::Range { asked: 5, size: 4 })
-        );
-        assert_eq!(
-            inclusion_proof(&reader, 0, 0),
-            Err(TreeError::Range { asked: 0, size: 0 })
-        );
-        assert_eq!(
-            consistency_proof(&reader, 6, 5),
-            Err(TreeError::Range { asked: 6, size: 5 })
-        );
-        assert_eq!(
-            root(&reader, u64::MAX),
-            Err(TreeError::Range {
-                asked: u64::MAX,
-                size: MAX_SIZE
-            })
-        );
+        assert_eq!(inclusion_proof(&reader, 5, 5), Err(TreeError::Range { asked: 5, size: 4 }));
+        assert_eq!(inclusion_proof(&reader, 0, 0), Err(TreeError::Range { asked: 0, size: 0 }));
+        assert_eq!(consistency_proof(&reader, 6, 5), Err(TreeError::Range { asked: 6, size: 5 }));
+        assert_eq!(root(&reader, u64::MAX), Err(TreeError::Range { asked: u64::MAX, size: MAX_SIZE }));
         assert_eq!(root(&reader, 6), Err(TreeError::Reader(NoSuchTile)));
-        assert_eq!(
-            verify_inclusion(&all[0], 1, 1, &all[0], &[]),
-            Err(VerifyError::Range)
-        );
-        assert_eq!(
-            verify_consistency(2, &all[0], 1, &all[0], &[]),
-            Err(VerifyError::Range)
-        );
+        assert_eq!(verify_inclusion(&all[0], 1, 1, &all[0], &[]), Err(VerifyError::Range));
+        assert_eq!(verify_consistency(2, &all[0], 1, &all[0], &[]), Err(VerifyError::Range));
     }
 
     #[test]
@@ -447,23 +354,11 @@ pub(crate) mod tests {
         let top = mth(&all);
         assert_eq!(consistency_proof(&Leaves(&all), 0, 3), Ok(vec![]));
         assert_eq!(verify_consistency(0, &empty_root(), 3, &top, &[]), Ok(()));
-        assert_eq!(
-            verify_consistency(0, &top, 3, &top, &[]),
-            Err(VerifyError::Root)
-        );
-        assert_eq!(
-            verify_consistency(0, &empty_root(), 3, &top, &[top]),
-            Err(VerifyError::Length)
-        );
-        assert_eq!(
-            verify_consistency(0, &empty_root(), 0, &top, &[]),
-            Err(VerifyError::Root)
-        );
+        assert_eq!(verify_consistency(0, &top, 3, &top, &[]), Err(VerifyError::Root));
+        assert_eq!(verify_consistency(0, &empty_root(), 3, &top, &[top]), Err(VerifyError::Length));
+        assert_eq!(verify_consistency(0, &empty_root(), 0, &top, &[]), Err(VerifyError::Root));
         assert_eq!(verify_consistency(3, &top, 3, &top, &[]), Ok(()));
-        assert_eq!(
-            verify_consistency(3, &top, 3, &all[0], &[]),
-            Err(VerifyError::Root)
-        );
+        assert_eq!(verify_consistency(3, &top, 3, &all[0], &[]), Err(VerifyError::Root));
     }
 
     #[test]
@@ -475,10 +370,7 @@ pub(crate) mod tests {
                 Ok(leaves(1))
             }
         }
-        assert_eq!(
-            root(&Short, 2),
-            Err(TreeError::Width(TileId::new(0, 0, 2).unwrap()))
-        );
+        assert_eq!(root(&Short, 2), Err(TreeError::Width(TileId::new(0, 0, 2).unwrap())));
     }
 
     proptest! {

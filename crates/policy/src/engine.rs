@@ -153,9 +153,7 @@ impl Engine {
             .map_err(|e| broken(e.to_string()))
     }
 
-    fn assemble(
-        world: &World, shapes: BTreeMap<ToolName, (Effect, InputShape)>, loaded: &[Loaded], types: Types,
-    ) -> Result<Self, EntityError> {
+    fn assemble(world: &World, shapes: BTreeMap<ToolName, (Effect, InputShape)>, loaded: &[Loaded], types: Types) -> Result<Self, EntityError> {
         let mut agents = BTreeMap::new();
         for agent in &world.agents {
             agents.insert(agent.name.clone(), (agent.clone(), agent_entity(&types, agent)?));
@@ -169,8 +167,7 @@ impl Engine {
         for (name, (effect, shape)) in shapes {
             let action = types.action(name.as_str());
             let groups: Vec<EntityUid> = groups_of(effect).iter().map(|g| types.action(g)).collect();
-            let matching: Vec<usize> =
-                loaded.iter().enumerate().filter(|(_, l)| covers(&l.policy, &action, &groups)).map(|(i, _)| i).collect();
+            let matching: Vec<usize> = loaded.iter().enumerate().filter(|(_, l)| covers(&l.policy, &action, &groups)).map(|(i, _)| i).collect();
             let slice = if let Some(slice) = slices.get(&matching) {
                 Arc::clone(slice)
             } else {
@@ -415,10 +412,7 @@ pub(crate) fn approvals(approved: &[PersonName]) -> Vec<(String, RestrictedExpre
     names.dedup();
     let count = i64::try_from(names.len()).unwrap_or(0);
     let names = names.into_iter().map(|n| RestrictedExpression::new_string(n.as_str().to_owned()));
-    vec![
-        ("approved".to_owned(), RestrictedExpression::new_set(names)),
-        ("approvals".to_owned(), RestrictedExpression::new_long(count)),
-    ]
+    vec![("approved".to_owned(), RestrictedExpression::new_set(names)), ("approvals".to_owned(), RestrictedExpression::new_long(count))]
 }
 
 /// Seconds, hour of the day (UTC) and ISO 8601 weekday, 1 for Monday to 7 for Sunday.
@@ -434,8 +428,7 @@ fn clock(now: Timestamp) -> [(String, RestrictedExpression); 3] {
 
 pub(crate) fn request(principal: &EntityUid, tool: &Tool, context: Vec<(String, RestrictedExpression)>) -> Result<Request, Unanswerable> {
     let context = Context::from_pairs(context).map_err(|e| Unanswerable::Context(e.to_string()))?;
-    Request::new(principal.clone(), tool.action.clone(), tool.resource.clone(), context, None)
-        .map_err(|e| Unanswerable::Context(e.to_string()))
+    Request::new(principal.clone(), tool.action.clone(), tool.resource.clone(), context, None).map_err(|e| Unanswerable::Context(e.to_string()))
 }
 
 pub(crate) fn errors(response: &Response) -> Vec<String> {

@@ -260,12 +260,14 @@ fn named(source: &Source, places: &mut BTreeMap<PolicyId, String>, problems: &mu
 }
 
 fn own_id(
-    source: &Source, policy: &Policy, span: Option<Range<usize>>, places: &mut BTreeMap<PolicyId, String>, problems: &mut Vec<Problem>,
+    source: &Source,
+    policy: &Policy,
+    span: Option<Range<usize>>,
+    places: &mut BTreeMap<PolicyId, String>,
+    problems: &mut Vec<Problem>,
 ) -> Option<PolicyId> {
     let head = span.clone().map(|s| s.start..s.start.saturating_add(first_line(source, s.start)));
-    let well_formed = |id: &str| {
-        (1..=80).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-    };
+    let well_formed = |id: &str| (1..=80).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     let Some(id) = policy.annotation("id") else {
         let hint = "put `@id(\"a-short-name\")` in front of it; decisions and the record name policies by it".to_owned();
         problems.push(Problem::at(source, head, "this policy has no id".to_owned(), Some(hint)));

@@ -52,8 +52,7 @@ impl InputShape {
     #[must_use]
     pub fn of_json_schema(schema: &[u8]) -> Self {
         let Ok(root) = serde_json::from_slice::<Value>(schema) else { return Self::default() };
-        let required: BTreeSet<&str> =
-            root.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: BTreeSet<&str> = root.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         let Some(properties) = root.get("properties").and_then(Value::as_object) else { return Self::default() };
         let arguments = properties
             .iter()

@@ -45,10 +45,8 @@ impl World {
             lines.push(vec!["tool".to_owned(), t.name.to_string(), t.effect.word().to_owned(), schema]);
         }
         lines.sort();
-        let digests: Vec<Digest> = lines
-            .iter()
-            .map(|line| Digest::bind("bailiwick/world-line/v1", &line.iter().map(String::as_bytes).collect::<Vec<_>>()))
-            .collect();
+        let digests: Vec<Digest> =
+            lines.iter().map(|line| Digest::bind("bailiwick/world-line/v1", &line.iter().map(String::as_bytes).collect::<Vec<_>>())).collect();
         Digest::bind("bailiwick/world/v1", &digests.iter().map(|d| d.as_bytes().as_slice()).collect::<Vec<_>>())
     }
 }
@@ -105,7 +103,9 @@ impl Types {
 }
 
 fn entity<const N: usize>(
-    uid: EntityUid, attributes: [(&str, RestrictedExpression); N], parents: impl IntoIterator<Item = EntityUid>,
+    uid: EntityUid,
+    attributes: [(&str, RestrictedExpression); N],
+    parents: impl IntoIterator<Item = EntityUid>,
 ) -> Result<Entity, EntityError> {
     let attributes: HashMap<String, RestrictedExpression> = attributes.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
     Entity::new(uid, attributes, parents.into_iter().collect::<HashSet<_>>()).map_err(|e| EntityError(e.to_string()))

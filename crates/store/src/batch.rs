@@ -16,7 +16,12 @@ pub(crate) type Admitted = Result<Result<u64, Lost>, StoreError>;
 /// One request to the writer.
 pub(crate) enum Job {
     Intent(Intent, oneshot::Sender<Admitted>),
-    Outcome { intent: u64, call: CallId, body: Vec<u8>, ack: Ack },
+    Outcome {
+        intent: u64,
+        call: CallId,
+        body: Vec<u8>,
+        ack: Ack,
+    },
     Append(Entry, Ack),
     /// Nobody waits for the intent of this call any more.
     Abandon(CallId),

@@ -75,31 +75,17 @@ pub struct CallReport {
 
 impl Client {
     /// Every client.
-    pub const ALL: [Self; 7] = [
-        Self::PythonMcp,
-        Self::FastMcp,
-        Self::TypeScriptV2,
-        Self::TypeScriptV1,
-        Self::McpRemote,
-        Self::Inspector,
-        Self::Rmcp,
-    ];
+    pub const ALL: [Self; 7] = [Self::PythonMcp, Self::FastMcp, Self::TypeScriptV2, Self::TypeScriptV1, Self::McpRemote, Self::Inspector, Self::Rmcp];
 
     /// Makes one call and waits for its end.
     pub fn call(self, call: &ClientCall<'_>) -> Result<CallReport> {
-        let done = self
-            .command(call)
-            .output()
-            .with_context(|| format!("cannot start {self:?}"))?;
+        let done = self.command(call).output().with_context(|| format!("cannot start {self:?}"))?;
         let text = String::from_utf8_lossy(&done.stdout);
         let errors = String::from_utf8_lossy(&done.stderr);
         if !done.status.success() {
             bail!("{self:?} ended with {}:\n{text}{errors}", done.status);
         }
-        let line = text
-            .lines()
-            .next_back()
-            .with_context(|| format!("{self:?} said nothing:\n{errors}"))?;
+        let line = text.lines().next_back().with_context(|| format!("{self:?} said nothing:\n{errors}"))?;
         serde_json::from_str(line).with_context(|| format!("{self:?} said `{line}`"))
     }
 
@@ -133,10 +119,7 @@ impl Client {
             Era::Modern => "modern",
         };
         command.args([call.url, call.tool, call.arguments]);
-        command
-            .env("MCP_TOOLS", &tools)
-            .env("MCP_TOKEN", call.token)
-            .env("MCP_ERA", era);
+        command.env("MCP_TOOLS", &tools).env("MCP_TOKEN", call.token).env("MCP_ERA", era);
         if call.elicits {
             command.env("MCP_ELICIT", "1");
         } else {

@@ -23,9 +23,7 @@ impl Flags {
             if !known.contains(&flag.as_str()) {
                 bail!("unknown argument `{flag}`; known are: {}", known.join(", "));
             }
-            let value = arguments
-                .next()
-                .with_context(|| format!("`{flag}` needs a value"))?;
+            let value = arguments.next().with_context(|| format!("`{flag}` needs a value"))?;
             given.push((flag, value));
         }
         Ok(Self { given })
@@ -37,13 +35,7 @@ impl Flags {
         T: FromStr,
         T::Err: std::error::Error + Send + Sync + 'static,
     {
-        self.all(flag)
-            .last()
-            .map(|text| {
-                text.parse()
-                    .with_context(|| format!("`{flag} {text}` cannot be read"))
-            })
-            .transpose()
+        self.all(flag).last().map(|text| text.parse().with_context(|| format!("`{flag} {text}` cannot be read"))).transpose()
     }
 
     /// The last value of a flag that must be given.
@@ -52,16 +44,12 @@ impl Flags {
         T: FromStr,
         T::Err: std::error::Error + Send + Sync + 'static,
     {
-        self.optional(flag)?
-            .with_context(|| format!("`{flag}` is missing"))
+        self.optional(flag)?.with_context(|| format!("`{flag}` is missing"))
     }
 
     /// Every value of a flag.
     pub fn all<'a>(&'a self, flag: &'a str) -> impl Iterator<Item = &'a str> {
-        self.given
-            .iter()
-            .filter(move |(name, _)| name == flag)
-            .map(|(_, value)| value.as_str())
+        self.given.iter().filter(move |(name, _)| name == flag).map(|(_, value)| value.as_str())
     }
 }
 
@@ -84,17 +72,7 @@ mod tests {
     fn unknown_flags_missing_values_and_wrong_values_are_errors() {
         assert!(parse("--prot 1").is_err());
         assert!(parse("--port").is_err());
-        assert!(
-            parse("--port x")
-                .unwrap()
-                .required::<u16>("--port")
-                .is_err()
-        );
-        assert!(
-            parse("--header a")
-                .unwrap()
-                .required::<u16>("--port")
-                .is_err()
-        );
+        assert!(parse("--port x").unwrap().required::<u16>("--port").is_err());
+        assert!(parse("--header a").unwrap().required::<u16>("--port").is_err());
     }
 }

@@ -40,17 +40,8 @@ impl Child {
             .stdout(out)
             .stderr(err)
             .spawn()
-            .with_context(|| {
-                format!(
-                    "cannot start {name} (`{}`)",
-                    command.get_program().display()
-                )
-            })?;
-        Ok(Self {
-            name: name.to_owned(),
-            inner,
-            log: log.to_owned(),
-        })
+            .with_context(|| format!("cannot start {name} (`{}`)", command.get_program().display()))?;
+        Ok(Self { name: name.to_owned(), inner, log: log.to_owned() })
     }
 
     /// The process id.
@@ -62,9 +53,7 @@ impl Child {
     /// Everything that it has written so far.
     #[must_use]
     pub fn output(&self) -> String {
-        fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
     /// Waits until 127.0.0.1:`port` accepts connections. A process that ends before that is an error at once, with its log.
@@ -73,21 +62,13 @@ impl Child {
         let begin = Instant::now();
         loop {
             if let Some(status) = self.inner.try_wait()? {
-                bail!(
-                    "{} ended ({status}) before it listened on {address}:\n{}",
-                    self.name,
-                    self.output()
-                );
+                bail!("{} ended ({status}) before it listened on {address}:\n{}", self.name, self.output());
             }
             if TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
                 return Ok(());
             }
             if begin.elapsed() > limit {
-                bail!(
-                    "{} did not listen on {address} within {limit:?}:\n{}",
-                    self.name,
-                    self.output()
-                );
+                bail!("{} did not listen on {address} within {limit:?}:\n{}", self.name, self.output());
             }
             sleep(POLL);
         }
@@ -104,10 +85,7 @@ impl Child {
 
     /// Asks it to end (SIGTERM), kills it after `grace`, and says whether it ended by itself with success.
     pub fn terminate(&mut self, grace: Duration) -> Result<bool> {
-        let asked = Command::new("kill")
-            .arg("-TERM")
-            .arg(self.id().to_string())
-            .status()?;
+        let asked = Command::new("kill").arg("-TERM").arg(self.id().to_string()).status()?;
         let begin = Instant::now();
         while asked.success() && begin.elapsed() < grace {
             if let Some(status) = self.inner.try_wait()? {
@@ -158,15 +136,8 @@ mod tests {
     #[test]
     fn a_child_that_ends_early_is_an_error_that_carries_its_log() {
         let log = log("early");
-        let mut child = Child::spawn(
-            "shell",
-            Command::new("sh").args(["-c", "echo out of cheese; exit 3"]),
-            &log.0,
-        )
-        .unwrap();
-        let error = child
-            .wait_for_port(free_port().unwrap(), Duration::from_secs(30))
-            .unwrap_err();
+        let mut child = Child::spawn("shell", Command::new("sh").args(["-c", "echo out of cheese; exit 3"]), &log.0).unwrap();
+        let error = child.wait_for_port(free_port().unwrap(), Duration::from_secs(30)).unwrap_err();
         assert!(error.to_string().contains("out of cheese"), "{error}");
     }
 
@@ -175,26 +146,14 @@ mod tests {
         let log = log("port");
         let mut child = Child::spawn("sleep", Command::new("sleep").arg("600"), &log.0).unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        child
-            .wait_for_port(
-                listener.local_addr().unwrap().port(),
-                Duration::from_secs(30),
-            )
-            .unwrap();
+        child.wait_for_port(listener.local_addr().unwrap().port(), Duration::from_secs(30)).unwrap();
     }
 
     #[test]
     fn a_child_that_ignores_the_request_to_end_is_killed() {
         let log = log("deaf");
-        let mut deaf = Child::spawn(
-            "shell",
-            Command::new("sh").args([
-                "-c",
-                "trap '' TERM; echo ready; while :; do sleep 0.05; done",
-            ]),
-            &log.0,
-        )
-        .unwrap();
+        let mut deaf =
+            Child::spawn("shell", Command::new("sh").args(["-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"]), &log.0).unwrap();
         while !deaf.output().contains("ready") {
             sleep(POLL);
         }

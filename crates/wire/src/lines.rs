@@ -21,12 +21,7 @@ pub struct Reader {
 impl Reader {
     /// A reader of lines of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            line: Vec::new(),
-            ready: VecDeque::new(),
-            broken: false,
-        }
+        Self { limit, line: Vec::new(), ready: VecDeque::new(), broken: false }
     }
 
     /// Takes the next bytes. Take the complete lines before the next push.
@@ -66,9 +61,7 @@ mod tests {
     use super::*;
 
     fn drain(reader: &mut Reader) -> Vec<String> {
-        std::iter::from_fn(|| reader.next_line())
-            .map(|line| String::from_utf8(line).unwrap())
-            .collect()
+        std::iter::from_fn(|| reader.next_line()).map(|line| String::from_utf8(line).unwrap()).collect()
     }
 
     #[test]

@@ -74,14 +74,7 @@ impl Version {
 
     /// The revision of exactly that name.
     pub fn parse(text: &str) -> Option<Self> {
-        [
-            Self::V2025_03_26,
-            Self::V2025_06_18,
-            Self::V2025_11_25,
-            Self::V2026_07_28,
-        ]
-        .into_iter()
-        .find(|version| version.as_str() == text)
+        [Self::V2025_03_26, Self::V2025_06_18, Self::V2025_11_25, Self::V2026_07_28].into_iter().find(|version| version.as_str() == text)
     }
 
     pub fn is_modern(self) -> bool {
@@ -197,23 +190,12 @@ impl Method {
 
     /// Whether the handshake revisions have this method (tasks: 2025-11-25).
     pub fn is_legacy(self) -> bool {
-        !matches!(
-            self,
-            Self::Discover | Self::TasksUpdate | Self::SubscriptionsListen
-        )
+        !matches!(self, Self::Discover | Self::TasksUpdate | Self::SubscriptionsListen)
     }
 
     /// Whether a complete modern result of this method must carry `ttlMs` and `cacheScope`.
     pub fn is_cacheable(self) -> bool {
-        matches!(
-            self,
-            Self::Discover
-                | Self::ToolsList
-                | Self::PromptsList
-                | Self::ResourcesList
-                | Self::ResourceTemplatesList
-                | Self::ResourcesRead
-        )
+        matches!(self, Self::Discover | Self::ToolsList | Self::PromptsList | Self::ResourcesList | Self::ResourceTemplatesList | Self::ResourcesRead)
     }
 }
 
@@ -234,13 +216,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with HTTP status 400, without id and data.
     pub fn bad_request(code: i32, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            http_status: 400,
-            code,
-            message: message.into(),
-            data: None,
-            id: None,
-        }
+        Self { http_status: 400, code, message: message.into(), data: None, id: None }
     }
 
     /// The same, echoing `id`.
@@ -279,9 +255,7 @@ impl Refusal {
         Self {
             http_status: 400,
             code: code::MISSING_CAPABILITY,
-            message: Cow::Borrowed(
-                "the client did not declare a capability that this request needs",
-            ),
+            message: Cow::Borrowed("the client did not declare a capability that this request needs"),
             data: Some(data),
             id: Some(id.to_owned()),
         }

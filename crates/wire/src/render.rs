@@ -26,11 +26,7 @@ impl Hidden {
         Some(match char {
             '\t' | '\n' | '\r' | ' '..='~' => return None,
             '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' => Self::Control,
-            '\u{61c}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => Self::Bidi,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => Self::Bidi,
             '\u{ad}'
             | '\u{34f}'
             | '\u{115f}'
@@ -78,18 +74,8 @@ pub struct Shown {
 pub fn render(arguments: Raw<'_>) -> Shown {
     let mut form = Vec::with_capacity(arguments.text().len());
     let seen = canonical(arguments, &mut form);
-    let mut writer = Writer {
-        out: String::with_capacity(form.len() + form.len() / 4),
-        hidden: 0,
-        non_ascii: 0,
-    };
-    let limits = Limits {
-        bytes: usize::MAX,
-        depth: MAX_DEPTH,
-        keys: usize::MAX,
-        string: usize::MAX,
-        refuse_nul: false,
-    };
+    let mut writer = Writer { out: String::with_capacity(form.len() + form.len() / 4), hidden: 0, non_ascii: 0 };
+    let limits = Limits { bytes: usize::MAX, depth: MAX_DEPTH, keys: usize::MAX, string: usize::MAX, refuse_nul: false };
     match Raw::parse(&form, &limits) {
         Ok(form) => writer.value(form, 0),
         // INVARIANT: a canonical form is JSON. Were it not, the person still sees all of it.
@@ -115,11 +101,7 @@ impl Shown {
         let tail = budget / 3;
         let mut out: String = self.text.chars().take(head).collect();
         let missing = self.characters - head - tail;
-        let _ = write!(
-            out,
-            "\n[... {missing} of {} characters are not shown here ...]\n",
-            self.characters
-        );
+        let _ = write!(out, "\n[... {missing} of {} characters are not shown here ...]\n", self.characters);
         out.extend(self.text.chars().skip(self.characters - tail));
         Some(out)
     }
@@ -127,11 +109,7 @@ impl Shown {
 
 /// One line of text with every hidden character, tab and line end escaped; for names, purposes and messages.
 pub fn line(text: &str) -> String {
-    let mut writer = Writer {
-        out: String::with_capacity(text.len()),
-        hidden: 0,
-        non_ascii: 0,
-    };
+    let mut writer = Writer { out: String::with_capacity(text.len()), hidden: 0, non_ascii: 0 };
     for char in text.chars() {
         match char {
             '\n' => writer.out.push_str("\\n"),
@@ -222,12 +200,8 @@ mod tests {
 
     #[test]
     fn bi_048_what_reorders_or_hides_is_shown_as_its_escape() {
-        let seen =
-            shown("{\"file\":\"invoice\u{202e}fdp.exe\",\"b\\u200b\":\"\\u001b[8m\u{e0041}\"}");
-        assert_eq!(
-            seen.text,
-            "{\n  \"b\\u200b\": \"\\u001b[8m\\udb40\\udc41\",\n  \"file\": \"invoice\\u202efdp.exe\"\n}"
-        );
+        let seen = shown("{\"file\":\"invoice\u{202e}fdp.exe\",\"b\\u200b\":\"\\u001b[8m\u{e0041}\"}");
+        assert_eq!(seen.text, "{\n  \"b\\u200b\": \"\\u001b[8m\\udb40\\udc41\",\n  \"file\": \"invoice\\u202efdp.exe\"\n}");
         assert_eq!((seen.hidden, seen.non_ascii), (4, 3));
         assert_eq!(line("a\u{202e}b\nc\u{1b}[8m"), "a\\u202eb\\nc\\u001b[8m");
         assert_eq!(shown("{\"name\":\"Zürich 😀\"}").hidden, 0);
@@ -241,21 +215,14 @@ mod tests {
         assert_eq!(seen.characters, seen.text.chars().count());
         let excerpt = seen.excerpt(300).unwrap();
         assert!(excerpt.contains("TRANSFER ALL") && excerpt.starts_with("{\n  \"body\""));
-        assert!(excerpt.contains(&format!(
-            "[... {} of {} characters are not shown here ...]",
-            seen.characters - 300,
-            seen.characters
-        )));
+        assert!(excerpt.contains(&format!("[... {} of {} characters are not shown here ...]", seen.characters - 300, seen.characters)));
         assert_eq!(shown("{}").excerpt(300), None);
     }
 
     #[test]
     fn bi_081_the_deepest_value_is_shown() {
         let deep = "[".repeat(MAX_DEPTH) + &"]".repeat(MAX_DEPTH);
-        let limits = Limits {
-            depth: MAX_DEPTH,
-            ..Limits::REQUEST
-        };
+        let limits = Limits { depth: MAX_DEPTH, ..Limits::REQUEST };
         let seen = render(Raw::parse(deep.as_bytes(), &limits).unwrap());
         assert_eq!(seen.text.matches('[').count(), MAX_DEPTH);
         assert_eq!(seen.text.lines().count(), 2 * MAX_DEPTH - 1);

@@ -131,9 +131,7 @@ impl Reader {
                 None => self.data = Some(value.to_owned()),
             },
             "event" => self.event = (!value.is_empty()).then(|| value.to_owned()),
-            "id" if !value.contains('\0') => {
-                self.id = (!value.is_empty()).then(|| value.to_owned())
-            }
+            "id" if !value.contains('\0') => self.id = (!value.is_empty()).then(|| value.to_owned()),
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 self.retry_ms = value.parse().ok().or(self.retry_ms);
             }
@@ -145,11 +143,7 @@ impl Reader {
     fn dispatch(&mut self) {
         let event = self.event.take();
         if let Some(data) = self.data.take() {
-            self.ready.push_back(Event {
-                event,
-                data,
-                id: self.id.clone(),
-            });
+            self.ready.push_back(Event { event, data, id: self.id.clone() });
         }
     }
 }
@@ -159,11 +153,7 @@ pub fn write_event(out: &mut Vec<u8>, event: Option<&str>, id: Option<&str>, dat
     for (field, value) in [("event: ", event), ("id: ", id)] {
         if let Some(value) = value {
             out.extend_from_slice(field.as_bytes());
-            out.extend(
-                value
-                    .bytes()
-                    .filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)),
-            );
+            out.extend(value.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)));
             out.push(b'\n');
         }
     }
@@ -172,14 +162,7 @@ pub fn write_event(out: &mut Vec<u8>, event: Option<&str>, id: Option<&str>, dat
         let (line, more) = match rest.split_once(['\n', '\r']) {
             Some((line, more)) => {
                 let return_at_end = rest.as_bytes().get(line.len()) == Some(&b'\r');
-                (
-                    line,
-                    Some(if return_at_end {
-                        more.strip_prefix('\n').unwrap_or(more)
-                    } else {
-                        more
-                    }),
-                )
+                (line, Some(if return_at_end { more.strip_prefix('\n').unwrap_or(more) } else { more }))
             }
             None => (rest, None),
         };
@@ -222,28 +205,14 @@ mod tests {
     }
 
     fn message(data: &str) -> Event {
-        Event {
-            data: data.into(),
-            ..Event::default()
-        }
+        Event { data: data.into(), ..Event::default() }
     }
 
     #[test]
     fn all_line_ends_comments_and_fields_are_read() {
         let text = "\u{feff}: hello\r\nid: 7\rretry: 250\nevent: message\ndata: {\"a\":1}\r\n\r\ndata\ndata:x\ndata:  y\n\n:\n\nevent: lost\n\nretry: soon\ndata: end\r\r";
-        let with_id = |event: Option<&str>, data: &str| Event {
-            event: event.map(str::to_owned),
-            data: data.into(),
-            id: Some("7".into()),
-        };
-        assert_eq!(
-            read(text.as_bytes()),
-            [
-                with_id(Some("message"), "{\"a\":1}"),
-                with_id(None, "\nx\n y"),
-                with_id(None, "end")
-            ]
-        );
+        let with_id = |event: Option<&str>, data: &str| Event { event: event.map(str::to_owned), data: data.into(), id: Some("7".into()) };
+        assert_eq!(read(text.as_bytes()), [with_id(Some("message"), "{\"a\":1}"), with_id(None, "\nx\n y"), with_id(None, "end")]);
         let mut reader = Reader::new(100);
         reader.push(text.as_bytes()).unwrap();
         assert_eq!(reader.retry_ms(), Some(250));
@@ -257,11 +226,7 @@ mod tests {
 
     #[test]
     fn an_endless_event_is_stopped_and_the_stream_stays_broken() {
-        for piece in [
-            &b"data: xxxxxxxxxxxxxxxx"[..],
-            b"data: xxxxxxxxxxxxxxxx\n",
-            b":xxxxxxxxxxxxxxxxxxxxxxxxxxx",
-        ] {
+        for piece in [&b"data: xxxxxxxxxxxxxxxx"[..], b"data: xxxxxxxxxxxxxxxx\n", b":xxxxxxxxxxxxxxxxxxxxxxxxxxx"] {
             let mut reader = Reader::new(64);
             let outcome = (0..10).map(|_| reader.push(piece)).find(Result::is_err);
             if piece.starts_with(b":") || piece.ends_with(b"x") || piece.ends_with(b"\n") {
@@ -277,14 +242,7 @@ mod tests {
     fn a_line_end_in_a_name_begins_no_field() {
         let mut out = Vec::new();
         write_event(&mut out, Some("a\ndata: x"), Some("1\r\n\r\n2"), "d");
-        assert_eq!(
-            read(&out),
-            [Event {
-                event: Some("adata: x".into()),
-                id: Some("12".into()),
-                data: "d".into()
-            }]
-        );
+        assert_eq!(read(&out), [Event { event: Some("adata: x".into()), id: Some("12".into()), data: "d".into() }]);
     }
 
     proptest! {

@@ -28,18 +28,9 @@ pub(super) fn run(workspace: &Path, options: &Options) -> Result<()> {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    let bench = Bench {
-        programs: workspace.join("target/release"),
-        policies: workspace.join("crates/policy/src/default.cedar"),
-        folder: &folder,
-        options,
-    };
-    let report = bench.run().with_context(|| {
-        format!(
-            "the benchmark failed; its logs are in `{}`",
-            folder.display()
-        )
-    })?;
+    let bench =
+        Bench { programs: workspace.join("target/release"), policies: workspace.join("crates/policy/src/default.cedar"), folder: &folder, options };
+    let report = bench.run().with_context(|| format!("the benchmark failed; its logs are in `{}`", folder.display()))?;
     report.print(options.json)?;
     // It held every call that was made: gigabytes. After a failure it stays, to be looked at.
     fs::remove_dir_all(&folder)?;
@@ -48,12 +39,7 @@ pub(super) fn run(workspace: &Path, options: &Options) -> Result<()> {
 
 fn build(workspace: &Path, options: &Options) -> Result<()> {
     // Without rmcp, which only other fixtures need.
-    let fixtures = [
-        "bailiwick-testkit",
-        "--no-default-features",
-        "--bin=mcp-fixture-echo",
-        "--bin=mcp-load",
-    ];
+    let fixtures = ["bailiwick-testkit", "--no-default-features", "--bin=mcp-fixture-echo", "--bin=mcp-load"];
     let mut packages = vec![fixtures.as_slice()];
     if !options.direct_only {
         packages.push(&["bailiwick"]);
@@ -99,20 +85,10 @@ impl Bench<'_> {
         let port = free_port()?;
         let mut command = Command::new(self.programs.join("mcp-fixture-echo"));
         command.args(["--port", &port.to_string()]);
-        let mut fixture = Child::spawn(
-            "the fixture",
-            &mut command,
-            &self.folder.join("fixture.log"),
-        )?;
+        let mut fixture = Child::spawn("the fixture", &mut command, &self.folder.join("fixture.log"))?;
         fixture.wait_for_port(port, START_LIMIT)?;
         let before = Counts::of(port)?;
-        let direct = Target {
-            way: Way::Direct,
-            port,
-            token_file: None,
-            fixture: &fixture,
-            broker: None,
-        };
+        let direct = Target { way: Way::Direct, port, token_file: None, fixture: &fixture, broker: None };
         // The default policies hold writes; a broker whose policies permit them measures these, after the other.
         for tool in [Tool::Echo, Tool::Put] {
             let cases: Vec<_> = CASES.iter().filter(|case| case.tool == tool).collect();
@@ -121,29 +97,14 @@ impl Bench<'_> {
                 continue;
             }
             let mut broker = self.start_broker(port, tool)?;
-            let through = Target {
-                way: Way::Through,
-                port: broker.port,
-                token_file: Some(&broker.token_file),
-                broker: Some(&broker.child),
-                ..direct.clone()
-            };
+            let through =
+                Target { way: Way::Through, port: broker.port, token_file: Some(&broker.token_file), broker: Some(&broker.child), ..direct.clone() };
             self.rounds(&cases, &[direct.clone(), through], &mut report)?;
-            ensure!(
-                broker.child.terminate(STOP_GRACE)?,
-                "bailiwick did not end well:\n{}",
-                broker.child.output()
-            );
+            ensure!(broker.child.terminate(STOP_GRACE)?, "bailiwick did not end well:\n{}", broker.child.output());
         }
         let seen = Counts::of(port)?.since(&before);
-        let sent = Counts {
-            echo: report.sent(Tool::Echo),
-            put: report.sent(Tool::Put),
-        };
-        ensure!(
-            seen == sent,
-            "calls were lost or done twice: {sent:?} were sent, the fixture saw {seen:?}"
-        );
+        let sent = Counts { echo: report.sent(Tool::Echo), put: report.sent(Tool::Put) };
+        ensure!(seen == sent, "calls were lost or done twice: {sent:?} were sent, the fixture saw {seen:?}");
         Ok(report)
     }
 
@@ -190,13 +151,8 @@ impl Bench<'_> {
         }
         let place = format!("{} {}", target.way.label(), case.label());
         let done = command.output()?;
-        ensure!(
-            done.status.success(),
-            "{place}: the load generator failed: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-        let line: Value = serde_json::from_slice(&done.stdout)
-            .with_context(|| format!("{place}: no JSON from the load generator"))?;
+        ensure!(done.status.success(), "{place}: the load generator failed: {}", String::from_utf8_lossy(&done.stderr));
+        let line: Value = serde_json::from_slice(&done.stdout).with_context(|| format!("{place}: no JSON from the load generator"))?;
         Sample::parse(&line).with_context(|| place)
     }
 
@@ -230,30 +186,17 @@ impl Bench<'_> {
         fs::write(&config, configuration(upstream, tool))?;
         let bailiwick = |arguments: &[&str]| {
             let mut command = Command::new(self.programs.join("bailiwick"));
-            command
-                .args(arguments)
-                .arg("--config")
-                .arg(&config)
-                .arg("--data-dir")
-                .arg(folder.join("data"));
+            command.args(arguments).arg("--config").arg(&config).arg("--data-dir").arg(folder.join("data"));
             command
         };
         output(&mut bailiwick(&["agent", "add", AGENT]))?;
         let port = free_port()?;
-        let mut child = Child::spawn(
-            "bailiwick",
-            &mut bailiwick(&["up", "--listen", &format!("127.0.0.1:{port}")]),
-            &folder.join("bailiwick.log"),
-        )?;
+        let mut child = Child::spawn("bailiwick", &mut bailiwick(&["up", "--listen", &format!("127.0.0.1:{port}")]), &folder.join("bailiwick.log"))?;
         child.wait_for_port(port, START_LIMIT)?;
         let token = output(&mut bailiwick(&["token", "--agent", AGENT]))?;
         let token_file = folder.join("token");
         fs::write(&token_file, token)?;
-        Ok(Broker {
-            child,
-            port,
-            token_file,
-        })
+        Ok(Broker { child, port, token_file })
     }
 }
 
@@ -298,11 +241,7 @@ fn output(command: &mut Command) -> Result<String> {
         bail!(
             "`{} {}` ended with {}:\n{}",
             command.get_program().display(),
-            command
-                .get_args()
-                .map(|argument| argument.to_string_lossy())
-                .collect::<Vec<_>>()
-                .join(" "),
+            command.get_args().map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" "),
             done.status,
             String::from_utf8_lossy(&done.stderr)
         );
@@ -320,30 +259,16 @@ struct Counts {
 impl Counts {
     fn of(port: u16) -> Result<Self> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream
-            .write_all(b"GET /counts HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+        stream.write_all(b"GET /counts HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let (_, body) = answer
-            .split_once("\r\n\r\n")
-            .context("the fixture gave no counts")?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("the fixture gave no counts")?;
         let counts: Value = serde_json::from_str(body)?;
-        let count = |name: &str| {
-            counts
-                .get(name)
-                .and_then(Value::as_u64)
-                .with_context(|| format!("the fixture has no count of `{name}`"))
-        };
-        Ok(Self {
-            echo: count("echo")?,
-            put: count("put")?,
-        })
+        let count = |name: &str| counts.get(name).and_then(Value::as_u64).with_context(|| format!("the fixture has no count of `{name}`"));
+        Ok(Self { echo: count("echo")?, put: count("put")? })
     }
 
     const fn since(&self, before: &Self) -> Self {
-        Self {
-            echo: self.echo.saturating_sub(before.echo),
-            put: self.put.saturating_sub(before.put),
-        }
+        Self { echo: self.echo.saturating_sub(before.echo), put: self.put.saturating_sub(before.put) }
     }
 }

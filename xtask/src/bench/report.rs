@@ -89,23 +89,13 @@ pub(super) struct Sample {
 impl Sample {
     /// Reads the load generator's line. A wrong answer is an error: what it took tells nothing.
     pub(super) fn parse(line: &Value) -> Result<Self> {
-        let number = |pointer: &str| {
-            line.pointer(pointer)
-                .and_then(Value::as_f64)
-                .with_context(|| format!("the load generator gave no `{pointer}`: {line}"))
-        };
+        let number =
+            |pointer: &str| line.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("the load generator gave no `{pointer}`: {line}"));
         let errors = number("/errors")?;
-        ensure!(
-            errors == 0.0,
-            "{errors} wrong answers, the first: {}",
-            line.pointer("/first_error").unwrap_or(&Value::Null)
-        );
+        ensure!(errors == 0.0, "{errors} wrong answers, the first: {}", line.pointer("/first_error").unwrap_or(&Value::Null));
         let calls = number("/calls")?;
         ensure!(calls > 0.0, "no call was answered in time");
-        let (client, server) = (
-            number("/cpu_seconds/client")?,
-            number("/cpu_seconds/server")?,
-        );
+        let (client, server) = (number("/cpu_seconds/client")?, number("/cpu_seconds/server")?);
         let broker = number("/cpu_seconds/broker").unwrap_or_default();
         let others = number("/cpu_seconds/machine")? - client - server - broker;
         let per_call = |seconds: f64| seconds * 1e6 / calls;
@@ -163,11 +153,7 @@ struct Headline {
 
 impl Report {
     pub(super) const fn new(rounds: u32) -> Self {
-        Self {
-            rounds,
-            samples: BTreeMap::new(),
-            appends: Vec::new(),
-        }
+        Self { rounds, samples: BTreeMap::new(), appends: Vec::new() }
     }
 
     pub(super) fn add(&mut self, case: &Case, way: Way, sample: Sample) {
@@ -176,14 +162,8 @@ impl Report {
 
     /// Calls that were made of a tool, whether measured or not.
     pub(super) fn sent(&self, tool: Tool) -> u64 {
-        let of_tool = self
-            .samples
-            .iter()
-            .filter(|((case, _), _)| case.tool == tool);
-        of_tool
-            .flat_map(|(_, samples)| samples)
-            .map(|sample| sample.sent)
-            .sum()
+        let of_tool = self.samples.iter().filter(|((case, _), _)| case.tool == tool);
+        of_tool.flat_map(|(_, samples)| samples).map(|sample| sample.sent).sum()
     }
 
     fn median(&self, case: Case, way: Way) -> Option<Sample> {
@@ -212,9 +192,7 @@ impl Report {
     }
 
     fn rows(&self) -> impl Iterator<Item = (Case, Way, Sample)> {
-        let all = CASES
-            .into_iter()
-            .flat_map(|case| [(case, Way::Direct), (case, Way::Through)]);
+        let all = CASES.into_iter().flat_map(|case| [(case, Way::Direct), (case, Way::Through)]);
         all.filter_map(|(case, way)| Some((case, way, self.median(case, way)?)))
     }
 
@@ -250,17 +228,12 @@ impl Report {
         }));
         lines.push(String::new());
         if let Some(append) = median(self.appends.clone()) {
-            lines.push(format!(
-                "one durable append (1 KiB and fdatasync): p50 {append:.1} µs"
-            ));
+            lines.push(format!("one durable append (1 KiB and fdatasync): p50 {append:.1} µs"));
         }
         lines.extend(self.headline().map(|headline| headline.goals().join("\n")));
         let others = self.others_share_max(processors);
         if others > OTHERS_SHARE_MAX {
-            lines.push(format!(
-                "warning: other work took up to {:.0} % of the machine; measure again when it is idle",
-                others * 100.0
-            ));
+            lines.push(format!("warning: other work took up to {:.0} % of the machine; measure again when it is idle", others * 100.0));
         }
         lines.push(String::new());
         lines.join("\n")
@@ -269,9 +242,7 @@ impl Report {
     /// Only of direct calls: through the broker, the kernel's own work for the disk is among the others.
     fn others_share_max(&self, processors: usize) -> f64 {
         let direct = self.rows().filter(|(_, way, _)| *way == Way::Direct);
-        direct
-            .map(|(_, _, row)| row.others / processors as f64)
-            .fold(0.0, f64::max)
+        direct.map(|(_, _, row)| row.others / processors as f64).fold(0.0, f64::max)
     }
 
     fn to_json(&self) -> Value {
@@ -387,10 +358,7 @@ mod tests {
     #[test]
     fn cpu_is_counted_by_process_and_call_and_the_rest_is_of_others() {
         let sample = Sample::parse(&line(20_000, 330.0, 1.0)).unwrap();
-        assert_eq!(
-            (sample.client_us, sample.server_us, sample.broker_us),
-            (5.0, 10.0, 50.0)
-        );
+        assert_eq!((sample.client_us, sample.server_us, sample.broker_us), (5.0, 10.0, 50.0));
         assert!((sample.others - 0.1).abs() < 1e-9);
     }
 

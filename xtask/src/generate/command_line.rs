@@ -18,7 +18,11 @@ fn add(program: &Program, command: &[&str], global: &[String], page: &mut String
     let help = program.output(&[command, &["--help"]].concat())?;
     let own = if command.is_empty() { help.clone() } else { without(&help, global) };
     let (first, rest) = own.split_once('\n').context("a command without help")?;
-    page.push_str(&format!("\n## `{}`\n\n{first}\n\n```text\n{}\n```\n", ["bailiwick"].iter().chain(command).copied().collect::<Vec<_>>().join(" "), rest.trim()));
+    page.push_str(&format!(
+        "\n## `{}`\n\n{first}\n\n```text\n{}\n```\n",
+        ["bailiwick"].iter().chain(command).copied().collect::<Vec<_>>().join(" "),
+        rest.trim()
+    ));
     for name in subcommands(&help) {
         add(program, &[command, &[name]].concat(), global, page)?;
     }
@@ -28,7 +32,10 @@ fn add(program: &Program, command: &[&str], global: &[String], page: &mut String
 fn subcommands(help: &str) -> impl Iterator<Item = &str> {
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     // A line that begins deeper continues a description.
-    listed.filter(|line| line.starts_with("  ") && !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help")
+    listed
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
 }
 
 /// The options of a help text, each with the lines of its description.
@@ -70,7 +77,8 @@ mod tests {
 
     #[test]
     fn options_of_every_command_are_told_once() {
-        let help = "Start\n\nUsage: x up\n\nOptions:\n      --demo\n          With the sample\n      --json   Print JSON\n  -h, --help   Print help\n";
+        let help =
+            "Start\n\nUsage: x up\n\nOptions:\n      --demo\n          With the sample\n      --json   Print JSON\n  -h, --help   Print help\n";
         assert_eq!(without(help, &options(GLOBAL)), "Start\n\nUsage: x up\n\nOptions:\n      --demo\n          With the sample\n");
     }
 }

@@ -18,9 +18,9 @@ pub(super) fn page(workspace: &Path, sources: &[std::path::PathBuf]) -> Result<S
         collect(&name, &fs::read_to_string(path)?, &mut tests);
     }
     for test in inputs.iter().flat_map(named) {
-        let there = test.split_once("::").is_some_and(|(path, name)| {
-            fs::read_to_string(workspace.join(path)).is_ok_and(|source| source.contains(&format!("fn {name}(")))
-        });
+        let there = test
+            .split_once("::")
+            .is_some_and(|(path, name)| fs::read_to_string(workspace.join(path)).is_ok_and(|source| source.contains(&format!("fn {name}("))));
         ensure!(there, "docs/threats/inputs.json names `{test}`, which is not there");
     }
     render(&inputs, &tests)
@@ -42,7 +42,8 @@ fn render(inputs: &[Value], tests: &Tests) -> Result<String> {
         let text = |name: &str| input.get(name).and_then(Value::as_str).unwrap_or_default();
         let id = text("id");
         let number: u16 = id.strip_prefix("BI-").and_then(|number| number.parse().ok()).with_context(|| format!("`{id}` is no id"))?;
-        let mut shown: Vec<_> = tests.get(&number).into_iter().flatten().map(String::as_str).chain(named(input)).map(|test| format!("`{test}`")).collect();
+        let mut shown: Vec<_> =
+            tests.get(&number).into_iter().flatten().map(String::as_str).chain(named(input)).map(|test| format!("`{test}`")).collect();
         let note = text("note");
         if !note.is_empty() {
             shown.push(note.to_owned());
@@ -59,7 +60,15 @@ fn render(inputs: &[Value], tests: &Tests) -> Result<String> {
 fn cell(text: &str) -> String {
     let shown = |letter: char| if letter.is_ascii_graphic() || letter == ' ' { letter.to_string() } else { letter.escape_unicode().to_string() };
     let plain: String = text.chars().map(shown).collect();
-    plain.replace('\\', "\\\\").replace('&', "&amp;").replace('<', "&lt;").replace('|', "\\|").replace('*', "\\*").replace('_', "\\_").replace('`', "\\`").replace("![", "!\\[")
+    plain
+        .replace('\\', "\\\\")
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('|', "\\|")
+        .replace('*', "\\*")
+        .replace('_', "\\_")
+        .replace('`', "\\`")
+        .replace("![", "!\\[")
 }
 
 /// Finds test functions `bi_…` in a source file.

@@ -195,7 +195,11 @@ pub(super) fn has(person: &Person, roles: &[Role]) -> bool {
 
 /// Refuses a person without one of these roles.
 pub(super) fn need(person: &Person, roles: &[Role], what: &str) -> Result<(), Problem> {
-    if has(person, roles) { Ok(()) } else { Err(Problem::because(ErrorCode::RoleMissing, format!("`{}` has no role that may do that: {what}", person.name))) }
+    if has(person, roles) {
+        Ok(())
+    } else {
+        Err(Problem::because(ErrorCode::RoleMissing, format!("`{}` has no role that may do that: {what}", person.name)))
+    }
 }
 
 /// May this person see the task? Its owner, operators and auditors may.

@@ -129,8 +129,12 @@ fn permission(house: &House, by: &SignedIn, hold: &Hold, now: Timestamp) -> Perm
     match hold.may_decide(&by.person, house.config.owner_may_approve, hold.digest, now) {
         Ok(ApprovalKind::SecondPerson) => Permission::Granted,
         Ok(ApprovalKind::OwnRequest) => Permission::OwnRequest,
-        Err(ApprovalError::OwnRequest) => refused("It is your own request: you own the agent, or the work is done for you. Another approver decides."),
-        Err(ApprovalError::NotEligible) if hold.approvals.iter().any(|a| a.person == by.person.name) => refused("You approved it already; others are asked."),
+        Err(ApprovalError::OwnRequest) => {
+            refused("It is your own request: you own the agent, or the work is done for you. Another approver decides.")
+        }
+        Err(ApprovalError::NotEligible) if hold.approvals.iter().any(|a| a.person == by.person.name) => {
+            refused("You approved it already; others are asked.")
+        }
         Err(_) => refused("Your approval would not release this call."),
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{AgentName, Approval, CallId, Digest, Effect, ErrorCode, Hold, HoldId, Person, PersonName, Role, Task, TaskId, Timestamp, ToolName};
+use bailiwick_core::{
+    AgentName, Approval, CallId, Digest, Effect, ErrorCode, Hold, HoldId, Person, PersonName, Role, Task, TaskId, Timestamp, ToolName,
+};
 use bailiwick_identity::person::{Verdict, Word};
 use bailiwick_store::HoldFilter;
 use bailiwick_wire::{Limits, Raw};
@@ -263,7 +265,8 @@ impl Decision {
     /// What the person says, if the person's own key signed exactly that about exactly this call.
     async fn checked(self, house: &House, by: &ByPerson, name: &Named, word: Word) -> Result<(HoldId, Saying), Problem> {
         let hold = find(house, &by.person, name.parse(ErrorCode::HoldAbsent)?).await?;
-        let digest = |text: &str, what: &str| text.parse::<Digest>().map_err(|_| Problem::invalid(format!("`{what}` must be 64 lower-case hex digits")));
+        let digest =
+            |text: &str, what: &str| text.parse::<Digest>().map_err(|_| Problem::invalid(format!("`{what}` must be 64 lower-case hex digits")));
         let (digest, seen) = (digest(&self.digest, "digest")?, digest(&self.seen, "seen")?);
         let verdict = Verdict { hold: hold.id, digest, seen, word };
         verdict.verify(&by.key, &self.signature).map_err(|error| {

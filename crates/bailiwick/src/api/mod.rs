@@ -83,12 +83,18 @@ struct Document;
 fn document() -> utoipa::openapi::OpenApi {
     let mut document = Document::openapi();
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
-    let bearer = |words: &str| SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some(words)).build());
+    let bearer =
+        |words: &str| SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some(words)).build());
     let api_key = |key: ApiKey| SecurityScheme::ApiKey(key);
     let schemes = [
         ("agent_token", bearer("An agent's token, from the token endpoint. It opens tasks.")),
         ("task_token", bearer("The token of one open task.")),
-        ("person", bearer("A person's proof: a JWT made for this one request and signed with the person's own key. `Authorization: Bailiwick-Person <JWT>`, or as a bearer token.")),
+        (
+            "person",
+            bearer(
+                "A person's proof: a JWT made for this one request and signed with the person's own key. `Authorization: Bailiwick-Person <JWT>`, or as a bearer token.",
+            ),
+        ),
         ("client_assertion", bearer("`private_key_jwt` in the form (RFC 7523 section 2.2), not in a header.")),
         ("session", api_key(ApiKey::Cookie(ApiKeyValue::new("bailiwick_session")))),
         ("form", api_key(ApiKey::Cookie(ApiKeyValue::new("bailiwick_form")))),
@@ -153,7 +159,9 @@ async fn described() -> Response {
 async fn guarded(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let mut response = match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Problem::because(ErrorCode::Internal, "the broker did not answer in time").with_status(StatusCode::SERVICE_UNAVAILABLE).into_response(),
+        Err(_) => {
+            Problem::because(ErrorCode::Internal, "the broker did not answer in time").with_status(StatusCode::SERVICE_UNAVAILABLE).into_response()
+        }
     };
     let headers = response.headers_mut();
     let fixed = [

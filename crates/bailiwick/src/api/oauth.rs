@@ -7,7 +7,9 @@ use axum::extract::{FromRequest, FromRequestParts as _, Request, State};
 use axum::response::{IntoResponse, Response};
 use bailiwick_core::{Agent, ErrorCode, InstanceId, Role, SessionId, TaskId};
 use bailiwick_identity::assertion::{self, Proved, Registered};
-use bailiwick_identity::oauth::{ClientProof, Form, NO_STORE, OauthError, ResourceMetadata, Scope, ServerMetadata, TokenAnswer, TokenQuery, TokenRequest, introspection};
+use bailiwick_identity::oauth::{
+    ClientProof, Form, NO_STORE, OauthError, ResourceMetadata, Scope, ServerMetadata, TokenAnswer, TokenQuery, TokenRequest, introspection,
+};
 use bailiwick_identity::sightings::Used;
 use bailiwick_identity::token::{AGENT_SCOPE, Issued, Purpose, SKEW, Statement, agent_name};
 use bailiwick_identity::{Place, ProofError, Verified, jwks as jwk_set};

@@ -201,7 +201,8 @@ pub(super) async fn classify(State(api): State<Arc<Api>>, by: ByPerson, name: Na
     }
     house.classify(&name, looked_at, effect, &by.person.name).await.map_err(|why| {
         tracing::error!(%why, tool = %name, "a classification was not taken over");
-        Problem::because(ErrorCode::UpstreamUnavailable, "the classification could not be taken over at present; look at the tool again").with_status(StatusCode::SERVICE_UNAVAILABLE)
+        Problem::because(ErrorCode::UpstreamUnavailable, "the classification could not be taken over at present; look at the tool again")
+            .with_status(StatusCode::SERVICE_UNAVAILABLE)
     })?;
     let pins = house.store.pins().await?;
     let registry = house.registry.load();
@@ -243,7 +244,9 @@ pub(super) async fn systems(State(api): State<Arc<Api>>, by: ByPerson) -> Respon
     let operator = has(&by.person, &[Role::Operator]);
     let document = |system: &Arc<crate::registry::System>| {
         let name = &system.entry.name;
-        let count = |wanted: &dyn Fn(Status) -> bool| registry.tools().filter(|t| t.tool.name.system() == name.as_str() && t.definition.is_some() && wanted(t.status)).count();
+        let count = |wanted: &dyn Fn(Status) -> bool| {
+            registry.tools().filter(|t| t.tool.name.system() == name.as_str() && t.definition.is_some() && wanted(t.status)).count()
+        };
         let status = system.upstream.status();
         let why = match &status {
             upstream::Status::BackingOff { why, .. } => Some(why.to_string()),

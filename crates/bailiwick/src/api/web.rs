@@ -126,7 +126,9 @@ fn from_our_page(house: &House, headers: &HeaderMap) -> bool {
     let of = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     let ours = |origin: &str| {
         let own = house.urls.base.parse::<url::Url>().is_ok_and(|u| u.origin().ascii_serialization() == origin);
-        own || origin.strip_prefix("http://").is_some_and(|host| !house.urls.base.starts_with("https://") && house.urls.hosts.iter().any(|h| h == host))
+        own || origin
+            .strip_prefix("http://")
+            .is_some_and(|host| !house.urls.base.starts_with("https://") && house.urls.hosts.iter().any(|h| h == host))
     };
     match of("origin") {
         None | Some("null") => of("sec-fetch-site") == Some("same-origin"),

@@ -37,7 +37,8 @@ impl Place {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(e) => return Err(Failure::new(format!("{}: {e}", file.display()), "")),
         };
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| Failure::new(format!("{}: {}", file.display(), e.message()), "try it: bailiwick check"))?;
+        let table: toml::Table =
+            text.parse().map_err(|e: toml::de::Error| Failure::new(format!("{}: {}", file.display(), e.message()), "try it: bailiwick check"))?;
         let domain = table.get("trust_domain").and_then(toml::Value::as_str).unwrap_or("bailiwick.local");
         domain.parse().map_err(|e: bailiwick_core::NameError| Failure::new(format!("{}: {e}", file.display()), ""))
     }
@@ -197,7 +198,13 @@ async fn list_agents(place: &Place) -> Result<(), Failure> {
     let data_dir = place.data_dir()?;
     let row = |a: &Value| {
         let name = a.get("name").or_else(|| a.get("agent")).and_then(Value::as_str).unwrap_or_default();
-        let key = if Holder::Agent.has_private(&data_dir, name) { "here" } else if Holder::Agent.has_public(&data_dir, name) { "elsewhere" } else { "none" };
+        let key = if Holder::Agent.has_private(&data_dir, name) {
+            "here"
+        } else if Holder::Agent.has_public(&data_dir, name) {
+            "elsewhere"
+        } else {
+            "none"
+        };
         vec![super::screen::line(name), text(a, "owner"), text(a, "risk"), text(a, "review_by"), key.to_owned(), text(a, "purpose")]
     };
     let rows: Vec<_> = items(&agents, "agents").iter().map(row).collect();

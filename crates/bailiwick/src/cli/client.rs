@@ -143,7 +143,13 @@ impl ApiClient {
     }
 
     /// Gets an agent's token, or with `task` a new token of that open task.
-    pub(crate) async fn token(&self, agent: &AgentKey, instance: InstanceId, model: Option<&str>, task: Option<TaskId>) -> Result<Token, ClientError> {
+    pub(crate) async fn token(
+        &self,
+        agent: &AgentKey,
+        instance: InstanceId,
+        model: Option<&str>,
+        task: Option<TaskId>,
+    ) -> Result<Token, ClientError> {
         let now = self.clock.now();
         let jti = AssertionId::new(now, random());
         let statement = assertion::Statement { client: &agent.spiffe_id, audience: self.url(), jti, instance: Some(instance), model };
@@ -228,7 +234,8 @@ fn secret(value: &str) -> Result<HeaderValue, ClientError> {
 pub(crate) fn problem(status: StatusCode, body: &[u8]) -> ClientError {
     let body: Value = serde_json::from_slice(body).unwrap_or_else(|_| json!({}));
     let text = |name: &str| body.get(name).and_then(Value::as_str).filter(|t| !t.is_empty()).map(super::screen::line);
-    let detail = text("detail").or_else(|| text("error_description")).or_else(|| text("title")).unwrap_or_else(|| format!("the broker answered {status}"));
+    let detail =
+        text("detail").or_else(|| text("error_description")).or_else(|| text("title")).unwrap_or_else(|| format!("the broker answered {status}"));
     let code = text("code").or_else(|| text("error")).unwrap_or_else(|| format!("http.{}", status.as_u16()));
     ClientError::Problem { status, code, detail, hint: text("hint").unwrap_or_default() }
 }

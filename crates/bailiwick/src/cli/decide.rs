@@ -21,7 +21,15 @@ pub(crate) async fn approvals(place: &Place) -> Result<(), Failure> {
         return Ok(());
     }
     let row = |h: &Value| {
-        vec![short(&text(h, "id")), text(h, "effect"), text(h, "tool"), text(h, "agent"), text(h, "subject"), text(h, "expires_at"), text(h, "reasons")]
+        vec![
+            short(&text(h, "id")),
+            text(h, "effect"),
+            text(h, "tool"),
+            text(h, "agent"),
+            text(h, "subject"),
+            text(h, "expires_at"),
+            text(h, "reasons"),
+        ]
     };
     let rows: Vec<_> = items(&holds, "holds").iter().map(row).collect();
     if rows.is_empty() {
@@ -58,7 +66,11 @@ impl Decide {
             return Err(Failure::new(format!("this call does not wait any more: {}", held.state()), "see what became of it: bailiwick trace HOLD"));
         }
         let style = Style::of_terminal();
-        if place.json { warn(held.painted(Style::plain())) } else { say(held.painted(style)) }
+        if place.json {
+            warn(held.painted(Style::plain()))
+        } else {
+            say(held.painted(style))
+        }
         if !self.yes && !confirmed(approve, &who).await? {
             return Err(Failure::new("nothing was decided", ""));
         }

@@ -34,12 +34,15 @@ impl Trace {
 
 /// A trace as it is read aloud: from the model, over agent and task, to the owner; then what was decided and what became of it.
 pub(crate) fn story(trace: &Value, style: Style) -> String {
-    let entries: Vec<(u64, &Value)> = items(trace, "entries").iter().map(|e| (e.get("index").and_then(Value::as_u64).unwrap_or_default(), body(e))).collect();
+    let entries: Vec<(u64, &Value)> =
+        items(trace, "entries").iter().map(|e| (e.get("index").and_then(Value::as_u64).unwrap_or_default(), body(e))).collect();
     let mut lines = Vec::new();
     let task = trace.get("task").unwrap_or(&Value::Null);
     let opened = entries.iter().find_map(|(_, e)| e.get("opened"));
     let first = entries.iter().map(|(_, e)| *e).find(|e| e.get("agent").is_some()).unwrap_or(&Value::Null);
-    let of = |name: &str| [task, first, opened.unwrap_or(&Value::Null)].into_iter().map(|d| text(d, name)).find(|t| t != "-").unwrap_or_else(|| "-".to_owned());
+    let of = |name: &str| {
+        [task, first, opened.unwrap_or(&Value::Null)].into_iter().map(|d| text(d, name)).find(|t| t != "-").unwrap_or_else(|| "-".to_owned())
+    };
     let model = opened.or(Some(task)).map_or_else(|| "-".to_owned(), |d| text(d, "model_claimed"));
     let task_id = [text(task, "id"), of("task")].into_iter().find(|t| t != "-");
     let agent = [of("spiffe_id"), of("agent")].into_iter().find(|t| t != "-");
@@ -211,7 +214,10 @@ impl LedgerCommand {
                 if place.json {
                     say(json!({ "directory": dir, "entries": size }));
                 } else {
-                    say(format_args!("{size} entries in {}\nverify them anywhere: bailiwick ledger verify --dir {0} --vkey ledger.vkey", dir.display()));
+                    say(format_args!(
+                        "{size} entries in {}\nverify them anywhere: bailiwick ledger verify --dir {0} --vkey ledger.vkey",
+                        dir.display()
+                    ));
                 }
             }
             Self::Checkpoint => {
@@ -279,7 +285,8 @@ async fn verify_broker(api: &ApiClient, who: &PersonKey, vkey: &Path) -> Result<
 }
 
 fn key(file: &Path) -> Result<(VerifierKey, Origin), Failure> {
-    let wrong = |why: String| Failure::new(format!("{}: {why}", file.display()), "the public key of the log is `ledger.vkey` in the broker's data directory");
+    let wrong =
+        |why: String| Failure::new(format!("{}: {why}", file.display()), "the public key of the log is `ledger.vkey` in the broker's data directory");
     let text = std::fs::read_to_string(file).map_err(|e| wrong(e.to_string()))?;
     let key: VerifierKey = text.trim().parse().map_err(|e: bailiwick_ledger::note::NoteError| wrong(e.to_string()))?;
     let origin = key.name().as_str().parse().map_err(|e: bailiwick_ledger::checkpoint::CheckpointError| wrong(e.to_string()))?;

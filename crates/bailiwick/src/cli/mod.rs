@@ -64,7 +64,8 @@ impl Place {
         if let Some(dir) = &self.data_dir {
             return Ok(dir.clone());
         }
-        let base = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/share")));
+        let base =
+            std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/share")));
         base.map(|b| b.join("bailiwick")).ok_or_else(|| Failure::new("there is no home directory", "give --data-dir"))
     }
 }
@@ -147,7 +148,11 @@ impl Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.what.contains('\n') { write!(f, "{}", self.what)? } else { write!(f, "error: {}", self.what)? }
+        if self.what.contains('\n') {
+            write!(f, "{}", self.what)?
+        } else {
+            write!(f, "error: {}", self.what)?
+        }
         if self.hint.is_empty() { Ok(()) } else { write!(f, "\nhint: {}", self.hint) }
     }
 }
@@ -216,9 +221,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "bailiwick", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Man => done(
-            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map_err(|e| Failure::new(e.to_string(), "")),
-        ),
+        Command::Man => done(clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map_err(|e| Failure::new(e.to_string(), ""))),
     }
 }
 

@@ -87,7 +87,9 @@ pub(crate) struct HeldCall<'a> {
 impl<'a> HeldCall<'a> {
     /// Reads the document. The arguments are rendered here, from the exact text that will be sent, not taken as the broker shows them.
     pub(crate) fn read(document: &'a Value) -> Result<Self, Failure> {
-        let wrong = |what: &str| Failure::new(format!("the broker's description of the held call cannot be read: {what}"), "do not decide it; tell the operator");
+        let wrong = |what: &str| {
+            Failure::new(format!("the broker's description of the held call cannot be read: {what}"), "do not decide it; tell the operator")
+        };
         let member = |name: &'static str| document.get(name).and_then(Value::as_str).ok_or_else(|| wrong(name));
         let arguments = member("arguments")?;
         let raw = Raw::parse(arguments.as_bytes(), &Limits::REQUEST).map_err(|e| wrong(&format!("arguments: {e}")))?;

@@ -197,7 +197,8 @@ impl TaskCommand {
 
 async fn complete(place: &Place, api: &ApiClient, task: &Value) -> Result<Value, Failure> {
     let agent: AgentName = text(task, "agent").parse().map_err(|e: bailiwick_core::NameError| Failure::new(e.to_string(), ""))?;
-    let agent = AgentKey::load(&place.data_dir()?, &place.trust_domain()?, &agent).map_err(|e| Failure::new(format!("{e}"), "a person ends a task with: bailiwick task revoke"))?;
+    let agent = AgentKey::load(&place.data_dir()?, &place.trust_domain()?, &agent)
+        .map_err(|e| Failure::new(format!("{e}"), "a person ends a task with: bailiwick task revoke"))?;
     let broken = || Failure::new("the broker's description of the task cannot be read", "");
     let instance = text(task, "instance").parse().map_err(|_| broken())?;
     let token = api.token(&agent, instance, None, None).await?;
@@ -209,7 +210,9 @@ fn list(place: &Place, tasks: &Value) -> Result<(), Failure> {
         say(tasks);
         return Ok(());
     }
-    let row = |t: &Value| vec![short(&text(t, "id")), state(t), text(t, "agent"), text(t, "subject"), text(t, "calls_used"), text(t, "expires_at"), text(t, "purpose")];
+    let row = |t: &Value| {
+        vec![short(&text(t, "id")), state(t), text(t, "agent"), text(t, "subject"), text(t, "calls_used"), text(t, "expires_at"), text(t, "purpose")]
+    };
     let rows: Vec<_> = items(tasks, "tasks").iter().map(row).collect();
     if rows.is_empty() {
         warn("no task");
@@ -237,7 +240,13 @@ mod tests {
     fn what_is_not_wished_is_left_to_the_broker() {
         let wish = Wish { tools: vec![], purpose: None, ttl: None, on_behalf_of: None, model: None };
         assert_eq!(wish.document("why"), json!({ "purpose": "why" }));
-        let wish = Wish { tools: vec!["shop.*".into()], purpose: Some("p".into()), ttl: Some(Duration::from_secs(60)), on_behalf_of: Some("ana".into()), model: Some("m".into()) };
+        let wish = Wish {
+            tools: vec!["shop.*".into()],
+            purpose: Some("p".into()),
+            ttl: Some(Duration::from_secs(60)),
+            on_behalf_of: Some("ana".into()),
+            model: Some("m".into()),
+        };
         assert_eq!(wish.document("why"), json!({ "purpose": "p", "tools": ["shop.*"], "ttl_seconds": 60, "on_behalf_of": "ana", "model": "m" }));
     }
 }

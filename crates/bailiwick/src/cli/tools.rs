@@ -61,7 +61,11 @@ impl ToolsCommand {
                 if let Some(effect) = effect {
                     let body = json!({ "effect": effect.word(), "definition": text(tool, "definition") });
                     let answer = api.post(&who, &format!("/v1/tools/{name}/classify"), &body).await?;
-                    say(if place.json { answer.to_string() } else { format!("\n{name} is classified as `{}` by {}, for exactly this definition", effect.word(), who.name) });
+                    say(if place.json {
+                        answer.to_string()
+                    } else {
+                        format!("\n{name} is classified as `{}` by {}, for exactly this definition", effect.word(), who.name)
+                    });
                 } else if place.json {
                     say(tool);
                 }

@@ -70,7 +70,12 @@ impl Up {
             config.address = address;
         }
         make_keys(&config, &data_dir, origin)?;
-        let greeting = Greeting { data_dir: data_dir.clone(), file, agent: first_agent(&config), bridged: !self.mcp_config.is_empty() || origin == Origin::Written };
+        let greeting = Greeting {
+            data_dir: data_dir.clone(),
+            file,
+            agent: first_agent(&config),
+            bridged: !self.mcp_config.is_empty() || origin == Origin::Written,
+        };
         let stop = CancellationToken::new();
         let signals = tokio::spawn(until_told(stop.clone())?);
         let played = self.serve(config, &data_dir, greeting, stop).await;
@@ -210,7 +215,8 @@ fn read_client(file: &Path) -> Result<ClientFile, Failure> {
 
 /// Adds a client's servers to the configuration's text and seals their secrets. A server that is there already stays as it is.
 async fn take_over(text: &mut String, client: &ClientFile, file: &Path, data_dir: &Path) -> Result<(), Failure> {
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| Failure::new(format!("{}: {}", file.display(), e.message()), "try it: bailiwick check"))?;
+    let table: toml::Table =
+        text.parse().map_err(|e: toml::de::Error| Failure::new(format!("{}: {}", file.display(), e.message()), "try it: bailiwick check"))?;
     let known = |name: &str| table.get("systems").and_then(toml::Value::as_table).is_some_and(|s| s.contains_key(name));
     let (old, new): (Vec<&str>, Vec<&str>) = client.servers.iter().map(|s| s.name.as_str()).partition(|name| known(name));
     if new.is_empty() {

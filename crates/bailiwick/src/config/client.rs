@@ -89,7 +89,8 @@ impl ClientFile {
         };
         let mut servers: Vec<ClientServer> = Vec::new();
         for (given, entry) in entries.into_iter().filter(|(_, e)| !e.disabled) {
-            let server = server(&given, entry, &environment).map_err(|what| fault(format!("server `{given}`: {what}"), "correct it there; nothing was changed"))?;
+            let server = server(&given, entry, &environment)
+                .map_err(|what| fault(format!("server `{given}`: {what}"), "correct it there; nothing was changed"))?;
             if servers.iter().any(|s| s.name == server.name) {
                 return Err(fault(format!("two servers would both be called `{}`", server.name), "rename one of them"));
             }
@@ -143,7 +144,8 @@ impl ClientFile {
 
 fn server(given: &str, entry: Entry, environment: &impl Fn(&str) -> Option<String>) -> Result<ClientServer, String> {
     let slug: String = given.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
-    let name: SystemName = slug.trim_matches('-').chars().take(40).collect::<String>().parse().map_err(|e: bailiwick_core::NameError| e.to_string())?;
+    let name: SystemName =
+        slug.trim_matches('-').chars().take(40).collect::<String>().parse().map_err(|e: bailiwick_core::NameError| e.to_string())?;
     let fill = |text: &str| fill(text, environment);
     let mut secrets = Vec::new();
     let reached = match (entry.command, entry.url.or(entry.server_url)) {

@@ -461,14 +461,17 @@ impl Config {
         let file: File = toml::from_str(text).map_err(|e| ConfigError::toml(name, text, &e))?;
         let fault = |span: std::ops::Range<usize>, what: String, hint: &str| ConfigError::at(name, text, span, what, hint);
         let address = file.listen.address.get_ref().parse().map_err(|_| {
-            fault(file.listen.address.span(), format!("`{}` is no address with a port", file.listen.address.get_ref()), "write it as `127.0.0.1:8200`")
+            fault(
+                file.listen.address.span(),
+                format!("`{}` is no address with a port", file.listen.address.get_ref()),
+                "write it as `127.0.0.1:8200`",
+            )
         })?;
         let public_url = match file.listen.public_url {
             None => None,
             Some(given) => Some(public_url(given.get_ref()).map_err(|e| fault(given.span(), e, "write it as `https://broker.example.org`"))?),
         };
-        let people: BTreeMap<_, _> =
-            file.people.into_iter().map(|(name, p)| (name.clone(), Person { name, roles: p.roles })).collect();
+        let people: BTreeMap<_, _> = file.people.into_iter().map(|(name, p)| (name.clone(), Person { name, roles: p.roles })).collect();
         let mut agents = BTreeMap::new();
         for (agent_name, given) in file.agents {
             let entry = agent(agent_name, given, &people, &file.trust_domain).map_err(|(span, what, hint)| fault(span, what, hint))?;
@@ -567,7 +570,10 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
             }
             let url: url::Url = url.parse().map_err(|e| (format!("system `{name}`: `url` is not valid: {e}"), "write it as `https://host/mcp`"))?;
             if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !url.username().is_empty() || url.password().is_some() {
-                return Err((format!("system `{name}`: `url` must be http or https, with a host and without credentials"), "put credentials into `secret_headers`"));
+                return Err((
+                    format!("system `{name}`: `url` must be http or https, with a host and without credentials"),
+                    "put credentials into `secret_headers`",
+                ));
             }
             Transport::Http { url, allow_plain: given.allow_plain_http }
         }

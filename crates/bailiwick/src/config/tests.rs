@@ -41,14 +41,18 @@ fn an_agent_without_an_owner_is_refused() {
 
 #[test]
 fn a_system_is_reached_in_exactly_one_way() {
-    for bad in ["", "command = \"x\"\nurl = \"http://h/\"", "url = \"ftp://h/\"", "url = \"https://user:pw@h/\"", "url = \"http://h/\"\nenv = { A = \"b\" }"] {
+    for bad in
+        ["", "command = \"x\"\nurl = \"http://h/\"", "url = \"ftp://h/\"", "url = \"https://user:pw@h/\"", "url = \"http://h/\"\nenv = { A = \"b\" }"]
+    {
         assert!(parse(&format!("[systems.s]\n{bad}\n")).is_err(), "{bad}");
     }
 }
 
 #[test]
 fn the_most_exact_effect_wins() {
-    let config = parse("[systems.s]\ncommand = \"x\"\n[systems.s.effects]\n\"read_*\" = \"read\"\n\"read_and_*\" = \"write\"\nread_and_look = \"read\"\n").unwrap();
+    let config =
+        parse("[systems.s]\ncommand = \"x\"\n[systems.s.effects]\n\"read_*\" = \"read\"\n\"read_and_*\" = \"write\"\nread_and_look = \"read\"\n")
+            .unwrap();
     let system = config.systems.values().next().unwrap();
     assert_eq!(system.effect_of("read_file"), Some(Effect::Read));
     assert_eq!(system.effect_of("read_and_burn"), Some(Effect::Write));

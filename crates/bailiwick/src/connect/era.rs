@@ -170,8 +170,11 @@ mod tests {
 
     #[test]
     fn a_modern_call_is_mirrored_into_headers() {
-        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"shop.show_order","arguments":{{"region":"na\u00efve"}},{META}}}}}"#);
-        let annotated = [HeaderParam { header: "Region".into(), path: vec!["region".into()], kind: bailiwick_wire::mcp::headers::HeaderKind::String }];
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"shop.show_order","arguments":{{"region":"na\u00efve"}},{META}}}}}"#
+        );
+        let annotated =
+            [HeaderParam { header: "Region".into(), path: vec!["region".into()], kind: bailiwick_wire::mcp::headers::HeaderKind::String }];
         let headers = headers(&body, &annotated);
         assert_eq!(headers["mcp-protocol-version"], "2026-07-28");
         assert_eq!(headers["mcp-method"], "tools/call");
@@ -203,7 +206,8 @@ mod tests {
     #[test]
     fn annotated_parameters_are_learned_from_a_list_and_forgotten_when_the_tool_has_none_any_more() {
         let tools = ToolHeaders::default();
-        let list = |schema: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"tools":[{{"name":"a.b","inputSchema":{schema}}}],"nextCursor":"n"}}}}"#);
+        let list =
+            |schema: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"tools":[{{"name":"a.b","inputSchema":{schema}}}],"nextCursor":"n"}}}}"#);
         let with = list(r#"{"type":"object","properties":{"r":{"type":"string","x-mcp-header":"Region"}}}"#);
         assert_eq!(tools.learn(with.as_bytes()).as_deref(), Some("n"));
         assert_eq!(tools.of("a.b")[0].header, "Region");
@@ -215,6 +219,9 @@ mod tests {
     fn our_own_list_has_the_meta_of_the_call_but_not_its_progress_token() {
         let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","_meta":{"progressToken":7,"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
         let list = String::from_utf8(tools_list(call.as_bytes(), Some("c")).unwrap()).unwrap();
-        assert!(list.contains("tools/list") && list.contains("2026-07-28") && list.contains("\"cursor\":\"c\"") && !list.contains("progressToken"), "{list}");
+        assert!(
+            list.contains("tools/list") && list.contains("2026-07-28") && list.contains("\"cursor\":\"c\"") && !list.contains("progressToken"),
+            "{list}"
+        );
     }
 }

@@ -119,7 +119,9 @@ impl<'a> TaskClient<'a> {
         let (status, stream) = (answer.status, answer.is("text/event-stream"));
         let bytes = answer.bytes(ANSWER_WITHIN).await?;
         let document = if stream { last_response(&bytes, id) } else { serde_json::from_slice(&bytes).ok() };
-        match document.filter(|d: &Value| d.get("jsonrpc").is_some() && (status.is_success() || status == StatusCode::BAD_REQUEST || status == StatusCode::NOT_FOUND)) {
+        match document.filter(|d: &Value| {
+            d.get("jsonrpc").is_some() && (status.is_success() || status == StatusCode::BAD_REQUEST || status == StatusCode::NOT_FOUND)
+        }) {
             Some(document) => Ok(Reply { document, elapsed: started.elapsed() }),
             None => Err(problem(status, &bytes)),
         }

@@ -109,7 +109,9 @@ async fn call(house: &Arc<House>, verified: &Verified, era: &Era<'_>, request: &
         };
         return match house.open_task(&verified.agent, verified.instance, asked).await {
             Ok(opened) => say(&crate::api::opened_text(house, &opened), false),
-            Err(refused) => say(&format!("{} [{}] {}", refused.detail, refused.code, serde_json::to_string(&refused.narrowed).unwrap_or_default()), true),
+            Err(refused) => {
+                say(&format!("{} [{}] {}", refused.detail, refused.code, serde_json::to_string(&refused.narrowed).unwrap_or_default()), true)
+            }
         };
     }
     if !matches!(name, "task_tools" | "task_call" | "task_complete") {
@@ -122,7 +124,9 @@ async fn call(house: &Arc<House>, verified: &Verified, era: &Era<'_>, request: &
             let agent = verified.spiffe_id.to_string();
             match house.end_task(who.live.task.id, EndReason::Completed, Some(&agent)).await {
                 Ok(()) => say("the task is completed", false),
-                Err(error) => say(&format!("the task takes no more calls; its end is recorded as soon as the store can be written: {}", error.public()), true),
+                Err(error) => {
+                    say(&format!("the task takes no more calls; its end is recorded as soon as the store can be written: {}", error.public()), true)
+                }
             }
         }
         "task_tools" => {
@@ -132,7 +136,10 @@ async fn call(house: &Arc<House>, verified: &Verified, era: &Era<'_>, request: &
         }
         _ => {
             let Some(tool) = arguments.member("tool").and_then(Raw::string) else {
-                return refuse(&Refusal { http_status: 200, ..Refusal::bad_request(code::INVALID_PARAMS, "`tool` is missing").with_id(Some(request.id)) });
+                return refuse(&Refusal {
+                    http_status: 200,
+                    ..Refusal::bad_request(code::INVALID_PARAMS, "`tool` is missing").with_id(Some(request.id))
+                });
             };
             let inner = arguments.member("arguments").map_or_else(|| Bytes::from_static(b"{}"), |raw| body.slice_ref(raw.bytes()));
             let exchange = exchange(house, who, era, request);
@@ -156,10 +163,9 @@ async fn call(house: &Arc<House>, verified: &Verified, era: &Era<'_>, request: &
 fn exchange(house: &Arc<House>, who: Who, era: &Era<'_>, request: &Request<'_>) -> Exchange {
     let meta = Meta::read(&request.params);
     let speaks = match era {
-        Era::Modern(modern) => Speaks::Modern {
-            capabilities: modern.capabilities,
-            declared: modern.meta.client_capabilities.unwrap_or(Raw::EMPTY_OBJECT).to_owned(),
-        },
+        Era::Modern(modern) => {
+            Speaks::Modern { capabilities: modern.capabilities, declared: modern.meta.client_capabilities.unwrap_or(Raw::EMPTY_OBJECT).to_owned() }
+        }
         // A client that shakes hands gets no session here: nothing is remembered of it, and nothing is asked of it.
         Era::Legacy(_) | Era::StrayNotification => {
             Speaks::Legacy(Sessions::passing(Version::V2025_06_18, ClientCapabilities::default(), who.live.task.id))

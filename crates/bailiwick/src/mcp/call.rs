@@ -67,7 +67,9 @@ impl Exchange {
             let (result, system) = match (answer, &asked.entry) {
                 (Answer::Done(Reply::Result(result)), Some(entry)) => (result, entry),
                 (Answer::Done(Reply::Result(_)), None) => return self.refused(asked.method, &asked.name, &unknown()),
-                (Answer::Done(Reply::Error { code, message, data, http_status }), _) => return self.upstream_error(code, &message, data.as_ref(), http_status),
+                (Answer::Done(Reply::Error { code, message, data, http_status }), _) => {
+                    return self.upstream_error(code, &message, data.as_ref(), http_status);
+                }
                 (Answer::Refused(refused), _) => return self.refused(asked.method, &asked.name, &refused),
                 (Answer::Held(hold), _) => match waiting.step(self, &asked, *hold, &events).await {
                     held::Step::Again => continue,
@@ -90,7 +92,11 @@ impl Exchange {
                 }
                 _ => {
                     tracing::warn!(tool = %system.tool.name, "the system's answer is of a kind that was not asked for");
-                    return self.refused(asked.method, &asked.name, &Refused { code: ErrorCode::UpstreamBroken, detail: "the system's answer is of a kind that was not asked for".to_owned() });
+                    return self.refused(
+                        asked.method,
+                        &asked.name,
+                        &Refused { code: ErrorCode::UpstreamBroken, detail: "the system's answer is of a kind that was not asked for".to_owned() },
+                    );
                 }
             }
         }
@@ -126,7 +132,10 @@ impl Exchange {
                     if let Err(error) = self.house.withdraw(hold).await {
                         tracing::warn!(%error, "a hold could not be withdrawn");
                     }
-                    let refused = Refused { code: ErrorCode::HoldRefused, detail: "the request for approval was declined at the client; the call was not made".to_owned() };
+                    let refused = Refused {
+                        code: ErrorCode::HoldRefused,
+                        detail: "the request for approval was declined at the client; the call was not made".to_owned(),
+                    };
                     return Err(self.refused(asked.method, &asked.name, &refused));
                 }
                 Ok(Taken::Leg(leg))

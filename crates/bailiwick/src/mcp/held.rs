@@ -102,7 +102,9 @@ fn over(exchange: &Exchange, asked: &Asked, state: &HoldState) -> Option<Said> {
     let (code, detail) = match state {
         HoldState::Pending | HoldState::Approved { .. } | HoldState::Consumed { .. } => return None,
         HoldState::Refused { by, reason, .. } if reason.is_empty() => (ErrorCode::HoldRefused, format!("`{by}` refused this call")),
-        HoldState::Refused { by, reason, .. } => (ErrorCode::HoldRefused, format!("`{by}` refused this call: {}", bailiwick_wire::render::line(reason))),
+        HoldState::Refused { by, reason, .. } => {
+            (ErrorCode::HoldRefused, format!("`{by}` refused this call: {}", bailiwick_wire::render::line(reason)))
+        }
         HoldState::Expired { .. } => (ErrorCode::HoldExpired, ErrorCode::HoldExpired.sentence().to_owned()),
         HoldState::Withdrawn { .. } => (ErrorCode::CallCancelled, "the held call was withdrawn; it was not made".to_owned()),
     };
@@ -149,7 +151,13 @@ fn show_page(exchange: &Exchange, hold: &Hold) -> Said {
     let elicitation = Elicitation { approval: &id, url: &url, message: &words };
     match next_state(exchange, hold, 1) {
         Some(state) => exchange.writer().held_url(&mut message, &exchange.id, &elicitation, &state),
-        None => return exchange.refused(Method::ToolsCall, hold.tool.as_str(), &Refused { code: ErrorCode::Internal, detail: "the state could not be sealed".to_owned() }),
+        None => {
+            return exchange.refused(
+                Method::ToolsCall,
+                hold.tool.as_str(),
+                &Refused { code: ErrorCode::Internal, detail: "the state could not be sealed".to_owned() },
+            );
+        }
     }
     Said::ok(message)
 }
@@ -248,7 +256,11 @@ impl Drop for Alone {
 /// A handle to poll. The hold is durable already; the call is made when it is released, whether or not someone polls.
 fn handle(exchange: &Exchange, hold: &Hold) -> Said {
     let Some(task_id) = exchange.house.state_seal.seal(&State::Async { hold: hold.id, task: hold.task }) else {
-        return exchange.refused(Method::ToolsCall, hold.tool.as_str(), &Refused { code: ErrorCode::Internal, detail: "the handle could not be sealed".to_owned() });
+        return exchange.refused(
+            Method::ToolsCall,
+            hold.tool.as_str(),
+            &Refused { code: ErrorCode::Internal, detail: "the handle could not be sealed".to_owned() },
+        );
     };
     // However often the same call is made again, one waits for its hold.
     if let Some(alone) = Alone::with(&WATCHED, hold.id) {
@@ -332,7 +344,8 @@ async fn run_released(house: &Arc<House>, who: &Who, id: HoldId) {
 
 /// `tasks/get`, `tasks/update`, `tasks/cancel` for a handle of this task; another's is unknown.
 pub(super) async fn asynchronous(exchange: &Exchange, method: Method, handle: &str) -> Said {
-    let unknown = || Said::refusal(&Refusal { http_status: 200, ..Refusal::bad_request(code::INVALID_PARAMS, "unknown task").with_id(exchange.id_ref()) });
+    let unknown =
+        || Said::refusal(&Refusal { http_status: 200, ..Refusal::bad_request(code::INVALID_PARAMS, "unknown task").with_id(exchange.id_ref()) });
     let Some(State::Async { hold, task }) = exchange.house.state_seal.open(handle) else { return unknown() };
     if task != exchange.who.live.task.id {
         return unknown();
@@ -370,7 +383,9 @@ async fn get(exchange: &Exchange, handle: &str, hold: Hold) -> Said {
             (None, Some(error)) => (TaskStatus::Failed, "the system answered with an error".to_owned(), Some(Err(error))),
             (None, None) => (TaskStatus::Failed, "the result is not readable".to_owned(), None),
         },
-        (HoldState::Pending | HoldState::Approved { .. } | HoldState::Consumed { .. }, None) => (TaskStatus::Working, format!("{}: {}", hold.id, summary(&hold)), None),
+        (HoldState::Pending | HoldState::Approved { .. } | HoldState::Consumed { .. }, None) => {
+            (TaskStatus::Working, format!("{}: {}", hold.id, summary(&hold)), None)
+        }
         (HoldState::Refused { by, .. }, None) => {
             refused = refusal(&format!("`{by}` refused this call. Do not retry. [hold.refused]"));
             (TaskStatus::Completed, "refused".to_owned(), Raw::parse(refused.as_bytes(), &Limits::REPLY).ok().map(Ok))

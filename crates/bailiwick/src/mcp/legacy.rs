@@ -33,7 +33,10 @@ pub(super) async fn serve(house: Arc<House>, scope: Scope, who: Who, legacy: &Le
     let now = house.clock.now();
     // A session that ended, and one of another task, are the same: not there (BI-025).
     let Some(session) = house.sessions.find(id, who.live.task.id, &scope, now) else {
-        return refuse(&Refusal { http_status: 404, ..Refusal::bad_request(code::INVALID_REQUEST, "session not found; initialize again").with_id(message.id()) });
+        return refuse(&Refusal {
+            http_status: 404,
+            ..Refusal::bad_request(code::INVALID_REQUEST, "session not found; initialize again").with_id(message.id())
+        });
     };
     match message {
         Message::Request(request) => answer(house, scope, who, session, request, body).await,
@@ -69,7 +72,10 @@ async fn initialize(house: &Arc<House>, scope: Scope, who: &Who, request: &Reque
     let capabilities = asked.capabilities;
     let now = house.clock.now();
     let Some(session) = house.sessions.open(version, capabilities, declared.to_owned(), who.live.task.id, scope.clone(), now) else {
-        return refuse(&Refusal { http_status: 429, ..Refusal::bad_request(code::INVALID_REQUEST, "too many sessions are open").with_id(Some(request.id)) });
+        return refuse(&Refusal {
+            http_status: 429,
+            ..Refusal::bad_request(code::INVALID_REQUEST, "too many sessions are open").with_id(Some(request.id))
+        });
     };
     let exchange = Exchange {
         house: Arc::clone(house),
@@ -144,7 +150,10 @@ async fn set_level(exchange: &Exchange, request: &Request<'_>) -> Response<OutBo
     const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
     let level = request.params.get("level").and_then(Raw::string).unwrap_or_default();
     if !LEVELS.contains(&&*level) {
-        return refuse(&Refusal { http_status: 200, ..Refusal::bad_request(code::INVALID_PARAMS, "`level` is not a log level").with_id(Some(request.id)) });
+        return refuse(&Refusal {
+            http_status: 200,
+            ..Refusal::bad_request(code::INVALID_PARAMS, "`level` is not a log level").with_id(Some(request.id))
+        });
     }
     let params = relay::own(&format!("{{\"level\":\"{level}\"}}"));
     let Scope::System(name) = &exchange.scope else { return done(exchange) };
@@ -165,7 +174,8 @@ async fn set_level(exchange: &Exchange, request: &Request<'_>) -> Response<OutBo
 
 /// A subscription to a resource passes the same gate as reading it.
 async fn subscribe(exchange: &Exchange, method: Method, request: &Request<'_>) -> Response<OutBody> {
-    let missing = || refuse(&Refusal { http_status: 200, ..Refusal::bad_request(code::INVALID_PARAMS, "resource not found").with_id(Some(request.id)) });
+    let missing =
+        || refuse(&Refusal { http_status: 200, ..Refusal::bad_request(code::INVALID_PARAMS, "resource not found").with_id(Some(request.id)) });
     let Some(uri) = request.params.uri.as_deref() else { return missing() };
     let system = lists::owner_of_resource(exchange, uri).await;
     let registry = exchange.house.registry.load_full();

@@ -91,7 +91,9 @@ pub(super) async fn list(exchange: &Exchange, method: Method, cursor: Option<&st
         let params = cursor.map_or_else(|| "{}".to_owned(), |c| format!("{{\"cursor\":{}}}", quoted(c)));
         return match ask(exchange, system, method, &relay::own(&params)).await {
             Ok(Reply::Result(result)) => {
-                let Some(result) = clean(system, result) else { return exchange.upstream_error(code::INTERNAL_ERROR.into(), "the list held a secret", None, 200) };
+                let Some(result) = clean(system, result) else {
+                    return exchange.upstream_error(code::INTERNAL_ERROR.into(), "the list held a secret", None, 200);
+                };
                 exchange.writer().upstream_result(&mut message, &exchange.id, method, result.raw());
                 Said::ok(message)
             }
@@ -116,7 +118,10 @@ pub(super) async fn list(exchange: &Exchange, method: Method, cursor: Option<&st
 
 fn tools(exchange: &Exchange, cursor: Option<&str>) -> Said {
     if cursor.is_some() {
-        return Said::refusal(&Refusal { http_status: 200, ..Refusal::bad_request(code::INVALID_PARAMS, "the list has one page").with_id(exchange.id_ref()) });
+        return Said::refusal(&Refusal {
+            http_status: 200,
+            ..Refusal::bad_request(code::INVALID_PARAMS, "the list has one page").with_id(exchange.id_ref())
+        });
     }
     let tools = exchange.tools();
     let listed: Vec<&[u8]> = match exchange.scope {

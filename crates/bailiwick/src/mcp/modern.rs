@@ -17,7 +17,15 @@ use crate::mcp::{OutBody, empty, held, json, lists, refuse, relay};
 use crate::pipeline::Who;
 
 /// Serves one message.
-pub(super) async fn serve(house: Arc<House>, scope: Scope, who: Who, headers: &Headers<'_>, modern: &Modern<'_>, message: &Message<'_>, body: &Bytes) -> Response<OutBody> {
+pub(super) async fn serve(
+    house: Arc<House>,
+    scope: Scope,
+    who: Who,
+    headers: &Headers<'_>,
+    modern: &Modern<'_>,
+    message: &Message<'_>,
+    body: &Bytes,
+) -> Response<OutBody> {
     let Message::Request(request) = message else { return empty(StatusCode::ACCEPTED) };
     let declared = modern.meta.client_capabilities.unwrap_or(Raw::EMPTY_OBJECT).to_owned();
     let exchange = Exchange {
@@ -70,7 +78,13 @@ pub(super) fn said(said: Said) -> Response<OutBody> {
 }
 
 /// Takes a call out of a request of either era: which tool or operation of which system, with which exact bytes.
-pub(super) async fn take(exchange: &Exchange, method: Method, request: &Request<'_>, body: &Bytes, cancel: CancellationToken) -> Result<Asked, Refusal> {
+pub(super) async fn take(
+    exchange: &Exchange,
+    method: Method,
+    request: &Request<'_>,
+    body: &Bytes,
+    cancel: CancellationToken,
+) -> Result<Asked, Refusal> {
     let missing = |what: &'static str| Refusal { http_status: 200, ..Refusal::bad_request(code::INVALID_PARAMS, what).with_id(Some(request.id)) };
     let params = &request.params;
     let (name, whole, arguments) = match method {

@@ -17,7 +17,11 @@ pub(super) const EVENTS: usize = 64;
 /// Answers with JSON, if the call ends before the system says anything; else with an event stream.
 ///
 /// When a modern client goes away, its request is cancelled (MCP 2026-07-28, transports). For a handshake client it is not.
-pub(super) async fn respond(exchange: Exchange, work: impl Future<Output = Said> + Send + 'static, mut events: mpsc::Receiver<Event>) -> Response<OutBody> {
+pub(super) async fn respond(
+    exchange: Exchange,
+    work: impl Future<Output = Said> + Send + 'static,
+    mut events: mpsc::Receiver<Event>,
+) -> Response<OutBody> {
     let mut work = Box::pin(work);
     let first = tokio::select! {
         biased;

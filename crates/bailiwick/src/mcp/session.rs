@@ -131,7 +131,15 @@ pub struct Sessions {
 
 impl Sessions {
     /// Opens one. `None`: there are too many.
-    pub fn open(&self, version: Version, capabilities: ClientCapabilities, declared: RawBuf, task: TaskId, scope: Scope, now: Timestamp) -> Option<Arc<Session>> {
+    pub fn open(
+        &self,
+        version: Version,
+        capabilities: ClientCapabilities,
+        declared: RawBuf,
+        task: TaskId,
+        scope: Scope,
+        now: Timestamp,
+    ) -> Option<Arc<Session>> {
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
         if by_id.len() >= ALL_MAX || by_id.values().filter(|s| s.task == task).count() >= OF_TASK_MAX {
             return None;

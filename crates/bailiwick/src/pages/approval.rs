@@ -6,8 +6,8 @@ use maud::{Markup, html};
 use super::frame::{Moment, Viewer, badge, code, csrf, document, fact, meaning, words};
 use super::visible::{block, hidden_characters, line};
 use super::{
-    APPROVALS_PATH, DECISION_APPROVE, DECISION_REFUSE, FIELD_DECISION, FIELD_DIGEST,
-    FIELD_OWN_REQUEST, FIELD_REASON, REASON_LENGTH_MAX, approval_path,
+    APPROVALS_PATH, DECISION_APPROVE, DECISION_REFUSE, FIELD_DECISION, FIELD_DIGEST, FIELD_OWN_REQUEST, FIELD_REASON, REASON_LENGTH_MAX,
+    approval_path,
 };
 
 /// Everything about one held call that the page shows.

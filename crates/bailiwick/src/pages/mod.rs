@@ -12,10 +12,7 @@ mod sign_in;
 mod tests;
 mod visible;
 
-pub use approval::{
-    ApprovalMade, EarlierCall, Ending, HoldView, Permission, Reason, Requester, Standing,
-    approval_page,
-};
+pub use approval::{ApprovalMade, EarlierCall, Ending, HoldView, Permission, Reason, Requester, Standing, approval_page};
 pub use approvals::{ApprovalsView, HoldLine, approvals_page};
 pub use frame::{Moment, Viewer};
 pub use message::{MessageView, Tone, message_page};

@@ -20,10 +20,7 @@ pub struct SignInView {
 
 impl std::fmt::Debug for SignInView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SignInView")
-            .field("ways", &self.ways)
-            .field("hold", &self.hold)
-            .finish_non_exhaustive()
+        f.debug_struct("SignInView").field("ways", &self.ways).field("hold", &self.hold).finish_non_exhaustive()
     }
 }
 
@@ -64,16 +61,8 @@ pub fn sign_in_page(view: &SignInView) -> String {
 
 fn way_in(view: &SignInView, number: usize, way: &SignInWay) -> Markup {
     match way {
-        SignInWay::Secret {
-            label,
-            hint,
-            with_name,
-        } => {
-            let (person, secret, about) = (
-                format!("person-{number}"),
-                format!("secret-{number}"),
-                format!("hint-{number}"),
-            );
+        SignInWay::Secret { label, hint, with_name } => {
+            let (person, secret, about) = (format!("person-{number}"), format!("secret-{number}"), format!("hint-{number}"));
             html! {
                 form.card method="post" action=(SIGN_IN_PATH) {
                     input type="hidden" name=(FIELD_CSRF) value=(view.csrf);

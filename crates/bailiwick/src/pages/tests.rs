@@ -11,22 +11,13 @@ const ARGUMENTS: &str = "{\n  \"order\": \"O-2008\",\n  \"amount_cents\": 12980,
 
 /// A hold in which every text is made by `text` from the field's name and the usual words.
 fn hold(text: &dyn Fn(&str, &str) -> String, standing: Standing) -> HoldView {
-    let moment = |field: &str, at: &str, words: &str| Moment {
-        at: text(field, at),
-        words: text(&format!("{field}_words"), words),
-    };
+    let moment = |field: &str, at: &str, words: &str| Moment { at: text(field, at), words: text(&format!("{field}_words"), words) };
     HoldView {
-        viewer: Viewer {
-            name: text("viewer", "ines"),
-            csrf: text("csrf", "c5rf-t0ken"),
-        },
+        viewer: Viewer { name: text("viewer", "ines"), csrf: text("csrf", "c5rf-t0ken") },
         hold: text("hold", "hold_0199aa10"),
         requester: Requester {
             agent: text("agent", "support-agent"),
-            spiffe_id: text(
-                "spiffe_id",
-                "spiffe://bailiwick.example/agent/support-agent",
-            ),
+            spiffe_id: text("spiffe_id", "spiffe://bailiwick.example/agent/support-agent"),
             owner: text("owner", "maria"),
             subject: text("subject", "tom"),
             task: text("task", "task_0199aa0f"),
@@ -41,14 +32,8 @@ fn hold(text: &dyn Fn(&str, &str) -> String, standing: Standing) -> HoldView {
         arguments_bytes: 71,
         digest: text("digest", "sha256:3b0c4e6f9d"),
         reasons: vec![
-            Reason {
-                policy: text("policy", "refunds-need-a-person"),
-                words: text("reason", "A refund above 50 euro is decided by a person."),
-            },
-            Reason {
-                policy: text("policy_two", "untrusted-text-then-money"),
-                words: String::new(),
-            },
+            Reason { policy: text("policy", "refunds-need-a-person"), words: text("reason", "A refund above 50 euro is decided by a person.") },
+            Reason { policy: text("policy_two", "untrusted-text-then-money"), words: String::new() },
         ],
         revision: text("revision", "r-17"),
         approvers: vec![text("approver", "ines"), text("approver_two", "jonas")],
@@ -83,14 +68,8 @@ fn ending(text: &dyn Fn(&str, &str) -> String) -> Standing {
     Standing::Over(Ending {
         word: text("ending", "refused"),
         by: Some(text("ended_by", "ines")),
-        reason: Some(text(
-            "ending_reason",
-            "the ticket asks for it, the customer does not",
-        )),
-        at: Moment {
-            at: text("ended_at", "2026-11-23T09:33:00Z"),
-            words: text("ended_words", "just now"),
-        },
+        reason: Some(text("ending_reason", "the ticket asks for it, the customer does not")),
+        at: Moment { at: text("ended_at", "2026-11-23T09:33:00Z"), words: text("ended_words", "just now") },
         entry: Some(text("ending_entry", "415")),
     })
 }
@@ -106,23 +85,14 @@ fn list(text: &dyn Fn(&str, &str) -> String) -> ApprovalsView {
             tool: text("tool", "refund_order"),
             effect: Effect::Delete,
             target: text("target", "O-2008"),
-            requested: Moment {
-                at: text("requested", "2026-11-23T09:30:00Z"),
-                words: text("ago", "2 minutes ago"),
-            },
-            expires: Moment {
-                at: text("expires", "2026-11-23T09:45:00Z"),
-                words: text("until", "in 13 minutes"),
-            },
+            requested: Moment { at: text("requested", "2026-11-23T09:30:00Z"), words: text("ago", "2 minutes ago") },
+            expires: Moment { at: text("expires", "2026-11-23T09:45:00Z"), words: text("until", "in 13 minutes") },
             state: text("state", "pending"),
             for_viewer,
         }
     };
     ApprovalsView {
-        viewer: Viewer {
-            name: text("viewer", "ines"),
-            csrf: text("csrf", "c5rf-t0ken"),
-        },
+        viewer: Viewer { name: text("viewer", "ines"), csrf: text("csrf", "c5rf-t0ken") },
         waiting: vec![line(0, true), line(1, false)],
         waiting_total: 9,
         ended: vec![line(2, false)],
@@ -134,15 +104,8 @@ fn sign_in(text: &dyn Fn(&str, &str) -> String) -> SignInView {
     SignInView {
         csrf: text("csrf", "c5rf-t0ken"),
         ways: vec![
-            SignInWay::Secret {
-                label: text("label", "One-time code"),
-                hint: text("hint", "`bailiwick sign-in` shows it."),
-                with_name: true,
-            },
-            SignInWay::Provider {
-                id: text("provider", "staff"),
-                name: text("provider_name", "Staff accounts"),
-            },
+            SignInWay::Secret { label: text("label", "One-time code"), hint: text("hint", "`bailiwick sign-in` shows it."), with_name: true },
+            SignInWay::Provider { id: text("provider", "staff"), name: text("provider_name", "Staff accounts") },
         ],
         hold: Some(text("hold", "hold_0199aa10")),
         problem: Some(text("problem", "That code was not right.")),
@@ -151,16 +114,10 @@ fn sign_in(text: &dyn Fn(&str, &str) -> String) -> SignInView {
 
 fn message(text: &dyn Fn(&str, &str) -> String) -> MessageView {
     MessageView {
-        viewer: Some(Viewer {
-            name: text("viewer", "ines"),
-            csrf: text("csrf", "c5rf-t0ken"),
-        }),
+        viewer: Some(Viewer { name: text("viewer", "ines"), csrf: text("csrf", "c5rf-t0ken") }),
         tone: Tone::Problem,
         title: text("title", "Not decided"),
-        paragraphs: vec![text(
-            "paragraph",
-            "The hold expired before the form arrived.",
-        )],
+        paragraphs: vec![text("paragraph", "The hold expired before the form arrived.")],
         code: Some(text("code", "hold.expired")),
         entry: Some(text("entry", "416")),
     }
@@ -168,19 +125,10 @@ fn message(text: &dyn Fn(&str, &str) -> String) -> MessageView {
 
 /// Every page that there is, filled by `text`.
 fn pages(text: &dyn Fn(&str, &str) -> String) -> BTreeMap<&'static str, String> {
-    let refused = Standing::Open(Permission::Refused(text(
-        "why_not",
-        "You asked for this yourself.",
-    )));
+    let refused = Standing::Open(Permission::Refused(text("why_not", "You asked for this yourself.")));
     BTreeMap::from([
-        (
-            "approval",
-            approval_page(&hold(text, Standing::Open(Permission::Granted))),
-        ),
-        (
-            "approval_own",
-            approval_page(&hold(text, Standing::Open(Permission::OwnRequest))),
-        ),
+        ("approval", approval_page(&hold(text, Standing::Open(Permission::Granted)))),
+        ("approval_own", approval_page(&hold(text, Standing::Open(Permission::OwnRequest)))),
         ("approval_not_yours", approval_page(&hold(text, refused))),
         ("approval_over", approval_page(&hold(text, ending(text)))),
         ("approvals", approvals_page(&list(text))),
@@ -241,22 +189,11 @@ fn whatever_a_field_says_stays_text() {
     ] {
         // The usual words stay in front, so that lines and hidden characters are as many as before.
         for (name, html) in pages(&|_, words| format!("{words}{attack}")) {
-            assert_eq!(
-                skeleton(&html),
-                skeleton(&usual_pages[name]),
-                "{name} {attack}"
-            );
-            for (before, address) in ["href=\"", "action=\""]
-                .iter()
-                .flat_map(|start| html.split(start).skip(1).map(move |a| (start, a)))
-            {
+            assert_eq!(skeleton(&html), skeleton(&usual_pages[name]), "{name} {attack}");
+            for (before, address) in ["href=\"", "action=\""].iter().flat_map(|start| html.split(start).skip(1).map(move |a| (start, a))) {
                 let address = address.split('"').next().unwrap();
-                let ours = address.starts_with('#')
-                    || (address.starts_with('/') && !address.starts_with("//"));
-                assert!(
-                    ours && !address.contains(['<', '\'', ' ']) && !address.contains("/.."),
-                    "{before}{address}"
-                );
+                let ours = address.starts_with('#') || (address.starts_with('/') && !address.starts_with("//"));
+                assert!(ours && !address.contains(['<', '\'', ' ']) && !address.contains("/.."), "{before}{address}");
             }
         }
     }
@@ -266,46 +203,19 @@ fn whatever_a_field_says_stays_text() {
 fn every_field_of_a_view_is_on_its_page() {
     for (name, html) in pages(&|field, _| format!("\u{ab}{field}\u{bb}")) {
         let (view, not_shown): (String, &[&str]) = match name {
-            "approvals" => (
-                format!("{:?}", list(&|field, _| format!("\u{ab}{field}\u{bb}"))),
-                &[],
-            ),
-            "sign_in" => (
-                format!("{:?}", sign_in(&|field, _| format!("\u{ab}{field}\u{bb}"))),
-                &["provider", "hold"],
-            ),
-            "message" => (
-                format!("{:?}", message(&|field, _| format!("\u{ab}{field}\u{bb}"))),
-                &[],
-            ),
+            "approvals" => (format!("{:?}", list(&|field, _| format!("\u{ab}{field}\u{bb}"))), &[]),
+            "sign_in" => (format!("{:?}", sign_in(&|field, _| format!("\u{ab}{field}\u{bb}"))), &["provider", "hold"]),
+            "message" => (format!("{:?}", message(&|field, _| format!("\u{ab}{field}\u{bb}"))), &[]),
             _ => {
                 let standing = ending(&|field, _| format!("\u{ab}{field}\u{bb}"));
-                let standing = if name == "approval_over" {
-                    standing
-                } else {
-                    Standing::Open(Permission::Granted)
-                };
-                (
-                    format!(
-                        "{:?}",
-                        hold(&|field, _| format!("\u{ab}{field}\u{bb}"), standing)
-                    ),
-                    &[],
-                )
+                let standing = if name == "approval_over" { standing } else { Standing::Open(Permission::Granted) };
+                (format!("{:?}", hold(&|field, _| format!("\u{ab}{field}\u{bb}"), standing)), &[])
             }
         };
-        let fields: Vec<_> = view
-            .split('\u{ab}')
-            .skip(1)
-            .map(|field| field.split('\u{bb}').next().unwrap())
-            .collect();
+        let fields: Vec<_> = view.split('\u{ab}').skip(1).map(|field| field.split('\u{bb}').next().unwrap()).collect();
         assert!(fields.len() > 4, "{view}");
         for field in fields.iter().filter(|field| !not_shown.contains(field)) {
-            let shown = html
-                .split("<body>")
-                .nth(1)
-                .unwrap()
-                .contains(&format!(">\u{ab}{field}\u{bb}<"));
+            let shown = html.split("<body>").nth(1).unwrap().contains(&format!(">\u{ab}{field}\u{bb}<"));
             assert!(
                 shown
                     || html.contains(&format!("\n\u{ab}{field}\u{bb}"))
@@ -323,19 +233,10 @@ fn hidden_characters_are_shown_by_number_everywhere() {
     for (name, html) in pages(&|_, _| hidden.to_owned()) {
         let shown = html.split("<body>").nth(1).unwrap();
         // A raw one may only stand in an attribute that nobody reads: what goes back to the server must be exact.
-        let text: String = shown
-            .split('>')
-            .map(|part| part.split('<').next().unwrap())
-            .collect();
+        let text: String = shown.split('>').map(|part| part.split('<').next().unwrap()).collect();
         assert!(!text.chars().any(|c| c != '\n' && is_hidden(c)), "{name}");
         assert!(text.contains("a\u{27e6}U+202E\u{27e7}b\u{27e6}U+200B\u{27e7}c\u{27e6}U+FEFF\u{27e7}d\u{27e6}U+E0041\u{27e7}e\u{27e6}U+0000\u{27e7}f\u{27e6}U+3164\u{27e7}g"), "{name}");
-        let title = html
-            .split("<title>")
-            .nth(1)
-            .unwrap()
-            .split("</title>")
-            .next()
-            .unwrap();
+        let title = html.split("<title>").nth(1).unwrap().split("</title>").next().unwrap();
         assert!(!title.chars().any(is_hidden), "{name}");
     }
 }
@@ -345,27 +246,18 @@ fn ordinary_text_of_many_scripts_is_left_as_it_is() {
     let text = "Łódź straße naïve 東京 ドル עברית العربية हिन्दी ไทย 한국 €5 – “x” 🙂";
     assert_eq!(hidden_characters(text), 0);
     assert_eq!(hidden_characters("two\nlines"), 0);
-    assert_eq!(
-        hidden_characters("tab\there\r\nand a no-break\u{a0}space"),
-        3
-    );
+    assert_eq!(hidden_characters("tab\there\r\nand a no-break\u{a0}space"), 3);
 }
 
 #[test]
 fn long_arguments_are_shown_to_the_last_character() {
-    let long: String = (0..20_000)
-        .map(|n| format!("line {n}\n"))
-        .collect::<String>()
-        + "THE LAST WORD";
+    let long: String = (0..20_000).map(|n| format!("line {n}\n")).collect::<String>() + "THE LAST WORD";
     let mut view = hold(&usual, Standing::Open(Permission::Granted));
     view.arguments = long.clone();
     view.arguments_bytes = long.len();
     let html = approval_page(&view);
     assert!(html.contains(&long));
-    assert!(html.contains(&format!(
-        "{} bytes as sent, 20001 lines below, shown in full.",
-        long.len()
-    )));
+    assert!(html.contains(&format!("{} bytes as sent, 20001 lines below, shown in full.", long.len())));
 }
 
 #[test]
@@ -377,48 +269,27 @@ fn a_page_that_does_not_show_all_says_so() {
 
 #[test]
 fn only_who_may_decide_gets_a_form_and_an_own_request_needs_a_tick_to_approve() {
-    let form =
-        |standing: Standing| approval_page(&hold(&usual, standing)).contains("name=\"decision\"");
+    let form = |standing: Standing| approval_page(&hold(&usual, standing)).contains("name=\"decision\"");
     assert!(form(Standing::Open(Permission::Granted)));
-    assert!(!form(Standing::Open(Permission::Refused(
-        "You asked for this yourself.".to_owned()
-    ))));
+    assert!(!form(Standing::Open(Permission::Refused("You asked for this yourself.".to_owned()))));
     assert!(!form(ending(&usual)));
     let own = approval_page(&hold(&usual, Standing::Open(Permission::OwnRequest)));
     assert!(own.contains("name=\"own_request\" value=\"yes\" required"));
     assert!(own.contains("value=\"refuse\" formnovalidate"));
     let refuse = own.find("value=\"refuse\"").unwrap();
-    assert!(
-        refuse < own.find("value=\"approve\"").unwrap(),
-        "a stray key refuses"
-    );
+    assert!(refuse < own.find("value=\"approve\"").unwrap(), "a stray key refuses");
 }
 
 #[test]
 fn nothing_on_a_page_needs_more_than_the_content_security_policy_allows() {
     for (name, html) in pages(&usual) {
-        for forbidden in [
-            "<script", "<style", " style=", "<iframe", "<img", "http://", "https://", " on",
-        ] {
-            let tags: String = html
-                .split('<')
-                .skip(1)
-                .map(|tag| format!("<{}>", tag.split('>').next().unwrap()))
-                .collect();
+        for forbidden in ["<script", "<style", " style=", "<iframe", "<img", "http://", "https://", " on"] {
+            let tags: String = html.split('<').skip(1).map(|tag| format!("<{}>", tag.split('>').next().unwrap())).collect();
             assert!(!tags.contains(forbidden), "{name} has {forbidden}");
         }
         assert_eq!(html.matches("<h1").count(), 1, "{name}");
-        let mut fields = html
-            .split("<input id=\"")
-            .skip(1)
-            .chain(html.split("<textarea id=\"").skip(1));
-        assert!(
-            fields.all(|field| html.contains(&format!(
-                "<label for=\"{}\"",
-                field.split('"').next().unwrap()
-            ))),
-            "{name}"
-        );
+        let mut fields = html.split("<input id=\"").skip(1).chain(html.split("<textarea id=\"").skip(1));
+        assert!(fields.all(|field| html.contains(&format!("<label for=\"{}\"", field.split('"').next().unwrap()))), "{name}");
     }
     assert!(!STYLE.contains("url(") && !STYLE.contains("@import"));
 }
@@ -426,19 +297,9 @@ fn nothing_on_a_page_needs_more_than_the_content_security_policy_allows() {
 #[test]
 fn tokens_and_secrets_are_not_in_debug_output() {
     let text = |field: &str, words: &str| {
-        if field == "csrf" {
-            "CANARY".to_owned()
-        } else {
-            words.to_owned()
-        }
+        if field == "csrf" { "CANARY".to_owned() } else { words.to_owned() }
     };
-    let views = format!(
-        "{:?} {:?} {:?} {:?}",
-        hold(&text, ending(&text)),
-        list(&text),
-        sign_in(&text),
-        message(&text)
-    );
+    let views = format!("{:?} {:?} {:?} {:?}", hold(&text, ending(&text)), list(&text), sign_in(&text), message(&text));
     assert!(!views.contains("CANARY"));
 }
 
@@ -453,11 +314,7 @@ fn colours_have_the_contrast_that_wcag_asks_for() {
         let number = u32::from_str_radix(hex.trim_start_matches('#'), 16).unwrap();
         let [_, red, green, blue] = number.to_be_bytes().map(|byte| {
             let c = f64::from(byte) / 255.0;
-            if c <= 0.04045 {
-                c / 12.92
-            } else {
-                ((c + 0.055) / 1.055).powf(2.4)
-            }
+            if c <= 0.04045 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) }
         });
         0.2126 * red + 0.7152 * green + 0.0722 * blue
     };
@@ -476,24 +333,13 @@ fn colours_have_the_contrast_that_wcag_asks_for() {
         ("odd", "odd-ground"),
         ("on-approve", "approve"),
     ];
-    let edges = [
-        ("edge", "paper"),
-        ("edge", "ground"),
-        ("link", "paper"),
-        ("edge", "code"),
-    ];
-    let wanted = texts
-        .iter()
-        .map(|pair| (pair, 4.5))
-        .chain(edges.iter().map(|pair| (pair, 3.0)));
+    let edges = [("edge", "paper"), ("edge", "ground"), ("link", "paper"), ("edge", "code")];
+    let wanted = texts.iter().map(|pair| (pair, 4.5)).chain(edges.iter().map(|pair| (pair, 3.0)));
     for ((front, back), least) in wanted {
         for (front_color, back_color) in pairs[front].iter().zip(&pairs[back]) {
             let (one, two) = (light(front_color), light(back_color));
             let contrast = (one.max(two) + 0.05) / (one.min(two) + 0.05);
-            assert!(
-                contrast >= least,
-                "{front} on {back}, {front_color} on {back_color}: {contrast:.2}"
-            );
+            assert!(contrast >= least, "{front} on {back}, {front_color} on {back_color}: {contrast:.2}");
         }
         assert_eq!(pairs[front].len(), 2);
     }

@@ -11,18 +11,12 @@ pub(super) struct Visible<'a> {
 
 /// Text of one line: a newline in it is a hidden character.
 pub(super) fn line(text: &str) -> Visible<'_> {
-    Visible {
-        text,
-        newlines: false,
-    }
+    Visible { text, newlines: false }
 }
 
 /// Text of many lines, for a `pre`.
 pub(super) fn block(text: &str) -> Visible<'_> {
-    Visible {
-        text,
-        newlines: true,
-    }
+    Visible { text, newlines: true }
 }
 
 impl Render for Visible<'_> {
@@ -44,11 +38,7 @@ impl Render for Visible<'_> {
 pub(super) fn plain(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_hidden(c) {
-            push_number(&mut shown, c)
-        } else {
-            shown.push(c)
-        }
+        if is_hidden(c) { push_number(&mut shown, c) } else { shown.push(c) }
     }
     shown
 }

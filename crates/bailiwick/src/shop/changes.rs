@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::operation::{Failure, Hints, Operation};
 use super::values::{
-    Author, Country, CustomerId, DiscountId, DiscountStatus, Line, OrderId, OrderStatus, Text,
-    TicketId, TicketStatus, Visibility, Whole,
+    Author, Country, CustomerId, DiscountId, DiscountStatus, Line, OrderId, OrderStatus, Text, TicketId, TicketStatus, Visibility, Whole,
 };
 
 /// The most comments that a ticket holds.
@@ -40,11 +39,7 @@ impl Operation for CommentTicket {
     const DESCRIPTION: &'static str = "Adds a comment to a support ticket that is not closed, marked as written by \
         automation. People and automata act on what it says; with visibility `customer` it also leaves the shop.";
     const EFFECT: Effect = Effect::Influence;
-    const HINTS: Hints = Hints {
-        destructive: false,
-        idempotent: false,
-        open_world: true,
-    };
+    const HINTS: Hints = Hints { destructive: false, idempotent: false, open_world: true };
 
     fn target(&self) -> Option<String> {
         Some(self.ticket.to_string())
@@ -53,35 +48,21 @@ impl Operation for CommentTicket {
     fn perform(&self, shop: &Transaction<'_>) -> Result<Commented, Failure> {
         let ticket = self.ticket;
         let status: TicketStatus = shop
-            .query_row("SELECT status FROM ticket WHERE id = ?1", [ticket], |row| {
-                row.get(0)
-            })
+            .query_row("SELECT status FROM ticket WHERE id = ?1", [ticket], |row| row.get(0))
             .optional()?
             .ok_or_else(|| Failure::refused(format!("there is no ticket `{ticket}`")))?;
         if status == TicketStatus::Closed {
-            return Err(Failure::refused(format!(
-                "ticket `{ticket}` is closed: it takes no more comments"
-            )));
+            return Err(Failure::refused(format!("ticket `{ticket}` is closed: it takes no more comments")));
         }
-        let comments: i64 = shop.query_row(
-            "SELECT count(*) FROM comment WHERE ticket = ?1",
-            [ticket],
-            |row| row.get(0),
-        )?;
+        let comments: i64 = shop.query_row("SELECT count(*) FROM comment WHERE ticket = ?1", [ticket], |row| row.get(0))?;
         if comments >= COMMENTS_MAX {
-            return Err(Failure::refused(format!(
-                "ticket `{ticket}` has {COMMENTS_MAX} comments: it takes no more"
-            )));
+            return Err(Failure::refused(format!("ticket `{ticket}` has {COMMENTS_MAX} comments: it takes no more")));
         }
         shop.execute(
             "INSERT INTO comment (ticket, author, visibility, text) VALUES (?1, ?2, ?3, ?4)",
             params![ticket, Author::Automation, self.visibility, self.text],
         )?;
-        Ok(Commented {
-            ticket,
-            visibility: self.visibility,
-            comments_total: comments + 1,
-        })
+        Ok(Commented { ticket, visibility: self.visibility, comments_total: comments + 1 })
     }
 }
 
@@ -112,11 +93,7 @@ impl Operation for RecommendDiscount {
     const DESCRIPTION: &'static str = "Puts a request for a standing discount before the person who decides on \
         discounts, marked as made by automation. A customer has at most one open request. Nothing is granted by it.";
     const EFFECT: Effect = Effect::Influence;
-    const HINTS: Hints = Hints {
-        destructive: false,
-        idempotent: false,
-        open_world: false,
-    };
+    const HINTS: Hints = Hints { destructive: false, idempotent: false, open_world: false };
 
     fn target(&self) -> Option<String> {
         Some(self.customer.to_string())
@@ -134,27 +111,18 @@ impl Operation for RecommendDiscount {
             .optional()?
             .ok_or_else(|| Failure::refused(format!("there is no customer `{customer}`")))?;
         if let Some(open) = open {
-            return Err(Failure::refused(format!(
-                "customer `{customer}` has an open discount request: `{open}`"
-            )));
+            return Err(Failure::refused(format!("customer `{customer}` has an open discount request: `{open}`")));
         }
         let percent = self.percent.value();
         if percent <= current {
-            return Err(Failure::refused(format!(
-                "customer `{customer}` already has a discount of {current} per cent"
-            )));
+            return Err(Failure::refused(format!("customer `{customer}` already has a discount of {current} per cent")));
         }
         shop.execute(
             "INSERT INTO discount_request (customer, percent, reason, requested_by, status) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![customer, percent, self.reason, Author::Automation, DiscountStatus::Requested],
         )?;
         let discount = DiscountId::of_row(shop.last_insert_rowid());
-        Ok(Recommended {
-            discount,
-            customer,
-            percent,
-            status: DiscountStatus::Requested,
-        })
+        Ok(Recommended { discount, customer, percent, status: DiscountStatus::Requested })
     }
 }
 
@@ -187,11 +155,7 @@ impl Operation for UpdateAddress {
     const TITLE: &'static str = "Update a customer's address";
     const DESCRIPTION: &'static str = "Replaces a customer's postal address. Orders that have not been shipped yet go to the new one.";
     const EFFECT: Effect = Effect::Write;
-    const HINTS: Hints = Hints {
-        destructive: true,
-        idempotent: true,
-        open_world: false,
-    };
+    const HINTS: Hints = Hints { destructive: true, idempotent: true, open_world: false };
 
     fn target(&self) -> Option<String> {
         Some(self.customer.to_string())
@@ -204,19 +168,14 @@ impl Operation for UpdateAddress {
             params![customer, self.street, self.postal_code, self.city, self.country],
         )?;
         if changed == 0 {
-            return Err(Failure::refused(format!(
-                "there is no customer `{customer}`"
-            )));
+            return Err(Failure::refused(format!("there is no customer `{customer}`")));
         }
         let orders_redirected = shop.query_row(
             "SELECT count(*) FROM purchase WHERE customer = ?1 AND status IN (?2, ?3)",
             params![customer, OrderStatus::Placed, OrderStatus::Packed],
             |row| row.get(0),
         )?;
-        Ok(AddressUpdated {
-            customer,
-            orders_redirected,
-        })
+        Ok(AddressUpdated { customer, orders_redirected })
     }
 }
 
@@ -244,11 +203,7 @@ impl Operation for SetOrderStatus {
     const DESCRIPTION: &'static str = "Moves an order one step on: placed to packed to shipped to delivered. A placed \
         or packed order may be cancelled instead. No step goes back.";
     const EFFECT: Effect = Effect::Write;
-    const HINTS: Hints = Hints {
-        destructive: true,
-        idempotent: true,
-        open_world: false,
-    };
+    const HINTS: Hints = Hints { destructive: true, idempotent: true, open_world: false };
 
     fn target(&self) -> Option<String> {
         Some(self.order.to_string())
@@ -257,37 +212,21 @@ impl Operation for SetOrderStatus {
     fn perform(&self, shop: &Transaction<'_>) -> Result<OrderStatusSet, Failure> {
         let order = self.order;
         let before: OrderStatus = shop
-            .query_row(
-                "SELECT status FROM purchase WHERE id = ?1",
-                [order],
-                |row| row.get(0),
-            )
+            .query_row("SELECT status FROM purchase WHERE id = ?1", [order], |row| row.get(0))
             .optional()?
             .ok_or_else(|| Failure::refused(format!("there is no order `{order}`")))?;
         if !follows(before, self.status) {
             let (before, after) = (before.as_str(), self.status.as_str());
-            return Err(Failure::refused(format!(
-                "order `{order}` is {before}: it cannot become {after}"
-            )));
+            return Err(Failure::refused(format!("order `{order}` is {before}: it cannot become {after}")));
         }
-        shop.execute(
-            "UPDATE purchase SET status = ?2 WHERE id = ?1",
-            params![order, self.status],
-        )?;
-        Ok(OrderStatusSet {
-            order,
-            before,
-            status: self.status,
-        })
+        shop.execute("UPDATE purchase SET status = ?2 WHERE id = ?1", params![order, self.status])?;
+        Ok(OrderStatusSet { order, before, status: self.status })
     }
 }
 
 fn follows(before: OrderStatus, after: OrderStatus) -> bool {
     use OrderStatus::{Cancelled, Delivered, Packed, Placed, Shipped};
-    matches!(
-        (before, after),
-        (Placed, Packed) | (Packed, Shipped) | (Shipped, Delivered) | (Placed | Packed, Cancelled)
-    )
+    matches!((before, after), (Placed, Packed) | (Packed, Shipped) | (Shipped, Delivered) | (Placed | Packed, Cancelled))
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -316,11 +255,7 @@ impl Operation for DeleteCustomer {
     const DESCRIPTION: &'static str = "Deletes a customer for good, with tickets and discount requests; orders stay \
         without a name. Refused while an order is under way or a ticket is not closed.";
     const EFFECT: Effect = Effect::Delete;
-    const HINTS: Hints = Hints {
-        destructive: true,
-        idempotent: true,
-        open_world: false,
-    };
+    const HINTS: Hints = Hints { destructive: true, idempotent: true, open_world: false };
 
     fn target(&self) -> Option<String> {
         Some(self.customer.to_string())
@@ -329,24 +264,15 @@ impl Operation for DeleteCustomer {
     fn perform(&self, shop: &Transaction<'_>) -> Result<CustomerDeleted, Failure> {
         let customer = self.customer;
         let name: String = shop
-            .query_row(
-                "SELECT name FROM customer WHERE id = ?1",
-                [customer],
-                |row| row.get(0),
-            )
+            .query_row("SELECT name FROM customer WHERE id = ?1", [customer], |row| row.get(0))
             .optional()?
             .ok_or_else(|| Failure::refused(format!("there is no customer `{customer}`")))?;
         if name != self.name.as_str() {
-            return Err(Failure::refused(format!(
-                "customer `{customer}` has another name than the one given"
-            )));
+            return Err(Failure::refused(format!("customer `{customer}` has another name than the one given")));
         }
         let count = |sql: &str| shop.query_row(sql, [customer], |row| row.get::<_, i64>(0));
-        let under_way = count(
-            "SELECT count(*) FROM purchase WHERE customer = ?1 AND status NOT IN ('delivered', 'cancelled')",
-        )?;
-        let unanswered =
-            count("SELECT count(*) FROM ticket WHERE customer = ?1 AND status <> 'closed'")?;
+        let under_way = count("SELECT count(*) FROM purchase WHERE customer = ?1 AND status NOT IN ('delivered', 'cancelled')")?;
+        let unanswered = count("SELECT count(*) FROM ticket WHERE customer = ?1 AND status <> 'closed'")?;
         if under_way + unanswered > 0 {
             return Err(Failure::refused(format!(
                 "customer `{customer}` still has {under_way} orders under way and {unanswered} tickets not closed"
@@ -356,11 +282,6 @@ impl Operation for DeleteCustomer {
         let discounts_deleted = count("SELECT count(*) FROM discount_request WHERE customer = ?1")?;
         let orders_kept = count("SELECT count(*) FROM purchase WHERE customer = ?1")?;
         shop.execute("DELETE FROM customer WHERE id = ?1", [customer])?;
-        Ok(CustomerDeleted {
-            customer,
-            tickets_deleted,
-            discounts_deleted,
-            orders_kept,
-        })
+        Ok(CustomerDeleted { customer, tickets_deleted, discounts_deleted, orders_kept })
     }
 }

@@ -29,13 +29,10 @@ pub(super) fn open(file: &Path) -> Result<Connection, ShopError> {
 
 /// Looks and fills under one write lock, so that two processes that start together make one shop.
 fn fill_if_empty(shop: &mut Connection) -> Result<(), ShopError> {
-    let change = shop
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(not_a_database)?;
+    let change = shop.transaction_with_behavior(TransactionBehavior::Immediate).map_err(not_a_database)?;
     let application: i32 = change.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     let version: i32 = change.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let tables: i64 =
-        change.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let tables: i64 = change.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     match (application, version, tables) {
         (APPLICATION_ID, VERSION, _) => Ok(()),
         (0, 0, 0) => {

@@ -6,10 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operation::{Failure, Hints, Operation};
-use super::values::{
-    CustomerId, DiscountId, DiscountStatus, Line, OrderId, PayoutId, RefundId, SupplierId,
-    SupplierStatus, Text, Whole,
-};
+use super::values::{CustomerId, DiscountId, DiscountStatus, Line, OrderId, PayoutId, RefundId, SupplierId, SupplierStatus, Text, Whole};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -39,11 +36,7 @@ impl Operation for RefundOrder {
     const DESCRIPTION: &'static str = "Pays money back to the customer for one order, in euro cents. Refused beyond \
         what was paid less earlier refunds. Cannot be undone; a second identical call pays again.";
     const EFFECT: Effect = Effect::Transfer;
-    const HINTS: Hints = Hints {
-        destructive: true,
-        idempotent: false,
-        open_world: true,
-    };
+    const HINTS: Hints = Hints { destructive: true, idempotent: false, open_world: true };
 
     fn target(&self) -> Option<String> {
         Some(self.order.to_string())
@@ -61,9 +54,7 @@ impl Operation for RefundOrder {
             .optional()?
             .ok_or_else(|| Failure::refused(format!("there is no order `{order}`")))?;
         if customer.is_none() {
-            return Err(Failure::refused(format!(
-                "the customer of order `{order}` was deleted: nobody to pay"
-            )));
+            return Err(Failure::refused(format!("the customer of order `{order}` was deleted: nobody to pay")));
         }
         let amount_cents = self.amount_cents.value();
         if amount_cents > refundable {
@@ -71,17 +62,9 @@ impl Operation for RefundOrder {
                 "{amount_cents} cents are more than the {refundable} cents that can still be refunded for `{order}`"
             )));
         }
-        shop.execute(
-            "INSERT INTO refund (purchase, amount_cents, reason) VALUES (?1, ?2, ?3)",
-            params![order, amount_cents, self.reason],
-        )?;
+        shop.execute("INSERT INTO refund (purchase, amount_cents, reason) VALUES (?1, ?2, ?3)", params![order, amount_cents, self.reason])?;
         let refund = RefundId::of_row(shop.last_insert_rowid());
-        Ok(Refunded {
-            refund,
-            order,
-            amount_cents,
-            refundable_cents: refundable - amount_cents,
-        })
+        Ok(Refunded { refund, order, amount_cents, refundable_cents: refundable - amount_cents })
     }
 }
 
@@ -115,11 +98,7 @@ impl Operation for PaySupplier {
     const DESCRIPTION: &'static str = "Pays a supplier's invoice to the account on file, in euro cents. Refused for a \
         blocked supplier, an invoice that was paid before, and more than the shop owes. Cannot be undone.";
     const EFFECT: Effect = Effect::Transfer;
-    const HINTS: Hints = Hints {
-        destructive: true,
-        idempotent: true,
-        open_world: true,
-    };
+    const HINTS: Hints = Hints { destructive: true, idempotent: true, open_world: true };
 
     fn target(&self) -> Option<String> {
         Some(self.supplier.to_string())
@@ -128,17 +107,13 @@ impl Operation for PaySupplier {
     fn perform(&self, shop: &Transaction<'_>) -> Result<SupplierPaid, Failure> {
         let supplier = self.supplier;
         let (account, status, owed): (String, SupplierStatus, i64) = shop
-            .query_row(
-                "SELECT account, status, owed_cents FROM supplier WHERE id = ?1",
-                [supplier],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-            )
+            .query_row("SELECT account, status, owed_cents FROM supplier WHERE id = ?1", [supplier], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .optional()?
             .ok_or_else(|| Failure::refused(format!("there is no supplier `{supplier}`")))?;
         if status == SupplierStatus::Blocked {
-            return Err(Failure::refused(format!(
-                "supplier `{supplier}` is blocked: it is not paid"
-            )));
+            return Err(Failure::refused(format!("supplier `{supplier}` is blocked: it is not paid")));
         }
         let invoice = self.invoice.as_str().trim();
         let paid: bool = shop.query_row(
@@ -147,32 +122,16 @@ impl Operation for PaySupplier {
             |row| row.get(0),
         )?;
         if paid {
-            return Err(Failure::refused(format!(
-                "invoice `{invoice}` of supplier `{supplier}` was paid before"
-            )));
+            return Err(Failure::refused(format!("invoice `{invoice}` of supplier `{supplier}` was paid before")));
         }
         let amount_cents = self.amount_cents.value();
         if amount_cents > owed {
-            return Err(Failure::refused(format!(
-                "{amount_cents} cents are more than the {owed} cents that the shop owes supplier `{supplier}`"
-            )));
+            return Err(Failure::refused(format!("{amount_cents} cents are more than the {owed} cents that the shop owes supplier `{supplier}`")));
         }
-        shop.execute(
-            "INSERT INTO payout (supplier, invoice, amount_cents) VALUES (?1, ?2, ?3)",
-            params![supplier, invoice, amount_cents],
-        )?;
+        shop.execute("INSERT INTO payout (supplier, invoice, amount_cents) VALUES (?1, ?2, ?3)", params![supplier, invoice, amount_cents])?;
         let payout = PayoutId::of_row(shop.last_insert_rowid());
-        shop.execute(
-            "UPDATE supplier SET owed_cents = owed_cents - ?2 WHERE id = ?1",
-            params![supplier, amount_cents],
-        )?;
-        Ok(SupplierPaid {
-            payout,
-            supplier,
-            account,
-            amount_cents,
-            owed_cents: owed - amount_cents,
-        })
+        shop.execute("UPDATE supplier SET owed_cents = owed_cents - ?2 WHERE id = ?1", params![supplier, amount_cents])?;
+        Ok(SupplierPaid { payout, supplier, account, amount_cents, owed_cents: owed - amount_cents })
     }
 }
 
@@ -200,11 +159,7 @@ impl Operation for ApproveDiscount {
     const DESCRIPTION: &'static str = "Grants an open discount request: the customer has the discount on every order \
         from now on, in place of an earlier one.";
     const EFFECT: Effect = Effect::Approve;
-    const HINTS: Hints = Hints {
-        destructive: true,
-        idempotent: true,
-        open_world: false,
-    };
+    const HINTS: Hints = Hints { destructive: true, idempotent: true, open_world: false };
 
     fn target(&self) -> Option<String> {
         Some(self.discount.to_string())
@@ -213,34 +168,20 @@ impl Operation for ApproveDiscount {
     fn perform(&self, shop: &Transaction<'_>) -> Result<DiscountApproved, Failure> {
         let discount = self.discount;
         let (customer, percent, status): (CustomerId, i64, DiscountStatus) = shop
-            .query_row(
-                "SELECT customer, percent, status FROM discount_request WHERE id = ?1",
-                [discount],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-            )
+            .query_row("SELECT customer, percent, status FROM discount_request WHERE id = ?1", [discount], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .optional()?
-            .ok_or_else(|| {
-                Failure::refused(format!("there is no discount request `{discount}`"))
-            })?;
+            .ok_or_else(|| Failure::refused(format!("there is no discount request `{discount}`")))?;
         if status != DiscountStatus::Requested {
             let status = status.as_str();
-            return Err(Failure::refused(format!(
-                "discount request `{discount}` was decided before: {status}"
-            )));
+            return Err(Failure::refused(format!("discount request `{discount}` was decided before: {status}")));
         }
         shop.execute(
             "UPDATE discount_request SET status = ?2, decided_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now') WHERE id = ?1",
             params![discount, DiscountStatus::Approved],
         )?;
-        shop.execute(
-            "UPDATE customer SET discount_percent = ?2 WHERE id = ?1",
-            params![customer, percent],
-        )?;
-        Ok(DiscountApproved {
-            discount,
-            customer,
-            percent,
-            status: DiscountStatus::Approved,
-        })
+        shop.execute("UPDATE customer SET discount_percent = ?2 WHERE id = ?1", params![customer, percent])?;
+        Ok(DiscountApproved { discount, customer, percent, status: DiscountStatus::Approved })
     }
 }

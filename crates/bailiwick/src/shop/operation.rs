@@ -27,11 +27,7 @@ pub(super) struct Hints {
 
 impl Hints {
     /// What every read is.
-    pub(super) const READ: Self = Self {
-        destructive: false,
-        idempotent: true,
-        open_world: false,
-    };
+    pub(super) const READ: Self = Self { destructive: false, idempotent: true, open_world: false };
 }
 
 /// Why a call was not done. Nothing has changed.
@@ -92,12 +88,7 @@ pub(super) struct Entry {
 
 impl Entry {
     const fn of<O: Operation>() -> Self {
-        Self {
-            name: O::NAME,
-            effect: O::EFFECT,
-            definition: definition::<O>,
-            call: call::<O>,
-        }
+        Self { name: O::NAME, effect: O::EFFECT, definition: definition::<O>, call: call::<O> }
     }
 }
 
@@ -124,23 +115,13 @@ pub(super) fn entries() -> impl Iterator<Item = &'static Entry> {
 }
 
 /// The one way of a call. A change and its line in the audit stand or fall together.
-fn call<O: Operation>(
-    shop: &mut Connection,
-    arguments: &str,
-    traceparent: Option<&str>,
-) -> Result<Value, Failure> {
+fn call<O: Operation>(shop: &mut Connection, arguments: &str, traceparent: Option<&str>) -> Result<Value, Failure> {
     let operation: O = serde_json::from_str(arguments).map_err(|error| misfit(O::NAME, &error))?;
     let changes = O::EFFECT != Effect::Read;
-    let behavior = if changes {
-        TransactionBehavior::Immediate
-    } else {
-        TransactionBehavior::Deferred
-    };
+    let behavior = if changes { TransactionBehavior::Immediate } else { TransactionBehavior::Deferred };
     let transaction = shop.transaction_with_behavior(behavior)?;
     let answer = operation.perform(&transaction)?;
-    let answer = serde_json::to_value(answer).map_err(|error| {
-        Failure::Broken(rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-    })?;
+    let answer = serde_json::to_value(answer).map_err(|error| Failure::Broken(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
     if changes {
         transaction.execute(
             "INSERT INTO audit (tool, target, arguments, traceparent) VALUES (?1, ?2, ?3, ?4)",
@@ -153,9 +134,7 @@ fn call<O: Operation>(
 
 fn misfit(tool: &str, error: &serde_json::Error) -> Failure {
     let complaint = error.to_string();
-    let complaint = complaint
-        .rsplit_once(" at line ")
-        .map_or(complaint.as_str(), |(words, _)| words);
+    let complaint = complaint.rsplit_once(" at line ").map_or(complaint.as_str(), |(words, _)| words);
     let mut shown: String = complaint.chars().take(COMPLAINT_CHARS_MAX).collect();
     if shown.len() < complaint.len() {
         shown.push_str(" [...]");
@@ -185,11 +164,7 @@ fn plain() -> SchemaSettings {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
         // What may be left out may still not be null, which is what serde's default would show.
-        settings
-            .transforms
-            .push(Box::new(RecursiveTransform(|schema: &mut Schema| {
-                drop(schema.remove("default"))
-            })));
+        settings.transforms.push(Box::new(RecursiveTransform(|schema: &mut Schema| drop(schema.remove("default")))));
     })
 }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::operation::{Failure, Hints, Operation};
 use super::values::{
-    Author, CustomerId, DiscountId, DiscountStatus, Line, OrderId, OrderStatus, RefundId,
-    SupplierId, SupplierStatus, TicketId, TicketStatus, Visibility, Whole, given,
+    Author, CustomerId, DiscountId, DiscountStatus, Line, OrderId, OrderStatus, RefundId, SupplierId, SupplierStatus, TicketId, TicketStatus,
+    Visibility, Whole, given,
 };
 
 /// How many of a ticket's comments a list shows: the newest ones.
@@ -67,21 +67,18 @@ impl Operation for FindCustomers {
              ORDER BY id LIMIT ?2",
         )?;
         let customers = found
-            .query_map(
-                params![containing(self.query.as_str()), limit(self.limit)],
-                |row| {
-                    Ok(Customer {
-                        customer: row.get(0)?,
-                        name: row.get(1)?,
-                        email: row.get(2)?,
-                        street: row.get(3)?,
-                        postal_code: row.get(4)?,
-                        city: row.get(5)?,
-                        country: row.get(6)?,
-                        discount_percent: row.get(7)?,
-                    })
-                },
-            )?
+            .query_map(params![containing(self.query.as_str()), limit(self.limit)], |row| {
+                Ok(Customer {
+                    customer: row.get(0)?,
+                    name: row.get(1)?,
+                    email: row.get(2)?,
+                    street: row.get(3)?,
+                    postal_code: row.get(4)?,
+                    city: row.get(5)?,
+                    country: row.get(6)?,
+                    discount_percent: row.get(7)?,
+                })
+            })?
             .collect::<Result<_, _>>()?;
         Ok(Customers { customers })
     }
@@ -89,11 +86,7 @@ impl Operation for FindCustomers {
 
 /// A LIKE pattern in which the caller's text stands for itself.
 fn containing(text: &str) -> String {
-    let literal = text
-        .trim()
-        .replace('\\', "\\\\")
-        .replace('%', "\\%")
-        .replace('_', "\\_");
+    let literal = text.trim().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
     format!("%{literal}%")
 }
 
@@ -165,31 +158,14 @@ impl Operation for ShowOrder {
 
     fn perform(&self, shop: &Transaction<'_>) -> Result<OrderInFull, Failure> {
         let order = shop
-            .query_row(
-                &format!("{ORDER_COLUMNS} WHERE id = ?1"),
-                [self.order],
-                order,
-            )
+            .query_row(&format!("{ORDER_COLUMNS} WHERE id = ?1"), [self.order], order)
             .optional()?
             .ok_or_else(|| Failure::refused(format!("there is no order `{}`", self.order)))?;
-        let mut refunds = shop.prepare_cached(
-            "SELECT id, amount_cents, reason, made_at FROM refund WHERE purchase = ?1 ORDER BY id",
-        )?;
+        let mut refunds = shop.prepare_cached("SELECT id, amount_cents, reason, made_at FROM refund WHERE purchase = ?1 ORDER BY id")?;
         let refunds = refunds
-            .query_map([self.order], |row| {
-                Ok(Refund {
-                    refund: row.get(0)?,
-                    amount_cents: row.get(1)?,
-                    reason: row.get(2)?,
-                    made_at: row.get(3)?,
-                })
-            })?
+            .query_map([self.order], |row| Ok(Refund { refund: row.get(0)?, amount_cents: row.get(1)?, reason: row.get(2)?, made_at: row.get(3)? }))?
             .collect::<Result<_, _>>()?;
-        Ok(OrderInFull {
-            refundable_cents: order.paid_cents - order.refunded_cents,
-            order,
-            refunds,
-        })
+        Ok(OrderInFull { refundable_cents: order.paid_cents - order.refunded_cents, order, refunds })
     }
 }
 
@@ -230,12 +206,7 @@ impl Operation for ListOrders {
             "{ORDER_COLUMNS} WHERE (?1 IS NULL OR customer = ?1) AND (?2 IS NULL OR status = ?2)
              ORDER BY placed_on DESC, id DESC LIMIT ?3"
         ))?;
-        let orders = found
-            .query_map(
-                params![self.customer, self.status, limit(self.limit)],
-                order,
-            )?
-            .collect::<Result<_, _>>()?;
+        let orders = found.query_map(params![self.customer, self.status, limit(self.limit)], order)?.collect::<Result<_, _>>()?;
         Ok(Orders { orders })
     }
 }
@@ -302,22 +273,19 @@ impl Operation for ListTickets {
              FROM ticket WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR customer = ?2)
              ORDER BY opened_on DESC, id DESC LIMIT ?3",
         )?;
-        let tickets = found.query_map(
-            params![self.status, self.customer, limit(self.limit)],
-            |row| {
-                Ok(Ticket {
-                    ticket: row.get(0)?,
-                    customer: row.get(1)?,
-                    order: row.get(2)?,
-                    status: row.get(3)?,
-                    subject: row.get(4)?,
-                    text: row.get(5)?,
-                    opened_on: row.get(6)?,
-                    comments_total: row.get(7)?,
-                    comments: Vec::new(),
-                })
-            },
-        )?;
+        let tickets = found.query_map(params![self.status, self.customer, limit(self.limit)], |row| {
+            Ok(Ticket {
+                ticket: row.get(0)?,
+                customer: row.get(1)?,
+                order: row.get(2)?,
+                status: row.get(3)?,
+                subject: row.get(4)?,
+                text: row.get(5)?,
+                opened_on: row.get(6)?,
+                comments_total: row.get(7)?,
+                comments: Vec::new(),
+            })
+        })?;
         let tickets = tickets
             .map(|ticket| {
                 let mut ticket = ticket?;
@@ -335,12 +303,7 @@ fn newest_comments(shop: &Transaction<'_>, ticket: TicketId) -> rusqlite::Result
            (SELECT * FROM comment WHERE ticket = ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id",
     )?
     .query_map(params![ticket, COMMENTS_SHOWN], |row| {
-        Ok(Comment {
-            author: row.get(0)?,
-            visibility: row.get(1)?,
-            text: row.get(2)?,
-            written_at: row.get(3)?,
-        })
+        Ok(Comment { author: row.get(0)?, visibility: row.get(1)?, text: row.get(2)?, written_at: row.get(3)? })
     })?
     .collect()
 }
@@ -437,18 +400,10 @@ impl Operation for ListSuppliers {
     const HINTS: Hints = Hints::READ;
 
     fn perform(&self, shop: &Transaction<'_>) -> Result<Suppliers, Failure> {
-        let mut found = shop.prepare_cached(
-            "SELECT id, name, account, status, owed_cents FROM supplier ORDER BY id",
-        )?;
+        let mut found = shop.prepare_cached("SELECT id, name, account, status, owed_cents FROM supplier ORDER BY id")?;
         let suppliers = found
             .query_map([], |row| {
-                Ok(Supplier {
-                    supplier: row.get(0)?,
-                    name: row.get(1)?,
-                    account: row.get(2)?,
-                    status: row.get(3)?,
-                    owed_cents: row.get(4)?,
-                })
+                Ok(Supplier { supplier: row.get(0)?, name: row.get(1)?, account: row.get(2)?, status: row.get(3)?, owed_cents: row.get(4)? })
             })?
             .collect::<Result<_, _>>()?;
         Ok(Suppliers { suppliers })

@@ -28,14 +28,8 @@ impl<const KIND: char> Id<KIND> {
 
     fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix(KIND)?.strip_prefix('-')?;
-        let canonical = (1..=9).contains(&digits.len())
-            && !digits.starts_with('0')
-            && digits.bytes().all(|byte| byte.is_ascii_digit());
-        if canonical {
-            digits.parse().ok().map(Self)
-        } else {
-            None
-        }
+        let canonical = (1..=9).contains(&digits.len()) && !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit());
+        if canonical { digits.parse().ok().map(Self) } else { None }
     }
 }
 
@@ -54,9 +48,7 @@ impl<const KIND: char> Serialize for Id<KIND> {
 impl<'de, const KIND: char> Deserialize<'de> for Id<KIND> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| {
-            D::Error::custom(format_args!("an id here is written like `{KIND}-1001`"))
-        })
+        Self::parse(&text).ok_or_else(|| D::Error::custom(format_args!("an id here is written like `{KIND}-1001`")))
     }
 }
 
@@ -97,9 +89,7 @@ pub(super) struct Text<const MIN: usize, const MAX: usize>(String);
 fn measured(text: &str, min: usize, max: usize) -> Result<(), String> {
     let written = text.trim().chars().count();
     if written < min || text.chars().count() > max {
-        return Err(format!(
-            "a text here has {min} to {max} characters, blanks around it not counted towards the least"
-        ));
+        return Err(format!("a text here has {min} to {max} characters, blanks around it not counted towards the least"));
     }
     Ok(())
 }
@@ -146,16 +136,8 @@ macro_rules! bounded_text {
     };
 }
 
-bounded_text!(
-    Line,
-    char::is_control,
-    "a text here is one line without control characters"
-);
-bounded_text!(
-    Text,
-    |c| c.is_control() && c != '\n' && c != '\t',
-    "a text here has no control characters but tab and newline"
-);
+bounded_text!(Line, char::is_control, "a text here is one line without control characters");
+bounded_text!(Text, |c| c.is_control() && c != '\n' && c != '\t', "a text here has no control characters but tab and newline");
 
 /// A whole number from `MIN` to `MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,9 +155,7 @@ impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Whole<MIN, MAX> {
         if (MIN..=MAX).contains(&number) {
             Ok(Self(number))
         } else {
-            Err(D::Error::custom(format_args!(
-                "`{number}` is not a whole number from {MIN} to {MAX}"
-            )))
+            Err(D::Error::custom(format_args!("`{number}` is not a whole number from {MIN} to {MAX}")))
         }
     }
 }
@@ -210,9 +190,7 @@ impl<'de> Deserialize<'de> for Country {
         if text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_uppercase()) {
             Ok(Self(text))
         } else {
-            Err(D::Error::custom(
-                "a country is two capital letters such as `GB`",
-            ))
+            Err(D::Error::custom("a country is two capital letters such as `GB`"))
         }
     }
 }

@@ -29,7 +29,8 @@ async fn a_task_is_seen_by_its_agent_its_owner_operators_and_auditors_and_is_not
     let (mine, others) = (broker.agent_token("scout", None).await, broker.agent_token("other", None).await);
     let (task, _) = broker.task(&mine).await;
     assert_eq!((text(&task, "state"), text(&task, "owner"), text(&task, "model_claimed")), ("open", "ana", "m-1"));
-    let tools: Vec<(&str, bool)> = task["tools"].as_array().unwrap().iter().map(|t| (t["name"].as_str().unwrap(), t["needs_approval"].as_bool().unwrap())).collect();
+    let tools: Vec<(&str, bool)> =
+        task["tools"].as_array().unwrap().iter().map(|t| (t["name"].as_str().unwrap(), t["needs_approval"].as_bool().unwrap())).collect();
     assert_eq!(tools, [("shop.refund_order", true), ("shop.show_order", false)]);
     let target = format!("/v1/tasks/{}", text(&task, "id"));
     assert_eq!(broker.with(&mine, Method::GET, &target, None).await.status, StatusCode::OK);
@@ -146,7 +147,11 @@ async fn a_reviewer_classifies_exactly_the_definition_that_was_looked_at() {
     };
     assert_eq!(say(&"0".repeat(64)).await.status, StatusCode::CONFLICT);
     let classified = say(text(&tool, "definition")).await;
-    assert_eq!((classified.status, text(&classified.json(), "status"), text(&classified.json(), "by")), (StatusCode::OK, "classified", "rea"), "{classified:?}");
+    assert_eq!(
+        (classified.status, text(&classified.json(), "status"), text(&classified.json(), "by")),
+        (StatusCode::OK, "classified", "rea"),
+        "{classified:?}"
+    );
     assert!(broker.house.registry.load().tool("shop.comment_ticket").unwrap().callable());
 }
 

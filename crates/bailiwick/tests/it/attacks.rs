@@ -6,8 +6,10 @@ use crate::support::{Place, modern, modern_headers, until};
 
 /// A configuration in which the agent may ask for everything of a system that offers its resources, too.
 fn all_of_sys(text: String) -> String {
-    text.replace("[systems.sys]\n", "[systems.sys]\nresources = \"read\"\n")
-        .replace(r#"tools = ["sys.look", "sys.wild", "sys.region", "sys.slow", "sys.slow_put", "sys.put", "sys.pay", "twin.look"]"#, r#"tools = ["sys.resources/read", "sys.pay"]"#)
+    text.replace("[systems.sys]\n", "[systems.sys]\nresources = \"read\"\n").replace(
+        r#"tools = ["sys.look", "sys.wild", "sys.region", "sys.slow", "sys.slow_put", "sys.put", "sys.pay", "twin.look"]"#,
+        r#"tools = ["sys.resources/read", "sys.pay"]"#,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,7 +67,8 @@ async fn an_agent_does_not_learn_of_tools_that_it_may_not_ask_for() {
         client.with_token(&token, http::Method::POST, "/v1/tasks", &asked).await.json()["narrowed"].clone()
     };
     assert_eq!(open(json!(["*"])).await, json!([]));
-    let reasons: Vec<_> = [open(json!(["sys.purge", "sys.look"])).await, open(json!(["sys.absent", "sys.look"])).await].map(|n| n[0]["reason"].clone()).into();
+    let reasons: Vec<_> =
+        [open(json!(["sys.purge", "sys.look"])).await, open(json!(["sys.absent", "sys.look"])).await].map(|n| n[0]["reason"].clone()).into();
     assert_eq!(reasons[0], reasons[1]);
 }
 
@@ -88,7 +91,8 @@ async fn people_are_asked_once_for_a_call_that_two_handles_wait_for() {
     let client = place.client();
     let task = client.task("scout").await;
     for _ in 0..3 {
-        let body = modern("tools/call", r#""name":"sys.pay","arguments":{"recipient":"acme"}"#, r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#);
+        let body =
+            modern("tools/call", r#""name":"sys.pay","arguments":{"recipient":"acme"}"#, r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#);
         let answer = client.post(&task, "tools/call", Some("sys.pay"), body).await;
         assert_eq!(answer.json()["result"]["resultType"], "task", "{answer:?}");
     }
@@ -108,7 +112,11 @@ async fn what_a_client_hides_in_metadata_reaches_no_system() {
     let _broker = place.open().await;
     let client = place.client();
     let task = client.task("scout").await;
-    let body = modern("tools/call", r#""name":"sys.look","arguments":{"key":"a"}"#, r#"{},"com.example/hidden":"canary","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01""#);
+    let body = modern(
+        "tools/call",
+        r#""name":"sys.look","arguments":{"key":"a"}"#,
+        r#"{},"com.example/hidden":"canary","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01""#,
+    );
     assert_eq!(client.post(&task, "tools/call", Some("sys.look"), body).await.word(), "done");
     let sent = String::from_utf8_lossy(&place.upstream.seen()[0].body).into_owned();
     assert!(!sent.contains("canary") && sent.contains("0af7651916cd43dd"), "{sent}");

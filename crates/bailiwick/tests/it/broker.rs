@@ -192,7 +192,8 @@ impl Broker {
     pub(crate) fn assertion(&self, agent: &str, instance: Option<InstanceId>) -> String {
         let now = SystemClock::start().now();
         let client = self.spiffe_id(agent);
-        let statement = assertion::Statement { client: &client, audience: &self.house.urls.base, jti: AssertionId::new(now, random()), instance, model: None };
+        let statement =
+            assertion::Statement { client: &client, audience: &self.house.urls.base, jti: AssertionId::new(now, random()), instance, model: None };
         assertion::make(self.key(agent), &statement, now).unwrap()
     }
 

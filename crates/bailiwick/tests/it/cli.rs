@@ -17,8 +17,17 @@ fn the_demo_goes_as_told() {
     let output = Installation::new().command(&["demo", "--fast"]).stdin(Stdio::null()).output().unwrap();
     let text = said(&output);
     assert!(output.status.success(), "{text}");
-    for told in ["spiffe://demo.bailiwick.local/agent/assistant", "held: nothing was sent", "approved by ben", "refund R-", "held anew", "Unknown tool: shop.delete_customer",
-        "401", "footing        a second person", "lead to the signed root"] {
+    for told in [
+        "spiffe://demo.bailiwick.local/agent/assistant",
+        "held: nothing was sent",
+        "approved by ben",
+        "refund R-",
+        "held anew",
+        "Unknown tool: shop.delete_customer",
+        "401",
+        "footing        a second person",
+        "lead to the signed root",
+    ] {
         assert!(text.contains(told), "`{told}` is missing in\n{text}");
     }
     assert!(!text.contains('\u{1b}'), "colours where nobody looks");
@@ -109,7 +118,8 @@ fn the_servers_of_an_mcp_client_come_under_control_and_their_secrets_leave_the_f
     let new = Installation::new();
     let client = new.dir.path().join("mcp.json");
     let shop = new.dir.path().join("shop.sqlite");
-    let file = json!({ "mcpServers": { "My Shop": { "command": program(), "args": ["shop", "--file", shop], "env": { "SHOP_TOKEN": "canary-77d1a9" } } } });
+    let file =
+        json!({ "mcpServers": { "My Shop": { "command": program(), "args": ["shop", "--file", shop], "env": { "SHOP_TOKEN": "canary-77d1a9" } } } });
     std::fs::write(&client, file.to_string()).unwrap();
     let mut new = new.up(&["--mcp-config", client.to_str().unwrap()]);
     let tools = new.json(&["tools", "list"]);

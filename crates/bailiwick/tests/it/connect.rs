@@ -34,7 +34,12 @@ fn a_modern_host_needs_no_session_and_many_requests_run_at_a_time() {
     for id in 10..30 {
         host.send(&modern(id, "tools/call", json!({ "name": "shop.show_order", "arguments": { "order": "O-2009" } })));
     }
-    let mut answered: Vec<u64> = (10..30).map(|_| host.next()).map(|m| (m["result"]["resultType"] == "complete", m["id"].as_u64().unwrap())).filter(|m| m.0).map(|m| m.1).collect();
+    let mut answered: Vec<u64> = (10..30)
+        .map(|_| host.next())
+        .map(|m| (m["result"]["resultType"] == "complete", m["id"].as_u64().unwrap()))
+        .filter(|m| m.0)
+        .map(|m| m.1)
+        .collect();
     answered.sort_unstable();
     assert_eq!(answered, (10..30).collect::<Vec<_>>());
     let unknown = host.ask(&modern(2, "tools/call", json!({ "name": "shop.refund_order", "arguments": refund() })));
@@ -49,7 +54,10 @@ fn a_held_call_comes_back_done_after_a_person_approved_it() {
     host.send(&modern(1, "tools/call", json!({ "name": "shop.refund_order", "arguments": refund() })));
     let hold = one.held("ana")["id"].as_str().unwrap().to_owned();
     // Others are not kept waiting by it.
-    assert_eq!(host.ask(&modern(2, "tools/call", json!({ "name": "shop.show_order", "arguments": { "order": "O-2009" } })))["result"]["isError"], json!(false));
+    assert_eq!(
+        host.ask(&modern(2, "tools/call", json!({ "name": "shop.show_order", "arguments": { "order": "O-2009" } })))["result"]["isError"],
+        json!(false)
+    );
     one.done(&["approve", &hold, "--yes"]);
     let done = host.next();
     assert_eq!((&done["id"], &done["result"]["structuredContent"]["amount_cents"]), (&json!(1), &json!(700)), "{done}");
@@ -153,10 +161,20 @@ fn a_parameter_that_must_be_mirrored_is_found_out_and_mirrored() {
     let broker = FalseBroker::start(|asked| match asked.header("mcp-method") {
         "tools/list" => {
             let schema = r#"{"type":"object","properties":{"region":{"type":"string","x-mcp-header":"Region"}}}"#;
-            (200, format!(r#"{{"jsonrpc":"2.0","id":"bailiwick-connect-tools","result":{{"resultType":"complete","tools":[{{"name":"a.b","inputSchema":{schema}}}]}}}}"#))
+            (
+                200,
+                format!(
+                    r#"{{"jsonrpc":"2.0","id":"bailiwick-connect-tools","result":{{"resultType":"complete","tools":[{{"name":"a.b","inputSchema":{schema}}}]}}}}"#
+                ),
+            )
         }
-        _ if asked.header("mcp-param-region") == "eu" => (200, r#"{"jsonrpc":"2.0","id":7,"result":{"resultType":"complete","content":[]}}"#.to_owned()),
-        _ => (400, r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32020,"message":"Mcp-Param-Region header does not match the request body"}}"#.to_owned()),
+        _ if asked.header("mcp-param-region") == "eu" => {
+            (200, r#"{"jsonrpc":"2.0","id":7,"result":{"resultType":"complete","content":[]}}"#.to_owned())
+        }
+        _ => (
+            400,
+            r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32020,"message":"Mcp-Param-Region header does not match the request body"}}"#.to_owned(),
+        ),
     });
     let new = Installation::new();
     new.done(&["agent", "add", "assistant"]);

@@ -72,7 +72,8 @@ async fn a_call_that_passes(tool: &str, arguments: &str) {
     for (point, fate) in POINTS {
         let (place, task) = place_with_task().await;
         let own = tool.trim_start_matches("sys.");
-        die_at(&place, point, &task, async |client| assert!(client.try_call(&task, tool, arguments).await.is_none(), "it was answered at {point}")).await;
+        die_at(&place, point, &task, async |client| assert!(client.try_call(&task, tool, arguments).await.is_none(), "it was answered at {point}"))
+            .await;
         assert_eq!(place.upstream.times(own, ""), usize::from(fate.sent), "at {point}");
         let broker = place.open().await;
         let found = broker.entries().await;
@@ -111,7 +112,10 @@ async fn an_approved_transfer_that_dies_at_any_step_runs_once_in_all() {
         let task = client.task("scout").await;
         client.approved(&task, "sys.pay", PAYMENT).await;
         broker.stop().await;
-        die_at(&place, point, &task, async |client| assert!(client.try_call(&task, "sys.pay", PAYMENT).await.is_none(), "it was answered at {point}")).await;
+        die_at(&place, point, &task, async |client| {
+            assert!(client.try_call(&task, "sys.pay", PAYMENT).await.is_none(), "it was answered at {point}")
+        })
+        .await;
         assert_eq!(place.upstream.times("pay", ""), usize::from(fate.sent), "at {point}");
         let broker = place.open().await;
         let again = place.client().call(&task, "sys.pay", PAYMENT).await.word();
@@ -244,12 +248,19 @@ async fn killed_at_random_under_load_nothing_is_sent_unrecorded_or_twice_and_the
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bi_105_the_command_verifies_the_ledger_of_a_broker_that_was_killed_and_started_again() {
     let (place, task) = place_with_task().await;
-    die_at(&place, "after-forward", &task, async |client| assert!(client.try_call(&task, "sys.put", r#"{"key":"k","value":"v"}"#).await.is_none())).await;
+    die_at(&place, "after-forward", &task, async |client| assert!(client.try_call(&task, "sys.put", r#"{"key":"k","value":"v"}"#).await.is_none()))
+        .await;
     // The real program closes what was left open, at its start.
     let mut child = place.spawn(None);
     place.client().wait_for_tools(&task).await;
     child.kill().await.unwrap();
-    let verify = tokio::process::Command::new(env!("CARGO_BIN_EXE_bailiwick")).arg("--data-dir").arg(&place.data).args(["ledger", "verify"]).output().await.unwrap();
+    let verify = tokio::process::Command::new(env!("CARGO_BIN_EXE_bailiwick"))
+        .arg("--data-dir")
+        .arg(&place.data)
+        .args(["ledger", "verify"])
+        .output()
+        .await
+        .unwrap();
     assert!(verify.status.success(), "{verify:?}");
     let broker = place.open().await;
     assert_eq!(only_outcome(&broker.entries().await, "sys.put"), "unknown");

@@ -9,7 +9,7 @@ use bailiwick_ledger::{Checkpoint, verify_consistency};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Broker, Client, Place, SHOWS_PAGES, TaskToken, TOOLS, modern, modern_headers, naive, store_file, until};
+use crate::support::{Answer, Broker, Client, Place, SHOWS_PAGES, TOOLS, TaskToken, modern, modern_headers, naive, store_file, until};
 
 /// A broker, and a task on it.
 struct Scene {
@@ -121,7 +121,13 @@ async fn bi_037_a_key_that_stands_twice_is_refused_wherever_it_stands() {
         call("sys.pay", twice),
     ];
     for body in bodies {
-        let name = if body.contains("sys.wild") { "sys.wild" } else if body.contains("sys.pay") { "sys.pay" } else { "sys.look" };
+        let name = if body.contains("sys.wild") {
+            "sys.wild"
+        } else if body.contains("sys.pay") {
+            "sys.pay"
+        } else {
+            "sys.look"
+        };
         let answer = scene.client().post(&scene.task, "tools/call", Some(name), body.clone()).await;
         assert_eq!(answer.status, 400, "{body}: {answer:?}");
         assert!(scene.naive_lets_through(&[], body.as_bytes()).await, "{body}");
@@ -271,9 +277,15 @@ async fn bi_033_an_upstreams_answer_to_somebody_elses_request_is_dropped() {
         |_| r#"{"jsonrpc":"2.0","id":999999,"result":{"content":[{"type":"text","text":"ALIEN"}],"resultType":"complete"}}"#.to_owned(),
         |id| format!(r#"{{"jsonrpc":"2.0","id":"{id}","result":{{"content":[{{"type":"text","text":"ALIEN"}}],"resultType":"complete"}}}}"#),
         |id| format!(r#"{{"jsonrpc":"1.0","id":{id},"result":{{"content":[{{"type":"text","text":"ALIEN"}}],"resultType":"complete"}}}}"#),
-        |id| format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"ALIEN"}}]}},"error":{{"code":1,"message":"ALIEN"}}}}"#),
+        |id| {
+            format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"ALIEN"}}]}},"error":{{"code":1,"message":"ALIEN"}}}}"#
+            )
+        },
         |id| format!(r#"[{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"ALIEN"}}],"resultType":"complete"}}}}]"#),
-        |id| format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[],"content":[{{"type":"text","text":"ALIEN"}}],"resultType":"complete"}}}}"#),
+        |id| {
+            format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[],"content":[{{"type":"text","text":"ALIEN"}}],"resultType":"complete"}}}}"#)
+        },
     ];
     for (n, frame) in frames.into_iter().enumerate() {
         scene.place.upstream.play(frame);
@@ -362,9 +374,12 @@ async fn bi_024_one_agents_task_is_nothing_to_another() {
     let (theirs, other_agent) = (client.task("other").await, client.agent_token("other", None).await);
     let same_agent_elsewhere = client.agent_token("scout", None).await;
     let body = call("sys.look", "{}");
-    for (token, task) in [(&other_agent, &scene.task), (&same_agent_elsewhere, &scene.task), (&theirs.token, &scene.task), (&scene.task.token, &theirs)] {
+    for (token, task) in
+        [(&other_agent, &scene.task), (&same_agent_elsewhere, &scene.task), (&theirs.token, &scene.task), (&scene.task.token, &theirs)]
+    {
         let bearer = format!("Bearer {token}");
-        let answer = client.send(Method::POST, &format!("/mcp/t/{}", task.id), &modern_headers(&bearer, "tools/call", Some("sys.look")), body.clone()).await;
+        let answer =
+            client.send(Method::POST, &format!("/mcp/t/{}", task.id), &modern_headers(&bearer, "tools/call", Some("sys.look")), body.clone()).await;
         assert_eq!(answer.status, 401, "{answer:?}");
     }
     for (method, target) in [(Method::GET, ""), (Method::POST, "/complete"), (Method::POST, "/revoke")] {
@@ -383,12 +398,12 @@ async fn bi_024_one_agents_task_is_nothing_to_another() {
     assert_eq!(client.call(&scene.task, "sys.look", "{}").await.word(), "done", "the task itself goes on");
 }
 
-const INITIALIZE: &str =
-    r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
+const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
 
 async fn legacy(client: &Client<'_>, task: &TaskToken, session: &str, body: &str) -> Answer {
     let bearer = format!("Bearer {}", task.token);
-    let mut headers = vec![("authorization", bearer.as_str()), ("content-type", "application/json"), ("accept", "application/json, text/event-stream")];
+    let mut headers =
+        vec![("authorization", bearer.as_str()), ("content-type", "application/json"), ("accept", "application/json, text/event-stream")];
     if !session.is_empty() {
         headers.extend([("mcp-session-id", session), ("mcp-protocol-version", "2025-11-25")]);
     }

@@ -13,20 +13,20 @@ mod connect;
 #[cfg(test)]
 mod false_broker;
 #[cfg(test)]
-mod oauth;
-#[cfg(test)]
-mod pages;
-#[cfg(test)]
-mod refusal;
-#[cfg(test)]
-mod third_party;
-#[cfg(test)]
-mod running;
-#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod hazards;
 #[cfg(test)]
+mod oauth;
+#[cfg(test)]
+mod pages;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
+mod refusal;
+#[cfg(test)]
+mod running;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod third_party;

@@ -82,7 +82,8 @@ async fn a_code_signs_in_once_and_leads_to_the_held_call() {
     let list = browser.get("/approvals").await;
     assert!(list.text().contains("Waiting for you") && list.text().contains(id), "{}", list.text());
     let page = browser.get(&path(&hold)).await;
-    for part in ["answer ticket 7", "arrived broken", broker.spiffe_id("scout").as_str(), hold["digest"].as_str().unwrap(), "Approve this call once"] {
+    for part in ["answer ticket 7", "arrived broken", broker.spiffe_id("scout").as_str(), hold["digest"].as_str().unwrap(), "Approve this call once"]
+    {
         assert!(page.text().contains(part), "{part}");
     }
     let csrf = hidden(list.text(), "csrf");

@@ -108,10 +108,8 @@ async fn calls_that_run_are_stopped_when_their_task_is_revoked_and_others_are_no
     let broker = place.open().await;
     let client = place.client();
     let (task, other) = (client.task("scout").await, client.task("scout").await);
-    let (read, write, others) = tokio::join!(
-        client.call(&task, "sys.slow", r#"{"key":"a"}"#),
-        client.call(&task, "sys.slow_put", r#"{"key":"b"}"#),
-        async {
+    let (read, write, others) =
+        tokio::join!(client.call(&task, "sys.slow", r#"{"key":"a"}"#), client.call(&task, "sys.slow_put", r#"{"key":"b"}"#), async {
             let calling = client.call(&other, "sys.slow", r#"{"key":"c"}"#);
             let revoking = async {
                 until("the calls run", || place.upstream.seen().len() == 3).await;
@@ -124,8 +122,7 @@ async fn calls_that_run_are_stopped_when_their_task_is_revoked_and_others_are_no
                 place.upstream.open_gate();
             };
             tokio::join!(calling, revoking).0
-        }
-    );
+        });
     assert_eq!((read.word().as_str(), write.word().as_str(), others.word().as_str()), ("call.cancelled", "call.cancelled", "done"));
     let entries = broker.entries().await;
     let results: Vec<&Value> = of_kind(&entries, "outcome").into_iter().map(|(_, e)| &e["result"]).collect();
@@ -264,10 +261,14 @@ async fn bi_079_a_tool_that_changed_after_the_approval_is_not_called() {
     client.approved(&task, "sys.pay", PAYMENT).await;
     let before = place.upstream.lists();
     place.upstream.redefine(|tools| tools.replace(r#""amount":{"type":"number"}"#, r#""amount":{"type":"number"},"bcc":{"type":"string"}"#));
-    until("the tool is set aside", || place.upstream.lists() > before && broker.house.registry.load().tool("sys.pay").is_some_and(|t| !t.callable())).await;
+    until("the tool is set aside", || place.upstream.lists() > before && broker.house.registry.load().tool("sys.pay").is_some_and(|t| !t.callable()))
+        .await;
     // The same bytes as for a tool that never was.
     let (changed, absent) = (client.call(&task, "sys.pay", PAYMENT).await, client.call(&task, "sys.nothing", PAYMENT).await);
-    assert_eq!(String::from_utf8_lossy(&changed.body).replace("sys.pay", "NAME"), String::from_utf8_lossy(&absent.body).replace("sys.nothing", "NAME"));
+    assert_eq!(
+        String::from_utf8_lossy(&changed.body).replace("sys.pay", "NAME"),
+        String::from_utf8_lossy(&absent.body).replace("sys.nothing", "NAME")
+    );
     // Taking it back does not bring the approval back: a person looks first.
     let before = place.upstream.lists();
     place.upstream.redefine(|tools| tools.replace(r#","bcc":{"type":"string"}"#, ""));

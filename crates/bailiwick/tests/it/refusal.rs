@@ -125,7 +125,9 @@ async fn every_route_refuses_without_proof_and_with_a_token_that_is_none() {
                     assert!(answer.headers["www-authenticate"].to_str().unwrap().contains("resource_metadata="), "{m} {path}");
                     assert!(answer.code().starts_with("authn."), "{m} {path}: {answer:?}");
                 }
-                Door::Session if m == "get" => assert!(answer.headers["location"].to_str().unwrap().starts_with("/sign-in"), "{m} {path}: {answer:?}"),
+                Door::Session if m == "get" => {
+                    assert!(answer.headers["location"].to_str().unwrap().starts_with("/sign-in"), "{m} {path}: {answer:?}")
+                }
                 Door::Session | Door::Form => assert_eq!(answer.status, StatusCode::FORBIDDEN, "{m} {path}: {answer:?}"),
             }
             assert_eq!(answer.headers["x-content-type-options"], "nosniff", "{m} {path}");

@@ -448,7 +448,8 @@ impl Broker {
         let Some(agent) = house.agent("scout") else { return false };
         let tool = tool.parse().unwrap();
         let approvers = house.approvers(&agent.owner, &agent.owner);
-        let question = bailiwick_policy::TaskQuestion { agent, subject: &agent.owner, purpose: "p", tool: &tool, approvers: &approvers, now: house.clock.now() };
+        let question =
+            bailiwick_policy::TaskQuestion { agent, subject: &agent.owner, purpose: "p", tool: &tool, approvers: &approvers, now: house.clock.now() };
         !matches!(house.engine.load().possible(question), bailiwick_policy::Possible::Never(_))
     }
 

@@ -2,8 +2,8 @@
 
 /// Parts of names that say: this is a credential.
 const TELLING: [&str; 20] = [
-    "key", "token", "secret", "pass", "pwd", "auth", "cred", "cookie", "session", "private", "dsn", "conn", "sign", "bearer", "cert", "salt",
-    "seed", "pin", "jwt", "sas",
+    "key", "token", "secret", "pass", "pwd", "auth", "cred", "cookie", "session", "private", "dsn", "conn", "sign", "bearer", "cert", "salt", "seed",
+    "pin", "jwt", "sas",
 ];
 
 /// Headers that carry no credential, whatever stands in them.
@@ -51,8 +51,21 @@ mod tests {
 
     #[test]
     fn directories_hosts_and_modes_are_plain() {
-        for value in ["/home/ann/project", "~/notes", "C:\\Users\\ann", "https://api.example.com/v1", "db.example.com:5432", "production", "us-east-1",
-            "customers", "true", "5432", "claude-sonnet-4-20250514", "DEBUG", "./data:/srv/more"] {
+        for value in [
+            "/home/ann/project",
+            "~/notes",
+            "C:\\Users\\ann",
+            "https://api.example.com/v1",
+            "db.example.com:5432",
+            "production",
+            "us-east-1",
+            "customers",
+            "true",
+            "5432",
+            "claude-sonnet-4-20250514",
+            "DEBUG",
+            "./data:/srv/more",
+        ] {
             assert!(is_plain("SETTING", value.as_bytes()), "{value}");
         }
         assert!(is_plain("GIT_AUTHOR_NAME", b"Ann Example"));
@@ -61,8 +74,17 @@ mod tests {
 
     #[test]
     fn what_may_be_a_credential_is_not_plain() {
-        for value in ["ghp_A1b2C3d4E5f6G7h8", "sk-ant-api03-abcDEF123", "postgres://app:pw@db/shop", "https://hooks.example/T0/B1?sig=x", "0123456789abcdef0123456789abcdef",
-            "correct!horse", "https://hooks.example/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX", "eyJhbGciOiJIUzI1NiJ9.e30.x", "AKIAIOSFODNN7EXAMPLE12"] {
+        for value in [
+            "ghp_A1b2C3d4E5f6G7h8",
+            "sk-ant-api03-abcDEF123",
+            "postgres://app:pw@db/shop",
+            "https://hooks.example/T0/B1?sig=x",
+            "0123456789abcdef0123456789abcdef",
+            "correct!horse",
+            "https://hooks.example/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX",
+            "eyJhbGciOiJIUzI1NiJ9.e30.x",
+            "AKIAIOSFODNN7EXAMPLE12",
+        ] {
             assert!(!is_plain("SETTING", value.as_bytes()), "{value}");
         }
         for name in ["API_KEY", "GITHUB_TOKEN", "PGPASSWORD", "client_secret", "Authorization", "X-Api-Key", "DATABASE_DSN"] {

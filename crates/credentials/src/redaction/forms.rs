@@ -100,8 +100,13 @@ fn percent(secret: &[u8], digits: &[u8; 16], plain: impl Fn(u8) -> bool) -> Vec<
 /// JSON strings of the secret as common writers escape it, and once more, for JSON that stands as text inside JSON.
 fn json_forms(secret: &[u8]) -> Vec<Vec<u8>> {
     let Ok(text) = std::str::from_utf8(secret) else { return Vec::new() };
-    let ways = [Escape::default(), Escape { slash: true, ..Escape::default() }, Escape { ascii: true, ..Escape::default() },
-        Escape { ascii: true, slash: true, ..Escape::default() }, Escape { html: true, ..Escape::default() }];
+    let ways = [
+        Escape::default(),
+        Escape { slash: true, ..Escape::default() },
+        Escape { ascii: true, ..Escape::default() },
+        Escape { ascii: true, slash: true, ..Escape::default() },
+        Escape { html: true, ..Escape::default() },
+    ];
     let mut forms = Vec::new();
     for way in ways {
         let once = Zeroizing::new(way.json(text));

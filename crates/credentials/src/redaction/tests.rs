@@ -24,9 +24,18 @@ fn each_form_of_a_secret_is_replaced_whole() {
     let hex: String = s.iter().map(|b| format!("{b:02x}")).collect();
     let percent: String = s.iter().map(|b| if b.is_ascii_alphanumeric() { char::from(*b).to_string() } else { format!("%{b:02X}") }).collect();
     let forms = [
-        SECRET.to_owned(), hex.to_uppercase(), hex, percent.clone(), percent.to_lowercase(),
-        STANDARD.encode(s), STANDARD_NO_PAD.encode(s), URL_SAFE.encode(s), URL_SAFE_NO_PAD.encode(s),
-        r#"p\u00e4ss/w\"rd\\ <&+=1>"#.to_owned(), r#"päss\/w\"rd\\ <&+=1>"#.to_owned(), r#"päss/w\"rd\\ \u003c\u0026+=1\u003e"#.to_owned(),
+        SECRET.to_owned(),
+        hex.to_uppercase(),
+        hex,
+        percent.clone(),
+        percent.to_lowercase(),
+        STANDARD.encode(s),
+        STANDARD_NO_PAD.encode(s),
+        URL_SAFE.encode(s),
+        URL_SAFE_NO_PAD.encode(s),
+        r#"p\u00e4ss/w\"rd\\ <&+=1>"#.to_owned(),
+        r#"päss\/w\"rd\\ <&+=1>"#.to_owned(),
+        r#"päss/w\"rd\\ \u003c\u0026+=1\u003e"#.to_owned(),
         "p%C3%A4ss%2Fw%22rd%5C+%3C%26%2B%3D1%3E".to_owned(),
     ];
     let redaction = of(&[SECRET]);

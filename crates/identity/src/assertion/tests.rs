@@ -31,7 +31,11 @@ fn judged(header: Value, more: Value) -> Result<Proved, ProofError> {
     let (key, _) = SigningKey::generate().unwrap();
     let mut claims = good();
     for (name, value) in more.as_object().unwrap() {
-        if value.is_null() { claims.as_object_mut().unwrap().remove(name); } else { claims[name] = value.clone(); }
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(name);
+        } else {
+            claims[name] = value.clone();
+        }
     }
     let token = forge(&key, &header, &claims.to_string());
     verify(&token, None, registered(vec![key.public().clone()]), &ours(), NOW)
@@ -46,7 +50,8 @@ fn an_assertion_of_our_own_client_proves_agent_key_instance_and_claimed_model() 
     let (key, _) = SigningKey::generate().unwrap();
     let client = CLIENT.parse().unwrap();
     let instance = InstanceId::new(NOW, [1; 10]);
-    let what = Statement { client: &client, audience: ISSUER, jti: AssertionId::new(NOW, [2; 10]), instance: Some(instance), model: Some("acme/m-1") };
+    let what =
+        Statement { client: &client, audience: ISSUER, jti: AssertionId::new(NOW, [2; 10]), instance: Some(instance), model: Some("acme/m-1") };
     let assertion = make(&key, &what, NOW).unwrap();
     let proved = verify(&assertion, Some(CLIENT), registered(vec![key.public().clone()]), &ours(), NOW).unwrap();
     assert_eq!((proved.agent.as_str(), proved.key, proved.instance), ("planner", key.id(), Some(instance)));
@@ -130,10 +135,23 @@ fn bi_019_a_header_may_name_a_registered_key_and_bring_none() {
 
 #[test]
 fn the_audience_is_the_issuer_or_the_token_endpoint_and_nobody_else() {
-    for aud in [json!(ISSUER), json!("https://broker.example/"), json!("https://broker.example/oauth/token"), json!([ISSUER]), json!([ISSUER, "https://broker.example/oauth/token"])] {
+    for aud in [
+        json!(ISSUER),
+        json!("https://broker.example/"),
+        json!("https://broker.example/oauth/token"),
+        json!([ISSUER]),
+        json!([ISSUER, "https://broker.example/oauth/token"]),
+    ] {
         assert!(with(json!({"aud": aud})).is_ok(), "{aud}");
     }
-    for aud in [json!("https://evil.example"), json!([ISSUER, "https://evil.example"]), json!([]), json!([1]), json!("https://BROKER.example"), json!(vec![ISSUER; 5])] {
+    for aud in [
+        json!("https://evil.example"),
+        json!([ISSUER, "https://evil.example"]),
+        json!([]),
+        json!([1]),
+        json!("https://BROKER.example"),
+        json!(vec![ISSUER; 5]),
+    ] {
         assert_eq!(with(json!({"aud": aud})), Err(ProofError::Audience), "{aud}");
     }
     assert_eq!(with(json!({"aud": null})), Err(ProofError::Claim("aud")));

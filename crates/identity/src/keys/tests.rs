@@ -100,7 +100,14 @@ fn what_is_no_good_public_key_is_refused_with_its_reason() {
     assert_eq!(good(json!({"kty": "oct", "k": "AAAA"})), Err(KeyError::Private));
     assert_eq!(good(json!({"crv": "X25519"})), Err(KeyError::Kind));
     assert_eq!(good(json!({"crv": "Ed448"})), Err(KeyError::Kind));
-    for bad in [json!({"use": "enc"}), json!({"key_ops": ["sign"]}), json!({"x": format!("{x}=")}), json!({"x": b64(&[1; 31])}), json!({"x": 5}), json!({"kid": "a".repeat(300)})] {
+    for bad in [
+        json!({"use": "enc"}),
+        json!({"key_ops": ["sign"]}),
+        json!({"x": format!("{x}=")}),
+        json!({"x": b64(&[1; 31])}),
+        json!({"x": 5}),
+        json!({"kid": "a".repeat(300)}),
+    ] {
         assert!(matches!(good(bad.clone()), Err(KeyError::Form(_))), "{bad}");
     }
     assert!(PublicKey::parse(&format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{x}","x":"{x}"}}"#)).is_err());

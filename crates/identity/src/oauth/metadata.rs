@@ -107,7 +107,9 @@ mod tests {
 
     #[test]
     fn the_path_of_the_metadata_is_inserted_before_the_resources_path() {
-        let at = |resource: &str| ResourceMetadata { resource: resource.to_owned(), authorization_server: String::new(), scopes: vec![], name: None }.path();
+        let at = |resource: &str| {
+            ResourceMetadata { resource: resource.to_owned(), authorization_server: String::new(), scopes: vec![], name: None }.path()
+        };
         assert_eq!(at("https://gw.example/mcp"), "/.well-known/oauth-protected-resource/mcp");
         assert_eq!(at("https://gw.example"), "/.well-known/oauth-protected-resource");
     }
@@ -116,9 +118,16 @@ mod tests {
     fn the_server_offers_what_it_takes_and_nothing_symmetric() {
         let url = |p: &str| format!("https://a.example{p}");
         let document = ServerMetadata {
-            issuer: url(""), token_endpoint: url("/t"), jwks_uri: url("/j"), introspection_endpoint: url("/i"), revocation_endpoint: url("/r"),
-            scopes: vec!["mcp:tools".to_owned()], authorization_endpoint: None, service_documentation: None,
-        }.document();
+            issuer: url(""),
+            token_endpoint: url("/t"),
+            jwks_uri: url("/j"),
+            introspection_endpoint: url("/i"),
+            revocation_endpoint: url("/r"),
+            scopes: vec!["mcp:tools".to_owned()],
+            authorization_endpoint: None,
+            service_documentation: None,
+        }
+        .document();
         assert_eq!(document["token_endpoint_auth_methods_supported"], json!(["private_key_jwt"]));
         for alg in document["token_endpoint_auth_signing_alg_values_supported"].as_array().unwrap() {
             assert!(Algorithm::from_name(alg.as_str().unwrap()).is_some(), "{alg}");

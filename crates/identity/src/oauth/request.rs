@@ -32,10 +32,9 @@ impl ClientProof {
             return Err(OauthError::invalid_client("client secrets are not supported: use private_key_jwt"));
         }
         match (form.value("client_assertion_type"), form.value("client_assertion")) {
-            (Some(ASSERTION_TYPE), Some(assertion)) => Ok(Self::Assertion {
-                assertion: assertion.to_owned(),
-                client_id: form.value("client_id").map(str::to_owned),
-            }),
+            (Some(ASSERTION_TYPE), Some(assertion)) => {
+                Ok(Self::Assertion { assertion: assertion.to_owned(), client_id: form.value("client_id").map(str::to_owned) })
+            }
             (Some(ASSERTION_TYPE), None) => Err(OauthError::invalid_client("client_assertion is missing")),
             (Some(_), _) => Err(OauthError::invalid_client("this client_assertion_type is not supported")),
             (None, Some(_)) => Err(OauthError::invalid_client("client_assertion_type is missing")),
@@ -188,7 +187,8 @@ mod tests {
     #[test]
     fn a_client_credentials_request_is_read() {
         let task = TaskId::from_bytes([7; 16]);
-        let request = parse(&format!("grant_type=client_credentials&scope=b+a&resource=https%3A%2F%2Fgw.example%2Fmcp&task_id={task}&client_id=x")).unwrap();
+        let request =
+            parse(&format!("grant_type=client_credentials&scope=b+a&resource=https%3A%2F%2Fgw.example%2Fmcp&task_id={task}&client_id=x")).unwrap();
         assert_eq!((request.grant, request.task), (GrantType::ClientCredentials, Some(task)));
         assert_eq!(request.scope.unwrap().to_string(), "a b");
         assert_eq!(request.resources, ["https://gw.example/mcp"]);
@@ -198,14 +198,28 @@ mod tests {
     #[test]
     fn every_resource_must_be_ours() {
         let get = |list: &[&str]| {
-            let all: Vec<String> = list.iter().map(|r| format!("resource={}", r.replace('%', "%25").replace('&', "%26").replace('#', "%23"))).collect();
+            let all: Vec<String> =
+                list.iter().map(|r| format!("resource={}", r.replace('%', "%25").replace('&', "%26").replace('#', "%23"))).collect();
             parse(&format!("grant_type=client_credentials&{}", all.join("&"))).map(|r| r.resources)
         };
         assert_eq!(get(&["HTTPS://GW.example:443/mcp/"]).unwrap(), ["https://gw.example/mcp"]);
-        assert_eq!(get(&["https://gw.example/", "https://gw.example/mcp", "https://gw.example"]).unwrap(), ["https://gw.example", "https://gw.example/mcp"]);
+        assert_eq!(
+            get(&["https://gw.example/", "https://gw.example/mcp", "https://gw.example"]).unwrap(),
+            ["https://gw.example", "https://gw.example/mcp"]
+        );
         assert!(get(&[]).unwrap().is_empty());
-        for bad in ["https://evil.example/mcp", "https://gw.example/mcp#x", "https://gw.example/mcp?x", "http://gw.example/mcp", "https://gw.example/mcp2", "https://gw.example/mcp//",
-            "https://u@gw.example/mcp", "https://gw.example:444/mcp", "/mcp", "gw.example/mcp"] {
+        for bad in [
+            "https://evil.example/mcp",
+            "https://gw.example/mcp#x",
+            "https://gw.example/mcp?x",
+            "http://gw.example/mcp",
+            "https://gw.example/mcp2",
+            "https://gw.example/mcp//",
+            "https://u@gw.example/mcp",
+            "https://gw.example:444/mcp",
+            "/mcp",
+            "gw.example/mcp",
+        ] {
             assert_eq!(get(&["https://gw.example/mcp", bad]).unwrap_err().error(), "invalid_target", "{bad}");
         }
     }
@@ -222,8 +236,13 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_prove_itself_is_invalid() {
-        for bad in ["", "client_assertion=a", "client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-            "client_assertion_type=urn:ietf:params:oauth:client-assertion-type:saml2-bearer&client_assertion=a", "client_id=x&client_secret=y"] {
+        for bad in [
+            "",
+            "client_assertion=a",
+            "client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            "client_assertion_type=urn:ietf:params:oauth:client-assertion-type:saml2-bearer&client_assertion=a",
+            "client_id=x&client_secret=y",
+        ] {
             let body = format!("grant_type=client_credentials&token=t&{bad}");
             assert_eq!(TokenRequest::parse(body.as_bytes(), &ours()).unwrap_err().error(), "invalid_client", "{bad}");
             assert_eq!(TokenQuery::parse(body.as_bytes()).unwrap_err().error(), "invalid_client", "{bad}");

@@ -23,9 +23,14 @@ fn held_by(key: &SigningKey) -> impl FnOnce(&KeyId) -> Option<(PersonName, Publi
 fn judged(typ: &str, more: Value) -> Result<Asked, ProofError> {
     let key = key();
     let now = NOW.as_seconds();
-    let mut claims = json!({"sub": "alice@corp", "aud": API, "iat": now, "exp": now + 60, "jti": "0123456789", "htm": REQUEST.method, "htu": REQUEST.target});
+    let mut claims =
+        json!({"sub": "alice@corp", "aud": API, "iat": now, "exp": now + 60, "jti": "0123456789", "htm": REQUEST.method, "htu": REQUEST.target});
     for (name, value) in more.as_object().unwrap() {
-        if value.is_null() { claims.as_object_mut().unwrap().remove(name); } else { claims[name] = value.clone(); }
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(name);
+        } else {
+            claims[name] = value.clone();
+        }
     }
     verify(&jws::sign(&key, typ, &claims).unwrap(), held_by(&key), API, REQUEST, NOW)
 }
@@ -36,7 +41,11 @@ fn a_proof_proves_the_person_for_one_request() {
     let proof = make(&key, &alice(), API, REQUEST, AssertionId::new(NOW, [1; 10]), NOW).unwrap();
     let asked = verify(&proof, held_by(&key), API, REQUEST, NOW).unwrap();
     assert_eq!((asked.person, asked.key), (alice(), key.id()));
-    for other in [Request { method: "GET", ..REQUEST }, Request { target: "/v1/tasks/task_1/revoke", ..REQUEST }, Request { target: "/v1/tasks/task_2/revoke?why=x", ..REQUEST }] {
+    for other in [
+        Request { method: "GET", ..REQUEST },
+        Request { target: "/v1/tasks/task_1/revoke", ..REQUEST },
+        Request { target: "/v1/tasks/task_2/revoke?why=x", ..REQUEST },
+    ] {
         assert_eq!(verify(&proof, held_by(&key), API, other, NOW), Err(ProofError::Request), "{other:?}");
     }
     assert_eq!(verify(&proof, held_by(&key), "http://127.0.0.1:4181", REQUEST, NOW), Err(ProofError::Audience));
@@ -95,7 +104,12 @@ fn a_verdict_signs_exactly_one_call_one_text_and_one_word() {
 
 #[test]
 fn the_text_of_a_verdict_is_stable() {
-    let verdict = Verdict { hold: HoldId::from_bytes([0x11; 16]), digest: Digest::from_bytes([0x22; 32]), seen: Digest::from_bytes([0x33; 32]), word: Word::Refuse };
+    let verdict = Verdict {
+        hold: HoldId::from_bytes([0x11; 16]),
+        digest: Digest::from_bytes([0x22; 32]),
+        seen: Digest::from_bytes([0x33; 32]),
+        word: Word::Refuse,
+    };
     let expected = format!("bailiwick-approval/v1\nhold_{}\n{}\n{}\nrefuse\n", "11".repeat(16), "22".repeat(32), "33".repeat(32));
     assert_eq!(verdict.message(), expected);
 }

@@ -57,7 +57,11 @@ fn header(issuer: &Issuer) -> Value {
 fn with(base: &Value, more: Value) -> String {
     let mut all = base.clone();
     for (name, value) in more.as_object().unwrap() {
-        if value.is_null() { all.as_object_mut().unwrap().remove(name); } else { all[name] = value.clone(); }
+        if value.is_null() {
+            all.as_object_mut().unwrap().remove(name);
+        } else {
+            all[name] = value.clone();
+        }
     }
     all.to_string()
 }
@@ -116,7 +120,11 @@ fn bi_016_a_token_signed_by_hmac_with_the_public_key_is_refused() {
     let x = URL_SAFE_NO_PAD.decode(jwk["x"].as_str().unwrap()).unwrap();
     for secret in [x, issuer.public().to_pem().unwrap().into_bytes(), jwk.to_string().into_bytes()] {
         for alg in ["HS256", "EdDSA"] {
-            let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(with(&header(&issuer), json!({"alg": alg}))), URL_SAFE_NO_PAD.encode(claims(&issuer).to_string()));
+            let signed = format!(
+                "{}.{}",
+                URL_SAFE_NO_PAD.encode(with(&header(&issuer), json!({"alg": alg}))),
+                URL_SAFE_NO_PAD.encode(claims(&issuer).to_string())
+            );
             let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), signed.as_bytes());
             let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag));
             let expected = if alg == "HS256" { ProofError::Algorithm } else { ProofError::Signature };
@@ -189,7 +197,13 @@ fn bi_024_a_token_names_one_agent_and_one_instance_and_the_chain_must_agree() {
     assert_eq!(judged(json!({}), json!({"instance": other})), Err(ProofError::Claim("act")));
     assert_eq!(judged(json!({}), json!({"client_id": "spiffe://example.org/agent/other"})), Err(ProofError::Claim("act")));
     assert_eq!(judged(json!({}), json!({"act": null})), Err(ProofError::Claim("act")));
-    for id in ["spiffe://evil.org/agent/planner", "spiffe://example.org.evil/agent/planner", "spiffe://example.org/agent/a/b", "spiffe://example.org/planner", "planner"] {
+    for id in [
+        "spiffe://evil.org/agent/planner",
+        "spiffe://example.org.evil/agent/planner",
+        "spiffe://example.org/agent/a/b",
+        "spiffe://example.org/planner",
+        "planner",
+    ] {
         assert_eq!(judged(json!({}), json!({"client_id": id})), Err(ProofError::Claim("client_id")), "{id}");
     }
 }
@@ -206,7 +220,14 @@ fn a_token_of_another_type_is_refused() {
 
 #[test]
 fn every_claim_is_parsed_into_its_type() {
-    for (name, wrong) in [("jti", "x"), ("task_id", "inst_0"), ("sub", "Alice Corp"), ("sub", "spiffe://example.org/agent/planner"), ("instance", "1"), ("scope", "a\"b")] {
+    for (name, wrong) in [
+        ("jti", "x"),
+        ("task_id", "inst_0"),
+        ("sub", "Alice Corp"),
+        ("sub", "spiffe://example.org/agent/planner"),
+        ("instance", "1"),
+        ("scope", "a\"b"),
+    ] {
         assert_eq!(judged(json!({}), json!({name: wrong})), Err(ProofError::Claim(name)), "{name}");
     }
     for name in ["jti", "sub", "instance", "scope", "client_id"] {

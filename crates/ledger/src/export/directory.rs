@@ -56,71 +56,45 @@ impl Directory {
     /// The log in this directory. Nothing is read yet.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-        }
+        Self { path: path.to_owned() }
     }
 
     /// The text of the published checkpoint; unverified.
     pub fn checkpoint(&self) -> Result<String, ReadError> {
         let bytes = self.read("checkpoint", MAX_NOTE)?;
-        String::from_utf8(bytes).map_err(|_| ReadError::Form {
-            path: "checkpoint".to_owned(),
-        })
+        String::from_utf8(bytes).map_err(|_| ReadError::Form { path: "checkpoint".to_owned() })
     }
 
     /// The bytes of a bundle, and whether the file is exactly this bundle: if only a later, full one is there, it is given and
     /// may hold more entries.
     pub fn read_bundle(&self, bundle: BundleId) -> Result<(Vec<u8>, bool), ReadError> {
         match self.read(&bundle.to_string(), MAX_BUNDLE) {
-            Err(error) if error.is_missing() && bundle != bundle.full() => Ok((
-                self.read(&bundle.full().to_string(), MAX_BUNDLE)
-                    .map_err(|_| error)?,
-                false,
-            )),
+            Err(error) if error.is_missing() && bundle != bundle.full() => {
+                Ok((self.read(&bundle.full().to_string(), MAX_BUNDLE).map_err(|_| error)?, false))
+            }
             found => Ok((found?, true)),
         }
     }
 
     /// The receipt of entry `index` for the published checkpoint, whose signatures are not checked here.
     pub fn receipt(&self, index: u64) -> Result<Receipt, TreeError<ReadError>> {
-        let form = || {
-            TreeError::Reader(ReadError::Form {
-                path: "checkpoint".to_owned(),
-            })
-        };
-        let note =
-            Note::parse(&self.checkpoint().map_err(TreeError::Reader)?).map_err(|_| form())?;
+        let form = || TreeError::Reader(ReadError::Form { path: "checkpoint".to_owned() });
+        let note = Note::parse(&self.checkpoint().map_err(TreeError::Reader)?).map_err(|_| form())?;
         let head = Checkpoint::parse(note.text().as_str()).map_err(|_| form())?;
         let path = inclusion_proof(self, index, head.size)?;
         Receipt::new(index, path, note, None).map_err(|_| form())
     }
 
     fn read(&self, name: &str, limit: usize) -> Result<Vec<u8>, ReadError> {
-        let failed = |source| ReadError::Io {
-            path: name.to_owned(),
-            source,
-        };
+        let failed = |source| ReadError::Io { path: name.to_owned(), source };
         let path = self.path.join(name);
         let length = fs::metadata(&path).map_err(failed)?;
-        let form = || ReadError::Form {
-            path: name.to_owned(),
-        };
+        let form = || ReadError::Form { path: name.to_owned() };
         // A stranger's directory may hold a pipe or a device, which would be read for ever.
-        let length = usize::try_from(length.len())
-            .ok()
-            .filter(|known| length.is_file() && *known <= limit);
+        let length = usize::try_from(length.len()).ok().filter(|known| length.is_file() && *known <= limit);
         let mut bytes = Vec::with_capacity(length.ok_or_else(form)? + 1);
-        File::open(path)
-            .map_err(failed)?
-            .take(limit as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
-        if bytes.len() > limit {
-            Err(form())
-        } else {
-            Ok(bytes)
-        }
+        File::open(path).map_err(failed)?.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() > limit { Err(form()) } else { Ok(bytes) }
     }
 }
 
@@ -161,44 +135,22 @@ struct Written {
 
 impl Batch {
     pub(super) fn new(root: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-            unsettled: vec![],
-            changed: BTreeSet::new(),
-        }
+        Self { root: root.to_owned(), unsettled: vec![], changed: BTreeSet::new() }
     }
 
     /// Writes a file. One that has these bytes already is kept, and only waited for; one that has others is an error unless
     /// `replace`.
-    pub(super) fn add(
-        &mut self,
-        name: &str,
-        bytes: &[u8],
-        replace: bool,
-    ) -> Result<(), ExportError> {
+    pub(super) fn add(&mut self, name: &str, bytes: &[u8], replace: bool) -> Result<(), ExportError> {
         let there = there(&self.root.join(name), bytes).map_err(|source| failed(name, source))?;
         let written = match there {
-            There::Same(file) => Written {
-                file,
-                temporary: None,
-                path: self.root.join(name),
-                name: name.to_owned(),
-            },
+            There::Same(file) => Written { file, temporary: None, path: self.root.join(name), name: name.to_owned() },
             There::Other if !replace => {
-                return Err(ExportError::Changed {
-                    path: name.to_owned(),
-                });
+                return Err(ExportError::Changed { path: name.to_owned() });
             }
-            There::Other | There::Nothing => self
-                .write(name, bytes)
-                .map_err(|source| failed(name, source))?,
+            There::Other | There::Nothing => self.write(name, bytes).map_err(|source| failed(name, source))?,
         };
         self.unsettled.push(written);
-        if self.unsettled.len() < UNSETTLED {
-            Ok(())
-        } else {
-            self.name_files()
-        }
+        if self.unsettled.len() < UNSETTLED { Ok(()) } else { self.name_files() }
     }
 
     /// Returns when all files and their names are on the disk.
@@ -226,34 +178,23 @@ impl Batch {
             && !self.changed.contains(parent)
         {
             fs::create_dir_all(parent)?;
-            let within = parent
-                .ancestors()
-                .take_while(|above| above.starts_with(&self.root));
+            let within = parent.ancestors().take_while(|above| above.starts_with(&self.root));
             self.changed.extend(within.map(Path::to_owned));
         }
         let mut temporary = path.clone().into_os_string();
         temporary.push(".tmp");
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
-        Ok(Written {
-            file,
-            temporary: Some(temporary.into()),
-            path,
-            name,
-        })
+        Ok(Written { file, temporary: Some(temporary.into()), path, name })
     }
 
     fn name_files(&mut self) -> Result<(), ExportError> {
         for written in &self.unsettled {
-            written
-                .file
-                .sync_all()
-                .map_err(|source| failed(&written.name, source))?;
+            written.file.sync_all().map_err(|source| failed(&written.name, source))?;
         }
         for written in self.unsettled.drain(..) {
             if let Some(temporary) = written.temporary {
-                fs::rename(temporary, &written.path)
-                    .map_err(|source| failed(&written.name, source))?;
+                fs::rename(temporary, &written.path).map_err(|source| failed(&written.name, source))?;
             }
         }
         Ok(())
@@ -261,10 +202,7 @@ impl Batch {
 }
 
 fn failed(name: &str, source: io::Error) -> ExportError {
-    ExportError::Write {
-        path: name.to_owned(),
-        source,
-    }
+    ExportError::Write { path: name.to_owned(), source }
 }
 
 enum There {
@@ -284,12 +222,6 @@ fn there(path: &Path, bytes: &[u8]) -> io::Result<There> {
         return Ok(There::Other);
     }
     let mut found = Vec::with_capacity(bytes.len() + 1);
-    (&file)
-        .take(bytes.len() as u64 + 1)
-        .read_to_end(&mut found)?;
-    Ok(if found == bytes {
-        There::Same(file)
-    } else {
-        There::Other
-    })
+    (&file).take(bytes.len() as u64 + 1).read_to_end(&mut found)?;
+    Ok(if found == bytes { There::Same(file) } else { There::Other })
 }

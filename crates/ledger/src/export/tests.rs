@@ -40,40 +40,21 @@ fn change(directory: &TempDir, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
 
 #[test]
 fn a_published_log_verifies_at_every_shape_of_its_right_edge() {
-    for size in [
-        0, 1, 2, 255, 256, 257, 511, 512, 1000, 65_536, 65_537, 66_049,
-    ] {
+    for size in [0, 1, 2, 255, 256, 257, 511, 512, 1000, 65_536, 65_537, 66_049] {
         let (directory, head) = published(size);
         let leaves: Vec<_> = (0..size).map(|at| leaf_hash(&entry(at))).collect();
         assert_eq!(head.root, mth(&leaves));
         let mut seen = 0;
-        let report = audit(
-            directory.path(),
-            &origin(),
-            key().verifier(),
-            &[],
-            |index, bytes| {
-                assert_eq!((index, bytes), (seen, entry(seen).as_slice()));
-                seen += 1;
-            },
-        );
-        assert_eq!(
-            report.unwrap(),
-            Report {
-                entries: size,
-                size,
-                root: head.root,
-                cosigned: vec![]
-            }
-        );
+        let report = audit(directory.path(), &origin(), key().verifier(), &[], |index, bytes| {
+            assert_eq!((index, bytes), (seen, entry(seen).as_slice()));
+            seen += 1;
+        });
+        assert_eq!(report.unwrap(), Report { entries: size, size, root: head.root, cosigned: vec![] });
         assert_eq!(seen, size);
         if size > 0 {
             let index = size * 2 / 3;
             let proof = inclusion_proof(&Directory::new(directory.path()), index, size).unwrap();
-            assert_eq!(
-                verify_inclusion(&leaves[index as usize], index, size, &head.root, &proof),
-                Ok(())
-            );
+            assert_eq!(verify_inclusion(&leaves[index as usize], index, size, &head.root, &proof), Ok(()));
         }
     }
 }
@@ -82,39 +63,16 @@ fn a_published_log_verifies_at_every_shape_of_its_right_edge() {
 fn what_is_published_are_exactly_the_files_of_the_format() {
     let (directory, _) = published(70_000);
     let there = |name: &str| directory.path().join(name).is_file();
-    for name in [
-        "checkpoint",
-        "tile/0/000",
-        "tile/0/272",
-        "tile/0/273.p/112",
-        "tile/1/000",
-        "tile/1/001.p/17",
-    ] {
+    for name in ["checkpoint", "tile/0/000", "tile/0/272", "tile/0/273.p/112", "tile/1/000", "tile/1/001.p/17"] {
         assert!(there(name), "{name}");
     }
-    for name in [
-        "tile/2/000.p/1",
-        "tile/entries/000",
-        "tile/entries/272",
-        "tile/entries/273.p/112",
-    ] {
+    for name in ["tile/2/000.p/1", "tile/entries/000", "tile/entries/272", "tile/entries/273.p/112"] {
         assert!(there(name), "{name}");
     }
-    for name in [
-        "tile/0/273",
-        "tile/1/001",
-        "tile/2/000",
-        "tile/0/000.tmp",
-        "checkpoint.tmp",
-    ] {
+    for name in ["tile/0/273", "tile/1/001", "tile/2/000", "tile/0/000.tmp", "checkpoint.tmp"] {
         assert!(!there(name), "{name}");
     }
-    assert_eq!(
-        fs::metadata(directory.path().join("tile/0/000"))
-            .unwrap()
-            .len(),
-        8192
-    );
+    assert_eq!(fs::metadata(directory.path().join("tile/0/000")).unwrap().len(), 8192);
 }
 
 #[test]
@@ -128,42 +86,23 @@ fn a_changed_entry_is_named() {
 #[test]
 fn a_swapped_pair_is_named() {
     let directory = tempfile::tempdir().unwrap();
-    write(
-        directory.path(),
-        &origin(),
-        &key(),
-        (0..600_u64).map(u64::to_be_bytes),
-    )
-    .unwrap();
+    write(directory.path(), &origin(), &key(), (0..600_u64).map(u64::to_be_bytes)).unwrap();
     change(&directory, "tile/entries/001", |bytes| {
         let (left, right) = bytes[30..50].split_at_mut(10);
         left.swap_with_slice(right);
     });
     assert!(matches!(audit_of(&directory), Err(AuditError::Entry(259))));
-    let leaves: Vec<_> = (0..600_u64)
-        .map(|at| leaf_hash(&at.to_be_bytes()))
-        .collect();
-    let mut tile = Leaves(&leaves)
-        .read_tile("tile/0/001".parse().unwrap())
-        .unwrap();
+    let leaves: Vec<_> = (0..600_u64).map(|at| leaf_hash(&at.to_be_bytes())).collect();
+    let mut tile = Leaves(&leaves).read_tile("tile/0/001".parse().unwrap()).unwrap();
     tile.swap(3, 4);
     // Even if the tile is rewritten to fit.
     fs::write(directory.path().join("tile/0/001"), encode_tile(&tile)).unwrap();
-    assert!(
-        matches!(audit_of(&directory), Err(AuditError::Tile(tile)) if tile.to_string() == "tile/0/001")
-    );
+    assert!(matches!(audit_of(&directory), Err(AuditError::Tile(tile)) if tile.to_string() == "tile/0/001"));
 }
 
 #[test]
 fn a_changed_tile_is_named_whether_full_or_at_the_edge() {
-    for name in [
-        "tile/0/000",
-        "tile/0/271",
-        "tile/1/000",
-        "tile/0/273.p/112",
-        "tile/1/001.p/17",
-        "tile/2/000.p/1",
-    ] {
+    for name in ["tile/0/000", "tile/0/271", "tile/1/000", "tile/0/273.p/112", "tile/1/001.p/17", "tile/2/000.p/1"] {
         let (directory, _) = published(70_000);
         change(&directory, name, |bytes| bytes[5] ^= 0x10);
         match audit_of(&directory) {
@@ -178,9 +117,7 @@ fn a_dropped_tail_is_caught_in_every_form() {
     let (directory, _) = published(1000);
     let old = fs::read_to_string(directory.path().join("checkpoint")).unwrap();
     // The last file is cut.
-    change(&directory, "tile/entries/003.p/232", |bytes| {
-        bytes.truncate(bytes.len() - 1)
-    });
+    change(&directory, "tile/entries/003.p/232", |bytes| bytes.truncate(bytes.len() - 1));
     assert!(matches!(audit_of(&directory), Err(AuditError::Bundle(bundle)) if bundle.index() == 3));
     // It is gone.
     fs::remove_file(directory.path().join("tile/entries/003.p/232")).unwrap();
@@ -200,30 +137,15 @@ fn a_forged_checkpoint_is_refused() {
     let note = head.sign(&key()).unwrap().to_string();
 
     publish(&note.replacen("\n300\n", "\n299\n", 1));
-    assert!(matches!(
-        audit_of(&directory),
-        Err(AuditError::Checkpoint(CheckpointError::Note(_)))
-    ));
+    assert!(matches!(audit_of(&directory), Err(AuditError::Checkpoint(CheckpointError::Note(_)))));
     let thief = SigningKey::from_seed(origin().key_name().clone(), &[8; 32]).unwrap();
     publish(&head.sign(&thief).unwrap().to_string());
-    assert!(matches!(
-        audit_of(&directory),
-        Err(AuditError::Checkpoint(CheckpointError::Note(_)))
-    ));
-    let other = Checkpoint {
-        origin: "example.com/other".parse().unwrap(),
-        ..head.clone()
-    };
+    assert!(matches!(audit_of(&directory), Err(AuditError::Checkpoint(CheckpointError::Note(_)))));
+    let other = Checkpoint { origin: "example.com/other".parse().unwrap(), ..head.clone() };
     publish(&other.sign(&key()).unwrap().to_string());
-    assert!(matches!(
-        audit_of(&directory),
-        Err(AuditError::Checkpoint(CheckpointError::OtherOrigin(_)))
-    ));
+    assert!(matches!(audit_of(&directory), Err(AuditError::Checkpoint(CheckpointError::OtherOrigin(_)))));
     // Signed by the right key, but about another tree.
-    let rewritten = Checkpoint {
-        root: leaf_hash(b"other"),
-        ..head.clone()
-    };
+    let rewritten = Checkpoint { root: leaf_hash(b"other"), ..head.clone() };
     publish(&rewritten.sign(&key()).unwrap().to_string());
     assert!(matches!(audit_of(&directory), Err(AuditError::Root)));
     publish(&note);
@@ -236,25 +158,15 @@ fn a_log_that_grew_keeps_its_published_files_and_verifies_again() {
     let mut exporter = Exporter::resume(directory.path(), &origin(), key().verifier()).unwrap();
     assert_eq!(exporter.size(), 700);
     (700..70_000).for_each(|at| exporter.push(&entry(at)).unwrap());
-    let head = Checkpoint {
-        origin: origin(),
-        size: exporter.size(),
-        root: exporter.root(),
-    };
-    exporter
-        .finish(&head.sign(&key()).unwrap().to_string())
-        .unwrap();
+    let head = Checkpoint { origin: origin(), size: exporter.size(), root: exporter.root() };
+    exporter.finish(&head.sign(&key()).unwrap().to_string()).unwrap();
     assert_eq!(audit_of(&directory).unwrap().root, published(70_000).1.root);
     // The partial files have gone; to who still has the old head, the full ones give their beginning.
     for name in ["tile/entries/002.p", "tile/0/002.p", "tile/1/000.p"] {
         assert!(!directory.path().join(name).exists(), "{name}");
     }
     let (_, old) = published(700);
-    fs::write(
-        directory.path().join("checkpoint"),
-        old.sign(&key()).unwrap().to_string(),
-    )
-    .unwrap();
+    fs::write(directory.path().join("checkpoint"), old.sign(&key()).unwrap().to_string()).unwrap();
     assert_eq!(audit_of(&directory).unwrap().size, 700);
 }
 
@@ -262,15 +174,9 @@ fn a_log_that_grew_keeps_its_published_files_and_verifies_again() {
 fn a_receipt_made_from_the_published_files_proves_its_entry() {
     let (directory, head) = published(1000);
     let receipt = Directory::new(directory.path()).receipt(600).unwrap();
-    let opened = receipt
-        .verify(&leaf_hash(&entry(600)), &origin(), key().verifier(), &[])
-        .unwrap();
+    let opened = receipt.verify(&leaf_hash(&entry(600)), &origin(), key().verifier(), &[]).unwrap();
     assert_eq!(opened.checkpoint, head);
-    assert!(
-        receipt
-            .verify(&leaf_hash(&entry(601)), &origin(), key().verifier(), &[])
-            .is_err()
-    );
+    assert!(receipt.verify(&leaf_hash(&entry(601)), &origin(), key().verifier(), &[]).is_err());
     assert!(Directory::new(directory.path()).receipt(1000).is_err());
 }
 
@@ -278,35 +184,18 @@ fn a_receipt_made_from_the_published_files_proves_its_entry() {
 fn a_log_that_shrank_or_forked_is_not_published() {
     let (directory, head) = published(700);
     let refused = write(directory.path(), &origin(), &key(), (0..699).map(entry));
-    assert!(matches!(
-        refused,
-        Err(ExportError::Shrunk {
-            published: 700,
-            size: 699
-        })
-    ));
+    assert!(matches!(refused, Err(ExportError::Shrunk { published: 700, size: 699 })));
     let forked = (0..900).map(|at| entry(if at == 5 { 6 } else { at }));
     let refused = write(directory.path(), &origin(), &key(), forked);
     assert!(matches!(refused, Err(ExportError::Changed { path }) if path == "tile/0/000"));
     let forked = (0..900).map(|at| entry(if at == 650 { 6 } else { at }));
     let refused = write(directory.path(), &origin(), &key(), forked);
     assert!(matches!(refused, Err(ExportError::Forked { size: 700 })));
-    let refused = write(
-        directory.path(),
-        &"example.com/other".parse().unwrap(),
-        &key(),
-        (0..900).map(entry),
-    );
-    assert!(matches!(
-        refused,
-        Err(ExportError::Checkpoint(CheckpointError::OtherOrigin(_)))
-    ));
+    let refused = write(directory.path(), &"example.com/other".parse().unwrap(), &key(), (0..900).map(entry));
+    assert!(matches!(refused, Err(ExportError::Checkpoint(CheckpointError::OtherOrigin(_)))));
     // Nothing of it has touched what was published.
     assert_eq!(audit_of(&directory).unwrap().entries, 700);
-    assert_eq!(
-        write(directory.path(), &origin(), &key(), (0..700).map(entry)).unwrap(),
-        head
-    );
+    assert_eq!(write(directory.path(), &origin(), &key(), (0..700).map(entry)).unwrap(), head);
     assert_eq!(audit_of(&directory).unwrap().entries, 700);
 }
 
@@ -315,10 +204,7 @@ fn a_checkpoint_of_other_entries_is_not_published() {
     let (directory, head) = published(10);
     let mut exporter = Exporter::create(directory.path()).unwrap();
     (0..11).for_each(|at| exporter.push(&entry(at)).unwrap());
-    assert!(matches!(
-        exporter.finish(&head.sign(&key()).unwrap().to_string()),
-        Err(ExportError::OtherTree)
-    ));
+    assert!(matches!(exporter.finish(&head.sign(&key()).unwrap().to_string()), Err(ExportError::OtherTree)));
     assert_eq!(audit_of(&directory).unwrap().size, 10);
 }
 
@@ -326,10 +212,7 @@ fn a_checkpoint_of_other_entries_is_not_published() {
 fn a_directory_has_one_writer() {
     let (directory, _) = published(10);
     let first = Exporter::create(directory.path()).unwrap();
-    assert!(matches!(
-        Exporter::create(directory.path()),
-        Err(ExportError::Busy)
-    ));
+    assert!(matches!(Exporter::create(directory.path()), Err(ExportError::Busy)));
     drop(first);
     assert!(Exporter::create(directory.path()).is_ok());
 }
@@ -340,17 +223,8 @@ fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
     let (directory, _) = published(10);
     let path = directory.path().join("tile/entries/000.p/10");
     fs::remove_file(&path).unwrap();
-    assert!(
-        std::process::Command::new("mkfifo")
-            .arg(&path)
-            .status()
-            .unwrap()
-            .success()
-    );
-    assert!(matches!(
-        audit_of(&directory),
-        Err(AuditError::Read(ReadError::Form { .. }))
-    ));
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    assert!(matches!(audit_of(&directory), Err(AuditError::Read(ReadError::Form { .. }))));
 }
 
 proptest! {

@@ -64,13 +64,7 @@ pub fn verify(path: &Path, origin: &Origin, log: &VerifierKey) -> Result<Report,
 }
 
 /// The same, with the witnesses that cosigned, and with each entry, once it is proved, given to `each` with its index.
-pub fn audit(
-    path: &Path,
-    origin: &Origin,
-    log: &VerifierKey,
-    witnesses: &[VerifierKey],
-    each: impl FnMut(u64, &[u8]),
-) -> Result<Report, AuditError> {
+pub fn audit(path: &Path, origin: &Origin, log: &VerifierKey, witnesses: &[VerifierKey], each: impl FnMut(u64, &[u8])) -> Result<Report, AuditError> {
     let directory = Directory::new(path);
     let opened = Checkpoint::open(&directory.checkpoint()?, origin, log, witnesses)?;
     let head = opened.checkpoint;
@@ -78,22 +72,12 @@ pub fn audit(
     if edge.root() != head.root {
         return Err(blame(&directory, &edge, &head)?);
     }
-    let mut walk = Walk {
-        directory,
-        each,
-        entries: 0,
-        scratch: vec![],
-    };
+    let mut walk = Walk { directory, each, entries: 0, scratch: vec![] };
     let partial: Vec<_> = edge.partial().collect();
     for (tile, hashes) in partial.into_iter().rev() {
         walk.below(tile, hashes)?;
     }
-    Ok(Report {
-        entries: walk.entries,
-        size: head.size,
-        root: head.root,
-        cosigned: opened.cosigned,
-    })
+    Ok(Report { entries: walk.entries, size: head.size, root: head.root, cosigned: opened.cosigned })
 }
 
 struct Walk<F> {
@@ -124,12 +108,7 @@ impl<F: FnMut(u64, &[u8])> Walk<F> {
         let bundle = BundleId::new(tile.index(), tile.width()).ok_or(AuditError::Root)?;
         let (bytes, whole) = self.directory.read_bundle(bundle)?;
         let entries = decode_bundle(&bytes, bundle.width(), whole);
-        for (index, (entry, hash)) in (bundle.first_entry()..).zip(
-            entries
-                .ok_or(AuditError::Bundle(bundle))?
-                .into_iter()
-                .zip(hashes),
-        ) {
+        for (index, (entry, hash)) in (bundle.first_entry()..).zip(entries.ok_or(AuditError::Bundle(bundle))?.into_iter().zip(hashes)) {
             if leaf_hash(entry) != *hash {
                 return Err(AuditError::Entry(index));
             }
@@ -154,15 +133,10 @@ fn blame(directory: &Directory, edge: &Tiler, head: &Checkpoint) -> Result<Audit
         } else {
             let bundle = BundleId::new(tile.index(), tile.width()).ok_or(AuditError::Root)?;
             let (bytes, whole) = directory.read_bundle(bundle)?;
-            let entries =
-                decode_bundle(&bytes, bundle.width(), whole).ok_or(AuditError::Bundle(bundle))?;
+            let entries = decode_bundle(&bytes, bundle.width(), whole).ok_or(AuditError::Bundle(bundle))?;
             below.extend(entries.into_iter().map(leaf_hash));
         }
-        if let Some(at) = below
-            .iter()
-            .zip(hashes)
-            .position(|(made, stored)| made != stored)
-        {
+        if let Some(at) = below.iter().zip(hashes).position(|(made, stored)| made != stored) {
             first = first.or(Some((tile, at as u64)));
         }
         repaired.push((tile, below));
@@ -170,8 +144,7 @@ fn blame(directory: &Directory, edge: &Tiler, head: &Checkpoint) -> Result<Audit
     let Some((tile, at)) = first else {
         return Ok(AuditError::Root);
     };
-    let below_is_right =
-        Tiler::resume(&Edge(repaired), head.size).is_ok_and(|tiler| tiler.root() == head.root);
+    let below_is_right = Tiler::resume(&Edge(repaired), head.size).is_ok_and(|tiler| tiler.root() == head.root);
     if below_is_right || tile.level() > 0 {
         return Ok(AuditError::Tile(tile));
     }
@@ -185,10 +158,6 @@ impl TileReader for Edge {
     type Error = ();
 
     fn read_tile(&self, tile: TileId) -> Result<Vec<Hash>, ()> {
-        self.0
-            .iter()
-            .find(|(id, _)| *id == tile)
-            .map(|(_, hashes)| hashes.clone())
-            .ok_or(())
+        self.0.iter().find(|(id, _)| *id == tile).map(|(_, hashes)| hashes.clone()).ok_or(())
     }
 }

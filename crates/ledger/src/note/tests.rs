@@ -29,39 +29,22 @@ fn the_published_example_is_made_and_verified() {
     assert_eq!(signer.verifier().to_string(), VKEY);
     let note = Note::new(text(TEXT), signer.sign(&text(TEXT)));
     assert_eq!(note.to_string(), format!("{TEXT}\n{LINE}"));
-    let verified = Note::parse(&note.to_string())
-        .unwrap()
-        .verify(&[VKEY.parse().unwrap()])
-        .unwrap();
-    assert_eq!(
-        verified,
-        [Verified {
-            key: VKEY.parse().unwrap(),
-            time: None
-        }]
-    );
+    let verified = Note::parse(&note.to_string()).unwrap().verify(&[VKEY.parse().unwrap()]).unwrap();
+    assert_eq!(verified, [Verified { key: VKEY.parse().unwrap(), time: None }]);
 }
 
 #[test]
 fn the_debug_of_a_key_shows_nothing_secret() {
     let seed = [0xa7; 32];
-    let (signer, witness) = (
-        SigningKey::from_seed(name("log"), &seed).unwrap(),
-        CosigningKey::from_seed(name("witness"), &seed).unwrap(),
-    );
+    let (signer, witness) = (SigningKey::from_seed(name("log"), &seed).unwrap(), CosigningKey::from_seed(name("witness"), &seed).unwrap());
     let shown = format!("{signer:?} {witness:?}");
-    assert!(
-        !shown.contains("a7a7")
-            && !shown.contains(&STANDARD.encode(seed))
-            && !shown.contains("167, 167")
-    );
+    assert!(!shown.contains("a7a7") && !shown.contains(&STANDARD.encode(seed)) && !shown.contains("167, 167"));
     assert!(shown.contains(&signer.verifier().to_string()));
 }
 
 #[test]
 fn keys_whose_text_is_not_canonical_or_whose_id_is_another_are_refused() {
-    let other_kind =
-        VerifierKey::new(name("PeterNeumann"), KeyKind::Cosignature, [1; 32]).to_string();
+    let other_kind = VerifierKey::new(name("PeterNeumann"), KeyKind::Cosignature, [1; 32]).to_string();
     assert!(other_kind.parse::<VerifierKey>().is_ok());
     for bad in [
         "",
@@ -75,10 +58,7 @@ fn keys_whose_text_is_not_canonical_or_whose_id_is_another_are_refused() {
         &VKEY.replace("+AR", "+AR "),
         &format!("{VKEY}="),
     ] {
-        assert!(
-            matches!(bad.parse::<VerifierKey>(), Err(NoteError::Key(_))),
-            "{bad}"
-        );
+        assert!(matches!(bad.parse::<VerifierKey>(), Err(NoteError::Key(_))), "{bad}");
     }
 }
 
@@ -100,43 +80,21 @@ fn texts_that_are_no_notes_are_refused() {
         &format!("a\rb\n\n{LINE}"),
         &format!("a\tb\n\n{LINE}"),
     ] {
-        assert!(
-            matches!(Note::parse(bad), Err(NoteError::Form(_))),
-            "{bad:?}"
-        );
+        assert!(matches!(Note::parse(bad), Err(NoteError::Form(_))), "{bad:?}");
     }
-    assert!(
-        Note::parse(&format!("\n\n{LINE}")).is_ok(),
-        "a text may be an empty line"
-    );
+    assert!(Note::parse(&format!("\n\n{LINE}")).is_ok(), "a text may be an empty line");
 }
 
 #[test]
 fn sixteen_signatures_are_accepted_and_a_flood_is_not() {
     let signed = |count: usize| {
         let body = text(TEXT);
-        let lines: String = (0..count)
-            .map(|at| key(&format!("k{at}")).sign(&body).to_string())
-            .collect();
+        let lines: String = (0..count).map(|at| key(&format!("k{at}")).sign(&body).to_string()).collect();
         format!("{TEXT}\n{lines}{LINE}")
     };
     let trusted = [VKEY.parse().unwrap()];
-    assert_eq!(
-        Note::parse(&signed(15))
-            .unwrap()
-            .verify(&trusted)
-            .unwrap()
-            .len(),
-        1
-    );
-    assert_eq!(
-        Note::parse(&signed(MAX_SIGNATURES - 1))
-            .unwrap()
-            .verify(&trusted)
-            .unwrap()
-            .len(),
-        1
-    );
+    assert_eq!(Note::parse(&signed(15)).unwrap().verify(&trusted).unwrap().len(), 1);
+    assert_eq!(Note::parse(&signed(MAX_SIGNATURES - 1)).unwrap().verify(&trusted).unwrap().len(), 1);
     assert!(Note::parse(&signed(MAX_SIGNATURES)).is_err());
     assert!(Note::parse(&format!("{}\n\n{LINE}", "a".repeat(MAX_NOTE))).is_err());
 }
@@ -146,17 +104,11 @@ fn unknown_keys_are_ignored_even_with_the_name_or_the_id_of_a_known_one() {
     let log = key("log");
     let namesake = SigningKey::from_seed(name("log"), &[99; 32]).unwrap();
     let mut note = Note::new(text(TEXT), namesake.sign(&text(TEXT)));
-    assert_eq!(
-        note.verify(&[log.verifier().clone()]),
-        Err(NoteError::Unsigned)
-    );
+    assert_eq!(note.verify(&[log.verifier().clone()]), Err(NoteError::Unsigned));
     let mut other_name = log.sign(&text(TEXT));
     other_name.name = name("other");
     note.add(other_name).unwrap();
-    assert_eq!(
-        note.verify(&[log.verifier().clone()]),
-        Err(NoteError::Unsigned)
-    );
+    assert_eq!(note.verify(&[log.verifier().clone()]), Err(NoteError::Unsigned));
     note.add(log.sign(&text(TEXT))).unwrap();
     assert_eq!(note.verify(&[log.verifier().clone()]).unwrap().len(), 1);
 }
@@ -168,20 +120,10 @@ fn one_wrong_signature_of_a_known_key_refuses_the_note_although_another_is_right
     note.add(witness.sign(&text("another text\n"))).unwrap();
     assert!(note.verify(&[log.verifier().clone()]).is_ok());
     let both = [log.verifier().clone(), witness.verifier().clone()];
-    assert_eq!(
-        note.verify(&both),
-        Err(NoteError::Signature("witness".to_owned()))
-    );
+    assert_eq!(note.verify(&both), Err(NoteError::Signature("witness".to_owned())));
     // A second, wrong line of the same key is not hidden by the first, right one.
-    let twice = format!(
-        "{TEXT}\n{}{}",
-        log.sign(&text(TEXT)),
-        log.sign(&text("another text\n"))
-    );
-    assert_eq!(
-        Note::parse(&twice).unwrap().verify(&both),
-        Err(NoteError::Signature("log".to_owned()))
-    );
+    let twice = format!("{TEXT}\n{}{}", log.sign(&text(TEXT)), log.sign(&text("another text\n")));
+    assert_eq!(Note::parse(&twice).unwrap().verify(&both), Err(NoteError::Signature("log".to_owned())));
 }
 
 #[test]
@@ -190,10 +132,7 @@ fn trusted_keys_that_cannot_be_told_apart_are_an_error_and_the_same_one_twice_is
     let mut other = key("other").verifier().clone();
     (other.name, other.id) = (name("log"), log.verifier().id());
     let note = Note::new(text(TEXT), log.sign(&text(TEXT)));
-    assert_eq!(
-        note.verify(&[log.verifier().clone(), other]),
-        Err(NoteError::Ambiguous("log".to_owned()))
-    );
+    assert_eq!(note.verify(&[log.verifier().clone(), other]), Err(NoteError::Ambiguous("log".to_owned())));
     let twice = [log.verifier().clone(), log.verifier().clone()];
     assert_eq!(note.verify(&twice).unwrap().len(), 1);
 }
@@ -201,8 +140,7 @@ fn trusted_keys_that_cannot_be_told_apart_are_an_error_and_the_same_one_twice_is
 #[test]
 fn a_cosignature_signs_the_message_of_the_specification() {
     let witness = CosigningKey::from_seed(name("witness.example.com/w1"), &[3; 32]).unwrap();
-    let body =
-        "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
+    let body = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
     let line = witness.cosign(&text(body), 1_679_315_147).unwrap();
     let (time, signature) = line.blob.split_first_chunk::<8>().unwrap();
     assert_eq!(u64::from_be_bytes(*time), 1_679_315_147);
@@ -210,9 +148,7 @@ fn a_cosignature_signs_the_message_of_the_specification() {
     let message = "cosignature/v1\ntime 1679315147\nexample.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
     let public = UnparsedPublicKey::new(&ED25519, witness.verifier().public_key());
     assert!(public.verify(message.as_bytes(), signature).is_ok());
-    let verified = Note::new(text(body), line)
-        .verify(&[witness.verifier().clone()])
-        .unwrap();
+    let verified = Note::new(text(body), line).verify(&[witness.verifier().clone()]).unwrap();
     assert_eq!(verified[0].time, Some(1_679_315_147));
 }
 
@@ -224,17 +160,11 @@ fn a_cosignature_holds_for_its_time_only_and_has_another_key_id_than_a_signature
     let mut line = witness.cosign(&text(TEXT), 1000).unwrap();
     line.blob[7] ^= 1;
     let trusted = [witness.verifier().clone()];
-    assert_eq!(
-        Note::new(text(TEXT), line).verify(&trusted),
-        Err(NoteError::Signature("w".to_owned()))
-    );
+    assert_eq!(Note::new(text(TEXT), line).verify(&trusted), Err(NoteError::Signature("w".to_owned())));
     assert!(witness.cosign(&text(TEXT), 1 << 63).is_err());
     let mut short = witness.cosign(&text(TEXT), 1000).unwrap();
     short.blob.truncate(7);
-    assert_eq!(
-        Note::new(text(TEXT), short).verify(&trusted),
-        Err(NoteError::Signature("w".to_owned()))
-    );
+    assert_eq!(Note::new(text(TEXT), short).verify(&trusted), Err(NoteError::Signature("w".to_owned())));
 }
 
 proptest! {

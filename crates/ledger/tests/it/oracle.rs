@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use bailiwick_ledger::export::{self, Directory, Exporter};
 use bailiwick_ledger::note::{KeyKind, Note};
 use bailiwick_ledger::{
-    Checkpoint, Frontier, Origin, SigningKey, TileId, VerifierKey, consistency_proof,
-    inclusion_proof, leaf_hash, verify_consistency, verify_inclusion,
+    Checkpoint, Frontier, Origin, SigningKey, TileId, VerifierKey, consistency_proof, inclusion_proof, leaf_hash, verify_consistency,
+    verify_inclusion,
 };
 use proptest::prelude::*;
 use signed_note::{StandardSigner, StandardVerifier, VerifierList};
@@ -41,10 +41,7 @@ impl TileReader for Files {
 
     fn read_tiles(&self, tiles: &[Tile]) -> Result<Vec<Vec<u8>>, Error> {
         let path = |tile: &Tile| self.0.join(tile.path().replacen("tile/8/", "tile/", 1));
-        tiles
-            .iter()
-            .map(|tile| fs::read(path(tile)).map_err(|_| Error::InvalidTile))
-            .collect()
+        tiles.iter().map(|tile| fs::read(path(tile)).map_err(|_| Error::InvalidTile)).collect()
     }
 
     fn save_tiles(&self, _: &[Tile], _: &[Vec<u8>]) {}
@@ -59,10 +56,7 @@ fn all_theirs(proof: &[bailiwick_ledger::Hash]) -> Vec<Hash> {
 }
 
 fn all_ours(proof: &[Hash]) -> Vec<bailiwick_ledger::Hash> {
-    proof
-        .iter()
-        .map(|hash| bailiwick_ledger::Hash::from_bytes(hash.0))
-        .collect()
+    proof.iter().map(|hash| bailiwick_ledger::Hash::from_bytes(hash.0)).collect()
 }
 
 #[test]
@@ -70,48 +64,26 @@ fn the_oracle_proves_entries_and_growth_from_our_files_as_we_do_and_accepts_our_
     let directory = tempfile::tempdir().unwrap();
     let head = publish(directory.path(), SIZE);
     let files = Files(directory.path().to_owned());
-    let (reader, ours) = (
-        TileHashReader::new(SIZE, theirs(&head.root), &files),
-        Directory::new(directory.path()),
-    );
-    for index in [
-        0, 1, 255, 256, 257, 40_000, 65_535, 65_536, 69_887, 69_888, 69_999,
-    ] {
+    let (reader, ours) = (TileHashReader::new(SIZE, theirs(&head.root), &files), Directory::new(directory.path()));
+    for index in [0, 1, 255, 256, 257, 40_000, 65_535, 65_536, 69_887, 69_888, 69_999] {
         let proof = inclusion_proof(&ours, index, SIZE).unwrap();
         let oracle = tlog_tiles::prove_record(SIZE, index, &reader).unwrap();
         assert_eq!(proof, all_ours(&oracle), "entry {index}");
         let leaf = tlog_tiles::record_hash(&entry(index));
-        assert!(
-            tlog_tiles::check_record(&all_theirs(&proof), SIZE, theirs(&head.root), index, leaf)
-                .is_ok()
-        );
+        assert!(tlog_tiles::check_record(&all_theirs(&proof), SIZE, theirs(&head.root), index, leaf).is_ok());
         let leaf = bailiwick_ledger::Hash::from_bytes(leaf.0);
-        assert_eq!(
-            verify_inclusion(&leaf, index, SIZE, &head.root, &all_ours(&oracle)),
-            Ok(())
-        );
+        assert_eq!(verify_inclusion(&leaf, index, SIZE, &head.root, &all_ours(&oracle)), Ok(()));
     }
-    for old in [
-        1, 2, 255, 256, 257, 4096, 65_535, 65_536, 65_537, 69_999, SIZE,
-    ] {
+    for old in [1, 2, 255, 256, 257, 4096, 65_535, 65_536, 65_537, 69_999, SIZE] {
         let mut frontier = Frontier::new();
         (0..old).for_each(|at| _ = frontier.push(leaf_hash(&entry(at))));
         let old_root = frontier.root();
         let proof = consistency_proof(&ours, old, SIZE).unwrap();
         let oracle = tlog_tiles::prove_tree(SIZE, old, &reader).unwrap();
         assert_eq!(proof, all_ours(&oracle), "old size {old}");
-        let accepted = tlog_tiles::check_tree(
-            &all_theirs(&proof),
-            SIZE,
-            theirs(&head.root),
-            old,
-            theirs(&old_root),
-        );
+        let accepted = tlog_tiles::check_tree(&all_theirs(&proof), SIZE, theirs(&head.root), old, theirs(&old_root));
         assert!(accepted.is_ok());
-        assert_eq!(
-            verify_consistency(old, &old_root, SIZE, &head.root, &all_ours(&oracle)),
-            Ok(())
-        );
+        assert_eq!(verify_consistency(old, &old_root, SIZE, &head.root, &all_ours(&oracle)), Ok(()));
     }
 }
 
@@ -129,9 +101,7 @@ fn the_oracle_refuses_our_files_after_one_flipped_bit() {
     let proves = |index| {
         let leaf = tlog_tiles::record_hash(&entry(index));
         tlog_tiles::prove_record(1000, index, &reader)
-            .and_then(|proof| {
-                tlog_tiles::check_record(&proof, 1000, theirs(&head.root), index, leaf)
-            })
+            .and_then(|proof| tlog_tiles::check_record(&proof, 1000, theirs(&head.root), index, leaf))
             .is_ok()
     };
     assert!(!proves(600));
@@ -148,26 +118,13 @@ fn the_oracle_opens_our_checkpoint_and_we_open_one_that_it_signed() {
     let note = signed_note::Note::from_bytes(text.as_bytes()).unwrap();
     assert_eq!(note.verify(&known).unwrap().0.len(), 1);
     let theirs = tlog_tiles::Checkpoint::from_bytes(note.text()).unwrap();
-    assert_eq!(
-        (theirs.origin(), theirs.size(), theirs.hash().0),
-        (origin().as_str(), 300, *head.root.as_bytes())
-    );
+    assert_eq!((theirs.origin(), theirs.size(), theirs.hash().0), (origin().as_str(), 300, *head.root.as_bytes()));
 
-    let signer = StandardSigner::new(
-        "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz",
-    );
+    let signer = StandardSigner::new("PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz");
     let mut note = signed_note::Note::new(&theirs.to_bytes(), &[]).unwrap();
     note.add_sigs(&[&signer.unwrap()]).unwrap();
-    let log: VerifierKey = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
-        .parse()
-        .unwrap();
-    let opened = Checkpoint::open(
-        &String::from_utf8(note.to_bytes()).unwrap(),
-        &origin(),
-        &log,
-        &[],
-    )
-    .unwrap();
+    let log: VerifierKey = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW".parse().unwrap();
+    let opened = Checkpoint::open(&String::from_utf8(note.to_bytes()).unwrap(), &origin(), &log, &[]).unwrap();
     assert_eq!(opened.checkpoint, head);
 }
 
@@ -178,14 +135,8 @@ fn a_log_published_step_by_step_is_one_log_to_the_oracle() {
     for size in [2, 255, 256, 300, 1024, 3000] {
         let mut exporter = Exporter::resume(directory.path(), &origin(), key().verifier()).unwrap();
         (exporter.size()..size).for_each(|at| exporter.push(&entry(at)).unwrap());
-        let head = Checkpoint {
-            origin: origin(),
-            size,
-            root: exporter.root(),
-        };
-        exporter
-            .finish(&head.sign(&key()).unwrap().to_string())
-            .unwrap();
+        let head = Checkpoint { origin: origin(), size, root: exporter.root() };
+        exporter.finish(&head.sign(&key()).unwrap().to_string()).unwrap();
         heads.push(head);
     }
     let newest = heads.last().unwrap();

@@ -45,7 +45,8 @@ fn an_unknown_attribute_shows_the_place_and_a_guess() {
 #[test]
 fn a_wrong_type_shows_the_place() {
     insta::assert_snapshot!(
-        refused("@id(\"x\")\npermit (principal, action == Action::\"shop.refund_order\", resource)\nwhen { context.input.cents < \"5\" };\n").render()
+        refused("@id(\"x\")\npermit (principal, action == Action::\"shop.refund_order\", resource)\nwhen { context.input.cents < \"5\" };\n")
+            .render()
     );
 }
 

@@ -98,12 +98,20 @@ fn numbers_are_compared_exactly() {
         with(vec![tool("bank.pay", Effect::Transfer, schema)]),
         r#"@id("x") permit (principal, action == Action::"bank.pay", resource) when { context.input.amount.lessThanOrEqual(decimal("100.5")) };"#,
     );
-    let ask = |amount: &str| {
-        word(&Ask { effect: Effect::Transfer, ..Ask::new("low", "bank.pay", &format!(r#"{{"amount":{amount}}}"#)) }.of(&engine, &[]))
-    };
-    for (amount, expected) in [("100", "permit"), ("100.5", "permit"), ("100.50000", "permit"), ("100.5001", "silent"), ("-0.5", "permit"),
-        ("101", "silent"), ("100.50001", "error"), ("1e2", "error"), ("\"100\"", "error"), ("99999999999999999999", "error")]
-    {
+    let ask =
+        |amount: &str| word(&Ask { effect: Effect::Transfer, ..Ask::new("low", "bank.pay", &format!(r#"{{"amount":{amount}}}"#)) }.of(&engine, &[]));
+    for (amount, expected) in [
+        ("100", "permit"),
+        ("100.5", "permit"),
+        ("100.50000", "permit"),
+        ("100.5001", "silent"),
+        ("-0.5", "permit"),
+        ("101", "silent"),
+        ("100.50001", "error"),
+        ("1e2", "error"),
+        ("\"100\"", "error"),
+        ("99999999999999999999", "error"),
+    ] {
         assert_eq!(ask(amount), expected, "{amount}");
     }
 }
@@ -111,10 +119,25 @@ fn numbers_are_compared_exactly() {
 fn json() -> impl Strategy<Value = serde_json::Value> {
     use serde_json::{Value, json};
     let word = prop::sample::select(vec![
-        "string", "integer", "number", "boolean", "array", "object", "null", "type", "properties", "items", "anyOf", "enum", "required", "#/properties/a", "a",
+        "string",
+        "integer",
+        "number",
+        "boolean",
+        "array",
+        "object",
+        "null",
+        "type",
+        "properties",
+        "items",
+        "anyOf",
+        "enum",
+        "required",
+        "#/properties/a",
+        "a",
     ]);
     let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from), word.prop_map(|w| json!(w))];
-    let key = prop::sample::select(vec!["type", "properties", "items", "anyOf", "oneOf", "allOf", "enum", "const", "$ref", "required", "a", "$x-y", "in"]);
+    let key =
+        prop::sample::select(vec!["type", "properties", "items", "anyOf", "oneOf", "allOf", "enum", "const", "$ref", "required", "a", "$x-y", "in"]);
     leaf.prop_recursive(5, 40, 6, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),

@@ -69,7 +69,9 @@ fn conditions_on_a_call_are_taken_as_if_they_could_hold() {
 #[test]
 fn a_forbid_that_depends_on_the_call_does_not_narrow() {
     let text = |condition: &str| {
-        format!(r#"@id("all") permit (principal, action, resource); @id("no") forbid (principal, action == Action::"shop.refund_order", resource) {condition};"#)
+        format!(
+            r#"@id("all") permit (principal, action, resource); @id("no") forbid (principal, action == Action::"shop.refund_order", resource) {condition};"#
+        )
     };
     let ask = |condition: &str| word(&possible(&engine(&text(condition)), "low", "shop.refund_order", &["ana"]));
     assert_eq!(ask("when { context.input.cents > 5 }"), "free");

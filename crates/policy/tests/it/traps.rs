@@ -94,11 +94,18 @@ fn an_argument_of_the_wrong_type_denies() {
         let arguments = format!(r#"{{"order":"7","cents":{bad}}}"#);
         assert_error(&Ask::new("low", "shop.refund_order", &arguments).of(&cents, &[]), "`cents`");
     }
-    for (argument, bad) in [("rate", "0.00001"), ("rate", "1e1"), ("rate", "922337203685477.5808"), ("express", r#""true""#), ("tags", r#"["a",1]"#),
-        ("tags", r#""a""#), ("order", "7")]
-    {
+    for (argument, bad) in [
+        ("rate", "0.00001"),
+        ("rate", "1e1"),
+        ("rate", "922337203685477.5808"),
+        ("express", r#""true""#),
+        ("tags", r#"["a",1]"#),
+        ("tags", r#""a""#),
+        ("order", "7"),
+    ] {
         let engine = refund(&format!("context.input has {argument} && context.input.{argument} == context.input.{argument} && false"));
-        let arguments = if argument == "order" { format!(r#"{{"order":{bad},"cents":1}}"#) } else { format!(r#"{{"order":"7","cents":1,"{argument}":{bad}}}"#) };
+        let arguments =
+            if argument == "order" { format!(r#"{{"order":{bad},"cents":1}}"#) } else { format!(r#"{{"order":"7","cents":1,"{argument}":{bad}}}"#) };
         assert_error(&Ask::new("low", "shop.refund_order", &arguments).of(&engine, &[]), &format!("`{argument}`"));
     }
 }
@@ -158,9 +165,8 @@ fn arguments_that_are_no_object_deny_where_policy_reads_them() {
 
 #[test]
 fn the_same_task_with_other_facts_is_not_answered_from_memory() {
-    let engine = engine(
-        r#"@id("near") permit (principal, action, resource) when { principal.depth < 2 && principal.purpose == "answers a customer" };"#,
-    );
+    let engine =
+        engine(r#"@id("near") permit (principal, action, resource) when { principal.depth < 2 && principal.purpose == "answers a customer" };"#);
     let ask = Ask::new("low", "shop.show_order", "{}");
     assert_eq!(word(&ask.of(&engine, &[])), "permit");
     assert_eq!(word(&Ask { depth: 2, ..ask.clone() }.of(&engine, &[])), "silent");
@@ -180,7 +186,8 @@ fn a_claimed_model_is_there_only_if_it_was_claimed() {
 
 #[test]
 fn policies_may_name_people_and_agents_who_are_not_in_the_call() {
-    let engine = engine(r#"@id("x") permit (principal, action, resource) when { Person::"ben".roles.contains("approver") && Agent::"high".risk == 3 };"#);
+    let engine =
+        engine(r#"@id("x") permit (principal, action, resource) when { Person::"ben".roles.contains("approver") && Agent::"high".risk == 3 };"#);
     assert_eq!(word(&Ask::new("low", "shop.show_order", "{}").of(&engine, &[])), "permit");
 }
 

@@ -48,12 +48,7 @@ pub(crate) fn world() -> World {
             agent("high", RiskTier::High, true),
             agent("suspended", RiskTier::Low, false),
         ],
-        people: vec![
-            someone("olga", &[Role::Owner]),
-            someone("ana", &[Role::Approver]),
-            someone("ben", &[Role::Approver]),
-            someone("sam", &[]),
-        ],
+        people: vec![someone("olga", &[Role::Owner]), someone("ana", &[Role::Approver]), someone("ben", &[Role::Approver]), someone("sam", &[])],
         tools: vec![
             tool("shop.show_order", Effect::Read, r#"{"type":"object","properties":{"order":{"type":"string"}},"required":["order"]}"#),
             tool("shop.comment_ticket", Effect::Influence, r#"{"properties":{"ticket":{"type":"string"},"text":{"type":"string"}}}"#),

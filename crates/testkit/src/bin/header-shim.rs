@@ -29,28 +29,17 @@ struct Shim {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let flags = Flags::from_env(&["--listen", "--target", "--header"])?;
-    let shim = Arc::new(Shim {
-        target: flags.required("--target")?,
-        headers: headers(flags.all("--header"))?,
-    });
+    let shim = Arc::new(Shim { target: flags.required("--target")?, headers: headers(flags.all("--header"))? });
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, flags.required("--listen")?)).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         let shim = Arc::clone(&shim);
         let service = service_fn(move |request| {
             let shim = Arc::clone(&shim);
-            async move {
-                Ok::<_, Infallible>(
-                    shim.pass(request)
-                        .await
-                        .unwrap_or_else(|error| bad_gateway(&error)),
-                )
-            }
+            async move { Ok::<_, Infallible>(shim.pass(request).await.unwrap_or_else(|error| bad_gateway(&error))) }
         });
         // A connection that ends in an error is the peer's affair: the next one is served all the same.
-        tokio::spawn(
-            server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
-        );
+        tokio::spawn(server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
 
@@ -81,13 +70,8 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) {
 fn headers<'a>(lines: impl Iterator<Item = &'a str>) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for line in lines {
-        let (name, value) = line
-            .split_once(':')
-            .context("`--header` wants `Name: value`")?;
-        headers.insert(
-            HeaderName::try_from(name.trim())?,
-            HeaderValue::try_from(value.trim())?,
-        );
+        let (name, value) = line.split_once(':').context("`--header` wants `Name: value`")?;
+        headers.insert(HeaderName::try_from(name.trim())?, HeaderValue::try_from(value.trim())?);
     }
     Ok(headers)
 }

@@ -89,20 +89,12 @@ struct Put {
 fn main() -> Result<()> {
     let flags = Flags::from_env(&["--port", "--threads", "--token"])?;
     let runtime = match flags.optional::<usize>("--threads")? {
-        None | Some(0 | 1) => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?,
-        Some(threads) => tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .enable_all()
-            .build()?,
+        None | Some(0 | 1) => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+        Some(threads) => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?,
     };
     let token = flags.optional::<String>("--token")?;
     let authorization = token.map(|token| format!("Bearer {token}"));
-    let fixture = Fixture {
-        authorization,
-        counts: Counts::default(),
-    };
+    let fixture = Fixture { authorization, counts: Counts::default() };
     runtime.block_on(serve(flags.required("--port")?, Arc::new(fixture)))
 }
 
@@ -116,11 +108,7 @@ async fn serve(port: u16, fixture: Arc<Fixture>) -> Result<()> {
             let fixture = Arc::clone(&fixture);
             async move { Ok::<_, Infallible>(answer(request, &fixture).await) }
         });
-        tokio::spawn(
-            server::conn::http1::Builder::new()
-                .pipeline_flush(true)
-                .serve_connection(TokioIo::new(stream), service),
-        );
+        tokio::spawn(server::conn::http1::Builder::new().pipeline_flush(true).serve_connection(TokioIo::new(stream), service));
     }
 }
 
@@ -128,27 +116,19 @@ async fn answer(request: Request<Incoming>, fixture: &Fixture) -> Response<Full<
     let counts = &fixture.counts;
     if request.method() == Method::POST
         && let Some(wanted) = &fixture.authorization
-        && request
-            .headers()
-            .get(AUTHORIZATION)
-            .is_none_or(|given| given != wanted)
+        && request.headers().get(AUTHORIZATION).is_none_or(|given| given != wanted)
     {
         return json(StatusCode::UNAUTHORIZED, String::new());
     }
     match (request.method(), request.uri().path()) {
-        (&Method::POST, _) => match Limited::new(request.into_body(), BODY_BYTES_MAX)
-            .collect()
-            .await
-        {
+        (&Method::POST, _) => match Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await {
             Ok(body) => reply_to(&body.to_bytes(), counts),
             Err(_) => json(StatusCode::PAYLOAD_TOO_LARGE, String::new()),
         },
         (&Method::GET, "/counts") => json(StatusCode::OK, counts.to_json()),
         _ => {
             let mut reply = json(StatusCode::METHOD_NOT_ALLOWED, String::new());
-            reply
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("POST"));
+            reply.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             reply
         }
     }
@@ -156,42 +136,25 @@ async fn answer(request: Request<Incoming>, fixture: &Fixture) -> Response<Full<
 
 fn reply_to(body: &[u8], counts: &Counts) -> Response<Full<Bytes>> {
     let Ok(message) = serde_json::from_slice::<Message<'_>>(body) else {
-        return json(
-            StatusCode::BAD_REQUEST,
-            error("null", -32700, "not a request"),
-        );
+        return json(StatusCode::BAD_REQUEST, error("null", -32700, "not a request"));
     };
     let Some(id) = message.id.map(RawValue::get) else {
         return json(StatusCode::ACCEPTED, String::new());
     };
     let params = message.params.as_ref();
-    let modern = params
-        .and_then(|params| params.meta.as_ref())
-        .is_some_and(|meta| meta.protocol_version.is_some());
+    let modern = params.and_then(|params| params.meta.as_ref()).is_some_and(|meta| meta.protocol_version.is_some());
     let result = match message.method.as_str() {
         "tools/call" => return call(id, modern, params, counts),
-        "tools/list" => format!(
-            r#""tools":{TOOLS}{}"#,
-            if modern { MODERN_PRIVATE } else { "" }
-        ),
+        "tools/list" => format!(r#""tools":{TOOLS}{}"#, if modern { MODERN_PRIVATE } else { "" }),
         "server/discover" if modern => {
-            format!(
-                r#""supportedVersions":["2026-07-28"],"capabilities":{{"tools":{{}}}}{MODERN_PRIVATE}"#
-            )
+            format!(r#""supportedVersions":["2026-07-28"],"capabilities":{{"tools":{{}}}}{MODERN_PRIVATE}"#)
         }
         "initialize" if !modern => initialize(params),
         "ping" if !modern => {
-            return json(
-                StatusCode::OK,
-                format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#),
-            );
+            return json(StatusCode::OK, format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#));
         }
         _ => {
-            let status = if modern {
-                StatusCode::NOT_FOUND
-            } else {
-                StatusCode::OK
-            };
+            let status = if modern { StatusCode::NOT_FOUND } else { StatusCode::OK };
             return json(status, error(id, -32601, "Method not found"));
         }
     };
@@ -201,26 +164,13 @@ fn reply_to(body: &[u8], counts: &Counts) -> Response<Full<Bytes>> {
 /// Legacy negotiation: the client's version where it is one of ours, else our latest legacy one.
 fn initialize(params: Option<&Params<'_>>) -> String {
     let asked = params.and_then(|params| params.protocol_version.as_deref());
-    let version = asked
-        .filter(|asked| ["2025-03-26", "2025-06-18", "2025-11-25"].contains(asked))
-        .unwrap_or("2025-11-25");
-    format!(
-        r#""protocolVersion":"{version}","capabilities":{{"tools":{{}}}},"serverInfo":{{"name":"mcp-fixture-echo","version":"1"}}"#
-    )
+    let version = asked.filter(|asked| ["2025-03-26", "2025-06-18", "2025-11-25"].contains(asked)).unwrap_or("2025-11-25");
+    format!(r#""protocolVersion":"{version}","capabilities":{{"tools":{{}}}},"serverInfo":{{"name":"mcp-fixture-echo","version":"1"}}"#)
 }
 
-fn call(
-    id: &str,
-    modern: bool,
-    params: Option<&Params<'_>>,
-    counts: &Counts,
-) -> Response<Full<Bytes>> {
-    let name = params
-        .and_then(|params| params.name.as_deref())
-        .unwrap_or_default();
-    let arguments = params
-        .and_then(|params| params.arguments)
-        .map_or("{}", RawValue::get);
+fn call(id: &str, modern: bool, params: Option<&Params<'_>>, counts: &Counts) -> Response<Full<Bytes>> {
+    let name = params.and_then(|params| params.name.as_deref()).unwrap_or_default();
+    let arguments = params.and_then(|params| params.arguments).map_or("{}", RawValue::get);
     let text = match name {
         "echo" => match serde_json::from_str::<Echo<'_>>(arguments) {
             Ok(echo) => {
@@ -232,12 +182,7 @@ fn call(
         "put" => match serde_json::from_str::<Put>(arguments) {
             Ok(put) => {
                 counts.put.fetch_add(1, Ordering::Relaxed);
-                *counts
-                    .keys
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .entry(put.key)
-                    .or_default() += 1;
+                *counts.keys.lock().unwrap_or_else(PoisonError::into_inner).entry(put.key).or_default() += 1;
                 r#""stored""#.to_owned()
             }
             Err(_) => return json(StatusCode::OK, error(id, -32602, "put wants key and value")),
@@ -250,11 +195,7 @@ fn call(
 
 impl Counts {
     fn to_json(&self) -> String {
-        let keys = self
-            .keys
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
         serde_json::json!({
             "echo": self.echo.load(Ordering::Relaxed),
             "put": self.put.load(Ordering::Relaxed),
@@ -265,10 +206,7 @@ impl Counts {
 }
 
 fn success(id: &str, members: &str, modern: bool) -> String {
-    format!(
-        r#"{{"jsonrpc":"2.0","id":{id},"result":{{{members}{}}}}}"#,
-        if modern { MODERN } else { "" }
-    )
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{{members}{}}}}}"#, if modern { MODERN } else { "" })
 }
 
 fn error(id: &str, code: i32, message: &str) -> String {
@@ -278,8 +216,6 @@ fn error(id: &str, code: i32, message: &str) -> String {
 fn json(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut reply = Response::new(Full::from(body));
     *reply.status_mut() = status;
-    reply
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
 }

@@ -22,17 +22,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-const FLAGS: [&str; 9] = [
-    "--port",
-    "--path",
-    "--tool",
-    "--kind",
-    "--connections",
-    "--seconds",
-    "--warm-up",
-    "--token-file",
-    "--watch",
-];
+const FLAGS: [&str; 9] = ["--port", "--path", "--tool", "--kind", "--connections", "--seconds", "--warm-up", "--token-file", "--watch"];
 const CONNECTIONS_MAX: u64 = 300;
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// As much of a wrong answer is shown.
@@ -46,9 +36,7 @@ const ID_DIGITS: usize = 10;
 
 fn main() -> Result<()> {
     let plan = Plan::from_flags(&Flags::from_env(&FLAGS)?)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let summary = runtime.block_on(run(plan))?;
     writeln!(stdout(), "{summary}")?;
     Ok(())
@@ -78,20 +66,13 @@ enum Kind {
 
 impl Plan {
     fn from_flags(flags: &Flags) -> Result<Self> {
-        let seconds = |flag, default| -> Result<Duration> {
-            Ok(Duration::try_from_secs_f64(
-                flags.optional(flag)?.unwrap_or(default),
-            )?)
-        };
+        let seconds = |flag, default| -> Result<Duration> { Ok(Duration::try_from_secs_f64(flags.optional(flag)?.unwrap_or(default))?) };
         let token = flags
             .optional::<String>("--token-file")?
             .map(|file| fs::read_to_string(&file).with_context(|| format!("cannot read `{file}`")))
             .transpose()?;
         let connections = flags.optional("--connections")?.unwrap_or(1);
-        ensure!(
-            (1..=CONNECTIONS_MAX).contains(&connections),
-            "`--connections` is 1 to {CONNECTIONS_MAX}"
-        );
+        ensure!((1..=CONNECTIONS_MAX).contains(&connections), "`--connections` is 1 to {CONNECTIONS_MAX}");
         Ok(Self {
             port: flags.required("--port")?,
             path: flags.optional("--path")?.unwrap_or("/mcp".to_owned()),
@@ -105,10 +86,7 @@ impl Plan {
             connections,
             warm_up: seconds("--warm-up", 0.3)?,
             window: seconds("--seconds", 2.0)?,
-            watched: flags
-                .all("--watch")
-                .map(watched)
-                .collect::<Result<Vec<_>>>()?,
+            watched: flags.all("--watch").map(watched).collect::<Result<Vec<_>>>()?,
         })
     }
 }
@@ -128,12 +106,7 @@ async fn run(plan: Plan) -> Result<Value> {
     for number in 0..plan.connections {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, plan.port)).await?;
         stream.set_nodelay(true)?;
-        let caller = Caller {
-            stream,
-            request: Request::new(&plan, number),
-            answer: Answer::new(plan.kind),
-            buffer: vec![0; ANSWER_BYTES_MAX],
-        };
+        let caller = Caller { stream, request: Request::new(&plan, number), answer: Answer::new(plan.kind), buffer: vec![0; ANSWER_BYTES_MAX] };
         callers.push(tokio::spawn(caller.run(number, Arc::clone(&phase))));
     }
     tokio::time::sleep(plan.warm_up).await;
@@ -188,17 +161,10 @@ impl Caller {
         let mut frame = None;
         loop {
             let free = self.buffer.get_mut(filled..).unwrap_or_default();
-            ensure!(
-                !free.is_empty(),
-                "an answer is longer than {ANSWER_BYTES_MAX} bytes"
-            );
+            ensure!(!free.is_empty(), "an answer is longer than {ANSWER_BYTES_MAX} bytes");
             let read = self.stream.read(free).await?;
             let bytes = self.buffer.get(..filled + read).unwrap_or_default();
-            ensure!(
-                read > 0,
-                "the server closed a connection: {}",
-                String::from_utf8_lossy(bytes)
-            );
+            ensure!(read > 0, "the server closed a connection: {}", String::from_utf8_lossy(bytes));
             filled += read;
             if frame.is_none() {
                 frame = Frame::parse(bytes)?;
@@ -237,11 +203,7 @@ impl Frame {
                 format!("an answer has no content-length:\n{head}")
             })?;
         let body = header + 4;
-        Ok(Some(Self {
-            ok: head.starts_with(b"HTTP/1.1 200"),
-            body,
-            end: body.saturating_add(length),
-        }))
+        Ok(Some(Self { ok: head.starts_with(b"HTTP/1.1 200"), body, end: body.saturating_add(length) }))
     }
 }
 
@@ -279,9 +241,7 @@ impl Request {
         };
         let body = body(BODY_BYTES.saturating_sub(body(0).len()));
         let token = plan.token.as_ref();
-        let authorization = token.map_or_else(String::new, |token| {
-            format!("Authorization: Bearer {token}\r\n")
-        });
+        let authorization = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
         let request = format!(
             "POST {} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n{authorization}Content-Type: application/json\r\nAccept: application/json, \
              text/event-stream\r\nMCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: {}\r\nContent-Length: {}\r\n\r\n{body}",
@@ -292,10 +252,7 @@ impl Request {
         );
         let header = request.len() - body.len();
         let bytes = request.into_bytes();
-        Self {
-            ids: places(&bytes, header, &digits(id)),
-            bytes,
-        }
+        Self { ids: places(&bytes, header, &digits(id)), bytes }
     }
 
     fn set_id(&mut self, digits: &[u8; ID_DIGITS]) {
@@ -321,11 +278,7 @@ enum Verdict {
 
 impl Answer {
     const fn new(kind: Kind) -> Self {
-        Self {
-            kind,
-            body: Vec::new(),
-            ids: Vec::new(),
-        }
+        Self { kind, body: Vec::new(), ids: Vec::new() }
     }
 
     fn check(&mut self, frame: &Frame, bytes: &[u8], digits: &[u8; ID_DIGITS]) -> Verdict {
@@ -348,10 +301,7 @@ impl Answer {
             return false;
         };
         let id = answer.get("id").map(Value::to_string);
-        let text = answer
-            .pointer("/result/content/0/text")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let text = answer.pointer("/result/content/0/text").and_then(Value::as_str).unwrap_or_default();
         let failed = answer.pointer("/result/isError") == Some(&Value::Bool(true));
         id.is_some_and(|id| id.as_bytes() == digits)
             && !failed
@@ -404,16 +354,10 @@ impl Tally {
         let microseconds = |share: f64| {
             let rank = (self.latencies.len() as f64 * share) as usize;
             let last = self.latencies.len().saturating_sub(1);
-            self.latencies
-                .get(rank.min(last))
-                .map(|nanoseconds| f64::from(*nanoseconds) / 1e3)
+            self.latencies.get(rank.min(last)).map(|nanoseconds| f64::from(*nanoseconds) / 1e3)
         };
         let calls = self.latencies.len();
-        let cpu: BTreeMap<&str, f64> = after
-            .iter()
-            .zip(before.values())
-            .map(|((name, after), before)| (name.as_str(), after - before))
-            .collect();
+        let cpu: BTreeMap<&str, f64> = after.iter().zip(before.values()).map(|((name, after), before)| (name.as_str(), after - before)).collect();
         json!({
             "sent": self.sent,
             "calls": calls,
@@ -434,15 +378,8 @@ impl Tally {
 type CpuTimes = BTreeMap<String, f64>;
 
 fn cpu(watched: &[(String, u32)]) -> Result<CpuTimes> {
-    let others = watched
-        .iter()
-        .map(|(name, pid)| Ok((name.clone(), cpu_seconds(&pid.to_string())?)));
-    others
-        .chain([
-            Ok(("client".to_owned(), cpu_seconds("self")?)),
-            Ok(("machine".to_owned(), machine_cpu_seconds()?)),
-        ])
-        .collect()
+    let others = watched.iter().map(|(name, pid)| Ok((name.clone(), cpu_seconds(&pid.to_string())?)));
+    others.chain([Ok(("client".to_owned(), cpu_seconds("self")?)), Ok(("machine".to_owned(), machine_cpu_seconds()?))]).collect()
 }
 
 /// `USER_HZ`, which Linux shows to programs on every architecture that this project builds for.
@@ -466,17 +403,9 @@ fn machine_cpu_seconds() -> Result<f64> {
 
 /// User and system time of a process with all its threads, ended ones too: fields 14 and 15 of proc_pid_stat(5), of which the second may hold spaces.
 fn cpu_seconds(pid: &str) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
-        .with_context(|| format!("process {pid} is gone"))?;
-    let (_, fields) = stat
-        .rsplit_once(')')
-        .context("no name in a process's stat")?;
-    let ticks = fields
-        .split_ascii_whitespace()
-        .skip(11)
-        .take(2)
-        .map(str::parse::<u64>)
-        .sum::<Result<u64, _>>()?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
+    let (_, fields) = stat.rsplit_once(')').context("no name in a process's stat")?;
+    let ticks = fields.split_ascii_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
     Ok(ticks as f64 / TICKS_PER_SECOND)
 }
 
@@ -492,13 +421,7 @@ fn digits(id: u64) -> [u8; ID_DIGITS] {
 
 /// Where the digits stand in the bytes, from an offset on.
 fn places(bytes: &[u8], from: usize, digits: &[u8; ID_DIGITS]) -> Vec<usize> {
-    bytes
-        .windows(ID_DIGITS)
-        .enumerate()
-        .skip(from)
-        .filter(|(_, window)| window == digits)
-        .map(|(place, _)| place)
-        .collect()
+    bytes.windows(ID_DIGITS).enumerate().skip(from).filter(|(_, window)| window == digits).map(|(place, _)| place).collect()
 }
 
 fn put(bytes: &mut [u8], places: &[usize], digits: &[u8; ID_DIGITS]) {
@@ -534,19 +457,11 @@ mod tests {
     }
 
     fn http(status: u16, body: &str) -> String {
-        format!(
-            "HTTP/1.1 {status} X\r\nDate: today\r\ncontent-LENGTH: {}\r\n\r\n{body}",
-            body.len()
-        )
+        format!("HTTP/1.1 {status} X\r\nDate: today\r\ncontent-LENGTH: {}\r\n\r\n{body}", body.len())
     }
 
     fn echoed(id: u64, text: u64) -> String {
-        http(
-            200,
-            &format!(
-                r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"{text} and more"}}],"isError":false}}}}"#
-            ),
-        )
+        http(200, &format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"{text} and more"}}],"isError":false}}}}"#))
     }
 
     #[test]
@@ -571,14 +486,8 @@ mod tests {
     fn an_answer_is_right_only_if_status_id_and_text_are_those_of_its_request() {
         let (one, two) = (1_000_000_001, 1_000_000_002);
         let mut answer = Answer::new(Kind::Echo);
-        assert!(matches!(
-            check(&mut answer, one, &echoed(one, one)),
-            Verdict::RightAndRead
-        ));
-        assert!(matches!(
-            check(&mut answer, two, &echoed(two, two)),
-            Verdict::Right
-        ));
+        assert!(matches!(check(&mut answer, one, &echoed(one, one)), Verdict::RightAndRead));
+        assert!(matches!(check(&mut answer, two, &echoed(two, two)), Verdict::Right));
         for wrong in [
             echoed(one, one),
             echoed(two, one),
@@ -591,10 +500,7 @@ mod tests {
             let verdict = check(&mut answer, two, &wrong);
             assert!(matches!(verdict, Verdict::Wrong(_)), "{wrong}");
         }
-        assert!(matches!(
-            check(&mut answer, two, &echoed(two, two)),
-            Verdict::Right
-        ));
+        assert!(matches!(check(&mut answer, two, &echoed(two, two)), Verdict::Right));
     }
 
     #[test]
@@ -607,11 +513,7 @@ mod tests {
     #[test]
     fn wrong_answers_are_counted_and_measured_nowhere() {
         let mut tally = Tally::default();
-        tally.count(
-            Verdict::Wrong("no".to_owned()),
-            Duration::from_micros(1),
-            true,
-        );
+        tally.count(Verdict::Wrong("no".to_owned()), Duration::from_micros(1), true);
         for microseconds in 1..=100 {
             tally.count(Verdict::Right, Duration::from_micros(microseconds), true);
         }

@@ -8,12 +8,7 @@ use bailiwick_testkit::{Child, Client, ClientCall, Era, Scratch, free_port};
 const TOKEN: &str = "only-for-this-test";
 
 /// Clients that answer what a server asks in the middle of a call.
-const ANSWERING: [Client; 4] = [
-    Client::PythonMcp,
-    Client::FastMcp,
-    Client::TypeScriptV2,
-    Client::Rmcp,
-];
+const ANSWERING: [Client; 4] = [Client::PythonMcp, Client::FastMcp, Client::TypeScriptV2, Client::Rmcp];
 
 fn answer_with(clients: &[Client], era: Era, tool: &str, expected: &str) {
     let scratch = Scratch::new("bailiwick-clients").unwrap();
@@ -24,14 +19,7 @@ fn answer_with(clients: &[Client], era: Era, tool: &str, expected: &str) {
     server.wait_for_port(port, Duration::from_secs(30)).unwrap();
     let url = format!("http://127.0.0.1:{port}/mcp");
     for client in clients {
-        let call = ClientCall {
-            url: &url,
-            token: "",
-            tool,
-            arguments: r#"{"message":"?"}"#,
-            era,
-            elicits: true,
-        };
+        let call = ClientCall { url: &url, token: "", tool, arguments: r#"{"message":"?"}"#, era, elicits: true };
         let report = client.call(&call).unwrap();
         assert_eq!(report.result_text, expected, "{report:?}");
         assert!(!report.is_error && !report.raised, "{report:?}");
@@ -48,14 +36,7 @@ fn call_with_every_client(era: Era) {
     let url = format!("http://127.0.0.1:{port}/mcp");
     let arguments = r#"{"text":"grüße \"1\" $HOME"}"#;
     for client in Client::ALL {
-        let call = ClientCall {
-            url: &url,
-            token: TOKEN,
-            tool: "echo",
-            arguments,
-            era,
-            elicits: false,
-        };
+        let call = ClientCall { url: &url, token: TOKEN, tool: "echo", arguments, era, elicits: false };
         let report = client.call(&call).unwrap();
         assert_eq!(report.tools, ["echo", "put"], "{report:?}");
         assert_eq!(report.result_text, "grüße \"1\" $HOME", "{report:?}");
@@ -65,12 +46,7 @@ fn call_with_every_client(era: Era) {
             let modern = version == "2026-07-28";
             assert_eq!(modern, era == Era::Auto && !legacy_only, "{report:?}");
         }
-        let refused = client
-            .call(&ClientCall {
-                token: "wrong",
-                ..call
-            })
-            .unwrap();
+        let refused = client.call(&ClientCall { token: "wrong", ..call }).unwrap();
         assert!(refused.raised, "{refused:?}");
     }
 }
@@ -99,10 +75,5 @@ fn clients_that_elicit_finish_a_call_of_two_rounds() {
 fn clients_that_elicit_answer_in_the_middle_of_a_legacy_call() {
     let expected = "User response: action=accept, content={}";
     answer_with(&ANSWERING, Era::Legacy, "test_elicitation", expected);
-    answer_with(
-        &[Client::TypeScriptV1],
-        Era::Legacy,
-        "test_elicitation",
-        expected,
-    );
+    answer_with(&[Client::TypeScriptV1], Era::Legacy, "test_elicitation", expected);
 }

@@ -8,13 +8,7 @@ use serde_json::{Value, json};
 
 /// The names of the tools that a server lists after the legacy handshake, which all of them know.
 fn tools_of(server: &StdioServer) -> Vec<String> {
-    let mut child = server
-        .command()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = server.command().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut ask = |message: Value| {
@@ -36,12 +30,7 @@ fn tools_of(server: &StdioServer) -> Vec<String> {
     let listed = ask(json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list"})).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    listed["result"]["tools"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|tool| tool["name"].as_str().unwrap().to_owned())
-        .collect()
+    listed["result"]["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -49,15 +38,7 @@ fn tools_of(server: &StdioServer) -> Vec<String> {
 fn every_third_party_server_starts_and_lists_its_tools() {
     let scratch = Scratch::new("bailiwick-servers").unwrap();
     let repository = scratch.path().join("repository");
-    assert!(
-        Command::new("git")
-            .arg("init")
-            .arg("--quiet")
-            .arg(&repository)
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("git").arg("init").arg("--quiet").arg(&repository).status().unwrap().success());
     let database = scratch.write("shop.sqlite", "").unwrap();
     for (server, tool) in [
         (StdioServer::filesystem(scratch.path()), "write_file"),
@@ -67,9 +48,6 @@ fn every_third_party_server_starts_and_lists_its_tools() {
         (StdioServer::time(), "convert_time"),
     ] {
         let tools = tools_of(&server);
-        assert!(
-            tools.iter().any(|name| name == tool),
-            "{server:?}: {tools:?}"
-        );
+        assert!(tools.iter().any(|name| name == tool), "{server:?}: {tools:?}");
     }
 }

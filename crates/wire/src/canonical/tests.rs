@@ -7,10 +7,7 @@ use crate::json::Limits;
 
 fn form(text: &str) -> (String, bool) {
     let mut out = Vec::new();
-    let seen = canonical(
-        Raw::parse(text.as_bytes(), &Limits::REPLY).unwrap(),
-        &mut out,
-    );
+    let seen = canonical(Raw::parse(text.as_bytes(), &Limits::REPLY).unwrap(), &mut out);
     (String::from_utf8(out).unwrap(), seen.lossy_numbers)
 }
 
@@ -30,11 +27,8 @@ fn rfc_8785_section_3_2_3_keys_sort_by_utf_16_code_units() {
     let text = r#"{"\u20ac":"Euro Sign","\r":"Carriage Return","\ufb33":"Hebrew Letter Dalet With Dagesh","1":"One",
         "\ud83d\ude00":"Emoji: Grinning Face","\u0080":"Control","\u00f6":"Latin Small Letter O With Diaeresis"}"#;
     let (out, _) = form(text);
-    let values: Vec<_> = Raw::parse(out.as_bytes(), &Limits::REPLY)
-        .unwrap()
-        .members()
-        .map(|(_, value)| value.string().unwrap().into_owned())
-        .collect();
+    let values: Vec<_> =
+        Raw::parse(out.as_bytes(), &Limits::REPLY).unwrap().members().map(|(_, value)| value.string().unwrap().into_owned()).collect();
     assert_eq!(
         values,
         [
@@ -79,11 +73,7 @@ fn rfc_8785_appendix_b_numbers() {
     ] {
         // The literal that Rust writes for the float has the same value and mostly another spelling.
         // Of two shortest spellings (the last float lies midway) only ECMAScript's is left unmarked.
-        let literal = if bits == 0x43143ff3c1cb0959 {
-            expected.into()
-        } else {
-            format!("{:e}", f64::from_bits(bits))
-        };
+        let literal = if bits == 0x43143ff3c1cb0959 { expected.into() } else { format!("{:e}", f64::from_bits(bits)) };
         assert_eq!(form(&literal), (expected.to_owned(), false), "{bits:x}");
     }
 }
@@ -101,10 +91,7 @@ fn numbers_that_a_float_would_change_keep_their_text_and_are_marked() {
         "1e-400",
     ] {
         assert_eq!(form(literal), (literal.to_owned(), true), "{literal}");
-        assert!(
-            form(&format!("{{\"a\":[{{\"b\":{literal}}}]}}")).1,
-            "{literal}"
-        );
+        assert!(form(&format!("{{\"a\":[{{\"b\":{literal}}}]}}")).1, "{literal}");
     }
     for (literal, expected) in [
         ("9007199254740992", "9007199254740992"),
@@ -126,9 +113,7 @@ fn respell(value: &serde_json::Value, seed: u64, out: &mut String) {
         out.push('"');
         for (index, char) in text.chars().enumerate() {
             if (seed >> (index % 60)) & 1 == 1 || matches!(char, '"' | '\\' | '\0'..='\x1f') {
-                char.encode_utf16(&mut [0; 2])
-                    .iter()
-                    .for_each(|unit| out.push_str(&format!("\\u{unit:04X}")));
+                char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04X}")));
             } else {
                 out.push(char);
             }

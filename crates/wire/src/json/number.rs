@@ -20,18 +20,9 @@ impl<'a> Decimal<'a> {
         };
         let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let exponent = exponent.parse().unwrap_or(if exponent.starts_with('-') {
-            FAR_BELOW
-        } else {
-            FAR_ABOVE
-        });
+        let exponent = exponent.parse().unwrap_or(if exponent.starts_with('-') { FAR_BELOW } else { FAR_ABOVE });
         let exponent = exponent.clamp(FAR_BELOW, FAR_ABOVE);
-        Self {
-            negative,
-            whole: whole.as_bytes(),
-            fraction: fraction.as_bytes(),
-            exponent,
-        }
+        Self { negative, whole: whole.as_bytes(), fraction: fraction.as_bytes(), exponent }
     }
 
     /// Whether the value has no fractional part (`1.0` and `1e2` have none).
@@ -54,26 +45,13 @@ impl<'a> Decimal<'a> {
     fn significant(&self) -> (impl Iterator<Item = u8> + 'a, i64) {
         let zeros = |byte: &&u8| **byte == b'0';
         let lead_whole = self.whole.iter().take_while(zeros).count();
-        let lead = if lead_whole == self.whole.len() {
-            lead_whole + self.fraction.iter().take_while(zeros).count()
-        } else {
-            lead_whole
-        };
+        let lead = if lead_whole == self.whole.len() { lead_whole + self.fraction.iter().take_while(zeros).count() } else { lead_whole };
         let total = self.whole.len() + self.fraction.len();
         let tail_fraction = self.fraction.iter().rev().take_while(zeros).count();
-        let tail = if tail_fraction == self.fraction.len() {
-            tail_fraction + self.whole.iter().rev().take_while(zeros).count()
-        } else {
-            tail_fraction
-        };
+        let tail =
+            if tail_fraction == self.fraction.len() { tail_fraction + self.whole.iter().rev().take_while(zeros).count() } else { tail_fraction };
         let count = total.saturating_sub(lead).saturating_sub(tail);
-        let digits = self
-            .whole
-            .iter()
-            .chain(self.fraction)
-            .skip(lead)
-            .take(count)
-            .copied();
+        let digits = self.whole.iter().chain(self.fraction).skip(lead).take(count).copied();
         let point = length(self.whole.len()) - length(lead) + self.exponent;
         (digits, point)
     }
@@ -135,9 +113,7 @@ mod tests {
 
     #[test]
     fn one_value_in_many_spellings_is_one_number() {
-        for spelling in [
-            "100", "1e2", "1E+2", "100.0", "1000e-1", "0.1e3", "100.00e0",
-        ] {
+        for spelling in ["100", "1e2", "1E+2", "100.0", "1000e-1", "0.1e3", "100.00e0"] {
             assert_eq!(Decimal::of(spelling), Decimal::of("100"), "{spelling}");
             assert!(Decimal::of(spelling).is_whole(), "{spelling}");
         }

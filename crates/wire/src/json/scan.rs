@@ -7,24 +7,13 @@ use super::{JsonError, Limits, MAX_DEPTH, MAX_NUMBER_BYTES};
 /// Checks that `bytes` are exactly one JSON value within `limits` and returns its text without surrounding space.
 pub(super) fn scan<'a>(bytes: &'a [u8], limits: &Limits) -> Result<&'a str, JsonError> {
     if bytes.len() > limits.bytes {
-        return Err(JsonError::TooLong {
-            limit: limits.bytes,
-        });
+        return Err(JsonError::TooLong { limit: limits.bytes });
     }
     if bytes.starts_with(b"\xEF\xBB\xBF") {
         return Err(JsonError::ByteOrderMark);
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| JsonError::NotUtf8 {
-        offset: error.valid_up_to(),
-    })?;
-    let mut scanner = Scanner {
-        text,
-        bytes: text.as_bytes(),
-        at: 0,
-        depth: 0,
-        keys: Vec::new(),
-        limits,
-    };
+    let text = std::str::from_utf8(bytes).map_err(|error| JsonError::NotUtf8 { offset: error.valid_up_to() })?;
+    let mut scanner = Scanner { text, bytes: text.as_bytes(), at: 0, depth: 0, keys: Vec::new(), limits };
     scanner.space();
     let start = scanner.at;
     scanner.value()?;
@@ -53,10 +42,7 @@ impl<'a> Scanner<'a, '_> {
     }
 
     fn wrong<T>(&self, expected: &'static str) -> Result<T, JsonError> {
-        Err(JsonError::Syntax {
-            offset: self.at,
-            expected,
-        })
+        Err(JsonError::Syntax { offset: self.at, expected })
     }
 
     fn space(&mut self) {
@@ -92,10 +78,7 @@ impl<'a> Scanner<'a, '_> {
         self.depth += 1;
         let limit = self.limits.depth.min(MAX_DEPTH);
         if self.depth > limit {
-            return Err(JsonError::TooDeep {
-                offset: self.at,
-                limit,
-            });
+            return Err(JsonError::TooDeep { offset: self.at, limit });
         }
         self.at += 1;
         self.space();
@@ -158,16 +141,9 @@ impl<'a> Scanner<'a, '_> {
         }
         let (inner, escaped) = self.string()?;
         if self.keys.len() - base >= self.limits.keys {
-            return Err(JsonError::TooManyKeys {
-                offset,
-                limit: self.limits.keys,
-            });
+            return Err(JsonError::TooManyKeys { offset, limit: self.limits.keys });
         }
-        let key = if escaped {
-            Cow::Owned(super::unescape(inner))
-        } else {
-            Cow::Borrowed(inner)
-        };
+        let key = if escaped { Cow::Owned(super::unescape(inner)) } else { Cow::Borrowed(inner) };
         self.keys.push((key, offset));
         self.space();
         if self.peek() != Some(b':') {
@@ -192,10 +168,7 @@ impl<'a> Scanner<'a, '_> {
             return Ok(());
         }
         keys.sort_unstable();
-        let twin = keys
-            .iter()
-            .zip(keys.iter().skip(1))
-            .find(|(one, two)| one.0 == two.0);
+        let twin = keys.iter().zip(keys.iter().skip(1)).find(|(one, two)| one.0 == two.0);
         match twin {
             Some((_, (_, offset))) => Err(JsonError::DuplicateKey { offset: *offset }),
             None => Ok(()),
@@ -223,10 +196,7 @@ impl<'a> Scanner<'a, '_> {
         let end = self.at;
         self.at += 1;
         if end - start > self.limits.string {
-            return Err(JsonError::StringTooLong {
-                offset: quote,
-                limit: self.limits.string,
-            });
+            return Err(JsonError::StringTooLong { offset: quote, limit: self.limits.string });
         }
         // INVARIANT: both ends stand beside a quote, so they are character boundaries.
         Ok((self.text.get(start..end).unwrap_or_default(), escaped))
@@ -247,11 +217,7 @@ impl<'a> Scanner<'a, '_> {
             0 if self.limits.refuse_nul => Err(JsonError::Nul { offset }),
             0xDC00..=0xDFFF => Err(JsonError::LoneSurrogate { offset }),
             0xD800..=0xDBFF => {
-                if !self
-                    .bytes
-                    .get(self.at..)
-                    .is_some_and(|rest| rest.starts_with(b"\\u"))
-                {
+                if !self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(b"\\u")) {
                     return Err(JsonError::LoneSurrogate { offset });
                 }
                 self.at += 2;
@@ -308,10 +274,7 @@ impl<'a> Scanner<'a, '_> {
             self.digits()?;
         }
         if self.at - start > MAX_NUMBER_BYTES {
-            return Err(JsonError::NumberTooLong {
-                offset: start,
-                limit: MAX_NUMBER_BYTES,
-            });
+            return Err(JsonError::NumberTooLong { offset: start, limit: MAX_NUMBER_BYTES });
         }
         Ok(())
     }
@@ -329,18 +292,12 @@ pub(super) fn special(bytes: &[u8]) -> usize {
         let quote = word ^ (ONES * u64::from(b'"'));
         let slash = word ^ (ONES * u64::from(b'\\'));
         // A borrow may mark bytes above the first hit, never below it: the lowest mark is exact.
-        let hits = (word.wrapping_sub(ONES * 0x20) & !word
-            | quote.wrapping_sub(ONES) & !quote
-            | slash.wrapping_sub(ONES) & !slash)
-            & HIGH;
+        let hits = (word.wrapping_sub(ONES * 0x20) & !word | quote.wrapping_sub(ONES) & !quote | slash.wrapping_sub(ONES) & !slash) & HIGH;
         if hits != 0 {
             return seen + hits.trailing_zeros() as usize / 8;
         }
         seen += 8;
     }
     let rest = chunks.remainder();
-    seen + rest
-        .iter()
-        .position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1F))
-        .unwrap_or(rest.len())
+    seen + rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1F)).unwrap_or(rest.len())
 }

@@ -19,23 +19,15 @@ fn bi_037_a_key_that_stands_twice_is_refused_at_every_level_and_in_any_spelling(
         r#"{"\ud83d\ude00":1,"😀":2}"#,
         r#"{"a":{"x":1},"b":2,"a":3}"#,
     ] {
-        assert!(
-            matches!(parse(text), Err(JsonError::DuplicateKey { .. })),
-            "{text}"
-        );
+        assert!(matches!(parse(text), Err(JsonError::DuplicateKey { .. })), "{text}");
     }
     assert!(parse(r#"{"a":{"a":{"a":1}},"b":{"a":1}}"#).is_ok());
-    assert_eq!(
-        parse(r#"{"a":1, "a":2}"#),
-        Err(JsonError::DuplicateKey { offset: 8 })
-    );
+    assert_eq!(parse(r#"{"a":1, "a":2}"#), Err(JsonError::DuplicateKey { offset: 8 }));
 }
 
 #[test]
 fn bi_037_a_twin_among_many_keys_is_found() {
-    let mut text = (0..500)
-        .map(|n| format!("\"k{n}\":{n},"))
-        .collect::<String>();
+    let mut text = (0..500).map(|n| format!("\"k{n}\":{n},")).collect::<String>();
     text = format!("{{{text}\"last\":0,\"k\\u00317\":1}}");
     assert!(matches!(parse(&text), Err(JsonError::DuplicateKey { .. })));
 }
@@ -43,56 +35,25 @@ fn bi_037_a_twin_among_many_keys_is_found() {
 #[test]
 fn bi_045_depth_length_and_number_of_keys_are_limited() {
     let deep = "[".repeat(10_000) + &"]".repeat(10_000);
-    assert!(matches!(
-        parse(&deep),
-        Err(JsonError::TooDeep {
-            offset: 64,
-            limit: 64
-        })
-    ));
+    assert!(matches!(parse(&deep), Err(JsonError::TooDeep { offset: 64, limit: 64 })));
     let level = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
     assert!(parse(&level(64)).is_ok());
     assert!(matches!(parse(&level(65)), Err(JsonError::TooDeep { .. })));
-    let boundless = Limits {
-        depth: usize::MAX,
-        ..Limits::REQUEST
-    };
-    assert!(matches!(
-        Raw::parse(level(129).as_bytes(), &boundless),
-        Err(JsonError::TooDeep { limit: 128, .. })
-    ));
+    let boundless = Limits { depth: usize::MAX, ..Limits::REQUEST };
+    assert!(matches!(Raw::parse(level(129).as_bytes(), &boundless), Err(JsonError::TooDeep { limit: 128, .. })));
 
     let long = format!("\"{}\"", "x".repeat(5 << 20));
     assert_eq!(parse(&long), Err(JsonError::TooLong { limit: 4 << 20 }));
     let long = format!("\"{}\"", "x".repeat(1 << 20));
     assert!(parse(&long).is_ok());
     let long = format!("\"{}y\"", "x".repeat(1 << 20));
-    assert!(matches!(
-        parse(&long),
-        Err(JsonError::StringTooLong { offset: 0, .. })
-    ));
+    assert!(matches!(parse(&long), Err(JsonError::StringTooLong { offset: 0, .. })));
 
-    let keys = |count: usize| {
-        format!(
-            "{{{}\"z\":0}}",
-            (1..count)
-                .map(|n| format!("\"{n}\":0,"))
-                .collect::<String>()
-        )
-    };
+    let keys = |count: usize| format!("{{{}\"z\":0}}", (1..count).map(|n| format!("\"{n}\":0,")).collect::<String>());
     assert!(parse(&keys(10_000)).is_ok());
-    assert!(matches!(
-        parse(&keys(10_001)),
-        Err(JsonError::TooManyKeys { limit: 10_000, .. })
-    ));
-    assert!(matches!(
-        parse(&keys(100_000)),
-        Err(JsonError::TooManyKeys { .. })
-    ));
-    assert!(matches!(
-        parse(&"1".repeat(1025)),
-        Err(JsonError::NumberTooLong { offset: 0, .. })
-    ));
+    assert!(matches!(parse(&keys(10_001)), Err(JsonError::TooManyKeys { limit: 10_000, .. })));
+    assert!(matches!(parse(&keys(100_000)), Err(JsonError::TooManyKeys { .. })));
+    assert!(matches!(parse(&"1".repeat(1025)), Err(JsonError::NumberTooLong { offset: 0, .. })));
 }
 
 #[test]
@@ -105,31 +66,13 @@ fn bi_046_a_nul_is_refused_where_a_caller_speaks_and_taken_where_a_system_answer
 
 #[test]
 fn bi_049_text_in_other_encodings_is_refused() {
-    assert!(matches!(
-        parse(r#""\ud800""#),
-        Err(JsonError::LoneSurrogate { offset: 1 })
-    ));
-    assert!(matches!(
-        parse(r#""\udc00\ud800""#),
-        Err(JsonError::LoneSurrogate { .. })
-    ));
-    assert!(matches!(
-        parse(r#""\ud800\ud800""#),
-        Err(JsonError::LoneSurrogate { .. })
-    ));
-    assert!(matches!(
-        parse(r#""\ud800x""#),
-        Err(JsonError::LoneSurrogate { .. })
-    ));
+    assert!(matches!(parse(r#""\ud800""#), Err(JsonError::LoneSurrogate { offset: 1 })));
+    assert!(matches!(parse(r#""\udc00\ud800""#), Err(JsonError::LoneSurrogate { .. })));
+    assert!(matches!(parse(r#""\ud800\ud800""#), Err(JsonError::LoneSurrogate { .. })));
+    assert!(matches!(parse(r#""\ud800x""#), Err(JsonError::LoneSurrogate { .. })));
     assert_eq!(parse(r#""\ud83d\ude00""#).unwrap().string().unwrap(), "😀");
-    assert_eq!(
-        Raw::parse(b"{\"a\":\"\xC0\xAF\"}", &Limits::REQUEST),
-        Err(JsonError::NotUtf8 { offset: 6 })
-    );
-    assert_eq!(
-        Raw::parse(b"\"\xED\xA0\x80\"", &Limits::REQUEST),
-        Err(JsonError::NotUtf8 { offset: 1 })
-    );
+    assert_eq!(Raw::parse(b"{\"a\":\"\xC0\xAF\"}", &Limits::REQUEST), Err(JsonError::NotUtf8 { offset: 6 }));
+    assert_eq!(Raw::parse(b"\"\xED\xA0\x80\"", &Limits::REQUEST), Err(JsonError::NotUtf8 { offset: 1 }));
     assert_eq!(parse("\u{feff}{}"), Err(JsonError::ByteOrderMark));
     let utf16: Vec<u8> = "{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert!(Raw::parse(&utf16, &Limits::REQUEST).is_err());
@@ -192,19 +135,11 @@ fn what_rfc_8259_does_not_have_is_refused() {
 fn a_value_is_seen_as_it_was_written() {
     let raw = parse(" \n{ \"a\" : [1, {\"b\":\"]}\\\"\"} ,\"x\"] , \"c\\n\":2.50 , \"e\":{}, \"n\":null , \"t\" :true} ").unwrap();
     assert!(raw.text().starts_with('{') && raw.text().ends_with('}'));
-    let members: Vec<_> = raw
-        .members()
-        .map(|(key, value)| (key.into_owned(), value.text()))
-        .collect();
+    let members: Vec<_> = raw.members().map(|(key, value)| (key.into_owned(), value.text())).collect();
     assert_eq!(
         members,
-        [
-            ("a".into(), "[1, {\"b\":\"]}\\\"\"} ,\"x\"]"),
-            ("c\n".into(), "2.50"),
-            ("e".into(), "{}"),
-            ("n".into(), "null"),
-            ("t".into(), "true"),
-        ] as [(String, &str); 5]
+        [("a".into(), "[1, {\"b\":\"]}\\\"\"} ,\"x\"]"), ("c\n".into(), "2.50"), ("e".into(), "{}"), ("n".into(), "null"), ("t".into(), "true"),]
+            as [(String, &str); 5]
     );
     let elements: Vec<_> = raw.member("a").unwrap().elements().map(Raw::text).collect();
     assert_eq!(elements, ["1", "{\"b\":\"]}\\\"\"}", "\"x\""]);
@@ -218,10 +153,7 @@ fn a_value_is_seen_as_it_was_written() {
 #[test]
 fn debug_shows_no_content() {
     let raw = parse(r#"{"secret":"hunter2"}"#).unwrap();
-    assert_eq!(
-        format!("{raw:?} {:?}", raw.to_owned()),
-        "Raw(an object, 20 bytes) Raw(an object, 20 bytes)"
-    );
+    assert_eq!(format!("{raw:?} {:?}", raw.to_owned()), "Raw(an object, 20 bytes) Raw(an object, 20 bytes)");
     let members = format!("{:?} {:?}", raw.members(), raw.elements());
     assert!(!members.contains("hunter2"), "{members}");
 }

@@ -22,9 +22,7 @@ impl<'a> Id<'a> {
         let fits = raw.text().len() <= MAX_ID_BYTES + 2;
         let taken = match raw.kind() {
             Kind::String => true,
-            Kind::Number => raw
-                .number()
-                .is_some_and(|number| number.is_integer_literal()),
+            Kind::Number => raw.number().is_some_and(|number| number.is_integer_literal()),
             Kind::Null | Kind::Boolean | Kind::Array | Kind::Object => false,
         };
         (fits && taken).then_some(Self { raw })
@@ -36,9 +34,7 @@ impl<'a> Id<'a> {
     }
 
     pub fn to_owned(self) -> IdBuf {
-        IdBuf {
-            text: self.raw.text().into(),
-        }
+        IdBuf { text: self.raw.text().into() }
     }
 }
 
@@ -97,15 +93,10 @@ impl<'a> Message<'a> {
         }
         let members = TopLevel::read(raw)?;
         let id = match members.id {
-            Some(raw) => Some(
-                Id::parse(raw)
-                    .ok_or_else(|| invalid("`id` must be an integer or a short string"))?,
-            ),
+            Some(raw) => Some(Id::parse(raw).ok_or_else(|| invalid("`id` must be an integer or a short string"))?),
             None => None,
         };
-        members
-            .into_message(id)
-            .map_err(|refusal| refusal.with_id(id))
+        members.into_message(id).map_err(|refusal| refusal.with_id(id))
     }
 
     /// The id of a request or response.
@@ -181,10 +172,7 @@ impl<'a> Params<'a> {
         if !raw.is_object() {
             return Err(bad_params("`params` must be an object"));
         }
-        let mut params = Self {
-            object: Some(raw),
-            ..Self::default()
-        };
+        let mut params = Self { object: Some(raw), ..Self::default() };
         for (key, value) in raw.members() {
             let field = match &*key {
                 "name" => Field::Text(&mut params.name),
@@ -197,13 +185,8 @@ impl<'a> Params<'a> {
                 "inputResponses" => Field::Object(&mut params.input_responses),
                 "task" => Field::Object(&mut params.task),
                 other => {
-                    if PARAM_NAMES
-                        .iter()
-                        .any(|known| other != *known && folds_to(other, known))
-                    {
-                        return Err(bad_params(
-                            "a member of `params` is a known name in other letter case",
-                        ));
+                    if PARAM_NAMES.iter().any(|known| other != *known && folds_to(other, known)) {
+                        return Err(bad_params("a member of `params` is a known name in other letter case"));
                     }
                     continue;
                 }
@@ -226,18 +209,12 @@ impl<'a> Field<'_, 'a> {
         }
         match self {
             Self::Text(slot) => {
-                let text = value.string().ok_or_else(|| {
-                    bad_params(
-                        "`name`, `uri`, `taskId`, `requestState` and `cursor` must be strings",
-                    )
-                })?;
+                let text = value.string().ok_or_else(|| bad_params("`name`, `uri`, `taskId`, `requestState` and `cursor` must be strings"))?;
                 *slot = Some(text);
             }
             Self::Object(slot) => {
                 if !value.is_object() {
-                    return Err(bad_params(
-                        "`arguments`, `_meta`, `inputResponses` and `task` must be objects",
-                    ));
+                    return Err(bad_params("`arguments`, `_meta`, `inputResponses` and `task` must be objects"));
                 }
                 *slot = Some(value);
             }
@@ -311,9 +288,7 @@ impl<'a> TopLevel<'a> {
             return self.into_response(id).map(Message::Response);
         };
         if self.result.is_some() || self.error.is_some() {
-            return Err(invalid(
-                "a message with `method` has neither `result` nor `error`",
-            ));
+            return Err(invalid("a message with `method` has neither `result` nor `error`"));
         }
         let method = method
             .string()
@@ -334,9 +309,7 @@ impl<'a> TopLevel<'a> {
             (Some(result), None) if result.is_object() => Ok(result),
             (None, Some(error)) if error.is_object() => Err(error),
             _ => {
-                return Err(invalid(
-                    "a message has a `method`, or one object of `result` and `error`",
-                ));
+                return Err(invalid("a message has a `method`, or one object of `result` and `error`"));
             }
         };
         if self.params.is_some() {
@@ -354,12 +327,7 @@ pub(crate) fn folds_to(key: &str, known: &str) -> bool {
         return key.eq_ignore_ascii_case(known);
     }
     // U+017F (long s) and U+212A (kelvin sign) fold to ASCII letters.
-    let fold = |text: &str| {
-        text.chars()
-            .flat_map(char::to_uppercase)
-            .flat_map(char::to_lowercase)
-            .collect::<String>()
-    };
+    let fold = |text: &str| text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect::<String>();
     key.len() <= 4 * known.len() && fold(key) == fold(known)
 }
 
@@ -372,20 +340,9 @@ fn bad_params(message: &'static str) -> Refusal {
 }
 
 fn refuse_json(error: JsonError) -> Refusal {
-    let code = if error.is_malformed() {
-        code::PARSE_ERROR
-    } else {
-        code::INVALID_REQUEST
-    };
-    let status = if matches!(error, JsonError::TooLong { .. }) {
-        413
-    } else {
-        400
-    };
-    Refusal {
-        http_status: status,
-        ..Refusal::bad_request(code, error.to_string())
-    }
+    let code = if error.is_malformed() { code::PARSE_ERROR } else { code::INVALID_REQUEST };
+    let status = if matches!(error, JsonError::TooLong { .. }) { 413 } else { 400 };
+    Refusal { http_status: status, ..Refusal::bad_request(code, error.to_string()) }
 }
 
 #[cfg(test)]

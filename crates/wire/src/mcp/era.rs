@@ -4,10 +4,7 @@ use std::borrow::Cow;
 
 use super::envelope::{Id, Message, Params, Request};
 use super::headers::Headers;
-use super::{
-    EXTENSION_TASKS, META_CLIENT_CAPABILITIES, META_CLIENT_INFO, META_LOG_LEVEL,
-    META_PROTOCOL_VERSION, Method, Refusal, Version, code,
-};
+use super::{EXTENSION_TASKS, META_CLIENT_CAPABILITIES, META_CLIENT_INFO, META_LOG_LEVEL, META_PROTOCOL_VERSION, Method, Refusal, Version, code};
 use crate::json::{Raw, RawBuf, write_string};
 
 /// The era of one message. Modern: a property of the request. Legacy: of the session.
@@ -95,14 +92,12 @@ impl ClientCapabilities {
                 "elicitation" => {
                     let declares = |mode| value.member(mode).is_some_and(Raw::is_object);
                     capabilities.elicitation_url = declares("url");
-                    capabilities.elicitation_form =
-                        declares("form") || !capabilities.elicitation_url;
+                    capabilities.elicitation_form = declares("form") || !capabilities.elicitation_url;
                 }
                 "sampling" => capabilities.sampling = true,
                 "roots" => capabilities.roots = true,
                 "extensions" => {
-                    capabilities.tasks_extension =
-                        value.member(EXTENSION_TASKS).is_some_and(Raw::is_object);
+                    capabilities.tasks_extension = value.member(EXTENSION_TASKS).is_some_and(Raw::is_object);
                 }
                 _ => {}
             }
@@ -119,15 +114,10 @@ pub fn classify<'a>(headers: &Headers<'a>, message: &Message<'a>) -> Result<Era<
     let era = match message {
         Message::Request(request) => classify_request(headers, request),
         Message::Notification(_) if header_is_modern(headers) => Ok(Era::StrayNotification),
-        Message::Notification(notification)
-            if Meta::read(&notification.params).protocol_version.is_some() =>
-        {
-            Ok(Era::StrayNotification)
+        Message::Notification(notification) if Meta::read(&notification.params).protocol_version.is_some() => Ok(Era::StrayNotification),
+        Message::Response(_) if header_is_modern(headers) => {
+            Err(Refusal::bad_request(code::INVALID_REQUEST, "a client of this revision sends no responses"))
         }
-        Message::Response(_) if header_is_modern(headers) => Err(Refusal::bad_request(
-            code::INVALID_REQUEST,
-            "a client of this revision sends no responses",
-        )),
         Message::Notification(_) | Message::Response(_) => legacy(headers, false).map(Era::Legacy),
     };
     era.map_err(|refusal| refusal.with_id(message.id()))
@@ -147,63 +137,36 @@ fn classify_request<'a>(headers: &Headers<'a>, request: &Request<'a>) -> Result<
     legacy(headers, false).map(Era::Legacy)
 }
 
-fn modern<'a>(
-    headers: &Headers<'a>,
-    request: &Request<'a>,
-    meta: Meta<'a>,
-) -> Result<Modern<'a>, Refusal> {
+fn modern<'a>(headers: &Headers<'a>, request: &Request<'a>, meta: Meta<'a>) -> Result<Modern<'a>, Refusal> {
     let bad_meta = || {
-        let message = format!(
-            "params._meta must carry `{META_PROTOCOL_VERSION}` and `{META_CLIENT_CAPABILITIES}`"
-        );
+        let message = format!("params._meta must carry `{META_PROTOCOL_VERSION}` and `{META_CLIENT_CAPABILITIES}`");
         Refusal::bad_request(code::INVALID_PARAMS, message)
     };
-    let version = meta
-        .protocol_version
-        .and_then(Raw::string)
-        .ok_or_else(bad_meta)?;
+    let version = meta.protocol_version.and_then(Raw::string).ok_or_else(bad_meta)?;
     match headers.protocol_version() {
         Ok(Some(header)) if header == version => {}
         Ok(None) => return Err(mismatch("MCP-Protocol-Version header is missing")),
         _ => {
-            return Err(mismatch(
-                "MCP-Protocol-Version header does not match the request's metadata",
-            ));
+            return Err(mismatch("MCP-Protocol-Version header does not match the request's metadata"));
         }
     }
     if version != Version::MODERN.as_str() {
         return Err(unsupported(&version));
     }
-    let declared = meta
-        .client_capabilities
-        .filter(|raw| raw.is_object())
-        .ok_or_else(bad_meta)?;
-    if meta.client_info.is_some_and(|raw| !raw.is_object())
-        || meta.log_level.is_some_and(|raw| raw.string().is_none())
-    {
-        return Err(Refusal::bad_request(
-            code::INVALID_PARAMS,
-            "a member of params._meta has the wrong type",
-        ));
+    let declared = meta.client_capabilities.filter(|raw| raw.is_object()).ok_or_else(bad_meta)?;
+    if meta.client_info.is_some_and(|raw| !raw.is_object()) || meta.log_level.is_some_and(|raw| raw.string().is_none()) {
+        return Err(Refusal::bad_request(code::INVALID_PARAMS, "a member of params._meta has the wrong type"));
     }
     headers.check_body(&request.method, &request.params)?;
     let method = Method::parse(&request.method).filter(|method| method.is_modern());
     let method = method.ok_or_else(|| Refusal::unknown_method(request.id, true))?;
-    Ok(Modern {
-        method,
-        capabilities: ClientCapabilities::read(declared),
-        meta,
-    })
+    Ok(Modern { method, capabilities: ClientCapabilities::read(declared), meta })
 }
 
 fn legacy<'a>(headers: &Headers<'a>, initialize: bool) -> Result<Legacy<'a>, Refusal> {
     let bad = |message| Refusal::bad_request(code::INVALID_REQUEST, message);
-    let session = headers
-        .session()
-        .map_err(|()| bad("Mcp-Session-Id header is not one value of visible ASCII"))?;
-    let header = headers
-        .protocol_version()
-        .map_err(|()| bad("MCP-Protocol-Version header is not one plain value"))?;
+    let session = headers.session().map_err(|()| bad("Mcp-Session-Id header is not one value of visible ASCII"))?;
+    let header = headers.protocol_version().map_err(|()| bad("MCP-Protocol-Version header is not one plain value"))?;
     let version = match header {
         None => None,
         Some(text) => match Version::parse(text).filter(|version| !version.is_modern()) {
@@ -211,36 +174,21 @@ fn legacy<'a>(headers: &Headers<'a>, initialize: bool) -> Result<Legacy<'a>, Ref
             // The handshake itself negotiates in its body.
             None if initialize => None,
             None => {
-                return Err(bad(
-                    "MCP-Protocol-Version header names no supported version",
-                ));
+                return Err(bad("MCP-Protocol-Version header names no supported version"));
             }
         },
     };
-    Ok(Legacy {
-        version,
-        initialize,
-        session,
-    })
+    Ok(Legacy { version, initialize, session })
 }
 
 /// Whether the header names the modern revision or a later one.
 fn header_is_modern(headers: &Headers<'_>) -> bool {
-    headers.protocol_version().is_ok_and(|header| {
-        header.is_some_and(|text| is_date(text) && text >= Version::MODERN.as_str())
-    })
+    headers.protocol_version().is_ok_and(|header| header.is_some_and(|text| is_date(text) && text >= Version::MODERN.as_str()))
 }
 
 /// Whether the text has the shape of a revision's name, so that order of text is order of time.
 fn is_date(text: &str) -> bool {
-    text.len() == 10
-        && text.bytes().enumerate().all(|(at, byte)| {
-            if at == 4 || at == 7 {
-                byte == b'-'
-            } else {
-                byte.is_ascii_digit()
-            }
-        })
+    text.len() == 10 && text.bytes().enumerate().all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() })
 }
 
 fn short_string(raw: Raw<'_>, limit: usize) -> Option<Raw<'_>> {
@@ -252,11 +200,7 @@ fn mismatch(message: &'static str) -> Refusal {
 }
 
 fn unsupported(requested: &str) -> Refusal {
-    let mut data = format!(
-        "{{\"supported\":[\"{}\"],\"requested\":",
-        Version::MODERN.as_str()
-    )
-    .into_bytes();
+    let mut data = format!("{{\"supported\":[\"{}\"],\"requested\":", Version::MODERN.as_str()).into_bytes();
     write_string(&mut data, requested);
     data.push(b'}');
     Refusal {
@@ -282,14 +226,10 @@ impl<'a> Initialize<'a> {
     /// # Errors
     /// `-32602` if `protocolVersion` is no string or `capabilities` no object.
     pub fn read(request: &Request<'a>) -> Result<Self, Refusal> {
-        let bad =
-            |message| Refusal::bad_request(code::INVALID_PARAMS, message).with_id(Some(request.id));
+        let bad = |message| Refusal::bad_request(code::INVALID_PARAMS, message).with_id(Some(request.id));
         let requested = request.params.get("protocolVersion").and_then(Raw::string);
         let requested = requested.ok_or_else(|| bad("`protocolVersion` must be a string"))?;
-        let capabilities = request
-            .params
-            .get("capabilities")
-            .unwrap_or(Raw::EMPTY_OBJECT);
+        let capabilities = request.params.get("capabilities").unwrap_or(Raw::EMPTY_OBJECT);
         if !capabilities.is_object() {
             return Err(bad("`capabilities` must be an object"));
         }
@@ -298,10 +238,7 @@ impl<'a> Initialize<'a> {
             requested,
             negotiated: negotiated.unwrap_or(Version::LATEST_LEGACY),
             capabilities: ClientCapabilities::read(capabilities),
-            client_info: request
-                .params
-                .get("clientInfo")
-                .filter(|raw| raw.is_object()),
+            client_info: request.params.get("clientInfo").filter(|raw| raw.is_object()),
         })
     }
 }

@@ -38,16 +38,11 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// [`FrameError::Malformed`]; nothing of such a frame may reach a client.
     pub fn parse(bytes: &'a [u8], limits: &Limits) -> Result<Self, FrameError> {
-        let message = Message::parse(bytes, limits).map_err(|refusal| FrameError::Malformed {
-            reason: refusal.message,
-        })?;
+        let message = Message::parse(bytes, limits).map_err(|refusal| FrameError::Malformed { reason: refusal.message })?;
         Ok(match message {
             Message::Response(response) => Self::Response(response),
             Message::Notification(notification) => Self::Notification(notification),
-            Message::Request(request) => Self::ServerRequest {
-                id: request.id,
-                method: request.method,
-            },
+            Message::Request(request) => Self::ServerRequest { id: request.id, method: request.method },
         })
     }
 }
@@ -72,11 +67,7 @@ impl<'a> UpstreamError<'a> {
         let (Some(code), Some(message)) = (code, message) else {
             return Err(FrameError::BadError);
         };
-        Ok(Self {
-            code,
-            message,
-            data: raw.member("data"),
-        })
+        Ok(Self { code, message, data: raw.member("data") })
     }
 }
 
@@ -141,25 +132,15 @@ pub struct UpstreamRequest<'a> {
 impl UpstreamRequest<'_> {
     /// Appends the request as one line of JSON without a line end.
     pub fn write(&self, out: &mut Vec<u8>, upstream: Upstream<'_>) {
-        let object = Object::begin(out)
-            .text("jsonrpc", "2.0")
-            .count("id", self.id)
-            .text("method", self.method.as_str());
-        object
-            .nested("params", |params| self.params(params, upstream))
-            .end();
+        let object = Object::begin(out).text("jsonrpc", "2.0").count("id", self.id).text("method", self.method.as_str());
+        object.nested("params", |params| self.params(params, upstream)).end();
     }
 
     fn params<'o>(&self, mut params: Object<'o>, upstream: Upstream<'_>) -> Object<'o> {
         if let Some(target) = self.target {
             params = match self.method {
-                Method::ResourcesRead
-                | Method::ResourcesSubscribe
-                | Method::ResourcesUnsubscribe => params.text("uri", target),
-                Method::TasksGet
-                | Method::TasksUpdate
-                | Method::TasksCancel
-                | Method::TasksResult => params.text("taskId", target),
+                Method::ResourcesRead | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => params.text("uri", target),
+                Method::TasksGet | Method::TasksUpdate | Method::TasksCancel | Method::TasksResult => params.text("taskId", target),
                 _ => params.text("name", target),
             };
         }
@@ -172,19 +153,12 @@ impl UpstreamRequest<'_> {
             .text_if("requestState", self.request_state);
         let mut meta = Vec::new();
         self.write_meta(&mut meta, upstream);
-        params.raw_if(
-            "_meta",
-            std::str::from_utf8(&meta).ok().filter(|text| *text != "{}"),
-        )
+        params.raw_if("_meta", std::str::from_utf8(&meta).ok().filter(|text| *text != "{}"))
     }
 
     fn write_meta(&self, out: &mut Vec<u8>, upstream: Upstream<'_>) {
         let mut object = Object::begin(out);
-        if let Upstream::Modern {
-            capabilities,
-            client,
-        } = upstream
-        {
+        if let Upstream::Modern { capabilities, client } = upstream {
             object = object
                 .text(META_PROTOCOL_VERSION, Version::MODERN.as_str())
                 .raw(META_CLIENT_CAPABILITIES, capabilities.text())
@@ -203,32 +177,18 @@ impl UpstreamRequest<'_> {
 
 /// The same bytes, but line ends between tokens become spaces: stdio frames end at a line end. In strings there are none.
 fn one_line(raw: Raw<'_>) -> Cow<'_, str> {
-    if raw.text().contains(['\n', '\r']) {
-        Cow::Owned(raw.text().replace(['\n', '\r'], " "))
-    } else {
-        Cow::Borrowed(raw.text())
-    }
+    if raw.text().contains(['\n', '\r']) { Cow::Owned(raw.text().replace(['\n', '\r'], " ")) } else { Cow::Borrowed(raw.text()) }
 }
 
 /// The notification that an upstream shall stop working on our request.
 pub fn write_cancelled(out: &mut Vec<u8>, id: u64) {
-    let object = Object::begin(out)
-        .text("jsonrpc", "2.0")
-        .text("method", "notifications/cancelled");
-    object
-        .nested("params", |params| params.count("requestId", id))
-        .end();
+    let object = Object::begin(out).text("jsonrpc", "2.0").text("method", "notifications/cancelled");
+    object.nested("params", |params| params.count("requestId", id)).end();
 }
 
 /// The answer to a request of an upstream that we do not serve.
 pub fn write_server_request_refused(out: &mut Vec<u8>, id: Id<'_>) {
-    super::reply::error(
-        out,
-        Some(&id.to_owned()),
-        super::code::METHOD_NOT_FOUND,
-        "method not found",
-        None,
-    );
+    super::reply::error(out, Some(&id.to_owned()), super::code::METHOD_NOT_FOUND, "method not found", None);
 }
 
 /// Requests that are open on one upstream connection: our ids for the clients' ids and progress tokens. Two clients may
@@ -250,10 +210,7 @@ impl InFlight {
     /// Opens a request and gives it an id that this connection never had.
     pub fn open(&mut self, id: Id<'_>, progress_token: Option<Id<'_>>) -> u64 {
         self.last += 1;
-        let opened = Opened {
-            id: id.to_owned(),
-            progress_token: progress_token.map(Id::to_owned),
-        };
+        let opened = Opened { id: id.to_owned(), progress_token: progress_token.map(Id::to_owned) };
         self.open.insert(self.last, opened);
         self.last
     }
@@ -264,10 +221,7 @@ impl InFlight {
     /// [`FrameError::Correlation`] if no such request is open: drop the frame and raise an alert.
     pub fn close(&mut self, id: Id<'_>) -> Result<(u64, Opened), FrameError> {
         let ours = ours(id.raw()).ok_or(FrameError::Correlation)?;
-        self.open
-            .remove(&ours)
-            .map(|opened| (ours, opened))
-            .ok_or(FrameError::Correlation)
+        self.open.remove(&ours).map(|opened| (ours, opened)).ok_or(FrameError::Correlation)
     }
 
     /// Forgets a request that was given up.
@@ -303,9 +257,7 @@ fn ours(raw: Raw<'_>) -> Option<u64> {
 
 /// Appends an upstream's progress notification for the client: its own token, the rest as it was written.
 pub fn write_progress(out: &mut Vec<u8>, notification: &Notification<'_>, token: &IdBuf) {
-    let object = Object::begin(out)
-        .text("jsonrpc", "2.0")
-        .text("method", "notifications/progress");
+    let object = Object::begin(out).text("jsonrpc", "2.0").text("method", "notifications/progress");
     let params = members(|mut params| {
         params = params.raw("progressToken", token.as_str());
         for name in ["progress", "total", "message"] {

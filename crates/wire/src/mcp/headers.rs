@@ -49,10 +49,7 @@ impl<'a> Headers<'a> {
     pub fn collect(all: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let mut headers = Self::default();
         for (name, value) in all {
-            if !name
-                .get(..3)
-                .is_some_and(|start| start.eq_ignore_ascii_case("mcp"))
-            {
+            if !name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("mcp")) {
                 continue;
             }
             if name.eq_ignore_ascii_case("mcp-protocol-version") {
@@ -96,19 +93,14 @@ impl<'a> Headers<'a> {
             Ok(Some(header)) if header == method => {}
             Ok(None) => return Err(mismatch("Mcp-Method header is missing")),
             _ => {
-                return Err(mismatch(
-                    "Mcp-Method header does not match the request body's method",
-                ));
+                return Err(mismatch("Mcp-Method header does not match the request body's method"));
             }
         }
         let Some(field) = mirrored(method) else {
             return Ok(());
         };
         let Some(body) = field.of(params) else {
-            return Err(Refusal::bad_request(
-                code::INVALID_PARAMS,
-                format!("`params.{}` is missing", field.name()),
-            ));
+            return Err(Refusal::bad_request(code::INVALID_PARAMS, format!("`params.{}` is missing", field.name())));
         };
         let header = match self.name.text() {
             Ok(Some(header)) => header,
@@ -126,24 +118,12 @@ impl<'a> Headers<'a> {
     ///
     /// # Errors
     /// HTTP 400 with `-32020`: a header is missing, differs, is repeated, or stands for a value that is absent.
-    pub fn check_params(
-        &self,
-        arguments: Raw<'_>,
-        annotated: &[HeaderParam],
-    ) -> Result<(), Refusal> {
+    pub fn check_params(&self, arguments: Raw<'_>, annotated: &[HeaderParam]) -> Result<(), Refusal> {
         for param in annotated {
             let mut slot = Slot::Absent;
-            let same_name = self
-                .params
-                .iter()
-                .filter(|(name, _)| name.eq_ignore_ascii_case(&param.header));
+            let same_name = self.params.iter().filter(|(name, _)| name.eq_ignore_ascii_case(&param.header));
             same_name.for_each(|(_, value)| slot.add(value));
-            let differs = || {
-                mismatch(format!(
-                    "Mcp-Param-{} header does not match the request body",
-                    param.header
-                ))
-            };
+            let differs = || mismatch(format!("Mcp-Param-{} header does not match the request body", param.header));
             let header = slot.text().map_err(|()| differs())?;
             match (header, param.value_in(arguments)) {
                 (None, None) => {}
@@ -154,10 +134,7 @@ impl<'a> Headers<'a> {
                     }
                 }
                 (None, Some(_)) => {
-                    return Err(mismatch(format!(
-                        "Mcp-Param-{} header is missing",
-                        param.header
-                    )));
+                    return Err(mismatch(format!("Mcp-Param-{} header is missing", param.header)));
                 }
                 (Some(_), None) => return Err(differs()),
             }
@@ -191,12 +168,8 @@ impl HeaderKind {
             (Self::Boolean, Kind::Boolean) => value.text() == header,
             (Self::Integer, Kind::Number) => {
                 let literal = Raw::parse(header.as_bytes(), &crate::json::Limits::REQUEST).ok();
-                let number = literal
-                    .filter(|raw| raw.text() == header)
-                    .and_then(Raw::number);
-                number.is_some()
-                    && number == value.number()
-                    && number.as_ref().is_some_and(Decimal::is_whole)
+                let number = literal.filter(|raw| raw.text() == header).and_then(Raw::number);
+                number.is_some() && number == value.number() && number.as_ref().is_some_and(Decimal::is_whole)
             }
             _ => false,
         }
@@ -206,28 +179,15 @@ impl HeaderKind {
 impl HeaderParam {
     /// The value that the header mirrors; `None` if it is absent or null.
     pub fn value_in<'a>(&self, arguments: Raw<'a>) -> Option<Raw<'a>> {
-        self.path
-            .iter()
-            .try_fold(arguments, |value, name| value.member(name))
-            .filter(|value| !value.is_null())
+        self.path.iter().try_fold(arguments, |value, name| value.member(name)).filter(|value| !value.is_null())
     }
 }
 
 /// Derives the headers of an upstream's modern request from what its rebuilt body says: `target` is the name, URI or task
 /// id as the upstream knows it. Names in lower case, values as ASCII.
-pub fn derive(
-    method: Method,
-    target: Option<&str>,
-    arguments: Option<Raw<'_>>,
-    annotated: &[HeaderParam],
-) -> Vec<(Cow<'static, str>, String)> {
-    let mut headers = vec![
-        (
-            Cow::Borrowed("mcp-protocol-version"),
-            Version::MODERN.as_str().to_owned(),
-        ),
-        (Cow::Borrowed("mcp-method"), method.as_str().to_owned()),
-    ];
+pub fn derive(method: Method, target: Option<&str>, arguments: Option<Raw<'_>>, annotated: &[HeaderParam]) -> Vec<(Cow<'static, str>, String)> {
+    let mut headers =
+        vec![(Cow::Borrowed("mcp-protocol-version"), Version::MODERN.as_str().to_owned()), (Cow::Borrowed("mcp-method"), method.as_str().to_owned())];
     if let Some(target) = target.filter(|_| mirrored(method.as_str()).is_some()) {
         headers.push((Cow::Borrowed("mcp-name"), encode(target)));
     }
@@ -281,18 +241,12 @@ fn mirrored(method: &str) -> Option<Mirrored> {
 pub fn encode(text: &str) -> String {
     let bytes = text.as_bytes();
     let inner_space = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let plain = bytes
-        .iter()
-        .all(|byte| byte.is_ascii_graphic() || inner_space(byte))
+    let plain = bytes.iter().all(|byte| byte.is_ascii_graphic() || inner_space(byte))
         && !bytes.is_empty()
         && !bytes.first().is_some_and(inner_space)
         && !bytes.last().is_some_and(inner_space)
         && !text.starts_with(ENCODED_START);
-    if plain {
-        text.to_owned()
-    } else {
-        format!("{ENCODED_START}{}{ENCODED_END}", STANDARD.encode(text))
-    }
+    if plain { text.to_owned() } else { format!("{ENCODED_START}{}{ENCODED_END}", STANDARD.encode(text)) }
 }
 
 /// What a header value stands for; `None` if it has the encoded form and is not base64 of UTF-8.
@@ -313,9 +267,7 @@ fn param_name(name: &str) -> Option<&str> {
 
 fn visible(bytes: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(bytes).ok()?.trim_matches([' ', '\t']);
-    text.bytes()
-        .all(|byte| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t'))
-        .then_some(text)
+    text.bytes().all(|byte| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t')).then_some(text)
 }
 
 fn mismatch(message: impl Into<Cow<'static, str>>) -> Refusal {

@@ -31,10 +31,7 @@ pub struct ServerInfo {
 
 impl ServerInfo {
     fn write(&self, out: &mut Vec<u8>) {
-        Object::begin(out)
-            .text("name", &self.name)
-            .text("version", &self.version)
-            .end();
+        Object::begin(out).text("name", &self.name).text("version", &self.version).end();
     }
 }
 
@@ -47,13 +44,7 @@ pub struct Writer<'i> {
 
 impl Writer<'_> {
     /// A response whose result has what `members` adds, and for a modern client also `resultType` and who we are.
-    fn result(
-        &self,
-        out: &mut Vec<u8>,
-        id: &IdBuf,
-        result_type: &str,
-        members: impl FnOnce(Object<'_>) -> Object<'_>,
-    ) {
+    fn result(&self, out: &mut Vec<u8>, id: &IdBuf, result_type: &str, members: impl FnOnce(Object<'_>) -> Object<'_>) {
         self.result_with_meta(out, id, result_type, members, |meta| meta);
     }
 
@@ -67,9 +58,7 @@ impl Writer<'_> {
     ) {
         respond(out, id, |result| match self.client {
             Client::Modern => members(result.text("resultType", result_type))
-                .nested("_meta", |object| {
-                    meta(object).with(META_SERVER_INFO, |out| self.server.write(out))
-                }),
+                .nested("_meta", |object| meta(object).with(META_SERVER_INFO, |out| self.server.write(out))),
             Client::Legacy => {
                 let mut ours = Vec::new();
                 meta(Object::begin(&mut ours)).end();
@@ -81,13 +70,7 @@ impl Writer<'_> {
 
     /// Passes a complete result of an upstream of either era on. What only the other era has is added or dropped;
     /// `serverInfo`, caching and members that look like ours are never the upstream's. All else keeps its bytes.
-    pub fn upstream_result(
-        &self,
-        out: &mut Vec<u8>,
-        id: &IdBuf,
-        method: Method,
-        upstream: Raw<'_>,
-    ) {
+    pub fn upstream_result(&self, out: &mut Vec<u8>, id: &IdBuf, method: Method, upstream: Raw<'_>) {
         let copied = adding(|mut object| {
             for (key, value) in upstream.entries() {
                 let name = key.string().unwrap_or_default();
@@ -98,11 +81,7 @@ impl Writer<'_> {
             object
         });
         let meta = adding(|mut object| {
-            for (key, value) in upstream
-                .member("_meta")
-                .iter()
-                .flat_map(|meta| meta.entries())
-            {
+            for (key, value) in upstream.member("_meta").iter().flat_map(|meta| meta.entries()) {
                 let name = key.string().unwrap_or_default();
                 if !name.starts_with(META_OWN) && !name.starts_with("io.modelcontextprotocol/") {
                     object = object.entry_in(key, value);
@@ -116,11 +95,7 @@ impl Writer<'_> {
             id,
             "complete",
             |object| {
-                if caching {
-                    cache(copied(object))
-                } else {
-                    copied(object)
-                }
+                if caching { cache(copied(object)) } else { copied(object) }
             },
             meta,
         );
@@ -141,30 +116,16 @@ impl Writer<'_> {
 
     /// A tool's result that is one text; `is_error` tells the model that it did not work out.
     pub fn tool_text(&self, out: &mut Vec<u8>, id: &IdBuf, text: &str, is_error: bool) {
-        self.result(out, id, "complete", |object| {
-            content(object, text, is_error)
-        });
+        self.result(out, id, "complete", |object| content(object, text, is_error));
     }
 
     /// A tool's error result for the model, with facts for programs under [`META_APPROVAL`] (a JSON object).
     pub fn tool_error(&self, out: &mut Vec<u8>, id: &IdBuf, text: &str, facts: Raw<'_>) {
-        self.result_with_meta(
-            out,
-            id,
-            "complete",
-            |object| content(object, text, true),
-            |meta| meta.raw(META_APPROVAL, facts.text()),
-        );
+        self.result_with_meta(out, id, "complete", |object| content(object, text, true), |meta| meta.raw(META_APPROVAL, facts.text()));
     }
 
     /// `tools/list`: definitions as JSON objects already rewritten for listing.
-    pub fn tools_list<'t>(
-        &self,
-        out: &mut Vec<u8>,
-        id: &IdBuf,
-        tools: impl IntoIterator<Item = &'t [u8]>,
-        next_cursor: Option<&str>,
-    ) {
+    pub fn tools_list<'t>(&self, out: &mut Vec<u8>, id: &IdBuf, tools: impl IntoIterator<Item = &'t [u8]>, next_cursor: Option<&str>) {
         let list = |out: &mut Vec<u8>| {
             out.push(b'[');
             for (index, tool) in tools.into_iter().enumerate() {
@@ -177,39 +138,22 @@ impl Writer<'_> {
         };
         let modern = self.client == Client::Modern;
         self.result(out, id, "complete", |object| {
-            let object = object
-                .with("tools", list)
-                .text_if("nextCursor", next_cursor);
+            let object = object.with("tools", list).text_if("nextCursor", next_cursor);
             if modern { cache(object) } else { object }
         });
     }
 
     /// `server/discover`. `capabilities` is a JSON object.
-    pub fn discover(
-        &self,
-        out: &mut Vec<u8>,
-        id: &IdBuf,
-        capabilities: Raw<'_>,
-        instructions: Option<&str>,
-    ) {
+    pub fn discover(&self, out: &mut Vec<u8>, id: &IdBuf, capabilities: Raw<'_>, instructions: Option<&str>) {
         self.result(out, id, "complete", |object| {
             let versions = format!("[\"{}\"]", Version::MODERN.as_str());
-            let object = object
-                .raw("supportedVersions", &versions)
-                .raw("capabilities", capabilities.text());
+            let object = object.raw("supportedVersions", &versions).raw("capabilities", capabilities.text());
             cache(object.text_if("instructions", instructions))
         });
     }
 
     /// `initialize`: only for legacy clients. `capabilities` is a JSON object.
-    pub fn initialize(
-        &self,
-        out: &mut Vec<u8>,
-        id: &IdBuf,
-        version: Version,
-        capabilities: Raw<'_>,
-        instructions: Option<&str>,
-    ) {
+    pub fn initialize(&self, out: &mut Vec<u8>, id: &IdBuf, version: Version, capabilities: Raw<'_>, instructions: Option<&str>) {
         let version = version.min(Version::LATEST_LEGACY);
         respond(out, id, |object| {
             object
@@ -222,68 +166,38 @@ impl Writer<'_> {
 
     /// The graceful end of a `subscriptions/listen` stream.
     pub fn subscription_end(&self, out: &mut Vec<u8>, id: &IdBuf) {
-        self.result_with_meta(
-            out,
-            id,
-            "complete",
-            |object| object,
-            |meta| meta.raw(META_SUBSCRIPTION_ID, id.as_str()),
-        );
+        self.result_with_meta(out, id, "complete", |object| object, |meta| meta.raw(META_SUBSCRIPTION_ID, id.as_str()));
     }
 }
 
 /// The first message on a `subscriptions/listen` stream: what we agreed to tell, a JSON object.
 pub fn acknowledged(out: &mut Vec<u8>, listen_id: &IdBuf, notifications: Raw<'_>) {
     notify(out, "notifications/subscriptions/acknowledged", |params| {
-        let params = params.nested("_meta", |meta| {
-            meta.raw(META_SUBSCRIPTION_ID, listen_id.as_str())
-        });
+        let params = params.nested("_meta", |meta| meta.raw(META_SUBSCRIPTION_ID, listen_id.as_str()));
         params.raw("notifications", notifications.text())
     });
 }
 
 /// Tells that the tool set changed; on a modern stream with the id of its `subscriptions/listen`.
 pub fn tools_changed(out: &mut Vec<u8>, listen_id: Option<&IdBuf>) {
-    notify(
-        out,
-        "notifications/tools/list_changed",
-        |params| match listen_id {
-            Some(id) => params.nested("_meta", |meta| meta.raw(META_SUBSCRIPTION_ID, id.as_str())),
-            None => params,
-        },
-    );
+    notify(out, "notifications/tools/list_changed", |params| match listen_id {
+        Some(id) => params.nested("_meta", |meta| meta.raw(META_SUBSCRIPTION_ID, id.as_str())),
+        None => params,
+    });
 }
 
 /// Progress for a request that brought a token.
-pub fn progress(
-    out: &mut Vec<u8>,
-    token: &IdBuf,
-    progress: u64,
-    total: Option<u64>,
-    message: Option<&str>,
-) {
+pub fn progress(out: &mut Vec<u8>, token: &IdBuf, progress: u64, total: Option<u64>, message: Option<&str>) {
     notify(out, "notifications/progress", |params| {
         let total = total.map(|total| total.to_string());
-        let params = params
-            .raw("progressToken", token.as_str())
-            .count("progress", progress);
-        params
-            .raw_if("total", total.as_deref())
-            .text_if("message", message)
+        let params = params.raw("progressToken", token.as_str()).count("progress", progress);
+        params.raw_if("total", total.as_deref()).text_if("message", message)
     });
 }
 
 /// A JSON-RPC error. Without an id the answer has none.
-pub fn error(
-    out: &mut Vec<u8>,
-    id: Option<&IdBuf>,
-    code: i32,
-    message: &str,
-    data: Option<Raw<'_>>,
-) {
-    let object = Object::begin(out)
-        .text("jsonrpc", "2.0")
-        .raw_if("id", id.map(IdBuf::as_str));
+pub fn error(out: &mut Vec<u8>, id: Option<&IdBuf>, code: i32, message: &str, data: Option<Raw<'_>>) {
+    let object = Object::begin(out).text("jsonrpc", "2.0").raw_if("id", id.map(IdBuf::as_str));
     let error = adding(|error| {
         let error = error.number("code", code.into()).text("message", message);
         error.raw_if("data", data.map(Raw::text))
@@ -294,30 +208,16 @@ pub fn error(
 impl Refusal {
     /// Writes the body of the answer.
     pub fn write(&self, out: &mut Vec<u8>) {
-        error(
-            out,
-            self.id.as_ref(),
-            self.code,
-            &self.message,
-            self.data.as_ref().map(|data| data.raw()),
-        );
+        error(out, self.id.as_ref(), self.code, &self.message, self.data.as_ref().map(|data| data.raw()));
     }
 }
 
 fn respond(out: &mut Vec<u8>, id: &IdBuf, result: impl FnOnce(Object<'_>) -> Object<'_>) {
-    Object::begin(out)
-        .text("jsonrpc", "2.0")
-        .raw("id", id.as_str())
-        .nested("result", result)
-        .end();
+    Object::begin(out).text("jsonrpc", "2.0").raw("id", id.as_str()).nested("result", result).end();
 }
 
 fn notify(out: &mut Vec<u8>, method: &str, params: impl FnOnce(Object<'_>) -> Object<'_>) {
-    Object::begin(out)
-        .text("jsonrpc", "2.0")
-        .text("method", method)
-        .nested("params", params)
-        .end();
+    Object::begin(out).text("jsonrpc", "2.0").text("method", method).nested("params", params).end();
 }
 
 fn content<'o>(object: Object<'o>, text: &str, is_error: bool) -> Object<'o> {
@@ -337,18 +237,8 @@ fn cache(object: Object<'_>) -> Object<'_> {
 /// Members of an upstream's result that we write ourselves, and look-alikes of members that a client acts on.
 fn is_rewritten(name: &str) -> bool {
     const OURS: [&str; 4] = ["resultType", "ttlMs", "cacheScope", "_meta"];
-    const KEPT: [&str; 6] = [
-        "content",
-        "structuredContent",
-        "isError",
-        "inputRequests",
-        "requestState",
-        "tools",
-    ];
-    OURS.iter().any(|ours| folds_to(name, ours))
-        || KEPT
-            .iter()
-            .any(|kept| name != *kept && folds_to(name, kept))
+    const KEPT: [&str; 6] = ["content", "structuredContent", "isError", "inputRequests", "requestState", "tools"];
+    OURS.iter().any(|ours| folds_to(name, ours)) || KEPT.iter().any(|kept| name != *kept && folds_to(name, kept))
 }
 
 impl<'o> Object<'o> {

@@ -45,12 +45,7 @@ pub struct Annotations {
 
 impl Default for Annotations {
     fn default() -> Self {
-        Self {
-            read_only: false,
-            destructive: true,
-            idempotent: false,
-            open_world: true,
-        }
+        Self { read_only: false, destructive: true, idempotent: false, open_world: true }
     }
 }
 
@@ -84,23 +79,10 @@ pub enum ToolError {
     #[error("`outputSchema` is not an object")]
     OutputSchema,
     #[error("`x-mcp-header` at `{pointer}`: {reason}")]
-    HeaderAnnotation {
-        pointer: String,
-        reason: &'static str,
-    },
+    HeaderAnnotation { pointer: String, reason: &'static str },
 }
 
-const MEMBERS: [&str; 9] = [
-    "name",
-    "title",
-    "description",
-    "inputSchema",
-    "outputSchema",
-    "annotations",
-    "icons",
-    "execution",
-    "_meta",
-];
+const MEMBERS: [&str; 9] = ["name", "title", "description", "inputSchema", "outputSchema", "annotations", "icons", "execution", "_meta"];
 
 impl<'a> ToolDefinition<'a> {
     /// Parses one element of `tools`.
@@ -112,33 +94,19 @@ impl<'a> ToolDefinition<'a> {
             return Err(ToolError::NotAnObject);
         }
         if raw.text().len() > MAX_DEFINITION_BYTES {
-            return Err(ToolError::TooLong {
-                limit: MAX_DEFINITION_BYTES,
-            });
+            return Err(ToolError::TooLong { limit: MAX_DEFINITION_BYTES });
         }
-        let look_alike = |key: &str| {
-            MEMBERS
-                .iter()
-                .any(|known| key != *known && folds_to(key, known))
-        };
+        let look_alike = |key: &str| MEMBERS.iter().any(|known| key != *known && folds_to(key, known));
         if raw.members().any(|(key, _)| look_alike(&key)) {
             return Err(ToolError::LookAlikeMember);
         }
-        let name = raw
-            .member("name")
-            .and_then(Raw::string)
-            .filter(|name| is_tool_name(name))
-            .ok_or(ToolError::Name)?;
-        let input_schema = raw
-            .member("inputSchema")
-            .filter(|schema| schema.is_object());
+        let name = raw.member("name").and_then(Raw::string).filter(|name| is_tool_name(name)).ok_or(ToolError::Name)?;
+        let input_schema = raw.member("inputSchema").filter(|schema| schema.is_object());
         let input_schema = input_schema.ok_or(ToolError::InputSchema)?;
         if input_schema.member("type").and_then(Raw::string).as_deref() != Some("object") {
             return Err(ToolError::InputSchema);
         }
-        let output_schema = raw
-            .member("outputSchema")
-            .filter(|schema| !schema.is_null());
+        let output_schema = raw.member("outputSchema").filter(|schema| !schema.is_null());
         if output_schema.is_some_and(|schema| !schema.is_object()) {
             return Err(ToolError::OutputSchema);
         }
@@ -149,10 +117,7 @@ impl<'a> ToolDefinition<'a> {
             description: raw.member("description").and_then(Raw::string),
             input_schema,
             output_schema,
-            annotations: raw
-                .member("annotations")
-                .map(Annotations::read)
-                .unwrap_or_default(),
+            annotations: raw.member("annotations").map(Annotations::read).unwrap_or_default(),
             header_params: annotate::header_params(input_schema)?,
         })
     }
@@ -190,21 +155,13 @@ impl<'a> ToolDefinition<'a> {
 
 /// Whether a name is 1 to 128 of `[A-Za-z0-9_.-]`.
 pub fn is_tool_name(name: &str) -> bool {
-    (1..=MAX_NAME_BYTES).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+    (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
 /// The tools and the next cursor of an upstream's `tools/list` result. `None` if it is not one.
 pub fn list<'a>(result: Raw<'a>) -> Option<(impl Iterator<Item = Raw<'a>>, Option<Cow<'a, str>>)> {
-    let tools = result
-        .member("tools")
-        .filter(|tools| tools.kind() == Kind::Array)?;
-    Some((
-        tools.elements(),
-        result.member("nextCursor").and_then(Raw::string),
-    ))
+    let tools = result.member("tools").filter(|tools| tools.kind() == Kind::Array)?;
+    Some((tools.elements(), result.member("nextCursor").and_then(Raw::string)))
 }
 
 #[cfg(test)]

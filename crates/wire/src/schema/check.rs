@@ -14,13 +14,7 @@ const BUDGET: usize = 1_000_000;
 const MAX_NESTING: usize = 512;
 
 pub(super) fn check(schema: &Schema, value: Raw<'_>) -> Result<(), Violation> {
-    Checker {
-        schema,
-        budget: BUDGET,
-        nesting: 0,
-        stopped: false,
-    }
-    .outermost(0, value)
+    Checker { schema, budget: BUDGET, nesting: 0, stopped: false }.outermost(0, value)
 }
 
 struct Checker<'s> {
@@ -33,10 +27,7 @@ struct Checker<'s> {
 
 impl<'s> Checker<'s> {
     fn node(&self, place: usize) -> Result<&'s Node, Violation> {
-        self.schema
-            .nodes
-            .get(place)
-            .ok_or_else(|| violation("the schema is broken"))
+        self.schema.nodes.get(place).ok_or_else(|| violation("the schema is broken"))
     }
 
     /// Checks a value at a new place: here, and only here, properties that no part of the schema names are refused.
@@ -74,14 +65,8 @@ impl<'s> Checker<'s> {
             .chain(node.any_of.iter().flatten().copied())
             .chain(node.one_of.iter().flatten().copied())
             .chain(node.reference)
-            .chain(
-                condition
-                    .flat_map(|c| [Some(c.when), c.then, c.otherwise])
-                    .flatten(),
-            );
-        parts
-            .into_iter()
-            .try_for_each(|part| self.known(part, known))
+            .chain(condition.flat_map(|c| [Some(c.when), c.then, c.otherwise]).flatten());
+        parts.into_iter().try_for_each(|part| self.known(part, known))
     }
 
     /// Checks a value against one subschema and those that apply at the same place.
@@ -119,11 +104,7 @@ impl<'s> Checker<'s> {
             && !types.iter().any(|one| one.admits(value))
         {
             let words: Vec<_> = types.iter().map(|one| one.words()).collect();
-            return Err(violation(format!(
-                "must be {}, not {}",
-                words.join(" or "),
-                value.kind()
-            )));
+            return Err(violation(format!("must be {}, not {}", words.join(" or "), value.kind())));
         }
         if let Some(allowed) = &node.allowed {
             let mut form = Vec::with_capacity(value.text().len());
@@ -144,15 +125,9 @@ impl<'s> Checker<'s> {
     fn object(&mut self, node: &'s Node, value: Raw<'_>) -> Result<(), Violation> {
         let mut seen = Vec::new();
         for (name, member) in value.members() {
-            let listed = node
-                .properties
-                .as_ref()
-                .and_then(|properties| properties.get(&*name))
-                .copied();
+            let listed = node.properties.as_ref().and_then(|properties| properties.get(&*name)).copied();
             let outcome = match (listed, node.additional) {
-                (Some(place), _) | (None, Additional::Schema(place)) => {
-                    self.outermost(place, member)
-                }
+                (Some(place), _) | (None, Additional::Schema(place)) => self.outermost(place, member),
                 (None, Additional::Refused) => return Err(unknown(&name)),
                 (None, Additional::Unsaid) => Ok(()),
             };
@@ -160,16 +135,9 @@ impl<'s> Checker<'s> {
             seen.push(name);
         }
         if !node.members.admit(seen.len()) {
-            return Err(violation(format!(
-                "must have {}",
-                node.members.words("properties")
-            )));
+            return Err(violation(format!("must have {}", node.members.words("properties"))));
         }
-        match node
-            .required
-            .iter()
-            .find(|name| !seen.iter().any(|key| key == *name))
-        {
+        match node.required.iter().find(|name| !seen.iter().any(|key| key == *name)) {
             Some(name) => Err(violation(format!("must have the property `{name}`"))),
             None => Ok(()),
         }
@@ -182,26 +150,20 @@ impl<'s> Checker<'s> {
             count += 1;
             let place = node.prefix_items.get(index).copied().or(node.items);
             if let Some(place) = place {
-                self.outermost(place, item)
-                    .map_err(|violation| violation.below(&index.to_string()))?;
+                self.outermost(place, item).map_err(|violation| violation.below(&index.to_string()))?;
             }
             if node.unique_items {
                 let mut form = Vec::new();
                 let _ = canonical(item, &mut form);
                 if !forms.insert(form) {
-                    return Err(
-                        violation("must not hold one value twice").below(&index.to_string())
-                    );
+                    return Err(violation("must not hold one value twice").below(&index.to_string()));
                 }
             }
         }
         if node.count.admit(count) {
             return Ok(());
         }
-        Err(violation(format!(
-            "must have {}",
-            node.count.words("items")
-        )))
+        Err(violation(format!("must have {}", node.count.words("items"))))
     }
 
     fn parts(&mut self, node: &'s Node, value: Raw<'_>) -> Result<(), Violation> {
@@ -214,18 +176,12 @@ impl<'s> Checker<'s> {
         if let Some(places) = &node.any_of
             && self.matches(places, value)? == 0
         {
-            return Err(violation(format!(
-                "must have one of {} allowed shapes",
-                places.len()
-            )));
+            return Err(violation(format!("must have one of {} allowed shapes", places.len())));
         }
         if let Some(places) = &node.one_of
             && self.matches(places, value)? != 1
         {
-            return Err(violation(format!(
-                "must have exactly one of {} allowed shapes",
-                places.len()
-            )));
+            return Err(violation(format!("must have exactly one of {} allowed shapes", places.len())));
         }
         if let Some(place) = node.not
             && self.fits(place, value)?
@@ -235,11 +191,7 @@ impl<'s> Checker<'s> {
         let Some(condition) = node.condition else {
             return Ok(());
         };
-        let branch = if self.fits(condition.when, value)? {
-            condition.then
-        } else {
-            condition.otherwise
-        };
+        let branch = if self.fits(condition.when, value)? { condition.then } else { condition.otherwise };
         branch.map_or(Ok(()), |place| self.applied(place, value))
     }
 
@@ -272,13 +224,8 @@ struct Known<'s> {
 }
 
 fn string(node: &Node, text: &str) -> Result<(), Violation> {
-    if (node.length.least.is_some() || node.length.most.is_some())
-        && !node.length.admit(text.chars().count())
-    {
-        return Err(violation(format!(
-            "must have {}",
-            node.length.words("characters")
-        )));
+    if (node.length.least.is_some() || node.length.most.is_some()) && !node.length.admit(text.chars().count()) {
+        return Err(violation(format!("must have {}", node.length.words("characters"))));
     }
     match node.format {
         Some(format) if !format.admits(text) => Err(violation(format.words())),
@@ -303,16 +250,8 @@ fn range(node: &Node, number: &Decimal<'_>) -> Result<(), Violation> {
 }
 
 fn one_of_words(allowed: &[Vec<u8>]) -> String {
-    let shown: Vec<_> = allowed
-        .iter()
-        .take(12)
-        .map(|form| String::from_utf8_lossy(form))
-        .collect();
-    let more = if allowed.len() > shown.len() {
-        ", ..."
-    } else {
-        ""
-    };
+    let shown: Vec<_> = allowed.iter().take(12).map(|form| String::from_utf8_lossy(form)).collect();
+    let more = if allowed.len() > shown.len() { ", ..." } else { "" };
     format!("must be one of {}{more}", shown.join(", "))
 }
 
@@ -321,10 +260,7 @@ fn unknown(name: &str) -> Violation {
 }
 
 fn violation(expectation: impl Into<Cow<'static, str>>) -> Violation {
-    Violation {
-        pointer: String::new(),
-        expectation: expectation.into().into_owned(),
-    }
+    Violation { pointer: String::new(), expectation: expectation.into().into_owned() }
 }
 
 impl Violation {

@@ -11,18 +11,10 @@ use crate::json::{Kind, Raw};
 const MAX_NODES: usize = 5_000;
 
 pub(super) fn compile(root: Raw<'_>) -> Result<Schema, SchemaError> {
-    let mut compiler = Compiler {
-        root,
-        nodes: Vec::new(),
-        places: BTreeMap::new(),
-        unchecked: BTreeSet::new(),
-    };
+    let mut compiler = Compiler { root, nodes: Vec::new(), places: BTreeMap::new(), unchecked: BTreeSet::new() };
     remote_reference(root, "")?;
     compiler.node(root, "")?;
-    Ok(Schema {
-        nodes: compiler.nodes,
-        unchecked: compiler.unchecked.into_iter().collect(),
-    })
+    Ok(Schema { nodes: compiler.nodes, unchecked: compiler.unchecked.into_iter().collect() })
 }
 
 struct Compiler<'a> {
@@ -53,9 +45,7 @@ impl<'a> Compiler<'a> {
                 }
             }
             _ => {
-                return Err(SchemaError::NotASchema {
-                    pointer: pointer.to_owned(),
-                });
+                return Err(SchemaError::NotASchema { pointer: pointer.to_owned() });
             }
         }
         if let Some(slot) = self.nodes.get_mut(place) {
@@ -64,24 +54,13 @@ impl<'a> Compiler<'a> {
         Ok(place)
     }
 
-    fn keyword(
-        &mut self,
-        node: &mut Node,
-        schema: Raw<'a>,
-        keyword: &str,
-        value: Raw<'a>,
-        pointer: &str,
-    ) -> Result<(), SchemaError> {
-        let bad = || SchemaError::BadKeyword {
-            pointer: pointer.to_owned(),
-            keyword: keyword.to_owned(),
-        };
+    fn keyword(&mut self, node: &mut Node, schema: Raw<'a>, keyword: &str, value: Raw<'a>, pointer: &str) -> Result<(), SchemaError> {
+        let bad = || SchemaError::BadKeyword { pointer: pointer.to_owned(), keyword: keyword.to_owned() };
         let here = || format!("{pointer}/{}", escaped(keyword));
         match keyword {
             "type" => node.types = Some(types(value).ok_or_else(bad)?),
             "enum" => {
-                let values =
-                    (value.kind() == Kind::Array).then(|| value.elements().map(form).collect());
+                let values = (value.kind() == Kind::Array).then(|| value.elements().map(form).collect());
                 node.allowed = Some(narrowed(node.allowed.take(), values.ok_or_else(bad)?));
             }
             "const" => node.allowed = Some(narrowed(node.allowed.take(), vec![form(value)])),
@@ -101,9 +80,7 @@ impl<'a> Compiler<'a> {
                     self.note(pointer, keyword);
                 }
             }
-            "items" if value.kind() == Kind::Array => {
-                node.prefix_items = self.listed(value, &here())?
-            }
+            "items" if value.kind() == Kind::Array => node.prefix_items = self.listed(value, &here())?,
             "items" => node.items = Some(self.node(value, &here())?),
             "prefixItems" => node.prefix_items = self.list(value, &here()).ok_or_else(bad)??,
             "uniqueItems" => node.unique_items = value.boolean().ok_or_else(bad)?,
@@ -125,9 +102,7 @@ impl<'a> Compiler<'a> {
             "oneOf" => node.one_of = Some(self.list(value, &here()).ok_or_else(bad)??),
             "not" => node.not = Some(self.node(value, &here())?),
             "if" => node.condition = Some(self.condition(schema, value, pointer)?),
-            "$ref" => {
-                node.reference = Some(self.reference(&value.string().ok_or_else(bad)?, pointer)?)
-            }
+            "$ref" => node.reference = Some(self.reference(&value.string().ok_or_else(bad)?, pointer)?),
             _ if is_silent(keyword, pointer) => {}
             _ => self.note(pointer, keyword),
         }
@@ -135,8 +110,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn note(&mut self, pointer: &str, keyword: &str) {
-        self.unchecked
-            .insert(format!("{pointer} {keyword}").trim_start().to_owned());
+        self.unchecked.insert(format!("{pointer} {keyword}").trim_start().to_owned());
     }
 
     fn format(&mut self, node: &mut Node, value: Raw<'a>, pointer: &str) -> Option<()> {
@@ -148,29 +122,16 @@ impl<'a> Compiler<'a> {
         Some(())
     }
 
-    fn condition(
-        &mut self,
-        schema: Raw<'a>,
-        when: Raw<'a>,
-        pointer: &str,
-    ) -> Result<Condition, SchemaError> {
+    fn condition(&mut self, schema: Raw<'a>, when: Raw<'a>, pointer: &str) -> Result<Condition, SchemaError> {
         let when = self.node(when, &format!("{pointer}/if"))?;
         let mut branch = |name: &str| match schema.member(name) {
             Some(raw) => self.node(raw, &format!("{pointer}/{name}")).map(Some),
             None => Ok(None),
         };
-        Ok(Condition {
-            when,
-            then: branch("then")?,
-            otherwise: branch("else")?,
-        })
+        Ok(Condition { when, then: branch("then")?, otherwise: branch("else")? })
     }
 
-    fn named(
-        &mut self,
-        raw: Raw<'a>,
-        pointer: &str,
-    ) -> Option<Result<BTreeMap<String, usize>, SchemaError>> {
+    fn named(&mut self, raw: Raw<'a>, pointer: &str) -> Option<Result<BTreeMap<String, usize>, SchemaError>> {
         let each = |(name, schema): (std::borrow::Cow<'a, str>, Raw<'a>)| {
             let place = self.node(schema, &format!("{pointer}/{}", escaped(&name)))?;
             Ok((name.into_owned(), place))
@@ -179,26 +140,18 @@ impl<'a> Compiler<'a> {
     }
 
     fn list(&mut self, raw: Raw<'a>, pointer: &str) -> Option<Result<Vec<usize>, SchemaError>> {
-        (raw.kind() == Kind::Array && raw.elements().next().is_some())
-            .then(|| self.listed(raw, pointer))
+        (raw.kind() == Kind::Array && raw.elements().next().is_some()).then(|| self.listed(raw, pointer))
     }
 
     fn listed(&mut self, raw: Raw<'a>, pointer: &str) -> Result<Vec<usize>, SchemaError> {
-        raw.elements()
-            .enumerate()
-            .map(|(index, schema)| self.node(schema, &format!("{pointer}/{index}")))
-            .collect()
+        raw.elements().enumerate().map(|(index, schema)| self.node(schema, &format!("{pointer}/{index}"))).collect()
     }
 
     fn reference(&mut self, target: &str, pointer: &str) -> Result<usize, SchemaError> {
         let Some(path) = target.strip_prefix('#') else {
-            return Err(SchemaError::RemoteReference {
-                pointer: pointer.to_owned(),
-            });
+            return Err(SchemaError::RemoteReference { pointer: pointer.to_owned() });
         };
-        let unknown = || SchemaError::UnknownReference {
-            pointer: pointer.to_owned(),
-        };
+        let unknown = || SchemaError::UnknownReference { pointer: pointer.to_owned() };
         let path = percent_decoded(path).ok_or_else(unknown)?;
         if !path.is_empty() && !path.starts_with('/') {
             return Err(unknown());
@@ -207,10 +160,7 @@ impl<'a> Compiler<'a> {
         for segment in path.split('/').skip(1) {
             let name = segment.replace("~1", "/").replace("~0", "~");
             let next = match found.kind() {
-                Kind::Array => name
-                    .parse()
-                    .ok()
-                    .and_then(|index| found.elements().nth(index)),
+                Kind::Array => name.parse().ok().and_then(|index| found.elements().nth(index)),
                 _ => found.member(&name),
             };
             found = next.ok_or_else(unknown)?;
@@ -226,14 +176,8 @@ fn remote_reference(raw: Raw<'_>, pointer: &str) -> Result<(), SchemaError> {
     }
     for (key, value) in raw.members() {
         let refers = matches!(&*key, "$ref" | "$dynamicRef" | "$recursiveRef");
-        if refers
-            && value
-                .string()
-                .is_some_and(|target| !target.starts_with('#'))
-        {
-            return Err(SchemaError::RemoteReference {
-                pointer: pointer.to_owned(),
-            });
+        if refers && value.string().is_some_and(|target| !target.starts_with('#')) {
+            return Err(SchemaError::RemoteReference { pointer: pointer.to_owned() });
         }
         remote_reference(value, &format!("{pointer}/{}", escaped(&key)))?;
     }
@@ -243,10 +187,8 @@ fn remote_reference(raw: Raw<'_>, pointer: &str) -> Result<(), SchemaError> {
 /// Keywords that constrain nothing, or whose content is reached by another way.
 fn is_silent(keyword: &str, pointer: &str) -> bool {
     match keyword {
-        "title" | "description" | "default" | "examples" | "example" | "$schema" | "$comment"
-        | "deprecated" | "readOnly" | "writeOnly" | "$defs" | "definitions" | "then" | "else" => {
-            true
-        }
+        "title" | "description" | "default" | "examples" | "example" | "$schema" | "$comment" | "deprecated" | "readOnly" | "writeOnly" | "$defs"
+        | "definitions" | "then" | "else" => true,
         "$id" => pointer.is_empty(),
         _ => keyword.starts_with("x-"),
     }
@@ -264,10 +206,7 @@ fn limit(keyword: &str) -> Limit {
 fn types(value: Raw<'_>) -> Option<Vec<Type>> {
     match value.kind() {
         Kind::String => Some(vec![Type::parse(&value.string()?)?]),
-        Kind::Array => value
-            .elements()
-            .map(|name| Type::parse(&name.string()?))
-            .collect(),
+        Kind::Array => value.elements().map(|name| Type::parse(&name.string()?)).collect(),
         _ => None,
     }
 }
@@ -276,10 +215,7 @@ fn strings(value: Raw<'_>) -> Option<Vec<String>> {
     if value.kind() != Kind::Array {
         return None;
     }
-    value
-        .elements()
-        .map(|name| name.string().map(Into::into))
-        .collect()
+    value.elements().map(|name| name.string().map(Into::into)).collect()
 }
 
 fn size(value: Raw<'_>) -> Option<u64> {

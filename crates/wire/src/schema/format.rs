@@ -35,11 +35,7 @@ impl Format {
 fn digits(text: &str, count: usize) -> Option<(u32, &str)> {
     let (head, rest) = text.split_at_checked(count)?;
     let all = head.bytes().all(|byte| byte.is_ascii_digit());
-    if all {
-        Some((head.parse().ok()?, rest))
-    } else {
-        None
-    }
+    if all { Some((head.parse().ok()?, rest)) } else { None }
 }
 
 fn date(text: &str) -> Option<&str> {

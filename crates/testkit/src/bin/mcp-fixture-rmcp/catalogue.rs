@@ -19,9 +19,7 @@ pub(crate) struct Catalogue {
 
 impl Catalogue {
     pub(crate) fn load() -> Result<Arc<Self>> {
-        serde_json::from_str(TEXT)
-            .map(Arc::new)
-            .context("catalogue.json")
+        serde_json::from_str(TEXT).map(Arc::new).context("catalogue.json")
     }
 
     pub(crate) fn tool(&self, name: &str) -> Option<&Tool> {

@@ -12,14 +12,11 @@ const AUDIO: &str = "UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAAB9AAACABAAZGF0YQIAAAA
 
 /// Reads a value of the protocol from the JSON that it has on the wire, which is what the suite describes.
 pub(crate) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, ErrorData> {
-    serde_json::from_value(value)
-        .map_err(|error| ErrorData::internal_error(error.to_string(), None))
+    serde_json::from_value(value).map_err(|error| ErrorData::internal_error(error.to_string(), None))
 }
 
 pub(crate) fn text_result(text: impl Into<String>) -> Result<CallToolResult, ErrorData> {
-    typed(
-        json!({"resultType": "complete", "content": [{"type": "text", "text": text.into()}], "isError": false}),
-    )
+    typed(json!({"resultType": "complete", "content": [{"type": "text", "text": text.into()}], "isError": false}))
 }
 
 /// The tools whose answer is always the same; `None` for all others.
@@ -29,20 +26,12 @@ pub(crate) fn of_tool(name: &str) -> Option<Result<CallToolResult, ErrorData>> {
         "test_image_content" => json!([image()]),
         "test_audio_content" => json!([{"type": "audio", "data": AUDIO, "mimeType": "audio/wav"}]),
         "test_embedded_resource" => {
-            json!([resource(
-                "test://embedded-resource",
-                "text/plain",
-                "This is an embedded resource content."
-            )])
+            json!([resource("test://embedded-resource", "text/plain", "This is an embedded resource content.")])
         }
         "test_multiple_content_types" => json!([
             text("Multiple content types test:"),
             image(),
-            resource(
-                "test://mixed-content-resource",
-                "application/json",
-                r#"{"test":"data","value":123}"#
-            ),
+            resource("test://mixed-content-resource", "application/json", r#"{"test":"data","value":123}"#),
         ]),
         "test_error_handling" => {
             json!([text("This tool intentionally returns an error for testing")])
@@ -51,54 +40,32 @@ pub(crate) fn of_tool(name: &str) -> Option<Result<CallToolResult, ErrorData>> {
         _ => return None,
     };
     let is_error = name == "test_error_handling";
-    Some(typed(
-        json!({"resultType": "complete", "content": content, "isError": is_error}),
-    ))
+    Some(typed(json!({"resultType": "complete", "content": content, "isError": is_error})))
 }
 
 /// The prompts that need no conversation.
-pub(crate) fn of_prompt(
-    name: &str,
-    arguments: &Map<String, Value>,
-) -> Result<GetPromptResult, ErrorData> {
-    let argument = |name: &str| {
-        arguments
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-    };
+pub(crate) fn of_prompt(name: &str, arguments: &Map<String, Value>) -> Result<GetPromptResult, ErrorData> {
+    let argument = |name: &str| arguments.get(name).and_then(Value::as_str).unwrap_or_default();
     let contents = match name {
         "test_simple_prompt" => vec![text("This is a simple prompt for testing.")],
         "test_prompt_with_arguments" => {
             let [first, second] = [argument("arg1"), argument("arg2")];
-            vec![text(&format!(
-                "Prompt with arguments: arg1='{first}', arg2='{second}'"
-            ))]
+            vec![text(&format!("Prompt with arguments: arg1='{first}', arg2='{second}'"))]
         }
         "test_prompt_with_embedded_resource" => vec![
-            resource(
-                argument("resourceUri"),
-                "text/plain",
-                "Embedded resource content for testing.",
-            ),
+            resource(argument("resourceUri"), "text/plain", "Embedded resource content for testing."),
             text("Please process the embedded resource above."),
         ],
         "test_prompt_with_image" => vec![image(), text("Please analyze the image above.")],
         _ => {
-            return Err(ErrorData::invalid_params(
-                format!("Unknown prompt: {name}"),
-                None,
-            ));
+            return Err(ErrorData::invalid_params(format!("Unknown prompt: {name}"), None));
         }
     };
     prompt(contents)
 }
 
 pub(crate) fn prompt(contents: Vec<Value>) -> Result<GetPromptResult, ErrorData> {
-    let messages: Vec<_> = contents
-        .into_iter()
-        .map(|content| json!({"role": "user", "content": content}))
-        .collect();
+    let messages: Vec<_> = contents.into_iter().map(|content| json!({"role": "user", "content": content})).collect();
     typed(json!({"resultType": "complete", "messages": messages}))
 }
 
@@ -112,17 +79,11 @@ pub(crate) fn of_resource(uri: &str) -> Result<ReadResourceResult, ErrorData> {
         }
         "test://static-binary" => json!({"uri": uri, "mimeType": "image/png", "blob": IMAGE}),
         _ => {
-            let id = uri
-                .strip_prefix("test://template/")
-                .and_then(|rest| rest.strip_suffix("/data"));
+            let id = uri.strip_prefix("test://template/").and_then(|rest| rest.strip_suffix("/data"));
             let Some(id) = id.filter(|id| !id.contains('/')) else {
-                return Err(ErrorData::resource_not_found(
-                    format!("Resource not found: {uri}"),
-                    Some(json!({"uri": uri})),
-                ));
+                return Err(ErrorData::resource_not_found(format!("Resource not found: {uri}"), Some(json!({"uri": uri}))));
             };
-            let data =
-                json!({"id": id, "templateTest": true, "data": format!("Data for ID: {id}")});
+            let data = json!({"id": id, "templateTest": true, "data": format!("Data for ID: {id}")});
             json!({"uri": uri, "mimeType": "application/json", "text": data.to_string()})
         }
     };

@@ -3,10 +3,7 @@
 
 use std::time::Duration;
 
-use rmcp::model::{
-    CallToolResult, ElicitRequestParams, JsonObject, LoggingLevel, LoggingMessageNotificationParam,
-    ProgressNotificationParam,
-};
+use rmcp::model::{CallToolResult, ElicitRequestParams, JsonObject, LoggingLevel, LoggingMessageNotificationParam, ProgressNotificationParam};
 use rmcp::service::{RequestContext, RoleServer};
 use rmcp::{ErrorData, ServiceError};
 use serde_json::{Value, json};
@@ -17,14 +14,8 @@ use crate::rounds::ask;
 
 const PAUSE: Duration = Duration::from_millis(50);
 
-pub(crate) async fn logging(
-    context: &RequestContext<RoleServer>,
-) -> Result<CallToolResult, ErrorData> {
-    for line in [
-        "Tool execution started",
-        "Tool processing data",
-        "Tool execution completed",
-    ] {
+pub(crate) async fn logging(context: &RequestContext<RoleServer>) -> Result<CallToolResult, ErrorData> {
+    for line in ["Tool execution started", "Tool processing data", "Tool execution completed"] {
         log(context, LoggingLevel::Info, line).await?;
         sleep(PAUSE).await;
     }
@@ -32,78 +23,46 @@ pub(crate) async fn logging(
 }
 
 /// Modern clients ask for logs with each request; without that there are none.
-pub(crate) async fn logging_if_asked(
-    context: &RequestContext<RoleServer>,
-) -> Result<CallToolResult, ErrorData> {
+pub(crate) async fn logging_if_asked(context: &RequestContext<RoleServer>) -> Result<CallToolResult, ErrorData> {
     if let Some(level) = context.meta.log_level() {
         log(context, level, "test_logging_tool ran").await?;
     }
     text_result("Logged where logs were asked for.")
 }
 
-pub(crate) async fn progress(
-    context: &RequestContext<RoleServer>,
-) -> Result<CallToolResult, ErrorData> {
+pub(crate) async fn progress(context: &RequestContext<RoleServer>) -> Result<CallToolResult, ErrorData> {
     if let Some(token) = context.meta.get_progress_token() {
         for step in [0.0, 50.0, 100.0] {
-            let progress = ProgressNotificationParam::new(token.clone(), step)
-                .with_total(100.0)
-                .with_message(format!("Completed step {step} of 100"));
-            context
-                .peer
-                .notify_progress(progress)
-                .await
-                .map_err(|error| lost(&error))?;
+            let progress =
+                ProgressNotificationParam::new(token.clone(), step).with_total(100.0).with_message(format!("Completed step {step} of 100"));
+            context.peer.notify_progress(progress).await.map_err(|error| lost(&error))?;
             sleep(PAUSE).await;
         }
     }
     text_result("Tool with progress executed successfully")
 }
 
-pub(crate) async fn sampling(
-    context: &RequestContext<RoleServer>,
-    arguments: &JsonObject,
-) -> Result<CallToolResult, ErrorData> {
-    let prompt = arguments
-        .get("prompt")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let request =
-        typed(json!({"messages": [{"role": "user", "content": text(prompt)}], "maxTokens": 100}))?;
+pub(crate) async fn sampling(context: &RequestContext<RoleServer>, arguments: &JsonObject) -> Result<CallToolResult, ErrorData> {
+    let prompt = arguments.get("prompt").and_then(Value::as_str).unwrap_or_default();
+    let request = typed(json!({"messages": [{"role": "user", "content": text(prompt)}], "maxTokens": 100}))?;
     match context.peer.create_message(request).await {
         Ok(answer) => {
             let answer = serde_json::to_value(&answer).unwrap_or_default();
-            let said = answer
-                .pointer("/content/text")
-                .or_else(|| answer.pointer("/content/0/text"));
-            text_result(format!(
-                "LLM response: {}",
-                said.and_then(Value::as_str).unwrap_or("no text")
-            ))
+            let said = answer.pointer("/content/text").or_else(|| answer.pointer("/content/0/text"));
+            text_result(format!("LLM response: {}", said.and_then(Value::as_str).unwrap_or("no text")))
         }
         Err(error) => refused("Sampling", &error),
     }
 }
 
-pub(crate) async fn elicitation(
-    context: &RequestContext<RoleServer>,
-    arguments: &JsonObject,
-) -> Result<CallToolResult, ErrorData> {
-    let message = arguments
-        .get("message")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let question = ask(
-        message,
-        &json!({"response": {"type": "string", "description": "User's response"}}),
-    );
+pub(crate) async fn elicitation(context: &RequestContext<RoleServer>, arguments: &JsonObject) -> Result<CallToolResult, ErrorData> {
+    let message = arguments.get("message").and_then(Value::as_str).unwrap_or_default();
+    let question = ask(message, &json!({"response": {"type": "string", "description": "User's response"}}));
     elicit(context, question).await
 }
 
 /// SEP-1034: every primitive type may have a default.
-pub(crate) async fn elicitation_with_defaults(
-    context: &RequestContext<RoleServer>,
-) -> Result<CallToolResult, ErrorData> {
+pub(crate) async fn elicitation_with_defaults(context: &RequestContext<RoleServer>) -> Result<CallToolResult, ErrorData> {
     let properties = json!({
         "name": {"type": "string", "description": "User name", "default": "John Doe"},
         "age": {"type": "integer", "description": "User age", "default": 30},
@@ -115,15 +74,8 @@ pub(crate) async fn elicitation_with_defaults(
 }
 
 /// SEP-1330: five forms of enumeration.
-pub(crate) async fn elicitation_with_enums(
-    context: &RequestContext<RoleServer>,
-) -> Result<CallToolResult, ErrorData> {
-    let titled = |pairs: &[(&str, &str)]| -> Vec<Value> {
-        pairs
-            .iter()
-            .map(|(value, title)| json!({"const": value, "title": title}))
-            .collect()
-    };
+pub(crate) async fn elicitation_with_enums(context: &RequestContext<RoleServer>) -> Result<CallToolResult, ErrorData> {
+    let titled = |pairs: &[(&str, &str)]| -> Vec<Value> { pairs.iter().map(|(value, title)| json!({"const": value, "title": title})).collect() };
     let properties = json!({
         "untitledSingle": {"type": "string", "enum": ["option1", "option2", "option3"]},
         "titledSingle": {"type": "string", "oneOf": titled(&[("value1", "First"), ("value2", "Second"), ("value3", "Third")])},
@@ -134,16 +86,8 @@ pub(crate) async fn elicitation_with_enums(
     elicit(context, ask("Please choose", &properties)).await
 }
 
-async fn elicit(
-    context: &RequestContext<RoleServer>,
-    mut question: Value,
-) -> Result<CallToolResult, ErrorData> {
-    let params: ElicitRequestParams = typed(
-        question
-            .get_mut("params")
-            .map(Value::take)
-            .unwrap_or_default(),
-    )?;
+async fn elicit(context: &RequestContext<RoleServer>, mut question: Value) -> Result<CallToolResult, ErrorData> {
+    let params: ElicitRequestParams = typed(question.get_mut("params").map(Value::take).unwrap_or_default())?;
     match context.peer.create_elicitation(params).await {
         Ok(answer) => {
             let action = serde_json::to_value(&answer.action).unwrap_or_default();
@@ -164,17 +108,9 @@ fn refused(what: &str, error: &ServiceError) -> Result<CallToolResult, ErrorData
     }))
 }
 
-async fn log(
-    context: &RequestContext<RoleServer>,
-    level: LoggingLevel,
-    line: &str,
-) -> Result<(), ErrorData> {
+async fn log(context: &RequestContext<RoleServer>, level: LoggingLevel, line: &str) -> Result<(), ErrorData> {
     let message = LoggingMessageNotificationParam::new(level, json!(line));
-    context
-        .peer
-        .notify_logging_message(message)
-        .await
-        .map_err(|error| lost(&error))
+    context.peer.notify_logging_message(message).await.map_err(|error| lost(&error))
 }
 
 fn lost(error: &ServiceError) -> ErrorData {

@@ -30,17 +30,9 @@ use crate::server::Fixture;
 async fn main() -> Result<()> {
     let flags = Flags::from_env(&["--port"])?;
     let fixture = Fixture::new()?;
-    let mut config =
-        StreamableHttpServerConfig::default().with_sse_retry(Some(Duration::from_millis(100)));
-    config.allowed_origins = vec![
-        "http://localhost:*".to_owned(),
-        "http://127.0.0.1:*".to_owned(),
-    ];
-    let endpoint = StreamableHttpService::new(
-        move || Ok(fixture.clone()),
-        Arc::new(LocalSessionManager::default()),
-        config,
-    );
+    let mut config = StreamableHttpServerConfig::default().with_sse_retry(Some(Duration::from_millis(100)));
+    config.allowed_origins = vec!["http://localhost:*".to_owned(), "http://127.0.0.1:*".to_owned()];
+    let endpoint = StreamableHttpService::new(move || Ok(fixture.clone()), Arc::new(LocalSessionManager::default()), config);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, flags.required("--port")?)).await?;
     loop {
         let (stream, _) = listener.accept().await?;

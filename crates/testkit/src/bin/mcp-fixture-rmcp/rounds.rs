@@ -4,9 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use rmcp::ErrorData;
-use rmcp::model::{
-    CallToolResponse, ClientCapabilities, GetPromptResponse, InputRequiredResult, InputResponses,
-};
+use rmcp::model::{CallToolResponse, ClientCapabilities, GetPromptResponse, InputRequiredResult, InputResponses};
 use serde_json::{Value, json};
 
 use crate::contents::{prompt, text, text_result, typed};
@@ -33,62 +31,29 @@ impl StateSeal {
     fn open<'a>(&self, sealed: &'a str) -> Result<&'a str, ErrorData> {
         match sealed.rsplit_once('.') {
             Some((state, _)) if self.seal(state) == sealed => Ok(state),
-            _ => Err(ErrorData::invalid_params(
-                "requestState is not one that this server gave out",
-                None,
-            )),
+            _ => Err(ErrorData::invalid_params("requestState is not one that this server gave out", None)),
         }
     }
 }
 
 /// The tools of several rounds; `None` for all others.
-pub(crate) fn call(
-    seal: &StateSeal,
-    name: &str,
-    round: &Round<'_>,
-) -> Option<Result<CallToolResponse, ErrorData>> {
+pub(crate) fn call(seal: &StateSeal, name: &str, round: &Round<'_>) -> Option<Result<CallToolResponse, ErrorData>> {
     let tool = name.strip_prefix("test_input_required_result_")?;
-    Some(
-        round
-            .state
-            .map(|sealed| seal.open(sealed))
-            .transpose()
-            .and_then(|state| match tool {
-                "elicitation" => one_question(round, "user_name", ask_name(), greeting),
-                "sampling" => one_question(
-                    round,
-                    "capital_question",
-                    sample("What is the capital of France?"),
-                    |answer| {
-                        format!(
-                            "Model said: {}",
-                            answer
-                                .pointer("/content/text")
-                                .and_then(Value::as_str)
-                                .unwrap_or("nothing")
-                        )
-                    },
-                ),
-                "list_roots" => one_question(round, "client_roots", list_roots(), |answer| {
-                    format!(
-                        "Client has {} root(s).",
-                        answer
-                            .get("roots")
-                            .and_then(Value::as_array)
-                            .map_or(0, Vec::len)
-                    )
-                }),
-                "request_state" => confirmed(seal, round, state, "confirm-once"),
-                "tampered_state" => confirmed(seal, round, state, "round-1"),
-                "multiple_inputs" => three_questions(seal, round, state),
-                "multi_round" => two_rounds(seal, round, state),
-                "capabilities" => by_capability(seal, round, state),
-                _ => Err(ErrorData::invalid_params(
-                    format!("Unknown tool: {name}"),
-                    None,
-                )),
-            }),
-    )
+    Some(round.state.map(|sealed| seal.open(sealed)).transpose().and_then(|state| match tool {
+        "elicitation" => one_question(round, "user_name", ask_name(), greeting),
+        "sampling" => one_question(round, "capital_question", sample("What is the capital of France?"), |answer| {
+            format!("Model said: {}", answer.pointer("/content/text").and_then(Value::as_str).unwrap_or("nothing"))
+        }),
+        "list_roots" => one_question(round, "client_roots", list_roots(), |answer| {
+            format!("Client has {} root(s).", answer.get("roots").and_then(Value::as_array).map_or(0, Vec::len))
+        }),
+        "request_state" => confirmed(seal, round, state, "confirm-once"),
+        "tampered_state" => confirmed(seal, round, state, "round-1"),
+        "multiple_inputs" => three_questions(seal, round, state),
+        "multi_round" => two_rounds(seal, round, state),
+        "capabilities" => by_capability(seal, round, state),
+        _ => Err(ErrorData::invalid_params(format!("Unknown tool: {name}"), None)),
+    }))
 }
 
 /// The one prompt that asks something before it answers.
@@ -99,10 +64,7 @@ pub(crate) fn contextual_prompt(round: &Round<'_>) -> Result<GetPromptResponse, 
             Ok(prompt(vec![text(&format!("Use the following context: {context}"))])?.into())
         }
         None => {
-            let question = ask(
-                "What context should the prompt use?",
-                &json!({"context": {"type": "string"}}),
-            );
+            let question = ask("What context should the prompt use?", &json!({"context": {"type": "string"}}));
             Ok(required(json!({"user_context": question}), None)?.into())
         }
     }
@@ -120,24 +82,14 @@ impl Round<'_> {
     }
 }
 
-fn one_question(
-    round: &Round<'_>,
-    key: &str,
-    question: Value,
-    answered: impl Fn(&Value) -> String,
-) -> Result<CallToolResponse, ErrorData> {
+fn one_question(round: &Round<'_>, key: &str, question: Value, answered: impl Fn(&Value) -> String) -> Result<CallToolResponse, ErrorData> {
     match round.answer(key) {
         Some(answer) => Ok(text_result(answered(answer))?.into()),
         None => Ok(ask_once(key, question)?.into()),
     }
 }
 
-fn confirmed(
-    seal: &StateSeal,
-    round: &Round<'_>,
-    state: Option<&str>,
-    expected: &str,
-) -> Result<CallToolResponse, ErrorData> {
+fn confirmed(seal: &StateSeal, round: &Round<'_>, state: Option<&str>, expected: &str) -> Result<CallToolResponse, ErrorData> {
     if state == Some(expected) && round.answer("confirm").is_some() {
         return Ok(text_result("state-ok: confirmation received")?.into());
     }
@@ -145,11 +97,7 @@ fn confirmed(
     Ok(required(json!({"confirm": question}), Some(seal.seal(expected)))?.into())
 }
 
-fn three_questions(
-    seal: &StateSeal,
-    round: &Round<'_>,
-    state: Option<&str>,
-) -> Result<CallToolResponse, ErrorData> {
+fn three_questions(seal: &StateSeal, round: &Round<'_>, state: Option<&str>) -> Result<CallToolResponse, ErrorData> {
     let keys = ["user_name", "greeting", "client_roots"];
     if state == Some("three") && keys.iter().all(|key| round.answer(key).is_some()) {
         return Ok(text_result("All inputs received.")?.into());
@@ -159,46 +107,21 @@ fn three_questions(
 }
 
 /// The state names the round and carries the answer of the first one.
-fn two_rounds(
-    seal: &StateSeal,
-    round: &Round<'_>,
-    state: Option<&str>,
-) -> Result<CallToolResponse, ErrorData> {
+fn two_rounds(seal: &StateSeal, round: &Round<'_>, state: Option<&str>) -> Result<CallToolResponse, ErrorData> {
     if let (Some("first"), Some(answer)) = (state, round.answer("step1")) {
-        let question = ask(
-            "Step 2: What is your favorite color?",
-            &json!({"color": {"type": "string"}}),
-        );
+        let question = ask("Step 2: What is your favorite color?", &json!({"color": {"type": "string"}}));
         let state = format!("second {}", member(answer, "name").unwrap_or("Someone"));
         return Ok(required(json!({"step2": question}), Some(seal.seal(&state)))?.into());
     }
-    if let (Some(name), Some(answer)) = (
-        state.and_then(|state| state.strip_prefix("second ")),
-        round.answer("step2"),
-    ) {
-        return Ok(text_result(format!(
-            "{name} likes {}.",
-            member(answer, "color").unwrap_or("no color")
-        ))?
-        .into());
+    if let (Some(name), Some(answer)) = (state.and_then(|state| state.strip_prefix("second ")), round.answer("step2")) {
+        return Ok(text_result(format!("{name} likes {}.", member(answer, "color").unwrap_or("no color")))?.into());
     }
-    let question = ask(
-        "Step 1: What is your name?",
-        &json!({"name": {"type": "string"}}),
-    );
+    let question = ask("Step 1: What is your name?", &json!({"name": {"type": "string"}}));
     Ok(required(json!({"step1": question}), Some(seal.seal("first")))?.into())
 }
 
-fn by_capability(
-    seal: &StateSeal,
-    round: &Round<'_>,
-    state: Option<&str>,
-) -> Result<CallToolResponse, ErrorData> {
-    if state == Some("by-capability")
-        && round
-            .responses
-            .is_some_and(|responses| !responses.is_empty())
-    {
+fn by_capability(seal: &StateSeal, round: &Round<'_>, state: Option<&str>) -> Result<CallToolResponse, ErrorData> {
+    if state == Some("by-capability") && round.responses.is_some_and(|responses| !responses.is_empty()) {
         return Ok(text_result("Answered.")?.into());
     }
     let mut questions = json!({});
@@ -227,10 +150,7 @@ fn greeting(answer: &Value) -> String {
 
 /// A form elicitation whose properties are all required.
 pub(crate) fn ask(message: &str, properties: &Value) -> Value {
-    let required: Vec<_> = properties
-        .as_object()
-        .map(|map| map.keys().cloned().collect())
-        .unwrap_or_default();
+    let required: Vec<_> = properties.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default();
     json!({
         "method": "elicitation/create",
         "params": {

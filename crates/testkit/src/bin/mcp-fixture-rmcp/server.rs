@@ -6,13 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rmcp::model::{
-    CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, ClientCapabilities,
-    CompleteRequestParams, CompleteResult, CompletionInfo, GetPromptRequestParams,
-    GetPromptResponse, GetTaskParams, GetTaskResult, Implementation, JsonObject, ListPromptsResult,
-    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
-    ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
-    SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool,
-    UnsubscribeRequestParams, UpdateTaskParams,
+    CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, ClientCapabilities, CompleteRequestParams, CompleteResult, CompletionInfo,
+    GetPromptRequestParams, GetPromptResponse, GetTaskParams, GetTaskResult, Implementation, JsonObject, ListPromptsResult,
+    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse,
+    ServerCapabilities, ServerConfig, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+    UpdateTaskParams,
 };
 use rmcp::service::{RequestContext, RoleServer, SubscriptionContext, SubscriptionSink};
 use rmcp::task_manager::TaskManager;
@@ -49,34 +47,20 @@ impl Fixture {
     }
 
     fn listeners(&self) -> Vec<SubscriptionSink> {
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Tells everyone who asked; a listener that is gone is not an error of the call.
     async fn announce(&self, tools: bool) -> Result<CallToolResponse, ErrorData> {
         for listener in self.listeners() {
-            let sent = if tools {
-                listener.notify_tool_list_changed().await
-            } else {
-                listener.notify_prompt_list_changed().await
-            };
+            let sent = if tools { listener.notify_tool_list_changed().await } else { listener.notify_prompt_list_changed().await };
             drop(sent);
         }
         Ok(contents::text_result("Listeners were told.")?.into())
     }
 
     /// Tools that talk to the client while they run.
-    async fn converse(
-        &self,
-        name: &str,
-        arguments: &JsonObject,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<CallToolResponse, ErrorData> {
+    async fn converse(&self, name: &str, arguments: &JsonObject, context: &RequestContext<RoleServer>) -> Result<CallToolResponse, ErrorData> {
         let result = match name {
             "test_tool_with_logging" => legacy::logging(context).await,
             "test_logging_tool" => legacy::logging_if_asked(context).await,
@@ -93,22 +77,14 @@ impl Fixture {
                 let question = rounds::ask("A word, please", &json!({"value": {"type": "string"}}));
                 return rounds::ask_once("word", question).map(Into::into);
             }
-            _ => Err(ErrorData::invalid_params(
-                format!("Unknown tool: {name}"),
-                None,
-            )),
+            _ => Err(ErrorData::invalid_params(format!("Unknown tool: {name}"), None)),
         };
         result.map(Into::into)
     }
 }
 
-fn needs_sampling(
-    context: &RequestContext<RoleServer>,
-) -> Result<rmcp::model::CallToolResult, ErrorData> {
-    if context
-        .client_capabilities()
-        .is_some_and(|declared| declared.sampling.is_some())
-    {
+fn needs_sampling(context: &RequestContext<RoleServer>) -> Result<rmcp::model::CallToolResult, ErrorData> {
+    if context.client_capabilities().is_some_and(|declared| declared.sampling.is_some()) {
         return contents::text_result("The client can sample.");
     }
     let needed = ClientCapabilities::builder().enable_sampling().build();
@@ -138,63 +114,34 @@ impl ServerHandler for Fixture {
         self.catalogue.tool(name).cloned()
     }
 
-    async fn list_tools(
-        &self,
-        _: Option<PaginatedRequestParams>,
-        _: RequestContext<RoleServer>,
-    ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult {
-            tools: self.catalogue.tools.clone(),
-            ..Default::default()
-        }
-        .with_ttl_ms(TTL_MS)
-        .with_cache_scope(CacheScope::Public))
+    async fn list_tools(&self, _: Option<PaginatedRequestParams>, _: RequestContext<RoleServer>) -> Result<ListToolsResult, ErrorData> {
+        Ok(ListToolsResult { tools: self.catalogue.tools.clone(), ..Default::default() }.with_ttl_ms(TTL_MS).with_cache_scope(CacheScope::Public))
     }
 
-    async fn call_tool(
-        &self,
-        request: CallToolRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> Result<CallToolResponse, ErrorData> {
+    async fn call_tool(&self, request: CallToolRequestParams, context: RequestContext<RoleServer>) -> Result<CallToolResponse, ErrorData> {
         let arguments = request.arguments.unwrap_or_default();
         let capabilities = context.client_capabilities();
-        let round = Round {
-            responses: request.input_responses.as_ref(),
-            state: request.request_state.as_deref(),
-            capabilities: capabilities.as_ref(),
-        };
+        let round =
+            Round { responses: request.input_responses.as_ref(), state: request.request_state.as_deref(), capabilities: capabilities.as_ref() };
         if let Some(result) = contents::of_tool(&request.name) {
             return result.map(Into::into);
         }
         if let Some(response) = rounds::call(&self.seal, &request.name, &round) {
             return response;
         }
-        if let Some(response) =
-            async_results::call(&self.background, &request.name, &arguments, &round).await
-        {
+        if let Some(response) = async_results::call(&self.background, &request.name, &arguments, &round).await {
             return response;
         }
         self.converse(&request.name, &arguments, &context).await
     }
 
-    async fn list_prompts(
-        &self,
-        _: Option<PaginatedRequestParams>,
-        _: RequestContext<RoleServer>,
-    ) -> Result<ListPromptsResult, ErrorData> {
-        Ok(ListPromptsResult {
-            prompts: self.catalogue.prompts.clone(),
-            ..Default::default()
-        }
-        .with_ttl_ms(TTL_MS)
-        .with_cache_scope(CacheScope::Public))
+    async fn list_prompts(&self, _: Option<PaginatedRequestParams>, _: RequestContext<RoleServer>) -> Result<ListPromptsResult, ErrorData> {
+        Ok(ListPromptsResult { prompts: self.catalogue.prompts.clone(), ..Default::default() }
+            .with_ttl_ms(TTL_MS)
+            .with_cache_scope(CacheScope::Public))
     }
 
-    async fn get_prompt(
-        &self,
-        request: GetPromptRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> Result<GetPromptResponse, ErrorData> {
+    async fn get_prompt(&self, request: GetPromptRequestParams, context: RequestContext<RoleServer>) -> Result<GetPromptResponse, ErrorData> {
         if request.name == "test_input_required_result_prompt" {
             return rounds::contextual_prompt(&Round {
                 responses: request.input_responses.as_ref(),
@@ -205,17 +152,10 @@ impl ServerHandler for Fixture {
         contents::of_prompt(&request.name, &request.arguments.unwrap_or_default()).map(Into::into)
     }
 
-    async fn list_resources(
-        &self,
-        _: Option<PaginatedRequestParams>,
-        _: RequestContext<RoleServer>,
-    ) -> Result<ListResourcesResult, ErrorData> {
-        Ok(ListResourcesResult {
-            resources: self.catalogue.resources.clone(),
-            ..Default::default()
-        }
-        .with_ttl_ms(TTL_MS)
-        .with_cache_scope(CacheScope::Public))
+    async fn list_resources(&self, _: Option<PaginatedRequestParams>, _: RequestContext<RoleServer>) -> Result<ListResourcesResult, ErrorData> {
+        Ok(ListResourcesResult { resources: self.catalogue.resources.clone(), ..Default::default() }
+            .with_ttl_ms(TTL_MS)
+            .with_cache_scope(CacheScope::Public))
     }
 
     async fn list_resource_templates(
@@ -224,117 +164,55 @@ impl ServerHandler for Fixture {
         _: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
         let resource_templates = self.catalogue.resource_templates.clone();
-        Ok(ListResourceTemplatesResult {
-            resource_templates,
-            ..Default::default()
-        }
-        .with_ttl_ms(TTL_MS)
-        .with_cache_scope(CacheScope::Public))
+        Ok(ListResourceTemplatesResult { resource_templates, ..Default::default() }.with_ttl_ms(TTL_MS).with_cache_scope(CacheScope::Public))
     }
 
-    async fn read_resource(
-        &self,
-        request: ReadResourceRequestParams,
-        _: RequestContext<RoleServer>,
-    ) -> Result<ReadResourceResponse, ErrorData> {
+    async fn read_resource(&self, request: ReadResourceRequestParams, _: RequestContext<RoleServer>) -> Result<ReadResourceResponse, ErrorData> {
         let result = contents::of_resource(&request.uri)?;
-        Ok(result
-            .with_ttl_ms(TTL_MS)
-            .with_cache_scope(CacheScope::Public)
-            .into())
+        Ok(result.with_ttl_ms(TTL_MS).with_cache_scope(CacheScope::Public).into())
     }
 
-    async fn complete(
-        &self,
-        request: CompleteRequestParams,
-        _: RequestContext<RoleServer>,
-    ) -> Result<CompleteResult, ErrorData> {
-        let values = ["paris", "park", "party"]
-            .into_iter()
-            .filter(|word| word.starts_with(&request.argument.value));
+    async fn complete(&self, request: CompleteRequestParams, _: RequestContext<RoleServer>) -> Result<CompleteResult, ErrorData> {
+        let values = ["paris", "park", "party"].into_iter().filter(|word| word.starts_with(&request.argument.value));
         let info = CompletionInfo::new(values.map(str::to_owned).collect());
-        Ok(CompleteResult::new(
-            info.map_err(|error| ErrorData::internal_error(error, None))?,
-        ))
+        Ok(CompleteResult::new(info.map_err(|error| ErrorData::internal_error(error, None))?))
     }
 
-    async fn set_level(
-        &self,
-        _: SetLevelRequestParams,
-        _: RequestContext<RoleServer>,
-    ) -> Result<(), ErrorData> {
+    async fn set_level(&self, _: SetLevelRequestParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
         Ok(())
     }
 
-    async fn subscribe(
-        &self,
-        request: SubscribeRequestParams,
-        _: RequestContext<RoleServer>,
-    ) -> Result<(), ErrorData> {
-        self.subscribed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(request.uri);
+    async fn subscribe(&self, request: SubscribeRequestParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        self.subscribed.lock().unwrap_or_else(PoisonError::into_inner).insert(request.uri);
         Ok(())
     }
 
-    async fn unsubscribe(
-        &self,
-        request: UnsubscribeRequestParams,
-        _: RequestContext<RoleServer>,
-    ) -> Result<(), ErrorData> {
-        self.subscribed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&request.uri);
+    async fn unsubscribe(&self, request: UnsubscribeRequestParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        self.subscribed.lock().unwrap_or_else(PoisonError::into_inner).remove(&request.uri);
         Ok(())
     }
 
-    fn accepted_subscription_filter(
-        &self,
-        requested: &SubscriptionFilter,
-    ) -> Option<SubscriptionFilter> {
+    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
         Some(requested.clone())
     }
 
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
         let key = self.next_listener.fetch_add(1, Ordering::Relaxed);
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key, context.sink().clone());
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).insert(key, context.sink().clone());
         context.cancelled().await;
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&key);
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         Ok(())
     }
 
-    async fn get_task(
-        &self,
-        request: GetTaskParams,
-        _: RequestContext<RoleServer>,
-    ) -> Result<GetTaskResult, ErrorData> {
-        Ok(GetTaskResult::new(
-            self.background.get_task(&request.task_id)?,
-        ))
+    async fn get_task(&self, request: GetTaskParams, _: RequestContext<RoleServer>) -> Result<GetTaskResult, ErrorData> {
+        Ok(GetTaskResult::new(self.background.get_task(&request.task_id)?))
     }
 
-    async fn update_task(
-        &self,
-        request: UpdateTaskParams,
-        _: RequestContext<RoleServer>,
-    ) -> Result<(), ErrorData> {
-        self.background
-            .update_task(&request.task_id, request.input_responses)
+    async fn update_task(&self, request: UpdateTaskParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        self.background.update_task(&request.task_id, request.input_responses)
     }
 
-    async fn cancel_task(
-        &self,
-        request: CancelTaskParams,
-        _: RequestContext<RoleServer>,
-    ) -> Result<(), ErrorData> {
+    async fn cancel_task(&self, request: CancelTaskParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
         self.background.cancel_task(&request.task_id)
     }
 }

@@ -10,40 +10,21 @@ fn parse(text: &str) -> Result<Message<'_>, Refusal> {
 
 fn refused(text: &str) -> (u16, i32, Option<String>) {
     let refusal = parse(text).expect_err(text);
-    (
-        refusal.http_status,
-        refusal.code,
-        refusal.id.map(|id| id.as_str().to_owned()),
-    )
+    (refusal.http_status, refusal.code, refusal.id.map(|id| id.as_str().to_owned()))
 }
 
 #[test]
 fn a_request_is_borrowed_as_it_was_written() {
     let text = r#"{"jsonrpc":"2.0","id":"\u0061\/7","method":"tools/call","params":{"name":"pay.transfer","arguments":{"amount":2.50,"n":12345678901234567890123},"_meta":{"progressToken":1},"cursor":null},"extra":1}"#;
-    let Message::Request(request) = parse(text).unwrap() else {
-        panic!("not a request")
-    };
+    let Message::Request(request) = parse(text).unwrap() else { panic!("not a request") };
     assert_eq!(request.id.raw().text(), r#""\u0061\/7""#);
     assert_eq!(request.method, "tools/call");
     assert_eq!(request.params.name.as_deref(), Some("pay.transfer"));
-    assert_eq!(
-        request.params.arguments.unwrap().text(),
-        r#"{"amount":2.50,"n":12345678901234567890123}"#
-    );
-    assert_eq!(
-        request.params.get("_meta").unwrap().text(),
-        r#"{"progressToken":1}"#
-    );
+    assert_eq!(request.params.arguments.unwrap().text(), r#"{"amount":2.50,"n":12345678901234567890123}"#);
+    assert_eq!(request.params.get("_meta").unwrap().text(), r#"{"progressToken":1}"#);
     assert!(request.params.cursor.is_none());
-    assert!(matches!(
-        parse(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#),
-        Ok(Message::Notification(_))
-    ));
-    let Ok(Message::Response(response)) =
-        parse(r#"{"jsonrpc":"2.0","id":"gw-1","result":{"action":"accept"}}"#)
-    else {
-        panic!("not a response")
-    };
+    assert!(matches!(parse(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#), Ok(Message::Notification(_))));
+    let Ok(Message::Response(response)) = parse(r#"{"jsonrpc":"2.0","id":"gw-1","result":{"action":"accept"}}"#) else { panic!("not a response") };
     assert_eq!(response.outcome.unwrap().text(), r#"{"action":"accept"}"#);
 }
 
@@ -138,35 +119,23 @@ fn an_id_is_a_string_or_an_integer() {
     for id in ["null", "true", "1.0", "1e2", "[1]", "{}", &long] {
         assert_eq!(refused(&with(id)), (400, -32600, None), "{id}");
     }
-    let id = |text: &'static str| {
-        Id::parse(Raw::parse(text.as_bytes(), &Limits::REQUEST).unwrap()).unwrap()
-    };
+    let id = |text: &'static str| Id::parse(Raw::parse(text.as_bytes(), &Limits::REQUEST).unwrap()).unwrap();
     assert!(id("1") != id("\"1\""));
     assert!(id("\"a\"") == id("\"\\u0061\""));
 }
 
 #[test]
 fn a_null_counts_as_absent() {
-    let Ok(Message::Request(request)) =
-        parse(r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":null}"#)
-    else {
-        panic!()
-    };
+    let Ok(Message::Request(request)) = parse(r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":null}"#) else { panic!() };
     assert_eq!(request.params.raw().text(), "{}");
-    let text =
-        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":null,"arguments":null}}"#;
-    let Ok(Message::Request(request)) = parse(text) else {
-        panic!()
-    };
+    let text = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":null,"arguments":null}}"#;
+    let Ok(Message::Request(request)) = parse(text) else { panic!() };
     assert!(request.params.name.is_none() && request.params.arguments.is_none());
 }
 
 #[test]
 fn a_body_over_the_limit_is_413() {
-    let limits = Limits {
-        bytes: 10,
-        ..Limits::REQUEST
-    };
+    let limits = Limits { bytes: 10, ..Limits::REQUEST };
     let refusal = Message::parse(b"{\"jsonrpc\":\"2.0\"}", &limits).unwrap_err();
     assert_eq!(refusal.http_status, 413);
 }

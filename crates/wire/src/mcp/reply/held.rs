@@ -92,44 +92,26 @@ impl Writer<'_> {
                     .text("expiresAt", pending.expires_at)
             })
         });
-        self.result_with_meta(
-            out,
-            id,
-            "complete",
-            |object| content(object, pending.text, true),
-            facts,
-        );
+        self.result_with_meta(out, id, "complete", |object| content(object, pending.text, true), facts);
     }
 
     /// Modern, first leg, for a request that declared `elicitation.url`: a page to open, and the state to bring back.
-    pub fn held_url(
-        &self,
-        out: &mut Vec<u8>,
-        id: &IdBuf,
-        elicitation: &Elicitation<'_>,
-        request_state: &str,
-    ) {
+    pub fn held_url(&self, out: &mut Vec<u8>, id: &IdBuf, elicitation: &Elicitation<'_>, request_state: &str) {
         self.result(out, id, "input_required", |object| {
             let request = members(|request| {
-                request
-                    .text("method", "elicitation/create")
-                    .nested("params", |params| {
-                        let params = params.text("mode", "url").text("url", elicitation.url);
-                        params.text("message", elicitation.message)
-                    })
+                request.text("method", "elicitation/create").nested("params", |params| {
+                    let params = params.text("mode", "url").text("url", elicitation.url);
+                    params.text("message", elicitation.message)
+                })
             });
-            let object = object.nested("inputRequests", |requests| {
-                requests.nested("approval", request)
-            });
+            let object = object.nested("inputRequests", |requests| requests.nested("approval", request));
             object.text("requestState", request_state)
         });
     }
 
     /// Modern, any request and every later leg: only state to bring back. It must differ on every leg.
     pub fn held_state(&self, out: &mut Vec<u8>, id: &IdBuf, request_state: &str) {
-        self.result(out, id, "input_required", |object| {
-            object.text("requestState", request_state)
-        });
+        self.result(out, id, "input_required", |object| object.text("requestState", request_state));
     }
 
     /// Modern, for a request that declared the tasks extension: a handle to poll.
@@ -138,13 +120,7 @@ impl Writer<'_> {
     }
 
     /// The answer to `tasks/get`: the handle, and the outcome once there is one.
-    pub fn task(
-        &self,
-        out: &mut Vec<u8>,
-        id: &IdBuf,
-        task: &TaskHandle<'_>,
-        outcome: Option<Result<crate::Raw<'_>, crate::Raw<'_>>>,
-    ) {
+    pub fn task(&self, out: &mut Vec<u8>, id: &IdBuf, task: &TaskHandle<'_>, outcome: Option<Result<crate::Raw<'_>, crate::Raw<'_>>>) {
         self.result(out, id, "complete", |object| match outcome {
             None => task.write(object),
             Some(Ok(result)) => task.write(object).raw("result", result.text()),
@@ -153,12 +129,7 @@ impl Writer<'_> {
     }
 
     /// 2025-11-25, for a request with `params.task`: a handle of that revision's shape.
-    pub fn held_legacy_task(
-        &self,
-        out: &mut Vec<u8>,
-        id: &IdBuf,
-        LegacyTask(task): &LegacyTask<'_>,
-    ) {
+    pub fn held_legacy_task(&self, out: &mut Vec<u8>, id: &IdBuf, LegacyTask(task): &LegacyTask<'_>) {
         respond(out, id, |object| {
             object.nested("task", |object| {
                 object
@@ -176,16 +147,8 @@ impl Writer<'_> {
     /// `tools/call` result to be stored for a task handle: a text, as `tasks/get` will inline it.
     pub fn stored_tool_text(&self, text: &str, is_error: bool) -> Vec<u8> {
         let mut out = Vec::new();
-        let object = content(
-            Object::begin(&mut out).text("resultType", "complete"),
-            text,
-            is_error,
-        );
-        object
-            .nested("_meta", |meta| {
-                meta.with(META_SERVER_INFO, |out| self.server.write(out))
-            })
-            .end();
+        let object = content(Object::begin(&mut out).text("resultType", "complete"), text, is_error);
+        object.nested("_meta", |meta| meta.with(META_SERVER_INFO, |out| self.server.write(out))).end();
         out
     }
 }
@@ -194,51 +157,31 @@ impl Elicitation<'_> {
     /// 2025-11-25: our own request on the call's stream. `request_id` must be unguessable: the answer is matched by it.
     pub fn create(&self, out: &mut Vec<u8>, request_id: &str) {
         let params = members(|params| {
-            let params = params
-                .text("mode", "url")
-                .text("elicitationId", self.approval);
+            let params = params.text("mode", "url").text("elicitationId", self.approval);
             params.text("url", self.url).text("message", self.message)
         });
-        let object = Object::begin(out)
-            .text("jsonrpc", "2.0")
-            .text("id", request_id);
-        object
-            .text("method", "elicitation/create")
-            .nested("params", params)
-            .end();
+        let object = Object::begin(out).text("jsonrpc", "2.0").text("id", request_id);
+        object.text("method", "elicitation/create").nested("params", params).end();
     }
 
     /// 2025-11-25: tells that the person decided.
     pub fn complete(&self, out: &mut Vec<u8>) {
-        notify(out, "notifications/elicitation/complete", |params| {
-            params.text("elicitationId", self.approval)
-        });
+        notify(out, "notifications/elicitation/complete", |params| params.text("elicitationId", self.approval));
     }
 
     /// 2025-11-25: the error form. Every client tried raises it to the application; kept for completeness.
     pub fn required_error(&self, out: &mut Vec<u8>, id: &IdBuf) {
         let one = |out: &mut Vec<u8>| {
             out.push(b'[');
-            let object = Object::begin(out)
-                .text("mode", "url")
-                .text("elicitationId", self.approval);
-            object
-                .text("url", self.url)
-                .text("message", self.message)
-                .end();
+            let object = Object::begin(out).text("mode", "url").text("elicitationId", self.approval);
+            object.text("url", self.url).text("message", self.message).end();
             out.push(b']');
         };
         let error = members(|error| {
-            let error = error
-                .number("code", code::URL_ELICITATION_REQUIRED.into())
-                .text("message", self.message);
+            let error = error.number("code", code::URL_ELICITATION_REQUIRED.into()).text("message", self.message);
             error.nested("data", |data| data.with("elicitations", one))
         });
-        Object::begin(out)
-            .text("jsonrpc", "2.0")
-            .raw("id", id.as_str())
-            .nested("error", error)
-            .end();
+        Object::begin(out).text("jsonrpc", "2.0").raw("id", id.as_str()).nested("error", error).end();
     }
 }
 

@@ -15,11 +15,7 @@ pub(super) fn header_params(schema: Raw<'_>) -> Result<Vec<HeaderParam>, ToolErr
 }
 
 /// Visits a schema that is reached through `properties` only.
-fn reachable(
-    schema: Raw<'_>,
-    path: &mut Vec<String>,
-    found: &mut Vec<HeaderParam>,
-) -> Result<(), ToolError> {
+fn reachable(schema: Raw<'_>, path: &mut Vec<String>, found: &mut Vec<HeaderParam>) -> Result<(), ToolError> {
     if let Some(value) = schema.member(KEYWORD) {
         let param = annotation(schema, value, path, found)?;
         found.push(param);
@@ -41,28 +37,17 @@ fn reachable(
 
 /// Visits what no header may mirror: items, alternatives, definitions. An annotation there is wrong.
 fn unreachable_part(keyword: &str, value: Raw<'_>, path: &[String]) -> Result<(), ToolError> {
-    if matches!(
-        keyword,
-        "default" | "const" | "enum" | "examples" | "example"
-    ) {
+    if matches!(keyword, "default" | "const" | "enum" | "examples" | "example") {
         return Ok(());
     }
     match value.kind() {
-        Kind::Array => value
-            .elements()
-            .try_for_each(|item| unreachable_part("", item, path)),
+        Kind::Array => value.elements().try_for_each(|item| unreachable_part("", item, path)),
         Kind::Object => {
             // Members of these are named by the author; of all others, by JSON Schema.
-            let named = matches!(
-                keyword,
-                "properties" | "$defs" | "definitions" | "patternProperties" | "dependentSchemas"
-            );
+            let named = matches!(keyword, "properties" | "$defs" | "definitions" | "patternProperties" | "dependentSchemas");
             value.members().try_for_each(|(key, member)| {
                 if !named && key == KEYWORD {
-                    return Err(wrong(
-                        path,
-                        "only a parameter reached through `properties` can have one",
-                    ));
+                    return Err(wrong(path, "only a parameter reached through `properties` can have one"));
                 }
                 unreachable_part(if named { "" } else { &key }, member, path)
             })
@@ -71,20 +56,10 @@ fn unreachable_part(keyword: &str, value: Raw<'_>, path: &[String]) -> Result<()
     }
 }
 
-fn annotation(
-    schema: Raw<'_>,
-    value: Raw<'_>,
-    path: &[String],
-    found: &[HeaderParam],
-) -> Result<HeaderParam, ToolError> {
+fn annotation(schema: Raw<'_>, value: Raw<'_>, path: &[String], found: &[HeaderParam]) -> Result<HeaderParam, ToolError> {
     let header = value.string().filter(|name| is_token(name));
-    let header = header
-        .ok_or_else(|| wrong(path, "must be a header name"))?
-        .into_owned();
-    if found
-        .iter()
-        .any(|param| param.header.eq_ignore_ascii_case(&header))
-    {
+    let header = header.ok_or_else(|| wrong(path, "must be a header name"))?.into_owned();
+    if found.iter().any(|param| param.header.eq_ignore_ascii_case(&header)) {
         return Err(wrong(path, "one header stands for two parameters"));
     }
     let kind = match schema.member("type").and_then(Raw::string).as_deref() {
@@ -92,17 +67,10 @@ fn annotation(
         Some("integer") => HeaderKind::Integer,
         Some("boolean") => HeaderKind::Boolean,
         _ => {
-            return Err(wrong(
-                path,
-                "the parameter must be a string, an integer or a boolean",
-            ));
+            return Err(wrong(path, "the parameter must be a string, an integer or a boolean"));
         }
     };
-    Ok(HeaderParam {
-        header,
-        path: path.to_vec(),
-        kind,
-    })
+    Ok(HeaderParam { header, path: path.to_vec(), kind })
 }
 
 fn wrong(path: &[String], reason: &'static str) -> ToolError {
@@ -112,8 +80,5 @@ fn wrong(path: &[String], reason: &'static str) -> ToolError {
 
 /// RFC 9110 section 5.6.2, of bounded length.
 fn is_token(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }

@@ -108,10 +108,7 @@ const PHRASES: [&str; 38] = [
 ];
 
 pub(super) fn scan(definition: Raw<'_>, other_names: &[&str]) -> Vec<Hazard> {
-    let mut scan = Scan {
-        other_names: other_names.iter().map(|name| name.to_lowercase()).collect(),
-        hazards: Vec::new(),
-    };
+    let mut scan = Scan { other_names: other_names.iter().map(|name| name.to_lowercase()).collect(), hazards: Vec::new() };
     if definition.member("icons").is_some() {
         scan.found(Finding::IconsDropped, "/icons", "");
     }
@@ -129,11 +126,7 @@ impl Scan {
     fn found(&mut self, finding: Finding, pointer: &str, excerpt: &str) {
         if self.hazards.len() < MAX_HAZARDS {
             let excerpt = line(&excerpt.chars().take(120).collect::<String>());
-            self.hazards.push(Hazard {
-                finding,
-                pointer: pointer.to_owned(),
-                excerpt,
-            });
+            self.hazards.push(Hazard { finding, pointer: pointer.to_owned(), excerpt });
         }
     }
 
@@ -141,10 +134,7 @@ impl Scan {
         match raw.kind() {
             Kind::Object => {
                 for (key, value) in raw.members() {
-                    let below = format!(
-                        "{pointer}/{}",
-                        line(&key).replace('~', "~0").replace('/', "~1")
-                    );
+                    let below = format!("{pointer}/{}", line(&key).replace('~', "~0").replace('/', "~1"));
                     self.text(&key, &below);
                     self.value(value, &below);
                     let is_reference = matches!(&*key, "$ref" | "$dynamicRef" | "$recursiveRef");
@@ -168,32 +158,19 @@ impl Scan {
     fn text(&mut self, text: &str, pointer: &str) {
         if let Some(at) = hidden_at(text) {
             let before = at.saturating_sub(40);
-            self.found(
-                Finding::HiddenText,
-                pointer,
-                &text.chars().skip(before).collect::<String>(),
-            );
+            self.found(Finding::HiddenText, pointer, &text.chars().skip(before).collect::<String>());
         }
         let plain = plain(text);
         for phrase in PHRASES {
             if let Some(at) = plain.find(phrase) {
-                self.found(
-                    Finding::InstructionLikeText,
-                    pointer,
-                    plain.get(at..).unwrap_or_default(),
-                );
+                self.found(Finding::InstructionLikeText, pointer, plain.get(at..).unwrap_or_default());
                 break;
             }
         }
         if pointer == "/name" {
             return;
         }
-        let named: Vec<_> = self
-            .other_names
-            .iter()
-            .filter(|name| mentions(&plain, name))
-            .cloned()
-            .collect();
+        let named: Vec<_> = self.other_names.iter().filter(|name| mentions(&plain, name)).cloned().collect();
         for name in named {
             self.found(Finding::NamesOtherTool, pointer, &name);
         }
@@ -202,11 +179,7 @@ impl Scan {
 
 /// Index (in characters) of the first hidden one. A joiner inside an emoji is not hidden.
 fn hidden_at(text: &str) -> Option<usize> {
-    let pictured = |char: Option<&char>| {
-        char.is_some_and(
-            |char| matches!(char, '\u{fe0f}' | '\u{2190}'..='\u{2bff}' | '\u{1f000}'..='\u{1faff}'),
-        )
-    };
+    let pictured = |char: Option<&char>| char.is_some_and(|char| matches!(char, '\u{fe0f}' | '\u{2190}'..='\u{2bff}' | '\u{1f000}'..='\u{1faff}'));
     let mut before: Option<char> = None;
     let mut chars = text.chars().peekable();
     let mut at = 0;
@@ -245,14 +218,11 @@ fn mentions(text: &str, name: &str) -> bool {
         let before = text.get(..at).and_then(|text| text.chars().next_back());
         let rest = text.get(at + name.len()..).unwrap_or_default();
         let after = rest.chars().next();
-        let inside = |char: Option<char>| {
-            char.is_some_and(|char| char.is_alphanumeric() || matches!(char, '_' | '-'))
-        };
+        let inside = |char: Option<char>| char.is_some_and(|char| char.is_alphanumeric() || matches!(char, '_' | '-'));
         if name.is_empty() || inside(before) || inside(after) {
             return false;
         }
-        let quoted =
-            matches!(before, Some('`' | '\'' | '"')) && matches!(after, Some('`' | '\'' | '"'));
+        let quoted = matches!(before, Some('`' | '\'' | '"')) && matches!(after, Some('`' | '\'' | '"'));
         !ordinary || quoted || rest.starts_with('(') || rest.starts_with(" tool")
     })
 }
