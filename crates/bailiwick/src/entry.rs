@@ -293,7 +293,7 @@ body!(Incident<'_>, "incident");
 /// The broker itself.
 #[derive(Debug, Serialize)]
 pub struct House<'a> {
-    /// A slug: `started`, `stopped`, `policy`, `agent_added`, `person_added`, `secret_set`, `secret_removed`.
+    /// A slug: `started`, `stopped`, `policy`, `secret_set`, `secret_removed`, `token_revoked`, `store_recovered`.
     pub what: &'a str,
     /// Who or what it concerns.
     #[serde(skip_serializing_if = "Option::is_none")]

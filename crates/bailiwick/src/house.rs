@@ -189,7 +189,7 @@ impl House {
         crate::place::write_private(&data_dir.join("endpoint.json"), endpoint.to_string().as_bytes())
             .map_err(|e| StartError::place("endpoint.json", e))?;
         let tools = known_tools(&config, &store).await?;
-        let engine = Engine::new(&sources, world(&config, tools)).map_err(|e| StartError::Policy(e.render()))?;
+        let (engine, premature) = first_engine(&sources, &config, tools, &store).await?;
         let (issuer, verifier) = keys.issuer(&urls.base, &config.trust_domain)?;
         let sightings = Mutex::new(Sightings::new(config.tasks.token_ttl.saturating_add(bailiwick_identity::token::SKEW)));
         let keyring = Keyring::load(data_dir, &config)?;
@@ -223,10 +223,27 @@ impl House {
         });
         house.recover().await?;
         house.start_systems().await?;
+        if premature {
+            house.judge_policies_late().await?;
+        }
         let revision = house.revision();
         house.append(&entry::House { what: "started", name: Some(env!("CARGO_PKG_VERSION")), digest: Some(&revision) }).await?;
         house.start_workers();
         Ok(Opened { house, listener })
+    }
+
+    /// The policies speak of arguments of tools that nobody has listed yet: now the systems have, or will not. Until here nothing
+    /// was permitted.
+    async fn judge_policies_late(self: &Arc<Self>) -> Result<(), StartError> {
+        let deadline = tokio::time::Instant::now() + FIRST_LISTS;
+        while self.registry.load().systems.values().any(|s| s.is_starting()) && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if let Err(report) = self.refresh_engine().await {
+            self.shutdown().await;
+            return Err(StartError::Policy(report));
+        }
+        Ok(())
     }
 
     /// Closes what a crash left open, and takes over what the store remembers.
@@ -371,6 +388,26 @@ impl House {
             tracing::error!(%error, "the stop could not be recorded");
         }
         self.store.close().await;
+    }
+}
+
+/// How long systems that were never listed are waited for before the policies are judged.
+const FIRST_LISTS: Duration = Duration::from_secs(20);
+
+/// The engine over the tools that are known. On an installation whose systems were never listed, policies about their arguments
+/// cannot be judged yet: then an engine that permits nothing, and true.
+async fn first_engine(sources: &[Source], config: &Config, tools: Vec<ToolShape>, store: &Store) -> Result<(Engine, bool), StartError> {
+    let known = world(config, tools);
+    match Engine::new(sources, known.clone()) {
+        Ok(engine) => Ok((engine, false)),
+        Err(report) => {
+            let pins = store.pins().await?;
+            let unlisted = config.systems.keys().any(|name| pins.iter().all(|p| p.system != *name));
+            if !unlisted {
+                return Err(StartError::Policy(report.render()));
+            }
+            Engine::new(&[], known).map(|engine| (engine, true)).map_err(|e| StartError::Policy(e.render()))
+        }
     }
 }
 

@@ -82,7 +82,7 @@ pub struct Decision {
 /// The three answers.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Allow { policies: Vec<PolicyRef>, hold: Option<Hold> },
+    Allow { policies: Vec<PolicyRef>, hold: Option<Box<Hold>> },
     Deny { code: ErrorCode, policies: Vec<PolicyRef>, detail: String },
     Hold(Needs),
 }
@@ -116,9 +116,9 @@ impl Decision {
     }
     /// The hold whose approval is spent by this decision, if one is.
     #[must_use]
-    pub const fn spends(&self) -> Option<&Hold> {
+    pub fn spends(&self) -> Option<&Hold> {
         match &self.outcome {
-            Outcome::Allow { hold, .. } => hold.as_ref(),
+            Outcome::Allow { hold, .. } => hold.as_deref(),
             Outcome::Deny { .. } | Outcome::Hold(_) => None,
         }
     }
@@ -158,7 +158,7 @@ pub fn decide(policy: &impl Policy, call: Call<Bound>, hold: Option<Hold>, appro
     let hold = hold.filter(|h| h.digest == call.digest());
     let approved: Vec<PersonName> = hold.iter().flat_map(|h| h.approvals.iter().map(|a: &Approval| a.person.clone())).collect();
     let outcome = match policy.ask(&call, Facts { approved: &approved, now, calls_before }) {
-        Verdict::Permit(policies) => Outcome::Allow { policies, hold },
+        Verdict::Permit(policies) => Outcome::Allow { policies, hold: hold.map(Box::new) },
         Verdict::Error(detail) => Outcome::Deny { code: ErrorCode::PolicyError, policies: Vec::new(), detail },
         Verdict::Forbid(policies) => hold_or_deny(policy, &call, &approved, approvers, now, calls_before, policies),
         Verdict::Silent => hold_or_deny(policy, &call, &approved, approvers, now, calls_before, Vec::new()),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -75,6 +75,7 @@ impl Store {
         let published = Arc::new(Published {
             control_seq: AtomicU64::new(loaded.authority.control_seq()),
             relaxed_lost: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
             head: watch::Sender::new(loaded.head.clone()),
         });
         let connections = (0..options.readers.max(1)).map(|_| directory.open_reader()).collect::<Result<Vec<_>, _>>()?;
@@ -164,6 +165,12 @@ impl Store {
     #[must_use]
     pub fn relaxed_lost(&self) -> u64 {
         self.inner.published.relaxed_lost.load(Ordering::Relaxed)
+    }
+
+    /// Could the last batch not be written? The next one that can says no again.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.inner.published.failing.load(Ordering::Relaxed)
     }
 
     /// Relaxed entries that wait to be written.

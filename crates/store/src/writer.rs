@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
@@ -24,6 +24,8 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 pub(crate) struct Published {
     pub(crate) control_seq: AtomicU64,
     pub(crate) relaxed_lost: AtomicU64,
+    /// The last batch could not be written.
+    pub(crate) failing: AtomicBool,
     pub(crate) head: watch::Sender<Head>,
 }
 
@@ -264,6 +266,7 @@ impl Writer {
 
     /// Publishes the new state, or brings the old one back, and gives every answer.
     fn answer(&mut self, batch: &mut Batch, result: Result<Option<Head>, StoreError>) {
+        self.published.failing.store(result.is_err(), Ordering::Relaxed);
         let told = match result {
             Ok(head) => {
                 self.publish(head);
