@@ -93,12 +93,12 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn new(code: ErrorCode, detail: impl Into<String>) -> Answer {
+    fn answer(code: ErrorCode, detail: impl Into<String>) -> Answer {
         Answer::Refused(Self { code, detail: detail.into() })
     }
 
     fn plain(code: ErrorCode) -> Answer {
-        Self::new(code, code.sentence())
+        Self::answer(code, code.sentence())
     }
 }
 
@@ -121,7 +121,7 @@ impl House {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::error!(error.code = %ErrorCode::AuditUnavailable, %error, "call refused: the ledger cannot be written");
-                Refused::new(ErrorCode::AuditUnavailable, format!("{}: {}", ErrorCode::AuditUnavailable.sentence(), error.public()))
+                Refused::answer(ErrorCode::AuditUnavailable, format!("{}: {}", ErrorCode::AuditUnavailable.sentence(), error.public()))
             }
         }
     }
@@ -159,7 +159,7 @@ impl House {
                 let code = ErrorCode::ApprovalMismatch;
                 let detail = "the answers that were brought back to the system's questions are not part of what people approved";
                 self.denied(decision.call(), code, detail, &[]).await?;
-                return Ok(Refused::new(code, detail));
+                return Ok(Refused::answer(code, detail));
             }
             let recorder = Recorder { house: self, control, traceparent };
             fault::point("before-record");
@@ -171,7 +171,7 @@ impl House {
                 }
                 Recorded::Denial { code, detail, policies, .. } => {
                     let detail = if policies.is_empty() { detail } else { bailiwick_core::decision::words(&policies) };
-                    return Ok(Refused::new(code, detail));
+                    return Ok(Refused::answer(code, detail));
                 }
                 Recorded::Hold(hold, call) if matches!(hold.state, HoldState::Withdrawn { .. }) => call,
                 Recorded::Hold(hold, _) => {
@@ -183,7 +183,7 @@ impl House {
             };
             control = self.store.control_seq();
         }
-        Ok(Refused::new(ErrorCode::AuditUnavailable, "authority changed too often while the call was decided; call again"))
+        Ok(Refused::answer(ErrorCode::AuditUnavailable, "authority changed too often while the call was decided; call again"))
     }
 
     /// Binds the call to its task and tool, and checks arguments, constraints and pace. What is refused here is on record as denied.
@@ -192,7 +192,7 @@ impl House {
         let (caller, task) = (&who.caller, &who.live.task);
         let refuse = async |id, name: &str, code: ErrorCode, detail: String| {
             self.denied_early(id, caller, task, name, code, &detail, &[]).await?;
-            Ok(Err(Refused::new(code, detail)))
+            Ok(Err(Refused::answer(code, detail)))
         };
         // Before anything else: what is refused counts too, or refusals could be had, and recorded, without end.
         if !who.live.within_rate(now) {
@@ -239,7 +239,7 @@ impl House {
         let reason = if reason.is_empty() { String::new() } else { format!(": {}", bailiwick_wire::render::line(reason)) };
         let detail = format!("`{by}` refused this call{reason}");
         self.denied(call, ErrorCode::HoldRefused, &detail, &[]).await?;
-        Ok(Some(Refused::new(ErrorCode::HoldRefused, detail)))
+        Ok(Some(Refused::answer(ErrorCode::HoldRefused, detail)))
     }
 
     /// Law 2: an approval is a fact, not a door. The policy is asked again with it.
@@ -333,7 +333,7 @@ fn conclude(result: Result<Reply, UpstreamError>, tool: &ToolEntry) -> (Answer, 
             Err(()) => {
                 let code = ErrorCode::UpstreamBroken;
                 (
-                    Refused::new(code, "the system's answer held a secret in a place from which it could not be taken"),
+                    Refused::answer(code, "the system's answer held a secret in a place from which it could not be taken"),
                     Concluded { result: "done", code: Some(code), answer: None },
                 )
             }
@@ -347,7 +347,7 @@ fn conclude(result: Result<Reply, UpstreamError>, tool: &ToolEntry) -> (Answer, 
         Err(error) => {
             let code = error.code();
             let concluded = Concluded { result: if error.may_have_run() { "unknown" } else { "not_sent" }, code: Some(code), answer: None };
-            (Refused::new(code, error.to_string()), concluded)
+            (Refused::answer(code, error.to_string()), concluded)
         }
     }
 }

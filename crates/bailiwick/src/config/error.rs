@@ -7,7 +7,10 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, Na
 
 /// A fault in the configuration: file, line, column, what was expected, and a hint.
 #[derive(Debug)]
-pub struct ConfigError {
+pub struct ConfigError(Box<Fault>);
+
+#[derive(Debug)]
+struct Fault {
     name: String,
     source: Option<NamedSource<String>>,
     span: Option<Range<usize>>,
@@ -18,28 +21,28 @@ pub struct ConfigError {
 
 impl ConfigError {
     pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Self {
-        Self {
+        Self(Box::new(Fault {
             name: path.display().to_string(),
             source: None,
             span: None,
             line_column: None,
             what: format!("cannot read the file: {error}"),
             hint: "`bailiwick init` writes a commented starting point".to_owned(),
-        }
+        }))
     }
 
     pub(super) fn at(name: &str, text: &str, span: Range<usize>, what: String, hint: &str) -> Self {
         let before = text.get(..span.start).unwrap_or(text);
         let line = before.matches('\n').count().saturating_add(1);
         let column = before.rsplit('\n').next().map_or(0, |l| l.chars().count()).saturating_add(1);
-        Self {
+        Self(Box::new(Fault {
             name: name.to_owned(),
             source: Some(NamedSource::new(name, text.to_owned())),
             span: Some(span),
             line_column: Some((line, column)),
             what,
             hint: hint.to_owned(),
-        }
+        }))
     }
 
     pub(super) fn toml(name: &str, text: &str, error: &toml::de::Error) -> Self {
@@ -53,8 +56,8 @@ impl ConfigError {
 
     /// Line and column of the fault, from 1, if it has a place.
     #[must_use]
-    pub const fn line_column(&self) -> Option<(usize, usize)> {
-        self.line_column
+    pub fn line_column(&self) -> Option<(usize, usize)> {
+        self.0.line_column
     }
 
     /// The whole report as plain text with the source line and a caret.
@@ -71,9 +74,9 @@ impl ConfigError {
 
 impl std::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.line_column {
-            Some((line, column)) => write!(f, "{}:{line}:{column}: {}", self.name, self.what),
-            None => write!(f, "{}: {}", self.name, self.what),
+        match self.0.line_column {
+            Some((line, column)) => write!(f, "{}:{line}:{column}: {}", self.0.name, self.0.what),
+            None => write!(f, "{}: {}", self.0.name, self.0.what),
         }
     }
 }
@@ -85,13 +88,13 @@ impl Diagnostic for ConfigError {
         Some(Box::new(bailiwick_core::ErrorCode::ConfigInvalid))
     }
     fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
-        Some(Box::new(&self.hint))
+        Some(Box::new(&self.0.hint))
     }
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.source.as_ref().map(|s| s as &dyn SourceCode)
+        self.0.source.as_ref().map(|s| s as &dyn SourceCode)
     }
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let span = self.span.clone()?;
+        let span = self.0.span.clone()?;
         Some(Box::new(std::iter::once(LabeledSpan::new(Some("here".to_owned()), span.start, span.len().max(1)))))
     }
 }
