@@ -262,7 +262,7 @@ impl Registry {
         self.systems.get(name)
     }
 
-    /// All tools, by name.
+    /// All tools, by system, and within each in the order in which it lists them.
     pub fn tools(&self) -> impl Iterator<Item = &Arc<ToolEntry>> {
         self.order.iter().filter_map(|name| self.tools.get(name))
     }
@@ -273,8 +273,10 @@ impl Registry {
         let mut all = self.tools.clone();
         all.retain(|name, _| name.system() != system.as_str());
         all.extend(tools.iter().map(|t| (t.tool.name.clone(), Arc::clone(t))));
-        let mut order: Vec<ToolName> = all.keys().cloned().collect();
-        order.sort();
+        // By system, and within each in the order in which it lists them.
+        let others = self.order.iter().filter(|name| name.system() != system.as_str()).cloned();
+        let mut order: Vec<ToolName> = others.chain(tools.iter().map(|t| t.tool.name.clone())).collect();
+        order.sort_by(|a, b| a.system().cmp(b.system()));
         Self { systems: self.systems.clone(), tools: all, order }
     }
 }

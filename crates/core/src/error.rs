@@ -72,7 +72,7 @@ codes! {
         "call again if it is still wanted";
     HoldAbsent = "hold.absent", "there is no such held call",
         "list the held calls: `bailiwick approvals`";
-    HoldFlood = "hold.flood", "too many calls of this task are waiting for people",
+    HoldFlood = "hold.flood", "too many calls are waiting for people",
         "wait until some are decided";
     ApprovalSelf = "approval.self", "nobody approves what was asked in their own name",
         "ask another approver";

@@ -22,7 +22,7 @@ pub use client::ApiClient;
 
 /// The identity and access broker between AI models and sensitive systems.
 #[derive(Debug, Parser)]
-#[command(name = "bailiwick", version, about, max_term_width = 110)]
+#[command(name = "bailiwick", version, about = "The identity and access broker between AI models and sensitive systems.", max_term_width = 110)]
 pub struct Cli {
     #[command(flatten)]
     place: Place,

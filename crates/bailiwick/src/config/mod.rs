@@ -284,7 +284,7 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Directory of Cedar files; `None`: the built-in pack.
     pub policy_directory: Option<PathBuf>,
-    /// See [`ApprovalsFile`].
+    /// May an agent's owner, or the person on whose behalf a task is done, approve its held calls? Each is marked in the record.
     pub owner_may_approve: bool,
     /// How long a hold lives.
     pub hold_ttl: Duration,

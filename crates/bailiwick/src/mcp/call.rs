@@ -60,6 +60,11 @@ impl Exchange {
                 }
                 Err(said) => return said,
             }
+        } else if let (Some(responses), Some(entry)) = (&asked.responses, &asked.entry)
+            && matches!(self.asks(&entry.system), Asks::Modern { .. })
+        {
+            // A system that keeps no state asks for none back; it judges the answers itself.
+            extra.push(("inputResponses", responses.raw().text().to_owned()));
         }
         let mut waiting = held::Waiting::new(leg);
         for _ in 0..ROUNDS_MAX {
