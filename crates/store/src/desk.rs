@@ -15,6 +15,8 @@ use crate::writer::Writer;
 /// it: a read's outcome must not make the next call's intent wait for a write of its own.
 const RIDE_FOR: Duration = Duration::from_millis(10);
 const RIDERS_MAX: usize = 1024;
+/// After so many batches of one request, whoever asks is taken to be alone.
+const ALONE_AFTER: usize = 64;
 
 /// Requests in the order in which they came, and the one writer.
 pub(crate) struct Desk {
@@ -22,8 +24,8 @@ pub(crate) struct Desk {
     bell: Condvar,
     /// Whoever holds it writes. `None` after the end.
     writer: Mutex<Option<Writer>>,
-    /// Awaited requests in the last batch. With more than one, many ask at once, and writing in the asker's own thread would make
-    /// small batches of what could be one.
+    /// Batches until the asker's own thread may write again. With more than one request in a batch, many ask at once, and writing
+    /// in an asker's thread would make small batches of what could be one, and hold up whoever else runs there.
     crowd: AtomicUsize,
 }
 
@@ -71,7 +73,7 @@ impl Desk {
         if !self.push(job)? {
             return Ok(());
         }
-        if self.crowd.load(Ordering::Relaxed) <= 1
+        if self.crowd.load(Ordering::Relaxed) == 0
             && let Ok(mut writer) = self.writer.try_lock()
         {
             if let Some(writer) = writer.as_mut() {
@@ -110,7 +112,8 @@ impl Desk {
 
     /// Notes how many waited for a batch.
     pub(crate) fn crowd(&self, awaited: usize) {
-        self.crowd.store(awaited, Ordering::Relaxed);
+        let left = if awaited > 1 { ALONE_AFTER } else { self.crowd.load(Ordering::Relaxed).saturating_sub(1) };
+        self.crowd.store(left, Ordering::Relaxed);
     }
 
     /// The writer's own thread: works until nobody can ask any more.

@@ -44,7 +44,7 @@ const ROUNDS_MAX: usize = 10;
 
 impl Exchange {
     /// Makes the call and says what came of it. What the system says meanwhile goes to `events`.
-    pub(super) async fn call(&self, asked: Asked, events: mpsc::Sender<Event>) -> Said {
+    pub(super) async fn call(&self, asked: Asked, events: Option<mpsc::Sender<Event>>) -> Said {
         let mut extra: Vec<(&'static str, String)> = Vec::new();
         let mut leg = 0;
         if let Some(text) = &asked.state {
@@ -76,14 +76,14 @@ impl Exchange {
                     return self.upstream_error(code, &message, data.as_ref(), http_status);
                 }
                 (Answer::Refused(refused), _) => return self.refused(asked.method, &asked.name, &refused),
-                (Answer::Held(hold), _) => match waiting.step(self, &asked, *hold, &events).await {
+                (Answer::Held(hold), _) => match waiting.step(self, &asked, *hold, events.as_ref()).await {
                     held::Step::Again => continue,
                     held::Step::Say(said) => return said,
                 },
             };
             match ResultKind::of(result.raw()) {
                 ResultKind::InputRequired if self.is_modern() => return self.input_required(&asked, &result),
-                ResultKind::InputRequired => match relay::ask_all(self, &result, &events).await {
+                ResultKind::InputRequired => match relay::ask_all(self, &result, events.as_ref()).await {
                     Some(answers) => extra = answers,
                     None => return self.refused(asked.method, &asked.name, &no_answer()),
                 },
@@ -109,7 +109,7 @@ impl Exchange {
     }
 
     /// One way through the pipeline.
-    pub(super) async fn once(&self, asked: &Asked, extra: Vec<(&'static str, String)>, events: mpsc::Sender<Event>) -> Answer {
+    pub(super) async fn once(&self, asked: &Asked, extra: Vec<(&'static str, String)>, events: Option<mpsc::Sender<Event>>) -> Answer {
         let now = self.house.clock.now();
         let call = Call::new(CallId::new(now, random()), now, asked.whole.clone(), asked.arguments.clone());
         let sending = Sending {
@@ -118,7 +118,7 @@ impl Exchange {
             method: asked.method,
             meta: self.meta.clone(),
             progress: self.progress.clone(),
-            events: Some(events),
+            events,
             cancel: asked.cancel.clone(),
             extra,
         };

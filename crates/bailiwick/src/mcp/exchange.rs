@@ -75,6 +75,13 @@ impl Exchange {
         Writer { client, server: &SERVER }
     }
 
+    /// May anything be said to this client before the answer? A modern one asks for it: without a progress token and a log level
+    /// there is nothing (MCP 2026-07-28).
+    pub(super) fn hears(&self) -> bool {
+        let logs = || self.meta.as_ref().is_some_and(|m| m.raw().member(bailiwick_wire::mcp::META_LOG_LEVEL).is_some());
+        !self.is_modern() || self.progress.is_some() || logs()
+    }
+
     pub(super) const fn is_modern(&self) -> bool {
         matches!(self.speaks, Speaks::Modern { .. })
     }

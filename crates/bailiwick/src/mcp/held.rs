@@ -53,7 +53,7 @@ impl Waiting {
     }
 
     /// The next step for a held call, in the form that the request's era and declared capabilities allow.
-    pub(super) async fn step(&mut self, exchange: &Exchange, asked: &Asked, hold: Hold, events: &mpsc::Sender<Event>) -> Step {
+    pub(super) async fn step(&mut self, exchange: &Exchange, asked: &Asked, hold: Hold, events: Option<&mpsc::Sender<Event>>) -> Step {
         if let Some(said) = over(exchange, asked, &hold.state) {
             return Step::Say(said);
         }
@@ -163,7 +163,8 @@ fn show_page(exchange: &Exchange, hold: &Hold) -> Said {
 }
 
 /// 2025-11-25: a page for the client's person on the call's stream, then waiting. Accepting to open the page is not an approval.
-async fn show_and_wait(exchange: &Exchange, asked: &Asked, hold: &Hold, events: &mpsc::Sender<Event>) -> HoldState {
+async fn show_and_wait(exchange: &Exchange, asked: &Asked, hold: &Hold, events: Option<&mpsc::Sender<Event>>) -> HoldState {
+    let Some(events) = events else { return HoldState::Pending };
     let (id, url, words) = (hold.id.to_string(), page(exchange, hold), summary(hold));
     let params = format!("{{\"mode\":\"url\",\"elicitationId\":\"{id}\",\"url\":{},\"message\":{}}}", quoted(&url), quoted(&words));
     let Ok(params) = Raw::parse(params.as_bytes(), &Limits::REPLY) else { return HoldState::Pending };

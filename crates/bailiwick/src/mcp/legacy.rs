@@ -124,7 +124,7 @@ async fn answer(house: Arc<House>, scope: Scope, who: Who, session: Arc<Session>
             let (events, heard) = mpsc::channel(relay::EVENTS);
             let caller = exchange.clone();
             let work = async move {
-                let said = caller.call(asked, events).await;
+                let said = caller.call(asked, Some(events)).await;
                 drop(running);
                 said
             };

@@ -68,9 +68,12 @@ pub(super) async fn serve(
 
 /// Runs a call and answers with JSON or a stream.
 pub(super) async fn call(exchange: Exchange, asked: Asked) -> Response<OutBody> {
+    if !exchange.hears() {
+        return said(exchange.call(asked, None).await);
+    }
     let (events, heard) = mpsc::channel(relay::EVENTS);
     let caller = exchange.clone();
-    relay::respond(exchange, async move { caller.call(asked, events).await }, heard).await
+    relay::respond(exchange, async move { caller.call(asked, Some(events)).await }, heard).await
 }
 
 pub(super) fn said(said: Said) -> Response<OutBody> {

@@ -114,8 +114,8 @@ async fn pass(exchange: &Exchange, event: Event, pieces: &mpsc::Sender<Bytes>) {
 
 /// A modern system asks a client that shakes hands: each question goes to it as a request of ours on the call's stream, and the
 /// answers are brought back in the retry. `None`: the client cannot, or does not, answer.
-pub(super) async fn ask_all(exchange: &Exchange, result: &RawBuf, events: &mpsc::Sender<Event>) -> Option<Vec<(&'static str, String)>> {
-    let declared = exchange.capabilities();
+pub(super) async fn ask_all(exchange: &Exchange, result: &RawBuf, events: Option<&mpsc::Sender<Event>>) -> Option<Vec<(&'static str, String)>> {
+    let (declared, events) = (exchange.capabilities(), events?);
     let mut answers = String::from("{");
     for (key, request) in result.raw().member("inputRequests").into_iter().flat_map(Raw::members) {
         let method = request.member("method")?.string()?.into_owned();
