@@ -4,3 +4,10 @@ mod clients;
 mod program;
 mod servers;
 mod tap;
+
+/// Names in alphabetical order: which tools are listed is one question, in which order their system lists them another.
+fn by_name(names: &[String]) -> Vec<&str> {
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
