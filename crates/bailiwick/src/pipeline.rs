@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use bailiwick_core::call::{Binding, Spent};
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{
-    Approval, Authenticated, Bound, Call, CallId, Caller, Decision, ErrorCode, Hold, Permitted, Received, Recorded, Scalar, decide,
-};
+use bailiwick_core::{Authenticated, Bound, Call, CallId, Caller, Decision, ErrorCode, Hold, Permitted, Received, Recorded, Scalar, decide};
 use bailiwick_store::StoreError;
 use bailiwick_wire::json::Kind as JsonKind;
 use bailiwick_wire::mcp::{Id, Method, Version};
@@ -463,10 +461,4 @@ fn scalar(value: Raw<'_>) -> Result<Scalar, String> {
         },
         JsonKind::Null | JsonKind::Array | JsonKind::Object => Err(unbounded()),
     }
-}
-
-/// The people whose approvals are on a hold, for the answer to its requester.
-#[must_use]
-pub fn approved_by(hold: &Hold) -> Vec<&str> {
-    hold.approvals.iter().map(|a: &Approval| a.person.as_str()).collect()
 }

@@ -15,6 +15,7 @@ use toml::Spanned;
 
 pub use client::{ClientFile, ClientServer};
 pub use error::ConfigError;
+pub(crate) use starter::shop_system;
 pub use starter::{STARTER, default_for_one_person};
 
 /// The file as it is written.

@@ -26,24 +26,14 @@ risk = "medium"
 review_by = "2027-12-31"
 tools = ["*"]
 
-[systems.shop]
-command = {program}
-args = ["shop", "--file", {shop_file}]
-[systems.shop.effects]
-find_customers = "read"
-show_order = "read"
-list_orders = "read"
-list_tickets = "read"
-list_discounts = "read"
-list_suppliers = "read"
-comment_ticket = "influence"
-recommend_discount = "influence"
-update_address = "write"
-set_order_status = "write"
-delete_customer = "delete"
-refund_order = "transfer"
-pay_supplier = "transfer"
-approve_discount = "approve"
-"#
+{system}"#,
+        system = shop_system(&program, &shop_file),
     )
+}
+
+/// The `[systems]` part of the sample shop, with the effect of each of its tools as the shop itself names it. `program` and
+/// `shop_file` are TOML strings, quotes included.
+pub(crate) fn shop_system(program: &str, shop_file: &str) -> String {
+    let effects: String = crate::shop::effects().map(|(tool, effect)| format!("{tool} = \"{effect}\"\n")).collect();
+    format!("[systems.shop]\ncommand = {program}\nargs = [\"shop\", \"--file\", {shop_file}]\n[systems.shop.effects]\n{effects}")
 }

@@ -132,25 +132,8 @@ models = ["demo-model-1"]
 review_by = "2099-12-31"
 tools = ["shop.*"]
 
-[systems.shop]
-command = {program}
-args = ["shop", "--file", {shop}]
-[systems.shop.effects]
-find_customers = "read"
-show_order = "read"
-list_orders = "read"
-list_tickets = "read"
-list_discounts = "read"
-list_suppliers = "read"
-comment_ticket = "influence"
-recommend_discount = "influence"
-update_address = "write"
-set_order_status = "write"
-delete_customer = "delete"
-refund_order = "transfer"
-pay_supplier = "transfer"
-approve_discount = "approve"
-"#
+{system}"#,
+        system = crate::config::shop_system(&program.to_string(), &shop.to_string()),
     )
 }
 
