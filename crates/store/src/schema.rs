@@ -20,7 +20,13 @@ const INDEX: &str = "index.sqlite";
 const LOCK: &str = "bailiwick.lock";
 
 /// Each step brings the schema from its place in the list to the next. Never edited once released, only added to.
-const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/0001.sql"),
+    include_str!("schema/0002.sql"),
+    include_str!("schema/0003.sql"),
+    include_str!("schema/0004.sql"),
+    include_str!("schema/0005.sql"),
+];
 
 /// A page takes several entries, so that a batch writes few of them.
 const PAGE_BYTES: u32 = 8192;

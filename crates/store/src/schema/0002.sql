@@ -1,0 +1,1 @@
+-- payloads: texts of arguments and results, sealed, expirable

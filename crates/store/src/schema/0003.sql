@@ -1,0 +1,1 @@
+-- shards, witnesses and publication of checkpoints
