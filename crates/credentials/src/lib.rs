@@ -1,11 +1,13 @@
-//! The only room that can read a secret: sealing and injecting. Never sees inbound requests or our tables.
+//! The only room that can read a secret: sealing, injecting, leases. Never sees inbound requests or our tables.
 //!
 //! A [`Secret`] goes in (from a person or a configuration), rests sealed under the [`RootKey`] ([`Sealer`]), and comes out only
 //! into the environment or the headers of its own system ([`Injection`]). What a system answers is cleaned of it
-//! ([`Injection::redact`]). There is no I/O here: the caller reads and writes files and tables, and sees sealed bytes only.
+//! ([`Injection::redact`]). A credential that is made for a task is minted at its system and ended there by a [`lease::Kind`]. The caller reads
+//! and writes files and tables, and sees sealed bytes only.
 #![deny(missing_docs)]
 
 mod injection;
+pub mod lease;
 mod record;
 mod redaction;
 mod root;
@@ -13,8 +15,8 @@ mod seal;
 mod secret;
 
 pub use injection::{Injection, InjectionError, Part};
-pub use record::RecordKey;
+pub use record::{RecordKey, TaskSalt};
 pub use redaction::REDACTED;
 pub use root::{KeyFileError, RootKey, check_key_file};
-pub use seal::{SECRET_MAX, SealError, Sealer};
+pub use seal::{PAYLOAD_MAX, SECRET_MAX, SealError, Sealer};
 pub use secret::Secret;

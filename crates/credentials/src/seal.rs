@@ -2,7 +2,8 @@
 //!
 //! Format, version 1: `BWS` and `1`; 8 bytes that name the root key; nonce (12), data key (32), tag (16); nonce (12), secret, tag (16).
 //! Both parts are AES-256-GCM (NIST SP 800-38D). Their associated data is what they are, the bytes before them that are not
-//! encrypted, and the name, so that a blob under another name, or put together from two, does not open.
+//! encrypted, and the name, so that a blob under another name, or put together from two, does not open. Texts of calls have the same
+//! format under `BWP` in the place of `BWS`, so that neither is ever taken for the other.
 
 use std::fmt;
 
@@ -14,8 +15,11 @@ use crate::secret::Secret;
 
 /// The longest secret, in bytes.
 pub const SECRET_MAX: usize = 1 << 20;
+/// The longest text of a call, in bytes.
+pub const PAYLOAD_MAX: usize = 17 << 20;
 const NAME_MAX: usize = 512;
 const VERSION: [u8; 4] = *b"BWS1";
+const PAYLOAD: [u8; 4] = *b"BWP1";
 const ID: usize = 8;
 const NONCE: usize = 12;
 const KEY: usize = 32;
@@ -28,8 +32,8 @@ pub enum SealError {
     /// The name is empty or longer than 512 bytes.
     #[error("the secret's name is empty or too long")]
     Name,
-    /// The secret is longer than [`SECRET_MAX`].
-    #[error("the secret is longer than 1 MiB")]
+    /// Longer than [`SECRET_MAX`], or, for the text of a call, than [`PAYLOAD_MAX`].
+    #[error("too long to be sealed")]
     TooLong,
     /// Not a sealed secret of a version that we know.
     #[error("not a sealed secret of a known version")]
@@ -79,19 +83,39 @@ impl Sealer {
     /// # Errors
     /// As [`Sealer::seal`].
     pub fn seal_bytes(&self, name: &str, bytes: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.envelope(VERSION, SECRET_MAX, name, bytes)
+    }
+
+    /// Seals the text of a call. The name says whose it is and what, so that it opens as nothing else.
+    ///
+    /// # Errors
+    /// As [`Sealer::seal`], with [`PAYLOAD_MAX`].
+    pub fn seal_payload(&self, name: &str, bytes: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.envelope(PAYLOAD, PAYLOAD_MAX, name, bytes)
+    }
+
+    /// Opens the text of a call.
+    ///
+    /// # Errors
+    /// As [`Sealer::open`].
+    pub fn open_payload(&self, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        self.unfold(PAYLOAD, name, sealed)
+    }
+
+    fn envelope(&self, version: [u8; 4], most: usize, name: &str, bytes: &[u8]) -> Result<Vec<u8>, SealError> {
         check_name(name)?;
-        if bytes.len() > SECRET_MAX {
+        if bytes.len() > most {
             return Err(SealError::TooLong);
         }
         let mut data_key = Zeroizing::new([0; KEY]);
         rand::fill(data_key.as_mut_slice()).map_err(|_| SealError::Library)?;
         let data = RandomizedNonceKey::new(&AES_256_GCM, data_key.as_slice()).map_err(|_| SealError::Library)?;
-        let mut blob = Vec::with_capacity(VERSION.len() + ID + 2 * (NONCE + TAG) + KEY + bytes.len());
-        blob.extend_from_slice(&VERSION);
+        let mut blob = Vec::with_capacity(version.len() + ID + 2 * (NONCE + TAG) + KEY + bytes.len());
+        blob.extend_from_slice(&version);
         blob.extend_from_slice(&self.id);
-        encrypt(&self.root, &self.aad("key", name), data_key.as_mut_slice(), &mut blob)?;
+        encrypt(&self.root, &self.aad(version, "key", name), data_key.as_mut_slice(), &mut blob)?;
         let mut body = Zeroizing::new(bytes.to_vec());
-        encrypt(&data, &self.aad("body", name), &mut body, &mut blob)?;
+        encrypt(&data, &self.aad(version, "body", name), &mut body, &mut blob)?;
         Ok(blob)
     }
 
@@ -100,20 +124,24 @@ impl Sealer {
     /// # Errors
     /// As [`Sealer::open`].
     pub fn open_bytes(&self, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        self.unfold(VERSION, name, sealed)
+    }
+
+    fn unfold(&self, version: [u8; 4], name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
         check_name(name)?;
-        let rest = sealed.strip_prefix(&VERSION).ok_or(SealError::Version)?;
+        let rest = sealed.strip_prefix(&version).ok_or(SealError::Version)?;
         let (id, rest) = rest.split_first_chunk::<ID>().ok_or(SealError::Changed)?;
         if *id != self.id {
             return Err(SealError::OtherRoot);
         }
         let (wrapped, body) = rest.split_at_checked(NONCE + KEY + TAG).ok_or(SealError::Changed)?;
-        let key = decrypt(&self.root, &self.aad("key", name), wrapped)?;
+        let key = decrypt(&self.root, &self.aad(version, "key", name), wrapped)?;
         let data = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| SealError::Library)?;
-        decrypt(&data, &self.aad("body", name), body)
+        decrypt(&data, &self.aad(version, "body", name), body)
     }
 
-    fn aad(&self, part: &str, name: &str) -> Vec<u8> {
-        let mut aad = VERSION.to_vec();
+    fn aad(&self, version: [u8; 4], part: &str, name: &str) -> Vec<u8> {
+        let mut aad = version.to_vec();
         aad.extend_from_slice(&self.id);
         aad.extend_from_slice(part.as_bytes());
         aad.push(0);
@@ -212,6 +240,18 @@ mod tests {
         let blob: Vec<u8> = hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect();
         assert!(hex.starts_with(&format!("42575331{id}")), "{id}");
         assert_eq!(sealer.open("github/env/TOKEN", &blob).unwrap().expose(), b"hunter2 of version 1");
+    }
+
+    #[test]
+    fn the_text_of_a_call_is_no_secret_and_no_secret_is_the_text_of_a_call() {
+        let sealer = sealer();
+        let (secret, payload) = (sealer.seal_bytes("a", b"hunter2").unwrap(), sealer.seal_payload("a", b"hunter2").unwrap());
+        assert_eq!(sealer.open_payload("a", &payload).unwrap().as_slice(), b"hunter2");
+        assert_eq!(sealer.open_bytes("a", &payload).err(), Some(SealError::Version));
+        assert_eq!(sealer.open_payload("a", &secret).err(), Some(SealError::Version));
+        let disguised = [VERSION.as_slice(), &payload[4..]].concat();
+        assert_eq!(sealer.open_bytes("a", &disguised).err(), Some(SealError::Changed));
+        assert_eq!(sealer.open_payload("b", &payload).err(), Some(SealError::Changed));
     }
 
     #[test]
