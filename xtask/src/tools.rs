@@ -1,4 +1,4 @@
-//! Installs the pinned third-party MCP programs (conformance suite, clients, servers) into `target/tools`.
+//! Installs the pinned third-party programs (conformance suite, MCP clients and servers, verifiers of logs) into `target/tools`.
 //!
 //! Everything comes by package name through the ordinary clients, `pip` and `npm`. Each piece has a stamp file that holds its
 //! pins; a piece whose stamp says the same is left alone.
@@ -12,6 +12,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+
+mod verifiers;
 
 /// Raised when a recipe below changes in a way that its pins do not show.
 const RECIPE: &str = "1";
@@ -54,6 +56,7 @@ const PIECES: &[Piece] = &[
         pins: &["@modelcontextprotocol/server-filesystem@2026.8.31", "@modelcontextprotocol/server-memory@2026.8.31", "@bytebase/dbhub@1.4.0"],
         install: Tools::install_npm,
     },
+    Piece { folder: "verifiers", pins: verifiers::PINS, install: Tools::install_verifiers },
 ];
 
 /// Where the installed programs are.
@@ -68,6 +71,7 @@ pub(crate) fn install(workspace: &Path) -> Result<Tools> {
     let stamps = tools.root.join("stamps");
     fs::create_dir_all(&stamps)?;
     let mut system_checked = false;
+    verifiers::ensure_go()?;
     for piece in PIECES {
         let stamp = stamps.join(piece.folder);
         let wanted = format!("recipe {RECIPE}\n{}\n", piece.pins.join("\n"));
