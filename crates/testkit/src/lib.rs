@@ -1,13 +1,15 @@
-//! Test servers and clients for development only: MCP fixtures, third-party clients, child processes, scratch folders.
+//! Test servers and clients for development only: MCP fixtures, third-party clients and verifiers, child processes, scratch folders.
 
 pub mod clients;
 pub mod flags;
 pub mod process;
 pub mod scratch;
 pub mod servers;
+pub mod verifiers;
 
 pub use clients::{CallReport, Client, ClientCall, Era};
 pub use flags::Flags;
 pub use process::{Child, free_port};
 pub use scratch::Scratch;
 pub use servers::StdioServer;
+pub use verifiers::Witness;
