@@ -14,6 +14,7 @@
 
 mod ending;
 mod name;
+mod node;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +23,7 @@ use bailiwick_core::Timestamp;
 
 pub use ending::{Ending, Evidence, Step, TargetCode, TargetError, Tried};
 pub use name::{AccountName, AccountNameError, Prefix};
+pub use node::{Node, NodeError, Trust};
 
 use crate::Secret;
 
