@@ -67,7 +67,9 @@ pub(super) fn ensure_go() -> Result<()> {
         return Ok(());
     }
     if !which("apt-get") {
-        bail!("the verifier of Go's `x/mod/sumdb` could not be installed: there is no apt-get\nhint: install Go, and golang.org/x/mod below /usr/share/gocode");
+        bail!(
+            "the verifier of Go's `x/mod/sumdb` could not be installed: there is no apt-get\nhint: install Go, and golang.org/x/mod below /usr/share/gocode"
+        );
     }
     writeln!(stdout(), "installing {} with apt-get", missing.join(", "))?;
     twice("apt-get", || {
