@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 
 pub use directory::{Directory, ReadError};
-pub use verify::{AuditError, Report, audit, verify};
+pub use verify::{AuditError, Report, audit, audit_by, verify};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Origin};
 use crate::hash::{Hash, leaf_hash};
@@ -85,11 +85,21 @@ pub fn write<E: AsRef<[u8]>>(
     Ok(head)
 }
 
+/// What a directory holds of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// Tiles and entries: a whole log, which an auditor can read.
+    All,
+    /// Tiles only: enough to make proofs, and no word of an entry.
+    Hashes,
+}
+
 /// Publishes a log entry by entry, in constant memory. Until [`Exporter::finish`] nothing that was published changes, and
 /// after it only `checkpoint` has: a published file is never overwritten with other contents.
 #[derive(Debug)]
 pub struct Exporter {
     files: Batch,
+    contents: Contents,
     tiler: Tiler,
     /// The bytes of the bundle that is not full yet.
     bundle: Vec<u8>,
@@ -102,6 +112,11 @@ impl Exporter {
     /// Begins with entry 0. What the directory has already is compared and kept: a log that is shorter than the published one,
     /// or has another history, is refused.
     pub fn create(path: &Path) -> Result<Self, ExportError> {
+        Self::create_with(path, Contents::All)
+    }
+
+    /// As [`Exporter::create`], of all or of the hashes only.
+    pub fn create_with(path: &Path, contents: Contents) -> Result<Self, ExportError> {
         let lock = lock(path)?;
         let published = match Directory::new(path).checkpoint() {
             Ok(note) => {
@@ -111,7 +126,7 @@ impl Exporter {
             Err(error) if error.is_missing() => None,
             Err(error) => return Err(error.into()),
         };
-        let exporter = Self { files: Batch::new(path), tiler: Tiler::new(), bundle: vec![], published, _lock: lock };
+        let exporter = Self { files: Batch::new(path), contents, tiler: Tiler::new(), bundle: vec![], published, _lock: lock };
         exporter.check_history()?;
         Ok(exporter)
     }
@@ -119,6 +134,11 @@ impl Exporter {
     /// Goes on after the last published entry: the next one pushed has the index [`Exporter::size`]. The published head must be
     /// signed by the log's key, and the tiles at the right edge must lead to it.
     pub fn resume(path: &Path, origin: &Origin, log: &VerifierKey) -> Result<Self, ExportError> {
+        Self::resume_with(path, origin, log, Contents::All)
+    }
+
+    /// As [`Exporter::resume`], of all or of the hashes only, as the directory was begun.
+    pub fn resume_with(path: &Path, origin: &Origin, log: &VerifierKey, contents: Contents) -> Result<Self, ExportError> {
         let lock = lock(path)?;
         let directory = Directory::new(path);
         let head = Checkpoint::open(&directory.checkpoint()?, origin, log, &[])?.checkpoint;
@@ -127,23 +147,43 @@ impl Exporter {
             TreeError::Range { .. } | TreeError::Width(_) => ExportError::Forked { size: head.size },
         })?;
         let mut bundle = vec![];
-        if let Some(id) = BundleId::for_size(head.size / u64::from(TILE_WIDTH), head.size) {
+        if let Some(id) = BundleId::for_size(head.size / u64::from(TILE_WIDTH), head.size)
+            && contents == Contents::All
+        {
             let (bytes, whole) = directory.read_bundle(id)?;
             let entries = decode_bundle(&bytes, id.width(), whole).ok_or(ExportError::Forked { size: head.size })?;
             entries.into_iter().try_for_each(|entry| encode_entry(&mut bundle, entry))?;
         }
-        let exporter = Self { files: Batch::new(path), tiler, bundle, published: Some(head), _lock: lock };
+        let exporter = Self { files: Batch::new(path), contents, tiler, bundle, published: Some(head), _lock: lock };
         exporter.check_history()?;
         Ok(exporter)
     }
 
     /// Appends an entry.
     pub fn push(&mut self, entry: &[u8]) -> Result<(), ExportError> {
-        encode_entry(&mut self.bundle, entry)?;
+        self.push_leaf(leaf_hash(entry), Some(entry))
+    }
+
+    /// Appends an entry of which only the leaf hash is known, to a directory of hashes.
+    ///
+    /// # Errors
+    /// `OtherTree` if the directory is to hold the entries too.
+    pub fn push_hash(&mut self, leaf: Hash) -> Result<(), ExportError> {
+        if self.contents == Contents::All {
+            return Err(ExportError::OtherTree);
+        }
+        self.push_leaf(leaf, None)
+    }
+
+    fn push_leaf(&mut self, leaf: Hash, entry: Option<&[u8]>) -> Result<(), ExportError> {
+        if let Some(entry) = entry.filter(|_| self.contents == Contents::All) {
+            encode_entry(&mut self.bundle, entry)?;
+        }
         let (files, published) = (&mut self.files, published_size(self.published.as_ref()));
-        self.tiler.push(leaf_hash(entry), |tile, hashes| files.add(&tile.to_string(), &encode_tile(hashes), tile.end() > published))?;
+        self.tiler.push(leaf, |tile, hashes| files.add(&tile.to_string(), &encode_tile(hashes), tile.end() > published))?;
         let size = self.tiler.size();
-        if size.is_multiple_of(u64::from(TILE_WIDTH))
+        if self.contents == Contents::All
+            && size.is_multiple_of(u64::from(TILE_WIDTH))
             && let Some(full) = BundleId::for_size(size / u64::from(TILE_WIDTH) - 1, size)
         {
             self.files.add(&full.to_string(), &self.bundle, size > published)?;
@@ -184,7 +224,9 @@ impl Exporter {
         for (tile, hashes) in self.tiler.partial() {
             self.files.add(&tile.to_string(), &encode_tile(hashes), tile.end() > published)?;
         }
-        if let Some(bundle) = BundleId::for_size(head.size / u64::from(TILE_WIDTH), head.size) {
+        if let Some(bundle) = BundleId::for_size(head.size / u64::from(TILE_WIDTH), head.size)
+            && self.contents == Contents::All
+        {
             self.files.add(&bundle.to_string(), &self.bundle, head.size > published)?;
         }
         self.files.settle()?;

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::checkpoint::{Checkpoint, CheckpointError, Opened, Origin, parse_decimal};
 use crate::hash::Hash;
 use crate::note::{MAX_NOTE, Note, NoteError, VerifierKey};
+use crate::policy::{TrustError, TrustPolicy, Trusted};
 use crate::tree::{VerifyError, verify_inclusion};
 
 const HEADER: &str = "c2sp.org/tlog-proof@v1";
@@ -41,6 +42,9 @@ pub enum ReceiptError {
     /// The note around the checkpoint.
     #[error("the checkpoint: {0}")]
     Note(#[from] NoteError),
+    /// A policy does not hold the checkpoint to be valid.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The entry is not proved to be in the log.
     #[error(transparent)]
     Inclusion(#[from] VerifyError),
@@ -80,6 +84,14 @@ impl Receipt {
         let opened = Checkpoint::open(&self.checkpoint.to_string(), origin, log, witnesses)?;
         verify_inclusion(leaf, self.index, opened.checkpoint.size, &opened.checkpoint.root, &self.path)?;
         Ok(opened)
+    }
+
+    /// Checks offline, by a policy that names logs and witnesses, that the entry with this leaf hash is in a log that is known, and
+    /// that the witnesses whom the policy asks for have seen it.
+    pub fn verify_by(&self, leaf: &Hash, policy: &TrustPolicy) -> Result<Trusted, ReceiptError> {
+        let trusted = policy.open(&self.checkpoint.to_string())?;
+        verify_inclusion(leaf, self.index, trusted.checkpoint.size, &trusted.checkpoint.root, &self.path)?;
+        Ok(trusted)
     }
 }
 
@@ -131,7 +143,7 @@ mod tests {
 
     use super::*;
     use crate::hash::leaf_hash;
-    use crate::note::SigningKey;
+    use crate::note::{CosigningKey, SigningKey};
     use crate::tree::{Leaves, inclusion_proof, tests::leaves, tests::mth};
 
     fn origin() -> Origin {
@@ -193,6 +205,26 @@ mod tests {
         assert!(matches!(receipt.verify(&leaf, &other, &verifier, &[]), Err(ReceiptError::Checkpoint(_))));
         let thief = SigningKey::from_seed(origin().key_name().clone(), &[2; 32]).unwrap();
         assert!(matches!(receipt.verify(&leaf, &origin(), thief.verifier(), &[]), Err(ReceiptError::Checkpoint(_))));
+    }
+
+    #[test]
+    fn a_receipt_is_believed_by_a_policy_only_with_its_witnesses() {
+        let (leaf, receipt) = receipt(3, 10, None);
+        let witness = CosigningKey::from_seed("witness.example/w".parse().unwrap(), &[7; 32]).unwrap();
+        let policy = |quorum: &str| -> TrustPolicy {
+            format!("log {}\nwitness w {}\nquorum {quorum}\n", key().verifier(), witness.verifier()).parse().unwrap()
+        };
+        assert_eq!(receipt.verify_by(&leaf, &policy("none")).unwrap().cosigned, []);
+        assert!(matches!(receipt.verify_by(&leaf, &policy("w")), Err(ReceiptError::Trust(TrustError::Quorum { .. }))));
+        let mut note = receipt.checkpoint().clone();
+        note.add(witness.cosign(note.text(), 99).unwrap()).unwrap();
+        let cosigned = Receipt::new(receipt.index(), receipt.path.clone(), note, None).unwrap();
+        let cosigned: Receipt = cosigned.to_string().parse().unwrap();
+        let trusted = cosigned.verify_by(&leaf, &policy("w")).unwrap();
+        assert_eq!((trusted.cosigned[0].0.as_str(), trusted.cosigned[0].1.time), ("w", Some(99)));
+        assert_eq!(cosigned.verify_by(&leaf_hash(b"other"), &policy("w")), Err(ReceiptError::Inclusion(VerifyError::Root)));
+        let empty: TrustPolicy = "quorum none\n".parse().unwrap();
+        assert!(matches!(cosigned.verify_by(&leaf, &empty), Err(ReceiptError::Trust(TrustError::UnknownLog(_)))));
     }
 
     proptest! {

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::tree::{Leaves, TileReader as _, inclusion_proof, tests::mth, verify_inclusion};
+use crate::note::CosigningKey;
+use crate::policy::{TrustError, TrustPolicy};
+use crate::tree::{self, Leaves, TileReader as _, inclusion_proof, tests::mth, verify_inclusion};
 
 const ORIGIN: &str = "example.com/bailiwick/2027";
 
@@ -244,4 +246,54 @@ proptest! {
         });
         prop_assert!(audit_of(&directory).is_err(), "{}", name);
     }
+}
+
+#[test]
+fn a_directory_of_hashes_grows_and_proves_and_holds_no_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let leaves: Vec<_> = (0..700).map(|at| leaf_hash(&entry(at))).collect();
+    let mut from = 0;
+    for size in [0, 3, 255, 256, 300, 300, 700_u64] {
+        let mut exporter = if from == 0 && Directory::new(directory.path()).checkpoint().is_err() {
+            Exporter::create_with(directory.path(), Contents::Hashes).unwrap()
+        } else {
+            Exporter::resume_with(directory.path(), &origin(), key().verifier(), Contents::Hashes).unwrap()
+        };
+        assert_eq!(exporter.size(), from);
+        for at in from..size {
+            // An entry or its hash, it is the same.
+            if at % 2 == 0 { exporter.push(&entry(at)).unwrap() } else { exporter.push_hash(leaves[at as usize]).unwrap() }
+        }
+        let head = Checkpoint { origin: origin(), size, root: exporter.root() };
+        exporter.finish(&head.sign(&key()).unwrap().to_string()).unwrap();
+        let tiles = Directory::new(directory.path());
+        assert_eq!(tree::root(&tiles, size).unwrap(), mth(&leaves[..size as usize]));
+        if from > 0 {
+            let proof = tree::consistency_proof(&tiles, from, size).unwrap();
+            let (old, new) = (mth(&leaves[..from as usize]), mth(&leaves[..size as usize]));
+            assert_eq!(tree::verify_consistency(from, &old, size, &new, &proof), Ok(()));
+        }
+        from = size;
+    }
+    assert!(!directory.path().join("tile/entries").exists());
+    assert!(matches!(audit_of(&directory), Err(AuditError::Read(_))));
+    let mut whole = Exporter::create(&directory.path().join("other")).unwrap();
+    assert!(matches!(whole.push_hash(leaves[0]), Err(ExportError::OtherTree)));
+}
+
+#[test]
+fn an_audit_by_policy_wants_the_witnesses_and_every_entry() {
+    let (directory, head) = published(300);
+    let witness = CosigningKey::from_seed("witness.example/w".parse().unwrap(), &[9; 32]).unwrap();
+    let policy: TrustPolicy = format!("log {}\nwitness w {}\nquorum w\n", key().verifier(), witness.verifier()).parse().unwrap();
+    assert!(matches!(audit_by(directory.path(), &policy, |_, _| {}), Err(AuditError::Trust(TrustError::Quorum { .. }))));
+    // The cosigned checkpoint takes the place of the other, over the same tiles.
+    let mut note = head.sign(&key()).unwrap();
+    note.add(witness.cosign(note.text(), 5).unwrap()).unwrap();
+    Exporter::resume(directory.path(), &origin(), key().verifier()).unwrap().finish(&note.to_string()).unwrap();
+    let mut seen = 0;
+    let trusted = audit_by(directory.path(), &policy, |_, _| seen += 1).unwrap();
+    assert_eq!((trusted.checkpoint, trusted.cosigned.len(), seen), (head, 1, 300));
+    change(&directory, "tile/entries/000", |bytes| bytes[70] ^= 1);
+    assert!(audit_by(directory.path(), &policy, |_, _| {}).is_err());
 }

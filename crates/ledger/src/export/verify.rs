@@ -6,6 +6,7 @@ use super::directory::{Directory, ReadError};
 use crate::checkpoint::{Checkpoint, CheckpointError, Origin};
 use crate::hash::{Hash, fold_perfect, leaf_hash};
 use crate::note::{Verified, VerifierKey};
+use crate::policy::{TrustError, TrustPolicy, Trusted};
 use crate::tile::{BundleId, TILE_WIDTH, TileId, decode_bundle};
 use crate::tiler::Tiler;
 use crate::tree::{TileReader, TreeError};
@@ -29,6 +30,9 @@ pub enum AuditError {
     /// The checkpoint is not one of this log, signed by this key.
     #[error("the checkpoint: {0}")]
     Checkpoint(#[from] CheckpointError),
+    /// A policy does not hold the checkpoint to be valid.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A file is missing, cannot be read, or has a length that its kind cannot have.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -67,17 +71,31 @@ pub fn verify(path: &Path, origin: &Origin, log: &VerifierKey) -> Result<Report,
 pub fn audit(path: &Path, origin: &Origin, log: &VerifierKey, witnesses: &[VerifierKey], each: impl FnMut(u64, &[u8])) -> Result<Report, AuditError> {
     let directory = Directory::new(path);
     let opened = Checkpoint::open(&directory.checkpoint()?, origin, log, witnesses)?;
-    let head = opened.checkpoint;
+    let entries = walk(directory, &opened.checkpoint, each)?;
+    Ok(Report { entries, size: opened.checkpoint.size, root: opened.checkpoint.root, cosigned: opened.cosigned })
+}
+
+/// Verifies everything by a policy: any of its logs has signed the checkpoint, those witnesses have cosigned it that it asks for,
+/// and every tile and entry is the one that the signed root stands for. Gives what is believed, and each entry to `each`.
+pub fn audit_by(path: &Path, policy: &TrustPolicy, each: impl FnMut(u64, &[u8])) -> Result<Trusted, AuditError> {
+    let directory = Directory::new(path);
+    let trusted = policy.open(&directory.checkpoint()?)?;
+    walk(directory, &trusted.checkpoint, each)?;
+    Ok(trusted)
+}
+
+/// All tiles and entries below a head that is believed. Gives the number of entries.
+fn walk(directory: Directory, head: &Checkpoint, each: impl FnMut(u64, &[u8])) -> Result<u64, AuditError> {
     let edge = Tiler::resume(&directory, head.size)?;
     if edge.root() != head.root {
-        return Err(blame(&directory, &edge, &head)?);
+        return Err(blame(&directory, &edge, head)?);
     }
     let mut walk = Walk { directory, each, entries: 0, scratch: vec![] };
     let partial: Vec<_> = edge.partial().collect();
     for (tile, hashes) in partial.into_iter().rev() {
         walk.below(tile, hashes)?;
     }
-    Ok(Report { entries: walk.entries, size: head.size, root: head.root, cosigned: opened.cosigned })
+    Ok(walk.entries)
 }
 
 struct Walk<F> {
