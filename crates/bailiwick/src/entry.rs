@@ -32,6 +32,10 @@ pub trait Body: Serialize {
     const WORD: &'static str;
 }
 
+/// Every word that can stand in `kind`.
+pub const WORDS: &[&str] =
+    &["intent", "outcome", "denial", "hold", "hold_step", "task_opened", "task_ended", "tool", "incident", "house"];
+
 macro_rules! body {
     ($type:ty, $word:literal) => {
         impl Body for $type {
@@ -307,6 +311,13 @@ body!(House<'_>, "house");
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_list_of_kinds_is_whole() {
+        let source = include_str!("entry.rs").split("#[cfg(test)]").next().unwrap();
+        let words: Vec<&str> = source.lines().filter_map(|l| l.strip_prefix("body!(")?.split('"').nth(1)).collect();
+        assert_eq!(words, WORDS);
+    }
 
     #[test]
     fn an_entry_is_one_line_whatever_a_stranger_writes_into_it() {

@@ -13,6 +13,7 @@ mod batch;
 mod desk;
 mod entry;
 mod error;
+mod exports;
 mod holds;
 mod index;
 mod ledger;
@@ -30,6 +31,7 @@ mod tests;
 
 pub use entry::{ENTRY_BYTES_MAX, Entry, EntryRow, Head, Integrated, Integrator, Intent, kind};
 pub use error::{Reason, StoreError};
+pub use exports::ExportCursor;
 pub use holds::{HoldFilter, TooMany};
 pub use registry::{Incident, Pin, PinStatus, RESULT_BYTES_MAX, Registered};
 pub use store::{Options, RELAXED_MAX, Store};

@@ -2,6 +2,7 @@
 
 mod client;
 mod error;
+mod export;
 mod starter;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use toml::Spanned;
 
 pub use client::{ClientFile, ClientServer};
 pub use error::ConfigError;
+pub use export::{ExportEntry, ExportFormat, ExportFrom, ExportSink, HttpBody, LinkConfig, SyslogTransport};
 pub(crate) use starter::shop_system;
 pub use starter::{STARTER, default_for_one_person};
 
@@ -50,6 +52,10 @@ struct File {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, SystemFile>")]
     systems: BTreeMap<SystemName, Spanned<SystemFile>>,
+    /// Where entries of the ledger go besides the ledger: one `[[export]]` for each place.
+    #[serde(default)]
+    #[schemars(with = "Vec<export::ExportFile>")]
+    export: Vec<Spanned<export::ExportFile>>,
 }
 
 fn default_trust_domain() -> TrustDomain {
@@ -299,6 +305,8 @@ pub struct Config {
     pub agents: BTreeMap<AgentName, AgentEntry>,
     /// Systems by name.
     pub systems: BTreeMap<SystemName, SystemEntry>,
+    /// Where entries of the ledger go besides the ledger.
+    pub exports: Vec<ExportEntry>,
 }
 
 /// Bounds on tasks.
@@ -484,6 +492,15 @@ impl Config {
             let entry = system(system_name, given.into_inner(), base).map_err(|(what, hint)| fault(span, what, hint))?;
             systems.insert(entry.name.clone(), entry);
         }
+        let mut exports: Vec<ExportEntry> = Vec::with_capacity(file.export.len());
+        for given in file.export {
+            let span = given.span();
+            let entry = export::export(given.into_inner(), base, crate::entry::WORDS).map_err(|(what, hint)| fault(span.clone(), what, hint))?;
+            if exports.iter().any(|e| e.name == entry.name) {
+                return Err(fault(span, format!("there are two exports called `{}`", entry.name), "each keeps its place in the ledger under its name"));
+            }
+            exports.push(entry);
+        }
         let policy_directory = match file.policy.directory {
             None => None,
             Some(given) => {
@@ -516,6 +533,7 @@ impl Config {
             people,
             agents,
             systems,
+            exports,
         })
     }
 
