@@ -247,18 +247,20 @@ impl Source {
     }
 }
 
-/// Continues no tree: the store opens with the one that it has, and nobody needs the signing key to read it.
+/// Reads the tree that there is and signs nothing: nobody needs the signing key to read the store.
 struct Keyless;
 
 impl Integrator for Keyless {
     fn integrate(&mut self, frontier: &[u8], entries: &[&[u8]]) -> Result<Integrated, String> {
-        if frontier.is_empty() || !entries.is_empty() {
-            return Err("the ledger is empty, or was opened for reading only".to_owned());
+        if frontier.is_empty() {
+            return Err("the ledger is empty".to_owned());
         }
-        let tree = Frontier::from_bytes(frontier).map_err(|e| e.to_string())?;
+        let mut tree = Frontier::from_bytes(frontier).map_err(|e| e.to_string())?;
+        let mut leaves = Vec::with_capacity(entries.len());
+        bailiwick_ledger::integrate(&mut tree, entries.iter().copied(), &mut leaves).map_err(|e| e.to_string())?;
         Ok(Integrated {
-            leaves: Vec::new(),
-            frontier: frontier.to_vec(),
+            leaves: leaves.iter().map(|leaf| *leaf.as_bytes()).collect(),
+            frontier: tree.to_bytes(),
             size: tree.size(),
             root: *tree.root().as_bytes(),
             checkpoint: String::new(),

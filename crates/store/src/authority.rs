@@ -48,7 +48,7 @@ pub(crate) struct Authority {
     unsettled: BTreeMap<u64, Unsettled>,
     /// Intents that nobody is working on any more: left by a crash, or their caller is gone.
     left: BTreeSet<u64>,
-    /// Tasks whose used calls changed in the batch at hand.
+    /// Tasks whose used calls changed since the anchor was set, or may have: a batch that failed leaves its tasks here.
     spent: Vec<TaskId>,
     undo: Vec<Undo>,
 }
@@ -60,6 +60,12 @@ impl Authority {
 
     pub(crate) fn load_task(&mut self, id: TaskId, task: OpenTask) {
         self.tasks.insert(id, task);
+    }
+
+    pub(crate) fn load_spent(&mut self, id: TaskId) {
+        if self.spent.last() != Some(&id) {
+            self.spent.push(id);
+        }
     }
 
     pub(crate) fn load_approval(&mut self, id: HoldId, approval: Usable) {
@@ -99,9 +105,7 @@ impl Authority {
             self.set_approval(hold, None);
         }
         self.set_task(intent.task, Some(OpenTask { used: task.used.saturating_add(1), ..task }));
-        if self.spent.last() != Some(&intent.task) {
-            self.spent.push(intent.task);
-        }
+        self.load_spent(intent.task);
         Ok(())
     }
 
@@ -164,7 +168,7 @@ impl Authority {
         self.undo.push(Undo::Approval(id, before));
     }
 
-    /// Tasks whose used calls are to be written, with the number.
+    /// Tasks whose used calls are to be written with the anchor, with the number.
     pub(crate) fn spent(&mut self) -> Vec<(TaskId, u64)> {
         self.spent.sort_unstable();
         self.spent.dedup();
@@ -195,16 +199,15 @@ impl Authority {
                 None => break,
             }
         }
-        if mark == 0 {
-            self.spent.clear();
-        }
     }
 
-    /// The batch is durable.
-    pub(crate) fn keep(&mut self, size: u64) {
+    /// The batch is durable, and set the anchor or not.
+    pub(crate) fn keep(&mut self, size: u64, anchored: bool) {
         self.size = size;
         self.undo.clear();
-        self.spent.clear();
+        if anchored {
+            self.spent.clear();
+        }
     }
 
     #[cfg(test)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::authority::{Authority, OpenTask, Unsettled, Usable};
-use crate::entry::{Head, Integrated, Integrator, kind};
+use crate::entry::{Head, Integrator, kind};
 use crate::error::{Reason, StoreError};
 use crate::sql::{At, Count, int};
 
@@ -26,12 +26,15 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/0003.sql"),
     include_str!("schema/0004.sql"),
     include_str!("schema/0005.sql"),
+    include_str!("schema/0006.sql"),
 ];
 
-/// A page takes several entries, so that a batch writes few of them.
-const PAGE_BYTES: u32 = 8192;
+/// A call alone writes one page, seldom more: the smaller it is, the fewer bytes are to be synchronised.
+const PAGE_BYTES: u32 = 4096;
 /// Pages of the log after which it is written back into the database even in the middle of a burst: 16 MiB.
-const CHECKPOINT_PAGES: i64 = 2000;
+const CHECKPOINT_PAGES: i64 = 4000;
+/// Bytes of entries that are taken into the tree at a time when it is continued.
+const REPLAY_BYTES: usize = 4 << 20;
 
 /// The data directory, ours alone while the lock lives.
 pub(crate) struct Directory {
@@ -128,7 +131,7 @@ impl Directory {
 }
 
 /// Opens or makes a file that only its owner may read or write.
-fn private(path: &Path) -> io::Result<File> {
+pub(crate) fn private(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
         file.set_permissions(Permissions::from_mode(0o600))?;
@@ -155,57 +158,112 @@ pub(crate) struct Loaded {
     pub(crate) authority: Authority,
     pub(crate) frontier: Vec<u8>,
     pub(crate) head: Head,
+    /// Entries that the anchor counts.
+    pub(crate) anchored: u64,
 }
 
-/// Reads the authority in force from the database and checks that the ledger is whole.
-pub(crate) fn load(conn: &Connection) -> Result<Loaded, StoreError> {
+/// Reads the authority in force from the database, checks that the ledger is whole, and continues its tree from the anchor. The note of
+/// the last batch must be the one that this integrator signs; one that cannot sign gives an empty note, and is believed what is stored.
+pub(crate) fn load(conn: &Connection, integrator: &mut dyn Integrator) -> Result<Loaded, StoreError> {
     let row = conn.query_row("SELECT size, control_seq, settled, frontier, root, checkpoint FROM head WHERE id = 0", [], |r| {
         let head = Head { size: r.get::<_, Count>(0)?.0, root: r.get(4)?, checkpoint: Arc::from(r.get::<_, String>(5)?) };
         Ok((head, r.get::<_, Count>(1)?.0, r.get::<_, Count>(2)?.0, r.get::<_, Vec<u8>>(3)?))
     });
-    let (head, control_seq, settled, frontier) = row?;
-    check_dense(conn, head.size, settled)?;
-    let mut authority = Authority::loaded(head.size, control_seq);
-    load_tasks(conn, &mut authority)?;
+    let (anchor, control_seq, settled, frontier) = row?;
+    let size = stored_size(conn)?;
+    check_dense(conn, &anchor, size, settled)?;
+    let mut authority = Authority::loaded(size, control_seq);
+    load_tasks(conn, &mut authority, anchor.size)?;
     load_approvals(conn, &mut authority)?;
     load_unsettled(conn, &mut authority, settled)?;
-    Ok(Loaded { authority, frontier, head })
+    let (anchored, anchor) = (anchor.size, continue_anchor(conn, anchor, &frontier, integrator)?);
+    let (frontier, head) = replay(conn, anchor, size, integrator)?;
+    Ok(Loaded { authority, frontier, head, anchored })
+}
+
+fn failed(why: impl Into<String>) -> StoreError {
+    StoreError::unavailable(Reason::Ledger, why.into())
 }
 
 /// The head of a new log, or the proof that the tree that is stored is the one that we can continue.
-pub(crate) fn continue_tree(conn: &Connection, loaded: &mut Loaded, integrator: &mut dyn Integrator) -> Result<(), StoreError> {
-    let failed = |e: String| StoreError::unavailable(Reason::Ledger, e);
-    let Integrated { leaves, frontier, size, root, checkpoint } = integrator.integrate(&loaded.frontier, &[]).map_err(failed)?;
-    if size != loaded.head.size || !leaves.is_empty() {
-        return Err(failed(format!("the tree has {size} entries, the ledger {}", loaded.head.size)));
+fn continue_anchor(conn: &Connection, head: Head, frontier: &[u8], integrator: &mut dyn Integrator) -> Result<(Vec<u8>, Head), StoreError> {
+    let tree = integrator.integrate(frontier, &[]).map_err(failed)?;
+    if tree.size != head.size || !tree.leaves.is_empty() {
+        return Err(failed(format!("the tree has {} entries, the ledger {}", tree.size, head.size)));
     }
-    if loaded.head.size > 0 {
-        return if root == loaded.head.root { Ok(()) } else { Err(failed("the stored root is not that of the stored tree".to_owned())) };
+    if head.size > 0 {
+        let known = tree.root == head.root;
+        return if known { Ok((tree.frontier, head)) } else { Err(failed("the stored root is not that of the stored tree")) };
     }
-    conn.execute("UPDATE head SET frontier = ?1, root = ?2, checkpoint = ?3 WHERE id = 0", (&frontier, &root, &checkpoint))?;
-    loaded.frontier = frontier;
-    loaded.head = Head { size, root, checkpoint: checkpoint.into() };
-    Ok(())
+    conn.execute("UPDATE head SET frontier = ?1, root = ?2, checkpoint = ?3 WHERE id = 0", (&tree.frontier, &tree.root, &tree.checkpoint))?;
+    Ok((tree.frontier, Head { size: tree.size, root: tree.root, checkpoint: tree.checkpoint.into() }))
 }
 
-fn check_dense(conn: &Connection, size: u64, settled: u64) -> Result<(), StoreError> {
+/// Takes the entries since the anchor into its tree.
+fn replay(conn: &Connection, (mut frontier, mut head): (Vec<u8>, Head), size: u64, integrator: &mut dyn Integrator) -> Result<(Vec<u8>, Head), StoreError> {
+    let mut statement = conn.prepare("SELECT idx, body, leaf, note FROM entries WHERE idx >= ?1 ORDER BY idx")?;
+    let mut rows = statement.query([int(head.size)])?;
+    let (mut bodies, mut leaves, mut bytes, mut note) = (Vec::<Vec<u8>>::new(), Vec::<[u8; 32]>::new(), 0, None);
+    while head.size < size {
+        let row = rows.next()?;
+        if let Some(row) = row {
+            bodies.push(row.get(1)?);
+            leaves.push(row.get(2)?);
+            note = row.get::<_, Option<String>>(3)?;
+            bytes = bodies.last().map_or(0, Vec::len).saturating_add(bytes);
+        }
+        let last = head.size.saturating_add(u64::try_from(bodies.len()).unwrap_or(u64::MAX));
+        if row.is_some() && last < size && bytes < REPLAY_BYTES {
+            continue;
+        }
+        let tree = integrator.integrate(&frontier, &bodies.iter().map(Vec::as_slice).collect::<Vec<_>>()).map_err(failed)?;
+        if tree.size != last || tree.leaves != leaves {
+            return Err(failed(format!("one of the entries {} to {last} is not the one that was recorded", head.size)));
+        }
+        head = Head { size: tree.size, root: tree.root, checkpoint: tree.checkpoint.into() };
+        (frontier, bytes) = (tree.frontier, 0);
+        bodies.clear();
+        leaves.clear();
+        if row.is_none() {
+            break;
+        }
+    }
+    let Some(stored) = note else { return Ok((frontier, head)) };
+    if head.checkpoint.is_empty() {
+        head.checkpoint = stored.into();
+    } else if *head.checkpoint != *stored {
+        return Err(failed("the stored checkpoint is not that of the stored tree, or was signed by another key"));
+    }
+    Ok((frontier, head))
+}
+
+fn check_dense(conn: &Connection, anchor: &Head, size: u64, settled: u64) -> Result<(), StoreError> {
     let first: Option<i64> = conn.query_row("SELECT min(idx) FROM entries", [], |r| r.get(0))?;
-    let last: Option<i64> = conn.query_row("SELECT max(idx) FROM entries", [], |r| r.get(0))?;
-    let expected = (size > 0).then(|| (0, int(size.saturating_sub(1))));
     let recent: i64 = conn.query_row("SELECT count(*) FROM entries WHERE idx >= ?1", [int(settled)], |r| r.get(0))?;
-    let dense = first.zip(last) == expected && settled <= size && recent == int(size.saturating_sub(settled));
-    if dense {
+    let last_has_note: Option<bool> =
+        conn.query_row("SELECT note IS NOT NULL FROM entries WHERE idx >= ?1 ORDER BY idx DESC LIMIT 1", [int(anchor.size)], |r| r.get(0)).optional()?;
+    let whole = first == (size > 0).then_some(0) && settled <= anchor.size && anchor.size <= size && recent == int(size.saturating_sub(settled));
+    if whole && last_has_note != Some(false) {
         return Ok(());
     }
-    Err(StoreError::unavailable(Reason::Disagrees, format!("the head counts {size} entries, the ledger has {first:?} to {last:?}")))
+    let anchor = anchor.size;
+    Err(StoreError::unavailable(Reason::Disagrees, format!("the head counts {anchor} entries, the ledger has {size} from {first:?} on, not all of them whole")))
 }
 
-fn load_tasks(conn: &Connection, authority: &mut Authority) -> Result<(), StoreError> {
-    let mut statement = conn.prepare("SELECT id, used, expires_at FROM tasks WHERE state = 'open'")?;
+fn load_tasks(conn: &Connection, authority: &mut Authority, anchored: u64) -> Result<(), StoreError> {
+    let mut statement = conn.prepare(&format!(
+        "{} SELECT id, used + coalesce(calls, 0), expires_at FROM tasks LEFT JOIN since ON since.task = id WHERE state = 'open'",
+        crate::tasks::SINCE_ANCHOR
+    ))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let open = OpenTask { used: row.get::<_, Count>(1)?.0, expires_at: row.get::<_, At>(2)?.0 };
-        authority.load_task(TaskId::from_bytes(row.get(0)?), open);
+        let id = TaskId::from_bytes(row.get(0)?);
+        authority.load_task(id, OpenTask { used: row.get::<_, Count>(1)?.0, expires_at: row.get::<_, At>(2)?.0 });
+    }
+    let mut statement = conn.prepare("SELECT DISTINCT task FROM entries WHERE idx >= ?1 AND kind = 'intent'")?;
+    let mut rows = statement.query([int(anchored)])?;
+    while let Some(row) = rows.next()? {
+        authority.load_spent(TaskId::from_bytes(row.get(0)?));
     }
     Ok(())
 }
@@ -239,9 +297,11 @@ fn load_unsettled(conn: &Connection, authority: &mut Authority, settled: u64) ->
 
 /// What the database says of its head: entries and control sequence. `None` if the row is gone.
 pub(crate) fn stored_head(conn: &Connection) -> Result<Option<(u64, u64)>, StoreError> {
-    let row = conn
-        .prepare_cached("SELECT size, control_seq FROM head WHERE id = 0")?
-        .query_row([], |r| Ok((r.get::<_, Count>(0)?.0, r.get::<_, Count>(1)?.0)))
-        .optional()?;
-    Ok(row)
+    let control = conn.prepare_cached("SELECT control_seq FROM head WHERE id = 0")?.query_row([], |r| r.get::<_, Count>(0)).optional()?;
+    Ok(control.map(|c| c.0).zip(Some(stored_size(conn)?)).map(|(control, size)| (size, control)))
+}
+
+fn stored_size(conn: &Connection) -> Result<u64, StoreError> {
+    let last = conn.prepare_cached("SELECT max(idx) FROM entries")?.query_row([], |r| r.get::<_, Option<Count>>(0))?;
+    Ok(last.map_or(0, |c| c.0.saturating_add(1)))
 }

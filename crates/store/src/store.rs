@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use bailiwick_core::CallId;
@@ -17,7 +17,7 @@ use crate::entry::{Entry, Head, Integrator, Intent};
 use crate::error::StoreError;
 use crate::index::Index;
 use crate::reader::Readers;
-use crate::schema::{Directory, continue_tree, load};
+use crate::schema::{Directory, load};
 use crate::writer::{Published, Writer};
 use crate::writing::Writing;
 
@@ -51,6 +51,7 @@ pub(crate) struct Inner {
     published: Arc<Published>,
     pub(crate) readers: Mutex<Option<Readers>>,
     pub(crate) index: Index,
+    pub(crate) texts: OnceLock<Arc<dyn crate::erasure::TextSeal>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -70,8 +71,7 @@ impl Store {
     pub fn open_with(dir: &Path, mut integrator: Box<dyn Integrator>, options: Options) -> Result<Self, StoreError> {
         let directory = Arc::new(Directory::take(dir)?);
         let conn = directory.open_writer(options.log_bytes)?;
-        let mut loaded = load(&conn)?;
-        continue_tree(&conn, &mut loaded, integrator.as_mut())?;
+        let loaded = load(&conn, integrator.as_mut())?;
         let published = Arc::new(Published {
             control_seq: AtomicU64::new(loaded.authority.control_seq()),
             relaxed_lost: AtomicU64::new(0),
@@ -93,6 +93,7 @@ impl Store {
             published,
             readers: Mutex::new(Some(readers)),
             index,
+            texts: OnceLock::new(),
             threads: Mutex::new(threads),
         };
         Ok(Self { inner: Arc::new(inner) })

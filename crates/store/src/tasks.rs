@@ -52,6 +52,10 @@ impl Default for TaskFilter {
     }
 }
 
+/// The calls of each task since the anchor, which `tasks.used` does not count yet.
+pub(crate) const SINCE_ANCHOR: &str = "WITH since AS (SELECT task, count(*) AS calls FROM entries
+    WHERE idx >= (SELECT size FROM head WHERE id = 0) AND kind = 'intent' GROUP BY task)";
+
 impl Writing<'_> {
     /// Opens a task. Gives the entry's index.
     ///
@@ -159,7 +163,9 @@ impl Store {
     /// The store's.
     pub async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
         self.read(move |conn| {
-            let mut statement = conn.prepare_cached("SELECT task, state_json, used FROM tasks WHERE id = ?1")?;
+            let mut statement = conn.prepare_cached(&format!(
+                "{SINCE_ANCHOR} SELECT task, state_json, used + coalesce((SELECT calls FROM since WHERE since.task = id), 0) FROM tasks WHERE id = ?1"
+            ))?;
             statement.query_row([id.to_bytes()], raw).optional()?.map(parse).transpose()
         })
         .await
@@ -171,11 +177,11 @@ impl Store {
     /// The store's.
     pub async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskRow>, StoreError> {
         self.read(move |conn| {
-            let mut statement = conn.prepare_cached(
-                "SELECT task, state_json, used FROM tasks
+            let mut statement = conn.prepare_cached(&format!(
+                "{SINCE_ANCHOR} SELECT tasks.task, state_json, used + coalesce(calls, 0) FROM tasks LEFT JOIN since ON since.task = id
                  WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR owner = ?2) AND (?3 IS NULL OR subject = ?3) AND (?4 IS NULL OR state = ?4)
-                 ORDER BY id DESC LIMIT ?5",
-            )?;
+                 ORDER BY id DESC LIMIT ?5"
+            ))?;
             let (agent, owner) = (filter.agent.as_ref().map(AgentName::as_str), filter.owner.as_ref().map(PersonName::as_str));
             let subject = filter.subject.as_ref().map(PersonName::as_str);
             let rows = statement.query_map((agent, owner, subject, filter.state, limit(filter.limit)), raw)?;

@@ -19,6 +19,8 @@ use crate::writing::{Pending, Writing};
 /// Requests and bytes of entries after which a batch is closed even if more are waiting.
 const BATCH_JOBS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Entries after which the anchor is set anew: what the next start takes into the tree again, and what is looked through for a task's used calls.
+const ANCHOR_EVERY: u64 = 1024;
 
 /// What the writer tells everyone without being asked.
 pub(crate) struct Published {
@@ -35,6 +37,8 @@ pub(crate) struct Writer {
     state: Authority,
     frontier: Vec<u8>,
     head: Head,
+    /// Entries that the anchor on disk counts.
+    anchored: u64,
     published: Arc<Published>,
     /// A batch failed: look whether the disk agrees before the next.
     suspect: bool,
@@ -66,13 +70,14 @@ impl Writer {
         published: Arc<Published>,
         directory: Arc<Directory>,
     ) -> Self {
-        let Loaded { authority, frontier, head } = loaded;
+        let Loaded { authority, frontier, head, anchored } = loaded;
         Self {
             conn,
             integrator,
             state: authority,
             frontier,
             head,
+            anchored,
             published,
             suspect: false,
             waiting: VecDeque::new(),
@@ -212,40 +217,54 @@ impl Writer {
 
     /// Integrates, writes and commits. `None`: nothing was to be written.
     fn flush(&mut self, batch: &mut Batch) -> Result<Option<Head>, StoreError> {
-        if batch.pending.is_empty() && !batch.begun {
+        if batch.pending.is_empty() {
+            if batch.begun {
+                self.conn.prepare_cached("COMMIT")?.execute([])?;
+                self.state.keep(self.state.size, false);
+            }
             return Ok(None);
         }
+        let changed = batch.begun;
         self.begin(batch)?;
-        let mut after = None;
-        if !batch.pending.is_empty() {
-            let bodies: Vec<&[u8]> = batch.pending.iter().map(|p| p.body.as_slice()).collect();
-            let tree = self.integrator.integrate(&self.frontier, &bodies).map_err(|e| StoreError::unavailable(Reason::Ledger, e))?;
-            let expected = self.next_index(batch);
-            if tree.size != expected || tree.leaves.len() != bodies.len() {
-                let detail = format!("expected a tree of {expected} entries, got {} with {} leaves", tree.size, tree.leaves.len());
-                return Err(StoreError::unavailable(Reason::Ledger, detail));
-            }
-            self.write_entries(batch, &tree)?;
-            after = Some(tree);
+        let bodies: Vec<&[u8]> = batch.pending.iter().map(|p| p.body.as_slice()).collect();
+        let tree = self.integrator.integrate(&self.frontier, &bodies).map_err(|e| StoreError::unavailable(Reason::Ledger, e))?;
+        let expected = self.next_index(batch);
+        if tree.size != expected || tree.leaves.len() != bodies.len() {
+            let detail = format!("expected a tree of {expected} entries, got {} with {} leaves", tree.size, tree.leaves.len());
+            return Err(StoreError::unavailable(Reason::Ledger, detail));
+        }
+        self.write_entries(batch, &tree)?;
+        let anchor = changed || tree.size.saturating_sub(self.anchored) >= ANCHOR_EVERY;
+        if anchor {
+            self.write_anchor(&tree)?;
         }
         self.conn.prepare_cached("COMMIT")?.execute([])?;
-        let Some(Integrated { frontier, size, root, checkpoint, .. }) = after else {
-            self.state.keep(self.state.size);
-            return Ok(None);
-        };
-        self.state.keep(size);
+        let Integrated { frontier, size, root, checkpoint, .. } = tree;
+        self.state.keep(size, anchor);
+        if anchor {
+            self.anchored = size;
+        }
         self.frontier = frontier;
         self.head = Head { size, root, checkpoint: checkpoint.into() };
         Ok(Some(self.head.clone()))
     }
 
-    fn write_entries(&mut self, batch: &Batch, tree: &Integrated) -> Result<(), StoreError> {
+    /// The entries, the last of them with the signed note over the tree with all of them.
+    fn write_entries(&self, batch: &Batch, tree: &Integrated) -> Result<(), StoreError> {
         let mut insert =
-            self.conn.prepare_cached("INSERT INTO entries (idx, kind, task, call, closes, leaf, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+            self.conn.prepare_cached("INSERT INTO entries (idx, kind, task, call, closes, leaf, body, note) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+        let mut left = batch.pending.len();
         for (index, (entry, leaf)) in (int(self.state.size)..).zip(batch.pending.iter().zip(&tree.leaves)) {
+            left = left.saturating_sub(1);
+            let note = (left == 0).then_some(tree.checkpoint.as_str());
             let (task, call) = (entry.task.map(|t| t.to_bytes()), entry.call.map(|c| c.to_bytes()));
-            insert.execute((index, entry.kind, task, call, entry.closes.map(int), leaf.as_slice(), entry.body.as_slice()))?;
+            insert.execute((index, entry.kind, task, call, entry.closes.map(int), leaf.as_slice(), entry.body.as_slice(), note))?;
         }
+        Ok(())
+    }
+
+    /// What the next start begins with: tree, fence and used calls as of this batch.
+    fn write_anchor(&mut self, tree: &Integrated) -> Result<(), StoreError> {
         let mut update = self.conn.prepare_cached("UPDATE tasks SET used = ?2 WHERE id = ?1")?;
         for (task, used) in self.state.spent() {
             update.execute((task.to_bytes(), int(used)))?;
@@ -324,8 +343,8 @@ impl Writer {
         let stored = stored_head(&self.conn)?;
         if stored != Some((self.state.size, self.state.control_seq())) {
             tracing::warn!(?stored, size = self.state.size, "the disk kept another state than was answered: reading it");
-            let Loaded { authority, frontier, head } = load(&self.conn)?;
-            (self.state, self.frontier) = (authority, frontier);
+            let Loaded { authority, frontier, head, anchored } = load(&self.conn, self.integrator.as_mut())?;
+            (self.state, self.frontier, self.anchored) = (authority, frontier, anchored);
             self.publish(Some(head.clone()));
             self.head = head;
         }

@@ -104,15 +104,34 @@ async fn a_ledger_with_a_missing_or_foreign_tail_does_not_open() {
     let change = |sql: &str| rusqlite::Connection::open(&file).unwrap().execute_batch(sql).unwrap();
     let reopen = || Store::open_with(dir.path(), Box::new(Chain::default()), Options { log_bytes: 0, readers: 1 });
     let store = open(dir.path());
-    for n in 0..5u8 {
+    for n in 0..2u8 {
+        store.append(Entry::new("x", vec![n])).await.unwrap();
+    }
+    // A change sets the anchor: the head counts three entries, two more follow it.
+    store.open_task(&task(1), Vec::new()).await.unwrap();
+    for n in 3..5u8 {
         store.append(Entry::new("x", vec![n])).await.unwrap();
     }
     store.close().await;
     drop(store);
-    change("CREATE TABLE kept AS SELECT * FROM entries; DELETE FROM entries WHERE idx = 4");
-    assert!(matches!(reopen(), Err(StoreError::Unavailable { reason: Reason::Disagrees, .. })));
-    change("INSERT INTO entries SELECT * FROM kept WHERE idx = 4; UPDATE head SET root = zeroblob(32)");
-    assert!(matches!(reopen(), Err(StoreError::Unavailable { reason: Reason::Ledger, .. })));
+    change("CREATE TABLE kept AS SELECT * FROM entries");
+    let whole = "DELETE FROM entries; INSERT INTO entries SELECT * FROM kept;";
+    for (missing, reason) in [
+        ("DELETE FROM entries WHERE idx = 3", Reason::Disagrees),
+        ("DELETE FROM entries WHERE idx >= 2", Reason::Disagrees),
+        ("UPDATE entries SET body = x'09' WHERE idx = 3", Reason::Ledger),
+        ("UPDATE entries SET body = x'09' WHERE idx = 4", Reason::Ledger),
+        ("UPDATE entries SET leaf = zeroblob(32) WHERE idx = 4", Reason::Ledger),
+        ("UPDATE entries SET note = 'another' WHERE idx = 4", Reason::Ledger),
+        ("UPDATE entries SET note = NULL WHERE idx = 4", Reason::Disagrees),
+        ("UPDATE head SET root = zeroblob(32)", Reason::Ledger),
+    ] {
+        change(&format!("CREATE TABLE IF NOT EXISTS anchor AS SELECT * FROM head; {missing}"));
+        let error = reopen().err();
+        assert!(matches!(&error, Some(StoreError::Unavailable { reason: found, .. }) if *found == reason), "{missing}: {error:?}");
+        change(&format!("{whole} DELETE FROM head; INSERT INTO head SELECT * FROM anchor"));
+    }
+    assert_eq!(reopen().unwrap().head().size, 5);
     change("PRAGMA user_version = 99");
     assert!(matches!(reopen(), Err(StoreError::TooNew { found: 99, .. })));
     std::fs::write(&file, vec![0x42; 8192]).unwrap();
