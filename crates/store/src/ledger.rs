@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use bailiwick_core::{CallId, TaskId};
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::entry::EntryRow;
 use crate::error::StoreError;
+use crate::index::{Counted, Found, Search, Tally, Window};
 use crate::sql::{Count, int, limit};
 use crate::store::Store;
 
@@ -30,12 +31,7 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn entries(&self, range: Range<u64>) -> Result<Vec<EntryRow>, StoreError> {
-        self.read(move |conn| {
-            let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE idx >= ?1 AND idx < ?2 ORDER BY idx"))?;
-            let rows = statement.query_map([int(range.start), int(range.end)], row)?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
-        .await
+        self.read(move |conn| entries_in(conn, range)).await
     }
 
     /// The newest entries, newest first, at most `most`.
@@ -91,6 +87,31 @@ impl Store {
         self.entries_at(indexes).await
     }
 
+    /// The entries that are asked for, newest first. Each is held against the question once more by its own words, so that an index
+    /// that was tampered with can leave out and never put in.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn search(&self, search: Search) -> Result<Found, StoreError> {
+        self.inner.index.search(search).await
+    }
+
+    /// How often the values of some fields were said in two stretches of time.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn tally(&self, tally: Tally) -> Result<(Window, Vec<Vec<Counted>>), StoreError> {
+        self.inner.index.tally(tally).await
+    }
+
+    /// Throws the index away and makes it anew from the ledger, for whoever does not trust it. Gives the number of entries in it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn rebuild_index(&self) -> Result<u64, StoreError> {
+        self.inner.index.rebuild().await
+    }
+
     async fn entries_at(&self, indexes: Vec<u64>) -> Result<Vec<EntryRow>, StoreError> {
         self.read(move |conn| {
             let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE idx = ?1"))?;
@@ -98,6 +119,13 @@ impl Store {
         })
         .await
     }
+}
+
+/// The entries of a range, in order, as far as they are durable.
+pub(crate) fn entries_in(conn: &Connection, range: Range<u64>) -> Result<Vec<EntryRow>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE idx >= ?1 AND idx < ?2 ORDER BY idx"))?;
+    let rows = statement.query_map([int(range.start), int(range.end)], row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 fn row(r: &Row<'_>) -> rusqlite::Result<EntryRow> {

@@ -34,6 +34,7 @@ pub use entry::{ENTRY_BYTES_MAX, Entry, EntryRow, Head, Integrated, Integrator, 
 pub use error::{Reason, StoreError};
 pub use exports::ExportCursor;
 pub use holds::{HoldFilter, TooMany};
+pub use index::{ACT, Counted, Fact, Field, Found, Group, LIMIT_MAX as SEARCH_LIMIT_MAX, Search, Tally, Window};
 pub use registry::{Incident, Pin, PinStatus, RESULT_BYTES_MAX, Registered};
 pub use shards::{Cosigned, Shard};
 pub use store::{Options, RELAXED_MAX, Store};

@@ -20,6 +20,7 @@ use crate::{
 mod bench;
 mod crash;
 mod faults;
+mod index;
 
 /// The frontier is the size and a chain over the entries.
 #[derive(Default)]
