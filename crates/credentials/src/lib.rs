@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 mod injection;
+pub mod kinds;
 pub mod lease;
 mod record;
 mod redaction;

@@ -1,0 +1,124 @@
+//! Connections: the broker's own, kept while they are idle, and the tries to log in as an account.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+use super::sql::{Failure, Rows};
+use super::tls::Tls;
+use crate::Secret;
+use crate::lease::{AccountName, Node, Step, TargetError};
+
+const OPEN_MAX: Duration = Duration::from_secs(8);
+const IDLE_MAX: usize = 4;
+
+/// What holds in each session of the broker. The search path keeps objects that an account made out of our statements.
+const OPTIONS: &str = "-c search_path=pg_catalog -c standard_conforming_strings=on -c lock_timeout=3000 -c statement_timeout=20000 \
+                       -c idle_in_transaction_session_timeout=20000 -c synchronous_commit=on -c client_encoding=UTF8";
+
+/// The way into one node with the broker's own role.
+pub(super) struct Door {
+    node: Node,
+    user: String,
+    database: String,
+    secret: Arc<Secret>,
+    idle: Mutex<Vec<Session>>,
+}
+
+impl Door {
+    pub(super) fn new(node: Node, user: &str, database: &str, secret: Arc<Secret>) -> Self {
+        Self { node, user: user.to_owned(), database: database.to_owned(), secret, idle: Mutex::new(Vec::new()) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.node.name()
+    }
+
+    pub(super) fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// A session of ours; an idle one if there is one.
+    pub(super) async fn take(&self, step: Step) -> Result<Session, TargetError> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        while let Some(session) = idle() {
+            if !session.client.is_closed() {
+                return Ok(session);
+            }
+        }
+        self.take_at(step, &self.database).await
+    }
+
+    /// A session of ours in another database. It is not kept.
+    pub(super) async fn take_at(&self, step: Step, database: &str) -> Result<Session, TargetError> {
+        let opened = open(&self.node, &self.user, &self.secret, database, "bailiwick", OPTIONS).await;
+        opened.map_err(|failure| failure.target(if step == Step::Mint { Step::Connect } else { step }, self.name()))
+    }
+
+    /// Keeps a session for the next call. One that is in a transaction, or in a state that nobody knows, is dropped instead: only
+    /// a call that came to its end gives one back.
+    pub(super) fn put_back(&self, session: Session) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX {
+            idle.push(session);
+        }
+    }
+
+    /// Tries to log in as an account. What opens is closed at once.
+    pub(super) async fn try_login(&self, name: &AccountName, secret: &Secret) -> Result<Session, Failure> {
+        open(&self.node, name.as_str(), secret, &self.database, "bailiwick verify", "").await
+    }
+}
+
+/// One open connection.
+pub(super) struct Session {
+    client: Client,
+    node: String,
+}
+
+impl Session {
+    /// Runs a batch of statements and gives their rows.
+    pub(super) async fn run(&self, step: Step, sql: &str) -> Result<Rows, TargetError> {
+        self.ask(sql).await.map_err(|failure| failure.target(step, &self.node))
+    }
+
+    /// The same, for a caller that tells the failures apart.
+    pub(super) async fn ask(&self, sql: &str) -> Result<Rows, Failure> {
+        let mut rows = Rows::new();
+        for message in self.client.simple_query(sql).await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                rows.push((0..row.len()).map(|column| row.try_get(column).ok().flatten().map(str::to_owned)).collect());
+            }
+        }
+        Ok(rows)
+    }
+}
+
+async fn open(node: &Node, user: &str, secret: &Secret, database: &str, application: &str, options: &str) -> Result<Session, Failure> {
+    let mut config = Config::new();
+    config.host(node.host()).port(node.port()).user(user).password(secret.expose()).dbname(database).application_name(application);
+    config.connect_timeout(OPEN_MAX).keepalives_idle(Duration::from_secs(15)).tcp_user_timeout(Duration::from_secs(15));
+    if !options.is_empty() {
+        config.options(options);
+    }
+    let connecting = async {
+        Ok::<_, tokio_postgres::Error>(match node.tls() {
+            Some(trust) => {
+                config.ssl_mode(SslMode::Require);
+                let (client, connection) = config.connect(Tls(trust.client())).await?;
+                tokio::spawn(connection);
+                client
+            }
+            None => {
+                config.ssl_mode(SslMode::Disable);
+                let (client, connection) = config.connect(NoTls).await?;
+                tokio::spawn(connection);
+                client
+            }
+        })
+    };
+    let client = tokio::time::timeout(OPEN_MAX, connecting).await.map_err(|_| Failure::lost("no answer within 8 seconds"))??;
+    Ok(Session { client, node: node.name().to_owned() })
+}
