@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Salt};
 use crate::effect::Effect;
 use crate::error::ErrorCode;
 use crate::hold::Hold;
@@ -33,6 +33,7 @@ pub struct Bound {
     task: Arc<Task>,
     tool: Arc<Tool>,
     canonical: Digest,
+    salt: Salt,
     exact_numbers: bool,
     digest: Digest,
 }
@@ -149,6 +150,9 @@ pub struct Binding {
     pub tool: Option<Arc<Tool>>,
     /// SHA-256 of the arguments in canonical form (RFC 8785).
     pub canonical: Digest,
+    /// A secret that goes into the call's digest, the same for all calls of the task with these canonical arguments: the digest is on
+    /// record, and without it arguments that few values can have could be found by trying them.
+    pub salt: Salt,
     /// False if a number in the arguments has no exact canonical form; such a call cannot be held.
     pub exact_numbers: bool,
 }
@@ -166,7 +170,7 @@ impl Call<Authenticated> {
     /// `task.absent` if the task is another agent's, `task.closed` if it is not open or its time is over, `tool.unknown` if the
     /// tool is not granted, not there or not classified: the three are one answer.
     pub fn bind(self, binding: Binding) -> Result<Call<Bound>, (Self, ErrorCode)> {
-        let Binding { task, open, tool, canonical, exact_numbers } = binding;
+        let Binding { task, open, tool, canonical, salt, exact_numbers } = binding;
         let caller = &self.stage.caller;
         if task.id != caller.task || task.agent != caller.agent || task.instance != caller.instance {
             return Err((self, ErrorCode::TaskAbsent));
@@ -178,18 +182,18 @@ impl Call<Authenticated> {
         let Some(tool) = tool.filter(|t| granted && t.name.as_str() == self.requested) else {
             return Err((self, ErrorCode::ToolUnknown));
         };
-        let digest = digest(&task, &tool, &Digest::of(&self.arguments));
+        let digest = digest(&task, &tool, &salt, &Digest::of(&self.arguments));
         let caller = self.stage.caller;
-        let stage = Bound { caller, task, tool, canonical, exact_numbers, digest };
+        let stage = Bound { caller, task, tool, canonical, salt, exact_numbers, digest };
         Ok(Call { id: self.id, at: self.at, requested: self.requested, arguments: self.arguments, stage })
     }
 }
 
-/// The digest to which permits and approvals are bound: tool, definition, target, task and the exact bytes of the arguments.
-fn digest(task: &Task, tool: &Tool, arguments: &Digest) -> Digest {
+/// The digest to which permits and approvals are bound: tool, definition, target, task, salt and the exact bytes of the arguments.
+fn digest(task: &Task, tool: &Tool, salt: &Salt, arguments: &Digest) -> Digest {
     Digest::bind(
-        "bailiwick/call/v1",
-        &[tool.name.as_str().as_bytes(), tool.definition.as_bytes(), tool.target.as_bytes(), &task.id.to_bytes(), arguments.as_bytes()],
+        "bailiwick/call/v2",
+        &[tool.name.as_str().as_bytes(), tool.definition.as_bytes(), tool.target.as_bytes(), &task.id.to_bytes(), salt.as_bytes(), arguments.as_bytes()],
     )
 }
 
@@ -214,6 +218,11 @@ impl Call<Bound> {
     pub const fn digest(&self) -> Digest {
         self.stage.digest
     }
+    /// The secret that went into the digest.
+    #[must_use]
+    pub const fn salt(&self) -> &Salt {
+        &self.stage.salt
+    }
     /// May this call be held? A number without an exact canonical form could be shown as one value and read as another.
     #[must_use]
     pub const fn exact_numbers(&self) -> bool {
@@ -223,7 +232,7 @@ impl Call<Bound> {
     /// The key under which an identical call (whatever its spacing and key order) finds its hold again.
     #[must_use]
     pub fn hold_key(&self) -> Digest {
-        digest(&self.stage.task, &self.stage.tool, &self.stage.canonical)
+        digest(&self.stage.task, &self.stage.tool, &self.stage.salt, &self.stage.canonical)
     }
 
     /// Takes over the exact bytes that people saw, when the hold is for a call of the same canonical form. Law 3: what was decided
@@ -233,7 +242,7 @@ impl Call<Bound> {
         if hold.key != self.hold_key() {
             return self;
         }
-        let digest = digest(&self.stage.task, &self.stage.tool, &Digest::of(&hold.arguments));
+        let digest = digest(&self.stage.task, &self.stage.tool, &self.stage.salt, &Digest::of(&hold.arguments));
         Self { arguments: hold.arguments.clone(), stage: Bound { digest, ..self.stage }, ..self }
     }
 
@@ -272,7 +281,7 @@ impl Call<Permitted> {
     /// `internal` if the permit is for another digest than these bytes have, which no path of this crate can produce.
     pub fn spend(self) -> Result<Spent, ErrorCode> {
         let Permitted { bound, permit } = self.stage;
-        let sent = digest(&bound.task, &bound.tool, &Digest::of(&self.arguments));
+        let sent = digest(&bound.task, &bound.tool, &bound.salt, &Digest::of(&self.arguments));
         if sent != permit.digest() {
             return Err(ErrorCode::Internal);
         }

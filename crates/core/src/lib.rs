@@ -22,7 +22,7 @@ pub mod time;
 pub use agent::{Agent, Person, RiskTier, Role};
 pub use call::{Authenticated, Bound, Call, Caller, Permitted, Received};
 pub use decision::{Decision, Facts, Needs, Policy, PolicyRef, Revision, Verdict, decide};
-pub use digest::Digest;
+pub use digest::{Digest, Salt};
 pub use effect::{Effect, ToolHints};
 pub use error::ErrorCode;
 pub use grant::{Constraint, Grant, Scalar, ToolGrant, Violation};

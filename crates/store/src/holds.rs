@@ -136,8 +136,18 @@ impl Store {
     /// # Errors
     /// As there.
     pub async fn hold_open(&self, hold: &Hold, body: Vec<u8>, pending_max_of_task: usize) -> Result<Result<Hold, TooMany>, StoreError> {
-        let hold = hold.clone();
-        self.write(move |w| w.hold_open(&hold, body, pending_max_of_task)).await
+        let mut stored = hold.clone();
+        stored.arguments = self.sealed_text(&text_name(hold.id), &hold.arguments)?.into();
+        match self.write(move |w| w.hold_open(&stored, body, pending_max_of_task)).await? {
+            Ok(found) => self.readable(found).map(Ok),
+            Err(many) => Ok(Err(many)),
+        }
+    }
+
+    /// The hold with its arguments as they came.
+    fn readable(&self, mut hold: Hold) -> Result<Hold, StoreError> {
+        hold.arguments = self.opened_text(&text_name(hold.id), hold.arguments.to_vec())?.into();
+        Ok(hold)
     }
 
     /// Compare and set, durably. See [`Writing::hold_update`].
@@ -154,11 +164,13 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn hold(&self, id: HoldId) -> Result<Option<Hold>, StoreError> {
-        self.read(move |conn| {
-            let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE id = ?1"))?;
-            statement.query_row([id.to_bytes()], raw).optional()?.map(Raw::parse).transpose()
-        })
-        .await
+        let found = self
+            .read(move |conn| {
+                let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE id = ?1"))?;
+                statement.query_row([id.to_bytes()], raw).optional()?.map(Raw::parse).transpose()
+            })
+            .await?;
+        found.map(|hold| self.readable(hold)).transpose()
     }
 
     /// The newest hold of a key in a task, in whatever state.
@@ -166,11 +178,13 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn hold_by_key(&self, key: Digest, task: TaskId) -> Result<Option<Hold>, StoreError> {
-        self.read(move |conn| {
-            let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE key = ?1 AND task = ?2 ORDER BY id DESC LIMIT 1"))?;
-            statement.query_row((key.as_bytes(), task.to_bytes()), raw).optional()?.map(Raw::parse).transpose()
-        })
-        .await
+        let found = self
+            .read(move |conn| {
+                let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE key = ?1 AND task = ?2 ORDER BY id DESC LIMIT 1"))?;
+                statement.query_row((key.as_bytes(), task.to_bytes()), raw).optional()?.map(Raw::parse).transpose()
+            })
+            .await?;
+        found.map(|hold| self.readable(hold)).transpose()
     }
 
     /// Holds, newest first.
@@ -178,7 +192,7 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn holds(&self, filter: HoldFilter) -> Result<Vec<Hold>, StoreError> {
-        self.read(move |conn| {
+        let found: Vec<Hold> = self.read(move |conn| {
             let mut statement = conn.prepare_cached(&format!(
                 "{COLUMNS} WHERE (?1 IS NULL OR task = ?1) AND (?2 IS NULL OR agent = ?2) AND (?3 IS NULL OR state = ?3)
                  AND (?4 IS NULL OR EXISTS (SELECT 1 FROM json_each(people) WHERE value = ?4)) ORDER BY id DESC LIMIT ?5"
@@ -188,8 +202,14 @@ impl Store {
             let rows = statement.query_map((task, agent, filter.state, approver, limit(filter.limit)), raw)?;
             rows.map(|row| row?.parse()).collect()
         })
-        .await
+        .await?;
+        found.into_iter().map(|hold| self.readable(hold)).collect()
     }
+}
+
+/// The name under which a hold's arguments are sealed.
+fn text_name(id: HoldId) -> String {
+    format!("hold/{id}")
 }
 
 fn insert(conn: &Connection, hold: &Hold) -> Result<(), StoreError> {

@@ -352,7 +352,8 @@ impl Store {
     /// # Errors
     /// `TooLarge` beyond [`RESULT_BYTES_MAX`], `Conflict` without such a hold.
     pub async fn result_put(&self, hold: HoldId, result: Vec<u8>) -> Result<(), StoreError> {
-        self.write(move |w| w.result_put(hold, &result)).await
+        let sealed = self.sealed_text(&format!("result/{hold}"), &result)?;
+        self.write(move |w| w.result_put(hold, &sealed)).await
     }
 
     /// What an asynchronous call gave.
@@ -360,11 +361,13 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn result(&self, hold: HoldId) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read(move |conn| {
-            let mut statement = conn.prepare_cached("SELECT result FROM results WHERE hold = ?1")?;
-            Ok(statement.query_row([hold.to_bytes()], |r| r.get(0)).optional()?)
-        })
-        .await
+        let stored: Option<Vec<u8>> = self
+            .read(move |conn| {
+                let mut statement = conn.prepare_cached("SELECT result FROM results WHERE hold = ?1")?;
+                Ok(statement.query_row([hold.to_bytes()], |r| r.get(0)).optional()?)
+            })
+            .await?;
+        stored.map(|stored| self.opened_text(&format!("result/{hold}"), stored)).transpose()
     }
 
     /// Puts a plain value in place of the one of that key.

@@ -147,6 +147,7 @@ impl Ask {
             open: true,
             tool: Some(Arc::new(Tool { name, effect: self.effect, definition: Digest::of(b"d"), target: "stdio".to_owned() })),
             canonical: Digest::of(self.arguments.as_bytes()),
+            salt: bailiwick_core::Salt::from_bytes([7; 32]),
             exact_numbers: self.exact_numbers,
         };
         let call = Call::new(CallId::new(NOW, [3; 10]), NOW, self.tool.clone(), self.arguments.clone().into_bytes().into());
