@@ -44,11 +44,6 @@ impl Strangers {
         Self { folder }
     }
 
-    /// The folder in which the Go program is called `verify`.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// Asks one about the log in `directory`, whose verifier key is in the file `vkey`.
     pub(crate) fn ask(&self, stranger: Stranger, directory: &Path, vkey: &Path) -> Answer {
         let script = |name: &str| {

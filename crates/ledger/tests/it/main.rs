@@ -3,6 +3,10 @@
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
+mod guide;
+#[cfg(test)]
 mod oracle;
 #[cfg(test)]
 mod strangers;
+#[cfg(test)]
+mod witness;
