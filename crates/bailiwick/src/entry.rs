@@ -1,6 +1,7 @@
-//! What a ledger entry says: version 1 of its schema, as compact JSON with a fixed order of members.
+//! What a ledger entry says, as compact JSON with a fixed order of members. Each kind has its own version, in `v`.
 //!
-//! Arguments and results are never in it, only their keyed digests, so that personal data can be erased and the tree still verifies.
+//! Arguments and results are never in it, only their keyed and salted digests, so that personal data can be erased and the tree still
+//! verifies. Version 2 of `intent`, `outcome` and `hold` says that the digests are salted, and until when a text is kept.
 
 use bailiwick_core::{
     Approval, CallId, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, PersonName, PolicyRef, SpiffeId, TaskId, Timestamp, ToolName,
@@ -22,7 +23,7 @@ struct Envelope<'a, T: Serialize> {
 pub fn encode<T: Body>(at: Timestamp, body: &T) -> Vec<u8> {
     let mut out = Vec::with_capacity(768);
     // A struct of strings and numbers always serialises; an empty entry would be refused by the ledger.
-    let _ = serde_json::to_writer(&mut out, &Envelope { v: 1, kind: T::WORD, at, body }).is_ok();
+    let _ = serde_json::to_writer(&mut out, &Envelope { v: T::VERSION, kind: T::WORD, at, body }).is_ok();
     out
 }
 
@@ -30,16 +31,22 @@ pub fn encode<T: Body>(at: Timestamp, body: &T) -> Vec<u8> {
 pub trait Body: Serialize {
     /// The word in `kind`.
     const WORD: &'static str;
+    /// The version of this kind's schema, in `v`.
+    const VERSION: u8;
 }
 
 /// Every word that can stand in `kind`.
 pub const WORDS: &[&str] =
-    &["intent", "outcome", "denial", "hold", "hold_step", "task_opened", "task_ended", "tool", "incident", "house"];
+    &["intent", "outcome", "denial", "hold", "hold_step", "task_opened", "task_ended", "tool", "incident", "house", "shard", "erasure", "texts_read", "pruned"];
 
 macro_rules! body {
     ($type:ty, $word:literal) => {
+        body!($type, $word, 1);
+    };
+    ($type:ty, $word:literal, $version:literal) => {
         impl Body for $type {
             const WORD: &'static str = $word;
+            const VERSION: u8 = $version;
         }
     };
 }
@@ -80,10 +87,16 @@ pub struct Intent<'a> {
     pub definition: Digest,
     /// Where it goes.
     pub target: &'a str,
-    /// Keyed digest of the exact bytes of the arguments.
+    /// Keyed and salted digest of the exact bytes of the arguments.
     pub arguments: Digest,
     /// Their length in bytes.
     pub arguments_bytes: usize,
+    /// Keyed and salted digest of what the client brought back to the system's questions (`requestState`, `inputResponses`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub brought: Option<Digest>,
+    /// Until when their text is to be kept, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<Timestamp>,
     /// What permit and approval are bound to.
     pub digest: Digest,
     /// The policy revision in force.
@@ -100,7 +113,7 @@ pub struct Intent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<&'a str>,
 }
-body!(Intent<'_>, "intent");
+body!(Intent<'_>, "intent", 2);
 
 /// What became of an intent.
 #[derive(Debug, Serialize)]
@@ -114,15 +127,30 @@ pub struct Outcome<'a> {
     /// The error code, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'a str>,
-    /// Keyed digest of the answer's bytes.
+    /// Keyed and salted digest of the answer's bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<Digest>,
     /// Their length in bytes.
     pub answer_bytes: usize,
+    /// Until when their text is to be kept, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<Timestamp>,
+    /// What the client answered to the system's questions in the middle of the call.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub told: Vec<Told>,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
 }
-body!(Outcome<'_>, "outcome");
+body!(Outcome<'_>, "outcome", 2);
+
+/// An answer of a client to a question that a system asked in the middle of a call.
+#[derive(Clone, Debug, Serialize)]
+pub struct Told {
+    /// The question's method, such as `elicitation/create`.
+    pub method: String,
+    /// Keyed and salted digest of the answer's bytes.
+    pub answer: Digest,
+}
 
 /// A denied call, or several alike.
 #[derive(Debug, Serialize)]
@@ -167,8 +195,11 @@ pub struct HoldOpened<'a> {
     pub effect: Effect,
     /// What an approval is bound to.
     pub digest: Digest,
-    /// Keyed digest of the arguments' bytes.
+    /// Keyed and salted digest of the arguments' bytes.
     pub arguments: Digest,
+    /// Until when their text is to be kept, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<Timestamp>,
     /// Whose approval counts.
     pub people: &'a [PersonName],
     /// How many are needed.
@@ -180,7 +211,7 @@ pub struct HoldOpened<'a> {
     /// Until when.
     pub expires_at: Timestamp,
 }
-body!(HoldOpened<'_>, "hold");
+body!(HoldOpened<'_>, "hold", 2);
 
 /// A hold went on: a yes, a no, or an end without either.
 #[derive(Debug, Serialize)]
@@ -307,6 +338,73 @@ pub struct House<'a> {
     pub digest: Option<&'a str>,
 }
 body!(House<'_>, "house");
+
+/// A shard begins: the ledger goes on under another name and key, over the same entries.
+#[derive(Debug, Serialize)]
+pub struct ShardBegun<'a> {
+    /// Its number.
+    pub number: u64,
+    /// Its origin.
+    pub origin: &'a str,
+    /// Its public key.
+    pub vkey: &'a str,
+    /// The origin of the shard before.
+    pub old_origin: &'a str,
+    /// The public key of the shard before.
+    pub old_vkey: &'a str,
+    /// The last head of the shard before over exactly the entries before this one, as it was signed.
+    pub old_head: &'a str,
+    /// The furthest signed head of the shard before that was seen anywhere.
+    pub known: &'a str,
+    /// What was found that could not be continued.
+    pub found: &'a [String],
+    /// Why it was begun, in the operator's words.
+    pub reason: &'a str,
+}
+body!(ShardBegun<'_>, "shard");
+
+/// Somebody had texts erased. It says which by their ids, never what stood in them.
+#[derive(Debug, Serialize)]
+pub struct Erasure<'a> {
+    /// Who.
+    pub by: &'a PersonName,
+    /// Why, in that person's words.
+    pub reason: &'a str,
+    /// All calls of these tasks.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub tasks: &'a [TaskId],
+    /// These calls.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub calls: &'a [CallId],
+}
+body!(Erasure<'_>, "erasure");
+
+/// Somebody looked at the kept texts of a call.
+#[derive(Debug, Serialize)]
+pub struct TextsRead<'a> {
+    /// The call.
+    pub call: CallId,
+    /// Who.
+    pub by: &'a PersonName,
+}
+body!(TextsRead<'_>, "texts_read");
+
+/// The bodies of entries are gone; their leaf hashes stay.
+#[derive(Debug, Serialize)]
+pub struct Pruned<'a> {
+    /// The first entry that still has its body.
+    pub minimum: u64,
+    /// The first one before.
+    pub before: u64,
+    /// Entries from this time on are kept.
+    pub kept_from: Timestamp,
+    /// Who, if it was a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'a PersonName>,
+    /// How many days the policy keeps.
+    pub policy_days: u64,
+}
+body!(Pruned<'_>, "pruned");
 
 #[cfg(test)]
 mod tests {

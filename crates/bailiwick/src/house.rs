@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bailiwick_core::{Agent, Clock, Digest, Person, PersonName, Revision, Task, Timestamp};
+use bailiwick_core::{Agent, Clock, Person, PersonName, Revision, Task, Timestamp};
 use bailiwick_credentials::{RecordKey, Sealer};
 use bailiwick_identity::{Issuer, Sightings, Verifier};
 use bailiwick_policy::{Engine, Source, ToolShape, World};
-use bailiwick_store::{Entry, Store, StoreError};
+use bailiwick_store::{Entry, Payloads, Store, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +23,7 @@ use crate::keyring::Keyring;
 use crate::keys::Keys;
 use crate::live::{LiveTask, LiveTasks};
 use crate::mcp::session::Sessions;
+use crate::payload::TextSealer;
 use crate::registry::Registry;
 use crate::sign_in::SignIns;
 use crate::state_seal::StateSeal;
@@ -119,6 +120,8 @@ pub struct House {
     pub clock: Arc<dyn Clock>,
     /// What is remembered.
     pub store: Store,
+    /// Texts of calls, beside the ledger.
+    pub payloads: Payloads,
     /// What decides.
     pub engine: ArcSwap<Engine>,
     /// The systems and tools.
@@ -143,12 +146,16 @@ pub struct House {
     pub state_seal: StateSeal,
     /// Legacy MCP sessions.
     pub sessions: Sessions,
+    /// Calls that wait for a client's answer to a question of their system.
+    pub parking: crate::mcp::parked::Parking,
     /// Codes and sessions of people at the web page.
     pub sign_ins: SignIns,
     /// Background work.
     pub workers: TaskTracker,
     /// Ends of tasks that could not be recorded yet; they are tried again until they are.
     pub ends_owed: Mutex<Vec<EndOwed>>,
+    /// What proofs of entries are made from.
+    pub nodes: crate::trace::Nodes,
     /// Told when the broker stops.
     pub stop: CancellationToken,
     /// Held while the policy is taken anew.
@@ -156,7 +163,8 @@ pub struct House {
     /// Rings when the tools changed.
     pub tools_changed: watch::Sender<u64>,
     sealer: Sealer,
-    record_key: RecordKey,
+    pub(crate) texts: Arc<TextSealer>,
+    pub(crate) record_key: RecordKey,
     sources: Vec<Source>,
 }
 
@@ -179,6 +187,9 @@ impl House {
         let keys = Keys::load_or_make(data_dir)?;
         let sources = policy_sources(&config)?;
         let store = Store::open(data_dir, Box::new(keys.integrator()?))?;
+        let texts = Arc::new(keys.text_sealer()?);
+        store.seal_texts(Arc::clone(&texts) as _);
+        let payloads = crate::retention::open_payloads(&config, data_dir)?;
         let listener = tokio::net::TcpListener::bind(config.address).await.map_err(|error| StartError::Listen { address: config.address, error })?;
         let bound = listener.local_addr().map_err(|error| StartError::Listen { address: config.address, error })?;
         let base = config.public_url.clone().unwrap_or_else(|| format!("http://{bound}"));
@@ -198,6 +209,8 @@ impl House {
             urls,
             clock,
             store,
+            payloads,
+            texts,
             engine: ArcSwap::from_pointee(engine),
             registry: ArcSwap::default(),
             live: LiveTasks::default(),
@@ -210,9 +223,11 @@ impl House {
             sightings,
             state_seal: StateSeal::new(keys.state_key())?,
             sessions: Sessions::default(),
+            parking: crate::mcp::parked::Parking::default(),
             sign_ins: SignIns::default(),
             workers: TaskTracker::new(),
             ends_owed: Mutex::default(),
+            nodes: crate::trace::Nodes::default(),
             stop: CancellationToken::new(),
             refreshing: tokio::sync::Mutex::default(),
             tools_changed: watch::Sender::new(0),
@@ -250,10 +265,12 @@ impl House {
     async fn recover(self: &Arc<Self>) -> Result<(), StartError> {
         let now = self.clock.now();
         self.close_left_open("recovered").await?;
+        self.finish_erasures().await?;
         self.recover_revoked_tokens().await?;
         let filter = bailiwick_store::TaskFilter { state: Some("open"), limit: usize::MAX, ..Default::default() };
         for row in self.store.tasks(filter).await? {
-            self.live.insert(LiveTask::open(Arc::new(row.task), row.used));
+            let salt = self.recovered_salt(row.task.id).await?;
+            self.live.insert(LiveTask::open(Arc::new(row.task), row.used, salt));
         }
         for state in ["pending", "approved", "refused"] {
             let filter = bailiwick_store::HoldFilter { state: Some(state), limit: usize::MAX, ..Default::default() };
@@ -268,17 +285,11 @@ impl House {
     pub(crate) async fn close_left_open(&self, code: &'static str) -> Result<(), StoreError> {
         let now = self.clock.now();
         for (intent, call) in self.store.open_intents().await? {
-            let body = entry::Outcome { call, intent, result: "unknown", code: Some(code), answer: None, answer_bytes: 0, duration_ms: 0 };
+            let body = entry::Outcome { call, intent, result: "unknown", code: Some(code), answer: None, answer_bytes: 0, kept_until: None, told: Vec::new(), duration_ms: 0 };
             self.store.outcome(intent, call, entry::encode(now, &body)).await?;
             tracing::warn!(%call, intent, "a call was left open: what it did is unknown");
         }
         Ok(())
-    }
-
-    /// Keyed digest of bytes that must not be in an entry.
-    #[must_use]
-    pub fn keyed(&self, bytes: &[u8]) -> Digest {
-        Digest::from_bytes(self.record_key.digest(bytes))
     }
 
     /// What unseals the secrets of systems.
@@ -387,6 +398,7 @@ impl House {
         if let Err(error) = self.append(&entry::House { what: "stopped", name: None, digest: None }).await {
             tracing::error!(%error, "the stop could not be recorded");
         }
+        self.payloads.close().await;
         self.store.close().await;
     }
 }

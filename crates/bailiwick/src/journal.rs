@@ -7,7 +7,7 @@ use std::time::Duration;
 use bailiwick_core::hold::HoldState;
 use bailiwick_core::record::{Journal, Lost};
 use bailiwick_core::{Bound, Call, CallId, Caller, Decision, Digest, ErrorCode, Hold, HoldId, Needs, PersonName, TaskId, Timestamp};
-use bailiwick_store::{Entry, Intent as IntentRow, StoreError};
+use bailiwick_store::{Entry, Intent as IntentRow, PayloadKind, StoreError};
 
 use crate::approve::SayingError;
 use crate::clock::random;
@@ -23,6 +23,8 @@ pub struct Recorder<'a> {
     pub control: u64,
     /// The client's trace context.
     pub traceparent: Option<&'a str>,
+    /// What the client brought back to the system's questions, beside the arguments.
+    pub brought: Option<Vec<u8>>,
 }
 
 /// Who acts, as entries say it.
@@ -67,6 +69,8 @@ impl Journal for Recorder<'_> {
         let (task, tool) = (call.task(), call.tool());
         let now = self.house.clock.now();
         let hold = decision.spends();
+        let kept_until = self.house.kept_until(PayloadKind::Arguments, tool, now);
+        let mut text = kept_until.map(|until| self.house.arguments_of(call, now, until));
         let body = entry::encode(
             now,
             &entry::Intent {
@@ -77,8 +81,10 @@ impl Journal for Recorder<'_> {
                 effect: tool.effect,
                 definition: tool.definition,
                 target: &tool.target,
-                arguments: self.house.keyed(call.arguments()),
+                arguments: self.house.salted(call.salt(), call.arguments()),
                 arguments_bytes: call.arguments().len(),
+                brought: self.brought.as_ref().map(|b| self.house.salted(call.salt(), b)),
+                kept_until,
                 digest: call.digest(),
                 revision: decision.revision(),
                 policies: decision.policies(),
@@ -89,7 +95,15 @@ impl Journal for Recorder<'_> {
         );
         let consume = hold.map(|h| h.id);
         let row = IntentRow { known_control: self.control, task: task.id, call: call.id(), consume, budget_calls: task.budget.calls, at: now, body };
+        if self.house.must_keep(tool.effect)
+            && let Some(text) = text.take()
+        {
+            self.house.keep_first(text).await?;
+        }
         let written = self.house.store.intent(row).await?;
+        if let (Ok(_), Some(text)) = (&written, text) {
+            self.house.keep(text);
+        }
         if written.is_ok()
             && let Some(hold) = hold
         {
@@ -144,6 +158,7 @@ impl Journal for Recorder<'_> {
             expires_at: now.plus(self.house.config.hold_ttl).min(task.expires_at),
             state: HoldState::Pending,
         };
+        let kept_until = self.house.kept_until(PayloadKind::Arguments, tool, now);
         let body = entry::encode(
             now,
             &entry::HoldOpened {
@@ -154,7 +169,8 @@ impl Journal for Recorder<'_> {
                 tool: &tool.name,
                 effect: tool.effect,
                 digest: hold.digest,
-                arguments: self.house.keyed(call.arguments()),
+                arguments: self.house.salted(call.salt(), call.arguments()),
+                kept_until,
                 people: &needs.people,
                 count: needs.count,
                 revision: decision.revision(),
@@ -182,6 +198,10 @@ impl Journal for Recorder<'_> {
         }
         match opened {
             Ok(hold) => {
+                // One that was found is of an earlier call, whose text is kept.
+                if let (true, Some(until)) = (hold.call == call.id(), kept_until) {
+                    self.house.keep(self.house.arguments_of(call, now, until));
+                }
                 self.house.holds.put(hold.clone());
                 Ok(Ok(hold))
             }

@@ -1,19 +1,21 @@
 //! The broker's own keys: made at the first start, sealed under the root key, read at every other.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bailiwick_core::TrustDomain;
 use bailiwick_credentials::{RecordKey, RootKey, Sealer};
 use bailiwick_identity::{Issuer, SigningKey, Verifier};
 use bailiwick_ledger::checkpoint::Origin;
 use bailiwick_ledger::note;
-use bailiwick_ledger::{Frontier, Hash, integrate, sign_checkpoint};
+use bailiwick_ledger::{Frontier, Hash, integrate};
 use bailiwick_store::{Integrated, Integrator};
 use zeroize::Zeroizing;
 
 use crate::clock::random;
 use crate::house::StartError;
 use crate::place::{read_private, write_private};
+use crate::shard::Pen;
 
 /// The broker's keys.
 pub struct Keys {
@@ -41,22 +43,38 @@ impl Keys {
         let fault = |what: &'static str| move |e: &dyn std::fmt::Display| StartError::place(what, e);
         let sealer = root.sealer().map_err(|e| fault("root.key")(&e))?;
         let fresh = !dir.join("bailiwick.sqlite").exists();
+        let origin = origin(dir, fresh)?;
         let token = sealed(dir, &sealer, "token", fresh, || {
             let (_, pkcs8) = SigningKey::generate().map_err(|e| StartError::place("the token key", e))?;
             Ok(pkcs8)
         })?;
-        let seed = sealed(dir, &sealer, "ledger", fresh, || Ok(Zeroizing::new(random::<32>().to_vec())))?;
-        let mut ledger = Zeroizing::new([0u8; 32]);
-        if seed.len() != ledger.len() {
-            return Err(StartError::place("the ledger's key", "is not 32 bytes"));
-        }
-        ledger.copy_from_slice(&seed);
-        let origin = origin(dir, fresh)?;
+        let name = crate::shard::key_name(&origin);
+        let ledger = log_seed(&sealed(dir, &sealer, &name, fresh, || Ok(Zeroizing::new(random::<32>().to_vec())))?)?;
         let state = root.derive("request-state");
         let keys = Self { root, sealer, token, ledger, state, origin };
-        let vkey = keys.signing_key()?.verifier().to_string();
-        write_private(&dir.join("ledger.vkey"), format!("{vkey}\n").as_bytes()).map_err(|e| StartError::place("ledger.vkey", e))?;
+        keys.show_vkey(dir)?;
         Ok(keys)
+    }
+
+    fn show_vkey(&self, dir: &Path) -> Result<(), StartError> {
+        let vkey = self.signing_key()?.verifier().to_string();
+        write_private(&dir.join("ledger.vkey"), format!("{vkey}\n").as_bytes()).map_err(|e| StartError::place("ledger.vkey", e))
+    }
+
+    /// Makes and seals the key of a new shard. The keys here stay those of the current one.
+    pub(crate) fn new_log_key(&self, dir: &Path, origin: &Origin) -> Result<note::SigningKey, StartError> {
+        let name = crate::shard::key_name(origin);
+        let seed = log_seed(&sealed(dir, &self.sealer, &name, true, || Ok(Zeroizing::new(random::<32>().to_vec())))?)?;
+        note::SigningKey::from_seed(origin.key_name().clone(), &seed).map_err(|e| StartError::place("the ledger's key", e))
+    }
+
+    /// From here on the keys are those of this shard, which the store has begun, and the files beside the store say so.
+    pub(crate) fn follow(&mut self, origin: &Origin, dir: &Path) -> Result<(), StartError> {
+        let name = crate::shard::key_name(origin);
+        self.ledger = log_seed(&sealed(dir, &self.sealer, &name, false, || Err(StartError::place(name.clone(), "is missing")))?)?;
+        self.origin = origin.clone();
+        write_private(&dir.join("ledger.origin"), origin.as_str().as_bytes()).map_err(|e| StartError::place("ledger.origin", e))?;
+        self.show_vkey(dir)
     }
 
     /// The name of this log: the first line of its checkpoints.
@@ -78,7 +96,15 @@ impl Keys {
     /// # Errors
     /// If the key cannot be used.
     pub fn integrator(&self) -> Result<TreeIntegrator, StartError> {
-        Ok(TreeIntegrator { key: self.signing_key()?, origin: self.origin.clone() })
+        Ok(TreeIntegrator::new(self.pen()?))
+    }
+
+    /// What signs for this log, to be shared with whoever may stop it.
+    ///
+    /// # Errors
+    /// If the key cannot be used.
+    pub fn pen(&self) -> Result<Arc<Pen>, StartError> {
+        Ok(Pen::new(self.signing_key()?, self.origin.clone()))
     }
 
     /// The issuer and verifier of tokens.
@@ -102,6 +128,14 @@ impl Keys {
     #[must_use]
     pub fn record_key(&self) -> RecordKey {
         self.root.record_key()
+    }
+
+    /// What seals texts of calls.
+    ///
+    /// # Errors
+    /// If the cryptographic library does not take the key.
+    pub fn text_sealer(&self) -> Result<crate::payload::TextSealer, StartError> {
+        self.root.sealer().map(crate::payload::TextSealer::new).map_err(|e| StartError::place("root.key", e))
     }
 
     /// What seals secrets.
@@ -153,6 +187,11 @@ fn sealed(
     Ok(key)
 }
 
+fn log_seed(bytes: &[u8]) -> Result<Zeroizing<[u8; 32]>, StartError> {
+    let seed: [u8; 32] = bytes.try_into().map_err(|_| StartError::place("the ledger's key", "is not 32 bytes"))?;
+    Ok(Zeroizing::new(seed))
+}
+
 fn origin(dir: &Path, fresh: bool) -> Result<Origin, StartError> {
     let path = dir.join("ledger.origin");
     let fault = |e: &dyn std::fmt::Display| StartError::place(path.display().to_string(), e);
@@ -168,8 +207,15 @@ fn origin(dir: &Path, fresh: bool) -> Result<Origin, StartError> {
 /// The Merkle maths in the store's own transaction.
 #[derive(Debug)]
 pub struct TreeIntegrator {
-    key: note::SigningKey,
-    origin: Origin,
+    pen: Arc<Pen>,
+}
+
+impl TreeIntegrator {
+    /// Signs with this pen, as long as it has it.
+    #[must_use]
+    pub const fn new(pen: Arc<Pen>) -> Self {
+        Self { pen }
+    }
 }
 
 impl Integrator for TreeIntegrator {
@@ -178,7 +224,9 @@ impl Integrator for TreeIntegrator {
         let mut leaves: Vec<Hash> = Vec::with_capacity(entries.len());
         integrate(&mut tree, entries.iter().copied(), &mut leaves).map_err(|e| e.to_string())?;
         let root = tree.root();
-        let checkpoint = sign_checkpoint(&self.origin, tree.size(), &root, &self.key).map_err(|e| e.to_string())?;
+        // A tree to which nothing is added may be read without the pen.
+        let unsigned = entries.is_empty() && tree.size() > 0 && self.pen.stopped().is_some();
+        let checkpoint = if unsigned { String::new() } else { self.pen.sign(tree.size(), &root)? };
         Ok(Integrated {
             leaves: leaves.iter().map(|h| *h.as_bytes()).collect(),
             frontier: tree.to_bytes(),

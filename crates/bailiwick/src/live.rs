@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bailiwick_core::{Task, TaskId, Timestamp};
+use bailiwick_credentials::TaskSalt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 pub struct LiveTask {
     /// The task.
     pub task: Arc<Task>,
+    /// What the salts of its calls' digests are made from.
+    pub salt: TaskSalt,
     open: AtomicBool,
     used: AtomicU64,
     recent: Mutex<VecDeque<i64>>,
@@ -27,9 +30,10 @@ const STREAMS_MAX: usize = 8;
 impl LiveTask {
     /// A task that is open.
     #[must_use]
-    pub fn open(task: Arc<Task>, used: u64) -> Arc<Self> {
+    pub fn open(task: Arc<Task>, used: u64, salt: TaskSalt) -> Arc<Self> {
         Arc::new(Self {
             task,
+            salt,
             open: AtomicBool::new(true),
             used: AtomicU64::new(used),
             recent: Mutex::default(),
@@ -155,6 +159,7 @@ mod tests {
                 expires_at: at.plus(Duration::from_secs(600)),
             }),
             0,
+            TaskSalt::of(&[7; 32]),
         )
     }
 

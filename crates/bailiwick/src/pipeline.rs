@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bailiwick_core::call::{Binding, Spent};
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{Authenticated, Bound, Call, CallId, Caller, Decision, ErrorCode, Hold, Permitted, Received, Recorded, Scalar, decide};
-use bailiwick_store::StoreError;
+use bailiwick_core::{Authenticated, Bound, Call, CallId, Caller, Decision, ErrorCode, Hold, Permitted, Received, Recorded, Salt, Scalar, decide};
+use bailiwick_store::{PayloadKind, StoreError};
 use bailiwick_wire::json::Kind as JsonKind;
 use bailiwick_wire::mcp::{Id, Method, Version};
 use bailiwick_wire::{Limits, Raw, RawBuf};
@@ -20,6 +21,7 @@ use crate::fault;
 use crate::house::House;
 use crate::journal::Recorder;
 use crate::live::LiveTask;
+use crate::payload::Whose;
 use crate::registry::ToolEntry;
 use crate::upstream::{Event, Reply, SessionKey, UpstreamError, UpstreamRequest, UseEra};
 
@@ -68,6 +70,20 @@ pub struct Sending {
     pub cancel: CancellationToken,
     /// Members of `params` beside `name` and `arguments` (an upstream's own `requestState` and `inputResponses`), raw.
     pub extra: Vec<(&'static str, String)>,
+    /// How much longer than others the call may take, as its system may ask people in the middle of it.
+    pub waits: Option<Duration>,
+    /// The life of the system's server in which the tool was looked at.
+    pub life: Option<u64>,
+    /// What the client answers to such questions.
+    pub told: Option<crate::mcp::parked::ToldList>,
+}
+
+impl Sending {
+    /// The members of `extra` as one text, for their digest on record.
+    fn extra_text(&self) -> Option<Vec<u8>> {
+        let text: Vec<String> = self.extra.iter().map(|(name, raw)| format!("{name}:{raw}\n")).collect();
+        (!text.is_empty()).then(|| text.concat().into_bytes())
+    }
 }
 
 /// What became of a call.
@@ -130,7 +146,7 @@ impl House {
         who: &Who,
         tool: Option<&Arc<ToolEntry>>,
         traceparent: Option<&str>,
-        sending: Sending,
+        mut sending: Sending,
     ) -> Result<Answer, StoreError> {
         let call = call.authenticate(Arc::clone(&who.caller));
         let mut control = self.store.control_seq();
@@ -145,10 +161,18 @@ impl House {
             return Ok(refused);
         }
         for _ in 0..DECIDE_AGAIN_MAX {
+            // Read first: a server that starts anew from here on is looked at before anything is sent to it.
+            sending.life = (!tool.tool.name.is_operation()).then(|| tool.system.listed_life.load(Ordering::Acquire));
             // The tool was looked up before the fence was read, for a held call long before: is it still the one in force?
             if !self.registry.load().has(tool) {
                 let code = ErrorCode::ToolUnknown;
                 self.denied(&call, code, "the tool was changed or set aside since it was looked up", &[]).await?;
+                return Ok(Refused::plain(code));
+            }
+            // So was the token: one that was revoked since then lets nothing pass.
+            if self.tokens.is_revoked(&who.caller.token) {
+                let code = ErrorCode::ProofInvalid;
+                self.denied(&call, code, "the token was revoked after the call was let in", &[]).await?;
                 return Ok(Refused::plain(code));
             }
             fault::point("before-decide");
@@ -159,7 +183,7 @@ impl House {
                 self.denied(decision.call(), code, detail, &[]).await?;
                 return Ok(Refused::answer(code, detail));
             }
-            let recorder = Recorder { house: self, control, traceparent };
+            let recorder = Recorder { house: self, control, traceparent, brought: sending.extra_text() };
             fault::point("before-record");
             call = match bailiwick_core::record::record(&recorder, decision).await? {
                 Recorded::Permit(call) => {
@@ -202,6 +226,7 @@ impl House {
         };
         let mut text = Vec::with_capacity(call.arguments().len());
         let canonical = bailiwick_wire::canonical(arguments, &mut text);
+        let digest = bailiwick_core::Digest::of(&text);
         let known = tool.filter(|t| t.callable());
         let granted = task.grant.tool(call.requested());
         // Only for a tool that the task has: how long a schema takes must not tell that another exists.
@@ -210,7 +235,8 @@ impl House {
             task: Arc::clone(task),
             open: who.live.is_open(now),
             tool: known.map(|t| Arc::clone(&t.tool)),
-            canonical: bailiwick_core::Digest::of(&text),
+            salt: Salt::from_bytes(who.live.salt.arguments(digest.as_bytes())),
+            canonical: digest,
             exact_numbers: !canonical.lossy_numbers,
         };
         let constraint = granted.map(|grant| grant.check(|argument| scalars(arguments, argument)));
@@ -272,10 +298,16 @@ impl House {
             Ok(spent) => spent,
             Err(code) => return Refused::plain(code),
         };
-        let mut open = OpenEntry { house: &self, spent: &spent, started, closed: false };
+        let told = sending.told.clone();
+        let mut open = OpenEntry { house: &self, live: &live, spent: &spent, started, told, closed: false };
         let params = tool.params(&spent.arguments, &sending.extra);
         fault::point("before-forward");
-        let result = send(&tool, &params, sending, live.ended()).await;
+        let mut result = send(&tool, &params, &sending, live.ended()).await;
+        if matches!(result, Err(UpstreamError::Anew)) && self.look_again(&tool).await {
+            // It is the same tool, and nothing was sent.
+            let life = Some(tool.system.listed_life.load(Ordering::Acquire));
+            result = send(&tool, &params, &Sending { life, ..sending }, live.ended()).await;
+        }
         fault::point("after-forward");
         let (answer, outcome) = conclude(result, &tool);
         let written = open.complete(outcome, tool.tool.effect.is_acting()).await;
@@ -289,7 +321,7 @@ impl House {
 }
 
 /// Sends to the one upstream of the tool that was decided (law 5), until it answers, the client gives up, or the task ends.
-async fn send(tool: &ToolEntry, params: &Bytes, sending: Sending, ended: &CancellationToken) -> Result<Reply, UpstreamError> {
+async fn send(tool: &ToolEntry, params: &Bytes, sending: &Sending, ended: &CancellationToken) -> Result<Reply, UpstreamError> {
     let Ok(params) = Raw::parse(params, &Limits { bytes: usize::MAX, ..Limits::REQUEST }) else {
         return Err(UpstreamError::Broken { words: "the request could not be made".into(), may_have_run: false });
     };
@@ -302,12 +334,14 @@ async fn send(tool: &ToolEntry, params: &Bytes, sending: Sending, ended: &Cancel
     request.progress_token = sending.progress.as_ref().and_then(|t| Id::parse(t.raw()));
     request.headers = &tool.header_params;
     request.cancel = sending.cancel.clone();
+    request.life = sending.life;
+    request.timeout = sending.waits.map(|more| tool.system.upstream.config().call_timeout.saturating_add(more));
     if ended.is_cancelled() {
         return Err(UpstreamError::Cancelled { words: "its task ended before it was sent".into(), may_have_run: false });
     }
     tokio::select! {
         biased;
-        result = tool.system.upstream.request(request, sending.events) => result,
+        result = tool.system.upstream.request(request, sending.events.clone()) => result,
         () = ended.cancelled() => Err(UpstreamError::Cancelled { words: "its task has ended".into(), may_have_run: true }),
     }
 }
@@ -364,24 +398,36 @@ fn clean(tool: &ToolEntry, answer: &RawBuf) -> Result<RawBuf, ()> {
 /// An entry that is open: if the future that forwards is dropped, it is closed as unknown.
 struct OpenEntry<'a> {
     house: &'a Arc<House>,
+    live: &'a LiveTask,
     spent: &'a Spent,
     started: Instant,
+    told: Option<crate::mcp::parked::ToldList>,
     closed: bool,
 }
 
 impl OpenEntry<'_> {
+    /// The entry. The answer's text is queued to be kept, if it is to be.
     fn body(&self, concluded: &Concluded) -> Vec<u8> {
-        let duration = self.started.elapsed();
+        let (now, duration) = (self.house.clock.now(), self.started.elapsed());
+        let salt = Salt::from_bytes(self.live.salt.answer(&self.spent.id.to_bytes()));
+        let kind = PayloadKind::Answer;
+        let kept_until = concluded.answer.as_ref().and_then(|_| self.house.kept_until(kind, &self.spent.tool, now));
+        if let (Some(until), Some(answer)) = (kept_until, &concluded.answer) {
+            let whose = Whose { call: self.spent.id, task: self.spent.task.id, kind };
+            self.house.keep(self.house.text(whose, &salt, answer, now, until));
+        }
         metrics::histogram!("bailiwick_call_seconds", "result" => concluded.result).record(duration.as_secs_f64());
         entry::encode(
-            self.house.clock.now(),
+            now,
             &entry::Outcome {
                 call: self.spent.id,
                 intent: self.spent.entry,
                 result: concluded.result,
                 code: concluded.code.map(ErrorCode::slug),
-                answer: concluded.answer.as_ref().map(|a| self.house.keyed(a)),
+                answer: concluded.answer.as_ref().map(|a| self.house.salted(&salt, a)),
                 answer_bytes: concluded.answer.as_ref().map_or(0, Bytes::len),
+                kept_until,
+                told: self.told.as_ref().map(crate::mcp::parked::told).unwrap_or_default(),
                 duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             },
         )

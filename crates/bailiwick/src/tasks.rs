@@ -207,9 +207,15 @@ impl House {
         let body = entry::encode(now, &entry::TaskOpened { task: task.id, opened: &task, narrowed: &narrowed, revision: &self.revision() });
         // Known before it is durable: if whoever asks goes away in between, it still ends when its time is over. Until the answer
         // nobody has its id, and no call of it passes the fence.
-        let live = LiveTask::open(Arc::new(task), 0);
+        let (salt, sealed) = self.new_salt(task.id).map_err(|error| {
+            tracing::error!(%error, "a task was not opened: no salt could be made");
+            TaskRefused::new(ErrorCode::Internal, ErrorCode::Internal.sentence())
+        })?;
+        let live = LiveTask::open(Arc::new(task), 0, salt);
         self.live.insert(Arc::clone(&live));
-        if let Err(error) = self.store.open_task(&live.task, body).await {
+        let task = Arc::clone(&live.task);
+        let opened = self.store.write(move |w| w.open_task(&task, body).and_then(|_| w.salt_put(task.id, &sealed)));
+        if let Err(error) = opened.await {
             self.live.end(live.task.id);
             return Err(error.into());
         }

@@ -10,6 +10,7 @@ use crate::house::House;
 impl House {
     /// Starts the sweeper.
     pub(crate) fn start_workers(self: &Arc<Self>) {
+        self.start_retention();
         let house = Arc::clone(self);
         self.workers.spawn(async move {
             let mut tick = tokio::time::interval(Duration::from_millis(500));
@@ -20,6 +21,13 @@ impl House {
                     _ = tick.tick() => {}
                 }
                 house.sweep().await;
+            }
+        });
+        let house = Arc::clone(self);
+        self.workers.spawn(async move {
+            // The first trace of a long log would have to wait for it.
+            if let Err(error) = house.nodes.warm(&house.store).await {
+                tracing::warn!(%error, "what proofs are made from could not be read");
             }
         });
         let house = Arc::clone(self);
@@ -58,6 +66,8 @@ impl House {
             tracing::error!(%error, "the end of held calls could not be recorded yet");
         }
         self.settle_denials().await;
+        self.count_texts();
+        self.parking.expire(now, |task| self.live.find(task).is_some());
         let gone = self.sessions.expire(now);
         if gone > 0 {
             tracing::debug!(gone, "idle sessions ended");

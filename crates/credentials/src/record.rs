@@ -58,10 +58,10 @@ impl TaskSalt {
         self.part(b"arguments", canonical)
     }
 
-    /// The salt of one call's answer.
+    /// The salt of one call's answer, or of another answer of the task that has an id of its own.
     #[must_use]
-    pub fn answer(&self, call: &[u8; 16]) -> [u8; 32] {
-        self.part(b"answer", call)
+    pub fn answer(&self, id: &[u8]) -> [u8; 32] {
+        self.part(b"answer", id)
     }
 
     fn part(&self, what: &[u8], id: &[u8]) -> [u8; 32] {

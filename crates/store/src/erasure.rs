@@ -2,10 +2,10 @@
 //! carried out again at every start until it is done.
 
 use bailiwick_core::{CallId, TaskId, Timestamp};
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::entry::Entry;
-use crate::error::StoreError;
+use crate::error::{Reason, StoreError};
 use crate::sql::{At, Count, int};
 use crate::store::Store;
 use crate::writing::Writing;
@@ -223,6 +223,21 @@ impl Store {
                 Ok(Erasure { entry: r.get::<_, Count>(0)?.0, at: r.get::<_, At>(1)?.0, by: r.get(2)?, what: Erased::parse(&kind, &ids) })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// Writes the log back into the database and cuts it to nothing: it holds pages as they were before something was erased.
+    ///
+    /// # Errors
+    /// `Unavailable` if somebody reads at the same time for too long: to be repeated.
+    pub async fn cut_log(&self) -> Result<(), StoreError> {
+        self.read(|conn| {
+            let Some(path) = conn.path() else { return Ok(()) };
+            let own = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+            own.execute_batch("PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL;")?;
+            let busy: i64 = own.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get(0))?;
+            if busy == 0 { Ok(()) } else { Err(StoreError::unavailable(Reason::Busy, "the log is being read")) }
         })
         .await
     }

@@ -67,6 +67,9 @@ async fn readiness(house: &House) -> Readiness {
     if house.store.is_failing() {
         reasons.push("the store could not write: calls are refused until it can".to_owned());
     }
+    if house.config.retention.required && house.payloads.is_failing() {
+        reasons.push("texts of calls could not be kept: acting calls are refused until they can be".to_owned());
+    }
     // Through the writer's own queue, and with nothing to write: no disk is waited for unless the writer waits for one.
     match tokio::time::timeout(STORE_WITHIN, house.store.write(|_| Ok(()))).await {
         Ok(Ok(())) => {}

@@ -3,6 +3,7 @@
 mod client;
 mod error;
 mod export;
+mod retention;
 mod starter;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use toml::Spanned;
 pub use client::{ClientFile, ClientServer};
 pub use error::ConfigError;
 pub use export::{ExportEntry, ExportFormat, ExportFrom, ExportSink, HttpBody, LinkConfig, SyslogTransport};
+pub use retention::Retention;
 pub(crate) use starter::shop_system;
 pub use starter::{STARTER, default_for_one_person};
 
@@ -52,6 +54,9 @@ struct File {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, SystemFile>")]
     systems: BTreeMap<SystemName, Spanned<SystemFile>>,
+    /// Which texts of calls are kept, and for how long.
+    #[schemars(with = "Option<retention::RetentionFile>")]
+    retention: Option<Spanned<retention::RetentionFile>>,
     /// Where entries of the ledger go besides the ledger: one `[[export]]` for each place.
     #[serde(default)]
     #[schemars(with = "Vec<export::ExportFile>")]
@@ -305,6 +310,8 @@ pub struct Config {
     pub agents: BTreeMap<AgentName, AgentEntry>,
     /// Systems by name.
     pub systems: BTreeMap<SystemName, SystemEntry>,
+    /// Which texts of calls are kept, and for how long.
+    pub retention: Retention,
     /// Where entries of the ledger go besides the ledger.
     pub exports: Vec<ExportEntry>,
 }
@@ -501,6 +508,9 @@ impl Config {
             }
             exports.push(entry);
         }
+        let retention_span = file.retention.as_ref().map_or(0..0, Spanned::span);
+        let retention = Retention::parse(file.retention.map(Spanned::into_inner).unwrap_or_default(), |name| systems.contains_key(name))
+            .map_err(|(what, hint)| fault(retention_span, what, hint))?;
         let policy_directory = match file.policy.directory {
             None => None,
             Some(given) => {
@@ -533,6 +543,7 @@ impl Config {
             people,
             agents,
             systems,
+            retention,
             exports,
         })
     }

@@ -1,0 +1,330 @@
+//! What goes: texts whose time is over, and texts that somebody had erased. An order to erase is on record before it is carried out, and
+//! is carried out again after a crash until nothing is left of it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bailiwick_core::hold::HoldState;
+use bailiwick_core::{CallId, Hold, HoldId, PersonName, TaskId, TaskState, Timestamp};
+use bailiwick_store::{ERASED_AT_ONCE_MAX, Entry, Erased, Payloads, StoreError, TaskFilter};
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::entry::{self, Body};
+use crate::fault;
+use crate::house::{House, StartError};
+
+/// How often texts whose time is over are taken out.
+const EXPIRE_EVERY: Duration = Duration::from_secs(60);
+/// Tasks whose salts are forgotten in one transaction.
+const FORGET_AT_ONCE: usize = 200;
+/// Texts that are looked through at a time.
+const PAGE: usize = 200;
+/// The longest reason of an erasure, in characters. It stays on record: a number of a request, not a person's data.
+const REASON_MAX: usize = 200;
+/// The shortest text that can be looked for: a shorter one is in everything.
+const CONTAINING_MIN: usize = 3;
+
+/// What is to be erased.
+#[derive(Clone, Debug)]
+pub enum Selector {
+    /// All calls of a task.
+    Task(TaskId),
+    /// One call, and the held call that it came of.
+    Call(CallId),
+    /// All calls of all tasks that were done on behalf of this person.
+    Subject(PersonName),
+    /// Every call in one of whose kept texts this stands. It is looked for, and recorded nowhere.
+    Containing(String),
+}
+
+/// What an order to erase names, once it was looked up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Whole tasks.
+    pub tasks: Vec<TaskId>,
+    /// Single calls.
+    pub calls: Vec<CallId>,
+    /// Tasks that were named and are still open: nothing of them is erased.
+    pub open: Vec<TaskId>,
+}
+
+/// What was erased.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What was named.
+    pub named: Named,
+    /// Texts that were kept and are gone.
+    pub texts: u64,
+    /// Where the ledger says so.
+    pub entries: Vec<u64>,
+}
+
+/// Why nothing was erased.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EraseError {
+    /// There is no such task or call, or nothing that holds the text.
+    #[error("there is nothing of that name to erase")]
+    Absent,
+    /// It is still open.
+    #[error("the task `{0}` is still open, and needs what would be erased: end it first")]
+    Open(TaskId),
+    /// The order is not well-formed.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The store's.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+/// Opens the file of texts. One that cannot be opened stops the start only if the configuration requires it.
+pub(crate) fn open_payloads(config: &Config, data_dir: &Path) -> Result<Payloads, StartError> {
+    match Payloads::open(data_dir, config.retention.required) {
+        Ok(payloads) => Ok(payloads),
+        Err(error) if config.retention.required => Err(error.into()),
+        Err(error) => {
+            tracing::error!(%error, "texts of calls cannot be kept: their file cannot be opened");
+            Ok(Payloads::broken())
+        }
+    }
+}
+
+impl House {
+    /// Starts the worker that takes out what is over.
+    pub(crate) fn start_retention(self: &Arc<Self>) {
+        let house = Arc::clone(self);
+        self.workers.spawn(async move {
+            let mut tick = tokio::time::interval(EXPIRE_EVERY);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = house.stop.cancelled() => return,
+                    _ = tick.tick() => {}
+                }
+                if let Err(error) = house.expire_texts().await {
+                    tracing::error!(%error, "texts whose time is over could not be taken out yet");
+                }
+            }
+        });
+    }
+
+    /// Tells how the file of texts stands, to whoever reads the metrics.
+    pub(crate) fn count_texts(&self) {
+        metrics::counter!("bailiwick_texts_lost_total").absolute(self.payloads.lost());
+        metrics::gauge!("bailiwick_texts_waiting").set(f64::from(u32::try_from(self.payloads.waiting()).unwrap_or(u32::MAX)));
+    }
+
+    /// Takes out the texts whose time is over, and what is kept of tasks that ended long ago.
+    ///
+    /// # Errors
+    /// The store's; it is tried again.
+    pub async fn expire_texts(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        self.finish_erasures().await?;
+        let texts = self.payloads.expire(now).await?;
+        let life = i64::try_from(self.config.retention.digests.as_millis()).unwrap_or(i64::MAX);
+        let before = Timestamp::from_millis(now.as_millis().saturating_sub(life));
+        let mut tasks = 0usize;
+        loop {
+            let step = self.store.write(move |w| w.forget_tasks(before, FORGET_AT_ONCE)).await?;
+            tasks = tasks.saturating_add(step);
+            if step < FORGET_AT_ONCE {
+                break;
+            }
+        }
+        if tasks > 0 {
+            self.store.cut_log().await?;
+        }
+        if texts > 0 || tasks > 0 {
+            tracing::info!(texts, tasks, "texts whose time was over are gone");
+        }
+        Ok(())
+    }
+
+    /// Looks up what an order names.
+    ///
+    /// # Errors
+    /// `Absent` if that is nothing, `Open` if the one thing that it names is still open, `Invalid`, or the store's.
+    pub async fn named(&self, selector: &Selector) -> Result<Named, EraseError> {
+        let named = match selector {
+            Selector::Task(id) => {
+                let row = self.store.task(*id).await?.ok_or(EraseError::Absent)?;
+                if !matches!(row.state, TaskState::Closed { .. }) {
+                    return Err(EraseError::Open(*id));
+                }
+                Named { tasks: vec![*id], ..Named::default() }
+            }
+            Selector::Call(id) => self.closed(self.with_hold(*id).await?, true).await?,
+            Selector::Subject(person) => {
+                let rows = self.store.tasks(TaskFilter { subject: Some(person.clone()), limit: usize::MAX, ..TaskFilter::default() }).await?;
+                let (closed, open): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| matches!(row.state, TaskState::Closed { .. }));
+                let ids = |rows: Vec<bailiwick_store::TaskRow>| rows.into_iter().map(|row| row.task.id).collect();
+                Named { tasks: ids(closed), calls: Vec::new(), open: ids(open) }
+            }
+            Selector::Containing(text) => {
+                if text.len() < CONTAINING_MIN {
+                    return Err(EraseError::Invalid("the text to look for is too short: at least 3 bytes"));
+                }
+                self.closed(self.containing(text).await?, false).await?
+            }
+        };
+        if named.tasks.is_empty() && named.calls.is_empty() && named.open.is_empty() { Err(EraseError::Absent) } else { Ok(named) }
+    }
+
+    /// A call with the one that was held before it, or was made with its approval: they have the same arguments.
+    async fn with_hold(&self, call: CallId) -> Result<BTreeSet<CallId>, EraseError> {
+        let entries = self.store.entries_of_call(call).await?;
+        if entries.is_empty() {
+            return Err(EraseError::Absent);
+        }
+        let mut calls = BTreeSet::from([call]);
+        for row in entries {
+            let body: Value = serde_json::from_slice(&row.body).unwrap_or_default();
+            let hold = body.get("hold").and_then(|h| h.as_str()?.parse::<HoldId>().ok());
+            if let Some(id) = hold
+                && let Some(hold) = self.store.hold(id).await?
+            {
+                calls.insert(hold.call);
+                if let HoldState::Consumed { call, .. } = hold.state {
+                    calls.insert(call);
+                }
+            }
+        }
+        Ok(calls)
+    }
+
+    /// The calls whose task is over; the tasks of the others are named as open, or, where one call was meant, refused.
+    async fn closed(&self, calls: BTreeSet<CallId>, one: bool) -> Result<Named, EraseError> {
+        let mut named = Named::default();
+        for call in calls {
+            let entries = self.store.entries_of_call(call).await?;
+            let Some(task) = entries.iter().find_map(|row| row.task) else { continue };
+            let open = self.store.task(task).await?.is_some_and(|row| !matches!(row.state, TaskState::Closed { .. }));
+            match open {
+                true if one => return Err(EraseError::Open(task)),
+                true if named.open.contains(&task) => {}
+                true => named.open.push(task),
+                false => named.calls.push(call),
+            }
+        }
+        Ok(named)
+    }
+
+    /// Calls in one of whose kept texts this stands: as it is, or as JSON writes it.
+    async fn containing(&self, text: &str) -> Result<BTreeSet<CallId>, EraseError> {
+        let escaped = Value::from(text).to_string();
+        let escaped = escaped.get(1..escaped.len().saturating_sub(1)).unwrap_or(text);
+        let stands = |plain: &[u8]| [text, escaped].iter().any(|t| plain.windows(t.len()).any(|w| w == t.as_bytes()));
+        let (now, mut after, mut found) = (self.clock.now(), 0, BTreeSet::new());
+        loop {
+            let rows = self.payloads.page(after, PAGE, now).await?;
+            let Some(last) = rows.last() else { break };
+            after = last.id;
+            for row in rows.iter().filter(|row| !found.contains(&row.call)).collect::<Vec<_>>() {
+                if self.unsealed(row).is_some_and(|(_, plain)| stands(plain.as_slice())) {
+                    found.insert(row.call);
+                }
+            }
+        }
+        for hold in self.store.holds(bailiwick_store::HoldFilter { limit: usize::MAX, ..Default::default() }).await? {
+            if stands(&hold.arguments) {
+                found.insert(hold.call);
+            }
+        }
+        let mut with_holds = BTreeSet::new();
+        for call in found {
+            with_holds.append(&mut self.with_hold(call).await?);
+        }
+        Ok(with_holds)
+    }
+
+    /// Erases texts of calls: on record first, then gone from every file. The ledger keeps its entries, whose digests nobody can
+    /// recognise any more.
+    ///
+    /// # Errors
+    /// See [`EraseError`]. After a `Store` error the order may be on record; it is carried out as soon as that is possible.
+    pub async fn erase(&self, selector: &Selector, reason: &str, by: &PersonName) -> Result<Report, EraseError> {
+        let reason = reason.trim();
+        if reason.is_empty() || reason.chars().count() > REASON_MAX {
+            return Err(EraseError::Invalid("say why, in at most 200 characters; it stays on record, so name no person's data"));
+        }
+        let named = self.named(selector).await?;
+        let mut report = Report::default();
+        let tasks = named.tasks.chunks(ERASED_AT_ONCE_MAX).map(|ids| Erased::Tasks(ids.to_vec()));
+        let calls = named.calls.chunks(ERASED_AT_ONCE_MAX).map(|ids| Erased::Calls(ids.to_vec()));
+        for what in tasks.chain(calls) {
+            report.entries.push(self.order(what, reason, by).await?);
+        }
+        fault::point("after-erasure-ordered");
+        self.forget_holds(&named);
+        report.texts = self.finish_erasures().await?;
+        metrics::counter!("bailiwick_texts_erased_total").increment(report.texts);
+        report.named = named;
+        Ok(report)
+    }
+
+    /// Puts one order on record, together with what the store itself erases. Gives the entry's index.
+    async fn order(&self, what: Erased, reason: &str, by: &PersonName) -> Result<u64, EraseError> {
+        let now = self.clock.now();
+        let (tasks, calls): (&[TaskId], &[CallId]) = match &what {
+            Erased::Tasks(ids) => (ids, &[]),
+            Erased::Calls(ids) => (&[], ids),
+        };
+        let body = entry::encode(now, &entry::Erasure { by, reason, tasks, calls });
+        let mut salts = BTreeSet::new();
+        for call in calls {
+            salts.extend(self.store.entries_of_call(*call).await?.iter().find_map(|row| row.task));
+        }
+        let entry = Entry::new(<entry::Erasure<'_> as Body>::WORD, body);
+        let entry = match (tasks, calls) {
+            ([task], _) => entry.of_task(*task),
+            (_, [call]) => entry.of_call(*call),
+            _ => entry,
+        };
+        let by = by.clone();
+        let index = self
+            .store
+            .write(move |w| {
+                let index = w.erase(entry, &what, by.as_str(), now)?;
+                // The salt of the task would give away the erased calls' salts; what is kept of the other calls has its own.
+                for task in salts {
+                    w.salt_delete(task)?;
+                }
+                Ok(index)
+            })
+            .await?;
+        Ok(index)
+    }
+
+    /// Refused calls of a task that is over may still be remembered, with their arguments.
+    fn forget_holds(&self, named: &Named) {
+        let at = self.clock.now();
+        for hold in self.holds.matching(|h| named.tasks.contains(&h.task) || named.calls.contains(&h.call)) {
+            self.holds.put(Hold { state: HoldState::Expired { at }, ..hold });
+        }
+    }
+
+    /// Carries out the orders that are on record and not done. Gives how many texts went.
+    ///
+    /// # Errors
+    /// The store's; they are tried again.
+    pub async fn finish_erasures(&self) -> Result<u64, StoreError> {
+        let due = self.store.erasures_due().await?;
+        if due.is_empty() {
+            return Ok(0);
+        }
+        let mut texts = 0u64;
+        for erasure in due {
+            let entry = erasure.entry;
+            texts = texts.saturating_add(self.payloads.erase(erasure).await?);
+            fault::point("after-erasure");
+            self.store.cut_log().await?;
+            fault::point("after-log-cut");
+            self.store.erasure_done(entry).await?;
+        }
+        Ok(texts)
+    }
+}
