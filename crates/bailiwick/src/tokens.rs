@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use bailiwick_core::{Digest, Timestamp};
 use bailiwick_identity::Verified;
@@ -46,9 +47,21 @@ const KEPT_MAX: usize = 20_000;
 pub struct TokenCache {
     by_hash: RwLock<HashMap<Digest, Seen>>,
     revoked: RwLock<HashMap<String, Timestamp>>,
+    /// Revoked in memory, not on record yet.
+    to_record: Mutex<Vec<(String, Timestamp)>>,
+    /// When the fence was moved last for revoked tokens. Whoever holds it records for all that wait.
+    recorded: tokio::sync::Mutex<Option<tokio::time::Instant>>,
 }
 
 impl TokenCache {
+    fn take_to_record(&self) -> Vec<(String, Timestamp)> {
+        std::mem::take(&mut *self.to_record.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn owe(&self, revoked: impl IntoIterator<Item = (String, Timestamp)>) {
+        self.to_record.lock().unwrap_or_else(PoisonError::into_inner).extend(revoked);
+    }
+
     /// What is known of a token, and from where it came last.
     #[must_use]
     pub fn find(&self, hash: &Digest) -> Option<(Bearer, IpAddr)> {
@@ -79,6 +92,10 @@ impl TokenCache {
     }
 }
 
+/// Tokens that are revoked within this time move the fence together: an agent that revokes its tokens without end cannot have the
+/// others' calls decided anew without end.
+const FENCE_EVERY: Duration = Duration::from_millis(50);
+
 /// Where the store keeps the revoked tokens that have not expired: an object of `jti` and end.
 const REVOKED: &str = "revoked_tokens";
 
@@ -87,22 +104,44 @@ fn kept(text: Option<&[u8]>) -> Result<BTreeMap<String, Timestamp>, StoreError> 
 }
 
 impl House {
-    /// Revokes a token by its `jti` from this moment on, over a restart too, until it would have expired anyway.
+    /// Revokes a token by its `jti` from this moment on, over a restart too, until it would have expired anyway. The fence moves: a
+    /// call that was let in with it before and is not on record yet is decided again, and refused.
     ///
     /// # Errors
     /// The store's: the token is revoked all the same, as long as this process lives.
     pub async fn revoke_token(&self, jti: &str, until: Timestamp) -> Result<(), StoreError> {
+        // First in memory, then the fence, as with every authority that is taken away.
+        self.tokens.revoke(jti, until, self.clock.now());
+        self.tokens.owe([(jti.to_owned(), until)]);
+        let mut recorded = self.tokens.recorded.lock().await;
+        if let Some(left) = recorded.and_then(|at| FENCE_EVERY.checked_sub(at.elapsed())) {
+            tokio::time::sleep(left).await;
+        }
+        let revoked = self.tokens.take_to_record();
+        // Somebody who was here before recorded it.
+        let Some((first, rest)) = revoked.split_first() else { return Ok(()) };
         let now = self.clock.now();
-        self.tokens.revoke(jti, until, now);
-        let body = entry::encode(now, &entry::House { what: "token_revoked", name: Some(jti), digest: None });
-        let jti = jti.to_owned();
-        let keep = move |w: &mut bailiwick_store::Writing<'_>| {
-            let mut all = kept(w.meta(REVOKED)?.as_deref())?;
-            all.retain(|_, end| now < *end);
-            all.insert(jti, until);
-            w.meta_put(REVOKED, &serde_json::to_vec(&all)?)
+        let entry = |jti: &str| {
+            let body = entry::encode(now, &entry::House { what: "token_revoked", name: Some(jti), digest: None });
+            Entry::new(<entry::House<'_> as Body>::WORD, body)
         };
-        self.store.change(Entry::new(<entry::House<'_> as Body>::WORD, body), keep).await.map(|_| ())
+        let (entries, all): (Vec<Entry>, _) = (rest.iter().map(|(jti, _)| entry(jti)).collect(), revoked.clone());
+        let keep = move |w: &mut bailiwick_store::Writing<'_>| {
+            for entry in entries {
+                w.append(entry)?;
+            }
+            let mut known = kept(w.meta(REVOKED)?.as_deref())?;
+            known.retain(|_, end| now < *end);
+            known.extend(all);
+            w.meta_put(REVOKED, &serde_json::to_vec(&known)?)
+        };
+        let written = self.store.control(entry(&first.0), keep).await;
+        *recorded = Some(tokio::time::Instant::now());
+        if let Err(error) = written {
+            self.tokens.owe(revoked);
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Takes over which tokens were revoked before this start.

@@ -21,6 +21,12 @@ mod oauth;
 #[cfg(test)]
 mod pages;
 #[cfg(test)]
+mod power;
+#[cfg(test)]
+mod power_load;
+#[cfg(test)]
+mod power_trace;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
 mod refusal;
