@@ -65,6 +65,7 @@ impl Directory {
     /// Opens the database for writing, with the newest schema.
     pub(crate) fn open_writer(&self, wal_bytes: u64) -> Result<Connection, StoreError> {
         let path = self.file(DATABASE)?;
+        self.check_log()?;
         let conn = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         conn.set_prepared_statement_cache_capacity(128);
         // Of no effect on a database that exists.
@@ -80,6 +81,15 @@ impl Directory {
         conn.query_row(&format!("PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"), [], |_| Ok(()))?;
         self.grow_log(wal_bytes)?;
         Ok(conn)
+    }
+
+    /// A log that is damaged before its end would be read up to there, and what was acknowledged behind it would be gone.
+    fn check_log(&self) -> Result<(), StoreError> {
+        let path = self.path.join(format!("{DATABASE}-wal"));
+        let found = crate::wal::damage(&path).map_err(|e| StoreError::Directory { path: path.clone(), detail: e.to_string().into() })?;
+        let Some(crate::wal::Damage { at }) = found else { return Ok(()) };
+        let detail = format!("`{}` is damaged at byte {at}, and acknowledged entries stand behind it", path.display());
+        Err(StoreError::unavailable(Reason::Damaged, detail))
     }
 
     /// A file that never grows needs no change of the file system's own journal, which costs more than the write itself.
@@ -116,6 +126,17 @@ impl Directory {
         let conn = Connection::open_with_flags(self.path.join(DATABASE), access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         conn.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA busy_timeout = 5000; PRAGMA cache_size = -16384;")?;
         Ok(conn)
+    }
+
+    /// Makes durable which files there are: a journal that was removed must not come back after a loss of power.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        File::open(&self.path).and_then(|d| d.sync_all()).map_err(|e| StoreError::Directory { path: self.path.clone(), detail: e.to_string().into() })
+    }
+
+    /// Makes durable which files there are: a journal that was removed must not come back after a loss of power.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        let synced = File::open(&self.path).and_then(|directory| directory.sync_all());
+        synced.map_err(|e| StoreError::Directory { path: self.path.clone(), detail: e.to_string().into() })
     }
 
     /// The file of the index, which can be thrown away.

@@ -83,6 +83,7 @@ impl Store {
         let (readers, mut threads) = Readers::start(connections).map_err(failed)?;
         let (index, thread) = Index::start(&directory, published.head.subscribe())?;
         threads.push(thread);
+        directory.sync()?;
         let desk = Arc::new(Desk::new(Writer::new(conn, integrator, loaded, Arc::clone(&published), directory)));
         let at_work = Arc::clone(&desk);
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || at_work.run()).map_err(failed)?;

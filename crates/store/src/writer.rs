@@ -233,6 +233,9 @@ impl Writer {
             let detail = format!("expected a tree of {expected} entries, got {} with {} leaves", tree.size, tree.leaves.len());
             return Err(StoreError::unavailable(Reason::Ledger, detail));
         }
+        if tree.checkpoint.is_empty() {
+            return Err(StoreError::unavailable(Reason::Ledger, "the store was opened for reading only: nobody signs"));
+        }
         self.write_entries(batch, &tree)?;
         let anchor = changed || tree.size.saturating_sub(self.anchored) >= ANCHOR_EVERY;
         if anchor {
