@@ -26,6 +26,7 @@ mod shards;
 mod sql;
 mod store;
 mod tasks;
+mod wal;
 mod writer;
 mod writing;
 

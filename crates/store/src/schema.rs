@@ -133,12 +133,6 @@ impl Directory {
         File::open(&self.path).and_then(|d| d.sync_all()).map_err(|e| StoreError::Directory { path: self.path.clone(), detail: e.to_string().into() })
     }
 
-    /// Makes durable which files there are: a journal that was removed must not come back after a loss of power.
-    pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        let synced = File::open(&self.path).and_then(|directory| directory.sync_all());
-        synced.map_err(|e| StoreError::Directory { path: self.path.clone(), detail: e.to_string().into() })
-    }
-
     /// The file of the index, which can be thrown away.
     pub(crate) fn index(&self) -> Result<PathBuf, StoreError> {
         self.file(INDEX)
