@@ -25,6 +25,7 @@ pub fn go_build(source: &Path, program: &Path) -> Result<()> {
         .env("GOPATH", "/usr/share/gocode")
         .env("GOCACHE", tools().join("go-cache"))
         .env("GOFLAGS", "")
+        .env("CGO_ENABLED", "0")
         .output()
         .context("cannot start `go`")?;
     if !built.status.success() {

@@ -1,8 +1,8 @@
 // Verifies an exported log, every entry and every tile, with golang.org/x/mod/sumdb (the code behind sum.golang.org) alone:
 //
-//	verify DIR "$(cat ledger.vkey)"
+//	verify DIR "$(cat ledger.vkey)" [OLD_CHECKPOINT]
 //
-// The key comes from outside the directory. A checkpoint that the key has signed is opened, the tree is made anew from the entries
+// The key and the old checkpoint, which the log must only have grown from, come from outside the directory. A checkpoint that the key has signed is opened, the tree is made anew from the entries
 // and compared with the signed root, every tile file is compared with that tree, and then one entry of every tile is proved as a
 // client of the log does it, from the tiles alone. Before x/mod 0.40, TileHashReader believes some tiles (CVE-2026-56865); nothing
 // here depends on what it alone believes.
@@ -47,23 +47,15 @@ func (dir files) ReadTiles(tiles []tlog.Tile) (all [][]byte, err error) {
 
 func main() {
 	log.SetFlags(0)
-	if len(os.Args) != 3 {
-		log.Fatal("usage: verify DIR VKEY")
+	if len(os.Args) != 3 && len(os.Args) != 4 {
+		log.Fatal("usage: verify DIR VKEY [OLD_CHECKPOINT]")
 	}
-	dir, tree := files(os.Args[1]), tlog.Tree{}
+	dir := files(os.Args[1])
 	verifier, err := note.NewVerifier(strings.TrimSpace(os.Args[2]))
 	check(err, "the key")
 	text, err := dir.read("checkpoint")
 	check(err, "checkpoint")
-	signed, err := note.Open(text, note.VerifierList(verifier))
-	check(err, "checkpoint")
-	// sumdb's own first line is another; the rest is the same.
-	origin := verifier.Name() + "\n"
-	if !strings.HasPrefix(signed.Text, origin) {
-		log.Fatal("checkpoint: another log's")
-	}
-	tree, err = tlog.ParseTree([]byte("go.sum database tree\n" + strings.TrimPrefix(signed.Text, origin)))
-	check(err, "checkpoint")
+	tree := open(text, verifier)
 
 	// Every entry, from its bytes up to the signed root.
 	stored := []tlog.Hash{}
@@ -130,7 +122,34 @@ func main() {
 		check(err, "proof")
 		check(tlog.CheckRecord(proof, tree.N, tree.Hash, at, tlog.RecordHash(entry)), "proof")
 	}
+
+	if len(os.Args) == 4 {
+		text, err := os.ReadFile(os.Args[3])
+		check(err, "the old checkpoint")
+		old := open(text, verifier)
+		if old.N > tree.N {
+			log.Fatalf("the log had %d entries and has %d", old.N, tree.N)
+		}
+		proof, err := tlog.ProveTree(tree.N, old.N, hashes)
+		check(err, "growth")
+		check(tlog.CheckTree(proof, tree.N, tree.Hash, old.N, old.Hash), "the log did not grow from the old checkpoint")
+		fmt.Printf("grown from %d entries\n", old.N)
+	}
 	fmt.Printf("verified %d entries, %d tiles, %d proofs, root %s\n", tree.N, tiles, len(firsts), tree.Hash)
+}
+
+// open reads a checkpoint that the key has signed for its own log.
+func open(text []byte, verifier note.Verifier) tlog.Tree {
+	signed, err := note.Open(text, note.VerifierList(verifier))
+	check(err, "checkpoint")
+	// sumdb's own first line is another; the rest is the same.
+	origin := verifier.Name() + "\n"
+	if !strings.HasPrefix(signed.Text, origin) {
+		log.Fatal("checkpoint: another log's")
+	}
+	tree, err := tlog.ParseTree([]byte("go.sum database tree\n" + strings.TrimPrefix(signed.Text, origin)))
+	check(err, "checkpoint")
+	return tree
 }
 
 func check(err error, what string) {

@@ -115,6 +115,16 @@ fn flipped(log: &Log, index: u64) -> Forgery<'_> {
     })
 }
 
+/// One bit of a hash in a tile of the second level; the entries stay as they were.
+fn flipped_in_a_tile(log: &Log) -> Forgery<'_> {
+    let tile = TileId::for_size(1, 0, log.head.size).unwrap().to_string();
+    Forgery::of(log).change(&tile, |bytes| {
+        let mut changed = bytes.to_vec();
+        changed[bytes.len() / 2] ^= 0x80;
+        Some(changed)
+    })
+}
+
 /// The last entry and the last leaf hash are cut off; the names of the files stay as they were.
 fn shortened(log: &Log) -> Forgery<'_> {
     let last = log.head.size - 1;
@@ -201,6 +211,11 @@ fn forgeries(size: u64) -> Vec<(&'static str, Forge, [String; 4])> {
                 format!("entry {byte} is not the one in its tile"),
                 format!("entry {byte} is not the entry that was signed"),
             ],
+        ),
+        (
+            "one flipped bit of a tile",
+            Box::new(flipped_in_a_tile),
+            said(["not the tile that was signed", "TileVerificationError", "InclusionProofInvalid", "is not the tile that was signed"]),
         ),
         (
             "a shortened tail",
