@@ -59,6 +59,9 @@ pub enum StartError {
     /// A system's configuration cannot be used.
     #[error("system `{0}`: {1}")]
     System(String, String),
+    /// A sink of the ledger's entries can never work.
+    #[error("export `{0}`: {1}")]
+    Export(String, String),
 }
 
 impl StartError {
@@ -75,6 +78,7 @@ impl StartError {
             Self::Policy(_) => "correct the policy that the report shows; `bailiwick check` tries it without starting",
             Self::Listen { .. } => "choose another address with --listen, or stop what listens there",
             Self::System(..) => "correct the system in the configuration",
+            Self::Export(..) => "correct the `[[export]]` in the configuration",
         }
     }
 }
@@ -158,6 +162,8 @@ pub struct House {
     pub nodes: crate::trace::Nodes,
     /// Told when the broker stops.
     pub stop: CancellationToken,
+    /// Where the ledger's entries go besides the ledger.
+    pub exports: crate::export::Exports,
     /// Held while the policy is taken anew.
     pub refreshing: tokio::sync::Mutex<()>,
     /// Rings when the tools changed.
@@ -229,6 +235,7 @@ impl House {
             ends_owed: Mutex::default(),
             nodes: crate::trace::Nodes::default(),
             stop: CancellationToken::new(),
+            exports: crate::export::Exports::default(),
             refreshing: tokio::sync::Mutex::default(),
             tools_changed: watch::Sender::new(0),
             record_key: keys.record_key(),
@@ -237,6 +244,7 @@ impl House {
             config,
         });
         house.recover().await?;
+        house.start_exports().await?;
         house.start_systems().await?;
         if premature {
             house.judge_policies_late().await?;

@@ -9,6 +9,7 @@ pub mod config;
 pub mod connect;
 pub mod demo;
 pub mod entry;
+pub mod export;
 pub mod fault;
 pub mod holds;
 pub mod house;

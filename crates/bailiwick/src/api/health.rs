@@ -27,6 +27,12 @@ pub(super) struct Readiness {
     reasons: Vec<String>,
     /// How many systems stand how, without names. One that is down does not make the broker unready: the others' calls pass.
     systems: std::collections::BTreeMap<&'static str, usize>,
+    /// How many exports stand how, without names. One that is stuck does not make the broker unready: it freezes nothing.
+    exports: std::collections::BTreeMap<String, usize>,
+    /// Entries that the slowest export was not sent.
+    export_lag_entries: u64,
+    /// How old the oldest entry is that some export was not sent, in seconds.
+    export_lag_seconds: u64,
 }
 
 /// What was counted. The recorder is installed at the first call; a second recorder of the process is never replaced.
@@ -85,7 +91,16 @@ async fn readiness(house: &House) -> Readiness {
     if let Some(starting) = systems.get(word(&upstream::Status::Starting)) {
         reasons.push(format!("systems that are starting: {starting}"));
     }
-    Readiness { ready: reasons.is_empty(), reasons, systems }
+    let (head, now) = (house.store.head().size, house.clock.now());
+    let mut exports = std::collections::BTreeMap::new();
+    let (mut export_lag_entries, mut export_lag_seconds) = (0, 0);
+    for status in house.exports.all().iter().map(|p| p.status(head, now)) {
+        export_lag_entries = status.lag_entries.max(export_lag_entries);
+        export_lag_seconds = status.lag_seconds.max(export_lag_seconds);
+        let count: &mut usize = exports.entry(status.state).or_default();
+        *count = count.saturating_add(1);
+    }
+    Readiness { ready: reasons.is_empty(), reasons, systems, exports, export_lag_entries, export_lag_seconds }
 }
 
 /// What was counted, in Prometheus' text form.

@@ -2,6 +2,7 @@
 
 mod asker;
 mod body;
+mod exports;
 mod health;
 mod hold_view;
 mod holds;
@@ -73,7 +74,7 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
         tasks::TaskDocument, tasks::GrantedTool, tasks::OpenedDocument, tasks::TaskList, crate::tasks::TaskRequest, crate::tasks::AskedBudget,
         holds::HoldDocument, holds::HoldList, holds::Decision,
         registry::ToolDocument, registry::ToolList, registry::Classification, registry::AgentDocument, registry::AgentList,
-        registry::SystemDocument, registry::SystemList, record::LedgerPage, record::LedgerEntry, health::Readiness,
+        registry::SystemDocument, registry::SystemList, record::LedgerPage, record::LedgerEntry, health::Readiness, exports::ExportList, crate::export::ExportStatus,
         crate::trace::Trace, crate::trace::Chain, crate::trace::TracedTask, crate::trace::Decision, crate::trace::TracedHold,
         crate::trace::Outcome, crate::trace::Entry, crate::trace::Head, web::SignInCode, web::SignInForm, web::DecisionForm,
     )),
@@ -141,6 +142,7 @@ fn all() -> Routes {
         .add(web::__path_approval, web::approval)
         .add(web::__path_decide, web::decide)
         .add(web::__path_style, web::style)
+        .add(exports::__path_list, exports::list)
         .add(health::__path_alive, health::alive)
         .add(health::__path_ready, health::ready)
         .add(health::__path_counted, health::counted)
@@ -191,7 +193,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let paths = document["paths"].as_object().unwrap();
         let operations: Vec<_> = paths.values().flat_map(|p| p.as_object().unwrap().values()).collect();
-        assert_eq!(operations.len(), 36);
+        assert_eq!(operations.len(), 37);
         for operation in operations {
             assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{operation}");
             assert!(operation["responses"]["default"].is_object(), "{operation}");

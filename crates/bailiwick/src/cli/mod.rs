@@ -3,6 +3,7 @@
 mod admin;
 pub(crate) mod client;
 mod decide;
+mod export;
 pub(crate) mod http;
 pub(crate) mod key_files;
 pub(crate) mod ledger;
@@ -116,6 +117,9 @@ enum Command {
     /// The ledger: verify, export.
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// Exports: where the ledger's entries go besides the ledger, and how far each sink has got.
+    #[command(subcommand)]
+    Export(export::ExportCommand),
     /// The sample system: a small shop as an MCP server on stdio.
     #[command(hide = true)]
     Shop {
@@ -213,6 +217,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::SignIn => done(blocking(decide::sign_in(&place))),
         Command::Trace(trace) => done(blocking(trace.run(&place))),
         Command::Ledger(command) => done(blocking(command.run(&place))),
+        Command::Export(command) => done(blocking(command.run(&place))),
         Command::Shop { file } => {
             let result = crate::shop::run(&file, std::io::stdin().lock(), std::io::stdout().lock());
             done(result.map_err(|e| Failure::new(e.to_string(), "")))

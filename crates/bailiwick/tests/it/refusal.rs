@@ -58,6 +58,7 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("get", "/v1/systems", Person, None),
         ("get", "/v1/trace/{id}", Person, None),
         ("get", "/v1/ledger/checkpoint", Public, None),
+        ("get", "/v1/exports", Role("aud"), None),
         ("get", "/v1/ledger/entries", Role("aud"), None),
         ("post", "/v1/sign-in-codes", Person, None),
         ("get", "/sign-in", Public, None),

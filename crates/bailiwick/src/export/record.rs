@@ -1,0 +1,187 @@
+//! From rows of the ledger to records that a sink takes, with what an entry refers to looked up once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bailiwick_core::Timestamp;
+use bailiwick_store::{EntryRow, Store, StoreError};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::facts::Facts;
+use super::{ocsf, otlp};
+use crate::config::ExportFormat;
+
+/// What is kept of intents, holds and tasks, each: beyond it, the store is asked.
+const KEPT_MAX: usize = 4096;
+
+/// One record on its way to a sink.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    /// The index of its entry.
+    pub(super) index: u64,
+    /// When the entry was made.
+    pub(super) at: Timestamp,
+    /// The entry's kind.
+    pub(super) kind: String,
+    /// As OCSF counts.
+    pub(super) severity: u8,
+    /// One JSON object, without a line break.
+    pub(super) text: String,
+    /// What it is.
+    pub(super) shape: Shape,
+}
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// One object of its own.
+    Event,
+    /// A span of OTLP.
+    Span,
+    /// A log record of OTLP.
+    Log,
+}
+
+/// Makes records of one format.
+#[derive(Debug)]
+pub(super) struct Mapper {
+    format: ExportFormat,
+    intents: BTreeMap<u64, Arc<Value>>,
+    holds: BTreeMap<String, Arc<Value>>,
+    tasks: BTreeMap<String, Arc<Value>>,
+}
+
+impl Mapper {
+    pub(super) const fn new(format: ExportFormat) -> Self {
+        Self { format, intents: BTreeMap::new(), holds: BTreeMap::new(), tasks: BTreeMap::new() }
+    }
+
+    /// Notes a row that others may refer to, whether or not it is sent itself.
+    pub(super) fn note(&mut self, row: &EntryRow) {
+        if self.format == ExportFormat::Jsonl {
+            return;
+        }
+        let Some(entry) = matches!(row.kind.as_str(), "intent" | "hold" | "task_opened").then(|| parsed(row)) else { return };
+        match row.kind.as_str() {
+            "intent" => keep(&mut self.intents, row.index, entry),
+            "hold" => {
+                if let Some(hold) = entry.get("hold").and_then(Value::as_str).map(str::to_owned) {
+                    keep(&mut self.holds, hold, entry);
+                }
+            }
+            _ => {
+                if let (Some(task), Some(opened)) = (row.task, entry.get("opened").cloned()) {
+                    keep(&mut self.tasks, task.to_string(), Arc::new(opened));
+                }
+            }
+        }
+    }
+
+    /// The record of a row. `None` if the format has none for it.
+    pub(super) async fn record(&mut self, store: &Store, origin: &str, row: &EntryRow) -> Result<Option<Record>, StoreError> {
+        let entry = parsed(row);
+        let text = String::from_utf8_lossy(&row.body);
+        let (cause, task) =
+            if self.format == ExportFormat::Jsonl { (None, None) } else { (self.cause(store, row, &entry).await?, self.task(store, row).await?) };
+        let facts =
+            Facts { origin, index: row.index, leaf: row.leaf, text: &text, entry: &entry, cause: cause.as_deref(), task: task.as_deref() };
+        let (text, shape) = match self.format {
+            ExportFormat::Ocsf => (ocsf::event(&facts).to_string(), Shape::Event),
+            ExportFormat::Jsonl => (line(&facts), Shape::Event),
+            ExportFormat::Otlp => match otlp::signal(&facts) {
+                None => return Ok(None),
+                Some(otlp::Signal::Span(span)) => (span.to_string(), Shape::Span),
+                Some(otlp::Signal::Log(log)) => (log.to_string(), Shape::Log),
+            },
+        };
+        Ok(Some(Record { index: row.index, at: facts.at(), kind: row.kind.clone(), severity: ocsf::severity(&facts), text, shape }))
+    }
+
+    /// The entry that this one goes on from.
+    async fn cause(&mut self, store: &Store, row: &EntryRow, entry: &Value) -> Result<Option<Arc<Value>>, StoreError> {
+        match row.kind.as_str() {
+            "outcome" => {
+                let Some(index) = row.closes.or_else(|| entry.get("intent")?.as_u64()) else { return Ok(None) };
+                if let Some(intent) = self.intents.get(&index) {
+                    return Ok(Some(Arc::clone(intent)));
+                }
+                Ok(store.entry(index).await?.as_ref().map(parsed))
+            }
+            "hold_step" => {
+                let Some(hold) = entry.get("hold").and_then(Value::as_str) else { return Ok(None) };
+                if let Some(held) = self.holds.get(hold) {
+                    return Ok(Some(Arc::clone(held)));
+                }
+                let Some(call) = row.call.or_else(|| entry.get("call")?.as_str()?.parse().ok()) else { return Ok(None) };
+                let found = store.entries_of_call(call).await?;
+                let held = found.iter().filter(|r| r.kind == "hold").map(parsed).find(|e| e.get("hold").and_then(Value::as_str) == Some(hold));
+                if let Some(held) = &held {
+                    keep(&mut self.holds, hold.to_owned(), Arc::clone(held));
+                }
+                Ok(held)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn task(&mut self, store: &Store, row: &EntryRow) -> Result<Option<Arc<Value>>, StoreError> {
+        let Some(id) = row.task else { return Ok(None) };
+        let name = id.to_string();
+        if let Some(task) = self.tasks.get(&name) {
+            return Ok(Some(Arc::clone(task)));
+        }
+        let Some(found) = store.task(id).await? else { return Ok(None) };
+        let task = Arc::new(serde_json::to_value(&found.task)?);
+        keep(&mut self.tasks, name, Arc::clone(&task));
+        Ok(Some(task))
+    }
+}
+
+/// Ids begin with their time, so the first is the oldest.
+fn keep<K: Ord>(all: &mut BTreeMap<K, Arc<Value>>, key: K, value: Arc<Value>) {
+    if all.len() >= KEPT_MAX {
+        all.pop_first();
+    }
+    all.insert(key, value);
+}
+
+/// What is no JSON is told without members rather than not at all.
+fn parsed(row: &EntryRow) -> Arc<Value> {
+    Arc::new(serde_json::from_slice(&row.body).unwrap_or(Value::Null))
+}
+
+/// An entry as it stands in the ledger, with its place. The leaf hash is over the bytes of `entry`.
+fn line(facts: &Facts<'_>) -> String {
+    let exact = serde_json::from_str::<&RawValue>(facts.text).ok().filter(|_| !facts.text.contains(['\n', '\r']));
+    let place = json!({ "origin": facts.origin, "index": facts.index, "leaf": facts.leaf(), "uid": facts.uid() }).to_string();
+    let entry = exact.map_or_else(|| Value::from(facts.text).to_string(), |raw| raw.get().to_owned());
+    format!("{},\"entry\":{entry}}}", place.trim_end_matches('}'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts<'a>(text: &'a str, entry: &'a Value) -> Facts<'a> {
+        Facts { origin: "ledger.example/2026", index: 7, leaf: [9; 32], text, entry, cause: None, task: None }
+    }
+
+    #[test]
+    fn an_entry_keeps_its_exact_bytes_so_that_its_leaf_can_be_computed() {
+        let text = r#"{"v":1,  "kind":"house","n":1.50,"what":"x\ny"}"#;
+        let line = line(&facts(text, &Value::Null));
+        assert!(line.ends_with(&format!(",\"entry\":{text}}}")), "{line}");
+        let read: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&read["index"], &read["uid"]), (&json!(7), &json!("ledger.example/2026/7")));
+    }
+
+    #[test]
+    fn what_is_no_json_or_not_one_line_is_one_line_all_the_same() {
+        for text in ["{\n}", "not json", "", "{\"a\":1}\r\n{\"b\":2}"] {
+            let line = line(&facts(text, &Value::Null));
+            assert!(!line.contains(['\n', '\r']), "{line}");
+            assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["entry"], text);
+        }
+    }
+}
