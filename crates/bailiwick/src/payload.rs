@@ -64,6 +64,14 @@ pub struct CallTexts {
     pub answer: Text,
 }
 
+impl CallTexts {
+    /// Is there any text in it?
+    #[must_use]
+    pub const fn any(&self) -> bool {
+        matches!((&self.arguments, &self.answer), (Text::Kept { .. }, _) | (_, Text::Kept { .. }))
+    }
+}
+
 /// One text of a call, or why it is not there.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -161,7 +169,7 @@ impl House {
         let Some(salt) = self.salt_of(task).await? else { return Ok(None) };
         let Ok(raw) = Raw::parse(arguments, &Limits::REPLY) else { return Ok(None) };
         let mut canonical = Vec::with_capacity(arguments.len());
-        bailiwick_wire::canonical(raw, &mut canonical);
+        let _exact = bailiwick_wire::canonical(raw, &mut canonical);
         let salt = Salt::from_bytes(salt.arguments(Digest::of(&canonical).as_bytes()));
         Ok(Some(self.salted(&salt, arguments)))
     }

@@ -7,9 +7,11 @@ mod export;
 pub(crate) mod http;
 pub(crate) mod key_files;
 pub(crate) mod ledger;
+mod ledger_erase;
 pub(crate) mod screen;
 pub(crate) mod task;
 mod tools;
+pub(crate) mod trace;
 mod up;
 
 pub(crate) use decide::decide;
@@ -112,8 +114,11 @@ enum Command {
     Refuse(decide::Decide),
     /// A one-time code with which to sign in at the web page.
     SignIn,
-    /// Follow a call: chain, task, decision with policies, approval, outcome.
-    Trace(ledger::Trace),
+    /// Follow an action, find entries by what they say, or report: what a task changed, what a person answers for, what differs.
+    Trace(Box<trace::Trace>),
+    /// The index of the record.
+    #[command(subcommand)]
+    Index(trace::IndexCommand),
     /// The ledger: verify, export.
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
@@ -216,6 +221,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Refuse(decide) => done(blocking(decide.run(&place, false))),
         Command::SignIn => done(blocking(decide::sign_in(&place))),
         Command::Trace(trace) => done(blocking(trace.run(&place))),
+        Command::Index(command) => done(blocking(command.run(&place))),
         Command::Ledger(command) => done(blocking(command.run(&place))),
         Command::Export(command) => done(blocking(command.run(&place))),
         Command::Shop { file } => {

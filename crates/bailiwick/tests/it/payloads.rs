@@ -1,0 +1,374 @@
+//! Texts of calls: kept sealed, shown to those who may look, gone when their time is over or when somebody had them erased, whatever
+//! dies meanwhile; and a ledger that verifies through all of it.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Broker, Client, ManualClock, PATIENCE, Place, TaskToken, store_file};
+
+const CANARY: &str = "canary-9c1e55";
+const SIGABRT: i32 = 6;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn arguments(n: u32) -> String {
+    format!(r#"{{"key":"k{n}","value":"{CANARY}-{n}"}}"#)
+}
+
+fn payment(n: u32) -> String {
+    format!(r#"{{"recipient":"{CANARY}-{n}","amount":2.50}}"#)
+}
+
+fn answer(id: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"{CANARY}-answer"}}],"isError":false,"resultType":"complete"}}}}"#)
+}
+
+/// A place whose configuration keeps this.
+async fn place(retention: &str) -> Place {
+    let place = Place::with(|text| format!("{text}\n[retention]\n{retention}\n")).await;
+    place.upstream.play(answer);
+    place
+}
+
+/// Does any file of the directory hold the text, in plain or as it stands in hex?
+fn plain(dir: &Path, text: &str) -> Option<String> {
+    let hex: String = text.bytes().map(|b| format!("{b:02x}")).collect();
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = std::fs::read(&path).unwrap();
+            if [text, hex.as_str()].iter().any(|t| bytes.windows(t.len()).any(|w| w == t.as_bytes())) {
+                return Some(path.display().to_string());
+            }
+        }
+    }
+    None
+}
+
+/// The call of the newest entry of this kind and tool.
+fn call_of(entries: &[Value], kind: &str, tool: &str) -> String {
+    let entry = entries.iter().rev().find(|e| e["kind"] == kind && e["tool"] == tool).unwrap();
+    entry["call"].as_str().unwrap().to_owned()
+}
+
+async fn texts(client: &Client<'_>, who: &str, call: &str) -> Value {
+    let answer = client.by(who, Method::GET, &format!("/v1/calls/{call}/texts"), None).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+async fn end(client: &Client<'_>, task: &TaskToken) {
+    let answer = client.with_token(&task.token, Method::POST, &format!("/v1/tasks/{}/complete", task.id), "").await;
+    assert!(answer.status < 300, "{answer:?}");
+}
+
+fn order(member: &str, id: &str) -> Value {
+    json!({ member: id, "reason": "request 4711" })
+}
+
+async fn erase(client: &Client<'_>, order: Value) -> Value {
+    let answer = client.by("ops", Method::POST, "/v1/erasures", Some(order)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+async fn stop_and_verify(broker: Broker, place: &Place) -> u64 {
+    broker.check_sound(place).await;
+    broker.stop().await;
+    place.verify()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_is_sealed_everywhere_and_shown_to_an_auditor_and_to_the_owner_with_each_look_on_record() {
+    let place = place("answers = 30").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    assert_eq!(client.call(&task, "sys.put", &arguments(1)).await.word(), "done");
+    assert_eq!(client.call(&task, "sys.look", &format!(r#"{{"key":"{CANARY}-read"}}"#)).await.word(), "done");
+    client.approved(&task, "sys.pay", &payment(1)).await;
+    // Held, approved and not used; and used.
+    assert_eq!(plain(&place.data, CANARY), None);
+    assert_eq!(client.call(&task, "sys.pay", &payment(1)).await.word(), "done");
+    let entries = broker.entries().await;
+    let put = call_of(&entries, "intent", "sys.put");
+    for who in ["ben", "ana"] {
+        let shown = texts(&client, who, &put).await;
+        assert_eq!(shown["arguments"]["text"], arguments(1), "{shown}");
+        assert_eq!((&shown["arguments"]["on_record"], &shown["arguments"]["truncated"]), (&json!(true), &json!(false)));
+        assert!(shown["answer"]["text"].as_str().unwrap().contains("-answer") && shown["answer"]["on_record"] == true, "{shown}");
+    }
+    // Arguments of a read are not kept unless somebody says so; its answer is, here.
+    let look = texts(&client, "ben", &call_of(&entries, "intent", "sys.look")).await;
+    assert_eq!((&look["arguments"]["state"], &look["answer"]["state"]), (&json!("not_kept"), &json!("kept")));
+    for (kind, call) in [("hold", call_of(&entries, "hold", "sys.pay")), ("intent", call_of(&entries, "intent", "sys.pay"))] {
+        assert_eq!(texts(&client, "ben", &call).await["arguments"]["text"], payment(1), "{kind}");
+    }
+    // An operator looks after the broker, not into calls; a person who has nothing to do with it does not learn that it exists.
+    for who in ["ops", "cat"] {
+        let refused = client.by(who, Method::GET, &format!("/v1/calls/{put}/texts"), None).await;
+        assert!(matches!(refused.status, 401 | 404), "{who}: {refused:?}");
+    }
+    let looks = broker.entries().await.iter().filter(|e| e["kind"] == "texts_read" && e["call"] == put).count();
+    assert_eq!(looks, 2);
+    assert_eq!(plain(&place.data, CANARY), None);
+    stop_and_verify(broker, &place).await;
+    assert_eq!(plain(&place.data, CANARY), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_erased_is_gone_with_its_salt_and_the_ledger_says_who_and_why_and_verifies() {
+    let place = place("arguments = 30\nanswers = 30").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let (task, other) = (client.task("scout").await, client.task("scout").await);
+    assert_eq!(client.call(&task, "sys.put", &arguments(1)).await.word(), "done");
+    client.approved(&task, "sys.pay", &payment(1)).await;
+    assert_eq!(client.call(&task, "sys.pay", &payment(1)).await.word(), "done");
+    assert_eq!(client.call(&other, "sys.put", &arguments(2)).await.word(), "done");
+    let entries = broker.entries().await;
+    let (put, pay, held) = (call_of(&entries[..], "intent", "sys.put"), call_of(&entries, "intent", "sys.pay"), call_of(&entries, "hold", "sys.pay"));
+    let first = entries.iter().find(|e| e["kind"] == "intent" && e["tool"] == "sys.put").unwrap();
+    let first_call = first["call"].as_str().unwrap().to_owned();
+    let id = task.id.parse().unwrap();
+    let digest = broker.house.argument_digest(id, arguments(1).as_bytes()).await.unwrap().unwrap();
+    assert_eq!(first["arguments"], digest.to_string());
+    // What is open keeps what it needs.
+    let refused = client.by("ops", Method::POST, "/v1/erasures", Some(order("task", &task.id))).await;
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert_eq!(client.by("ben", Method::POST, "/v1/erasures", Some(order("task", &task.id))).await.status, 403);
+    end(&client, &task).await;
+    end(&client, &other).await;
+    let dry = erase(&client, json!({ "task": task.id, "reason": "x", "dry_run": true })).await;
+    assert_eq!((&dry["tasks"], &dry["texts"]), (&json!([task.id]), &json!(0)));
+    assert_eq!(texts(&client, "ben", &pay).await["arguments"]["state"], "kept");
+    let report = erase(&client, order("task", &task.id)).await;
+    // Arguments of the held call, and arguments and answer of the two that were made.
+    assert_eq!(report["texts"], 5, "{report}");
+    for call in [&pay, &held, &first_call] {
+        let shown = texts(&client, "ben", call).await;
+        assert_eq!((&shown["arguments"]["state"], &shown["arguments"]["by"]), (&json!("erased"), &json!("ops")), "{shown}");
+        assert_eq!(shown["arguments"]["entry"], report["entries"][0]);
+    }
+    assert_eq!(texts(&client, "ben", &put).await["arguments"]["text"], arguments(2), "another task's text is gone");
+    // Nobody can recognise the digests any more, not even with the broker's own keys.
+    assert_eq!(broker.house.argument_digest(id, arguments(1).as_bytes()).await.unwrap(), None);
+    let index = usize::try_from(report["entries"][0].as_u64().unwrap()).unwrap();
+    let entry = &broker.entries().await[index];
+    assert_eq!((&entry["kind"], &entry["by"], &entry["reason"], &entry["tasks"]), (&json!("erasure"), &json!("ops"), &json!("request 4711"), &json!([task.id])));
+    assert!(!entry.to_string().contains(CANARY));
+    // The held call's arguments, which people were shown, are gone too.
+    let hold = broker.house.store.holds(bailiwick_store::HoldFilter::default()).await.unwrap().remove(0);
+    assert!(hold.arguments.is_empty());
+    broker.stop().await;
+    place.verify();
+    let payloads = rusqlite::Connection::open(place.data.join("payloads.sqlite")).unwrap();
+    let left: i64 = payloads.query_row("SELECT count(*) FROM payloads", [], |r| r.get(0)).unwrap();
+    assert_eq!(left, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_erased_by_what_stands_in_them_and_by_person_and_one_by_one() {
+    let place = place("arguments = 30").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    let mut calls = Vec::new();
+    for n in 1..=3 {
+        assert_eq!(client.call(&task, "sys.put", &arguments(n)).await.word(), "done");
+        calls.push(call_of(&broker.entries().await, "intent", "sys.put"));
+    }
+    let said = format!(r#"{{"key":"x","value":"\u00e9 \"{CANARY}\""}}"#);
+    assert_eq!(client.call(&task, "sys.put", &said).await.word(), "done");
+    // While the task is open, it is said that nothing happens to it.
+    let report = erase(&client, order("containing", &format!("{CANARY}-2"))).await;
+    assert_eq!((&report["open"], &report["texts"]), (&json!([task.id]), &json!(0)));
+    end(&client, &task).await;
+    let state = async |n: usize| texts(&client, "ben", &calls[n]).await["arguments"]["state"].clone();
+    let report = erase(&client, order("containing", &format!("{CANARY}-2"))).await;
+    assert_eq!((&report["calls"], &report["texts"]), (&json!([calls[1]]), &json!(1)));
+    assert_eq!((state(0).await, state(1).await), (json!("kept"), json!("erased")));
+    // What stands there with an escape is found as JSON writes it.
+    assert_eq!(erase(&client, order("containing", &format!("\"{CANARY}\""))).await["texts"], 1);
+    let report = erase(&client, order("call", &calls[0])).await;
+    assert_eq!((&report["calls"], &report["texts"]), (&json!([calls[0]]), &json!(1)));
+    // What is left of the task is still shown, and still the text whose digest is on record, without the task's salt.
+    let kept = texts(&client, "ben", &calls[2]).await;
+    assert_eq!(kept["arguments"]["on_record"], true, "{kept}");
+    assert_eq!(erase(&client, order("subject", "ana")).await["texts"], 1);
+    assert_eq!(state(2).await, json!("erased"));
+    for (bad, status) in [
+        (json!({ "reason": "x" }), 400),
+        (json!({ "task": task.id, "subject": "ana", "reason": "x" }), 400),
+        (json!({ "task": task.id, "reason": " " }), 400),
+        (json!({ "containing": "ab", "reason": "x" }), 400),
+        (json!({ "containing": "nowhere at all", "reason": "x" }), 404),
+        (json!({ "subject": "nobody", "reason": "x" }), 404),
+        (json!({ "task": task.id, "reason": "x".repeat(201) }), 400),
+    ] {
+        assert_eq!(client.by("ops", Method::POST, "/v1/erasures", Some(bad.clone())).await.status, status, "{bad}");
+    }
+    broker.stop().await;
+    place.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_was_put_in_the_place_of_another_or_changed_is_not_shown() {
+    let place = place("answers = 30").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    for n in 1..=2 {
+        assert_eq!(client.call(&task, "sys.put", &arguments(n)).await.word(), "done");
+    }
+    let entries = broker.entries().await;
+    let calls: Vec<String> = entries.iter().filter(|e| e["kind"] == "intent").map(|e| e["call"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(texts(&client, "ben", &calls[0]).await["arguments"]["state"], "kept");
+    broker.stop().await;
+    let payloads = rusqlite::Connection::open(place.data.join("payloads.sqlite")).unwrap();
+    // The arguments of the first call in the place of the second's, and its answer in the place of its own arguments.
+    let swap = "UPDATE payloads SET sealed = (SELECT sealed FROM payloads p WHERE p.kind = 1 AND p.id = (SELECT min(id) FROM payloads)) WHERE kind = 1 AND id > 1;
+        UPDATE payloads SET sealed = (SELECT sealed FROM payloads p WHERE p.kind = 2 AND p.call = payloads.call) WHERE id = (SELECT min(id) FROM payloads);";
+    payloads.execute_batch(swap).unwrap();
+    drop(payloads);
+    let broker = place.open().await;
+    for call in &calls {
+        let shown = texts(&place.client(), "ben", call).await;
+        assert_eq!((&shown["arguments"]["state"], &shown["answer"]["state"]), (&json!("damaged"), &json!("kept")), "{shown}");
+    }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_that_dies_at_any_step_is_carried_out_at_the_next_start() {
+    for point in ["after-erasure-ordered", "after-erasure", "after-log-cut"] {
+        let place = place("arguments = 30").await;
+        let broker = place.open().await;
+        let client = place.client();
+        let (task, other) = (client.task("scout").await, client.task("scout").await);
+        assert_eq!(client.call(&task, "sys.put", &arguments(1)).await.word(), "done");
+        let call = call_of(&broker.entries().await, "intent", "sys.put");
+        end(&client, &task).await;
+        broker.stop().await;
+        let mut child = place.spawn(Some(point));
+        client.wait_for_tools(&other).await;
+        let gone = client.try_by("ops", Method::POST, "/v1/erasures", Some(order("task", &task.id))).await;
+        assert!(gone.is_none(), "it was answered at {point}");
+        let status = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.signal(), Some(SIGABRT), "it died of something else at {point}: {status:?}");
+        let broker = place.open().await;
+        assert_eq!(texts(&place.client(), "ben", &call).await["arguments"]["state"], "erased", "at {point}");
+        assert!(broker.house.store.erasures_due().await.unwrap().is_empty(), "at {point}");
+        assert_eq!(broker.entries().await.iter().filter(|e| e["kind"] == "erasure").count(), 1, "at {point}");
+        broker.stop().await;
+        place.verify();
+        let payloads = rusqlite::Connection::open(place.data.join("payloads.sqlite")).unwrap();
+        assert_eq!(payloads.query_row("SELECT count(*) FROM payloads", [], |r| r.get::<_, i64>(0)).unwrap(), 0, "at {point}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_moment_when_its_time_is_over_a_text_is_gone_and_is_said_to_be() {
+    let place = place("[retention.arguments]\nwrite = 2\ntransfer = 0").await;
+    let clock = ManualClock::start();
+    let broker = place.open_at(std::sync::Arc::clone(&clock) as _).await;
+    let client = place.client_at(std::sync::Arc::clone(&clock) as _);
+    let task = client.task("scout").await;
+    assert_eq!(client.call(&task, "sys.put", &arguments(1)).await.word(), "done");
+    client.approved(&task, "sys.pay", &payment(1)).await;
+    let entries = broker.entries().await;
+    let (put, held) = (call_of(&entries, "intent", "sys.put"), call_of(&entries, "hold", "sys.pay"));
+    assert_eq!(texts(&client, "ben", &held).await["arguments"]["state"], "not_kept");
+    clock.forward(2 * DAY - Duration::from_millis(1));
+    broker.house.expire_texts().await.unwrap();
+    assert_eq!(texts(&client, "ben", &put).await["arguments"]["state"], "kept");
+    clock.forward(Duration::from_millis(1));
+    assert_eq!(texts(&client, "ben", &put).await["arguments"]["state"], "expired");
+    broker.house.expire_texts().await.unwrap();
+    assert_eq!(texts(&client, "ben", &put).await["arguments"]["state"], "expired");
+    // Long after its end a task's digests are nobody's any more, and what people were shown is gone.
+    let id = task.id.parse().unwrap();
+    crate::support::until("the task is closed", || broker.house.live.find(id).is_none()).await;
+    crate::support::until("its end is on record", || !broker.house.live.all().iter().any(|t| t.task.id == id)).await;
+    assert!(broker.house.argument_digest(id, arguments(1).as_bytes()).await.unwrap().is_some());
+    clock.forward(91 * DAY);
+    broker.house.expire_texts().await.unwrap();
+    assert_eq!(broker.house.argument_digest(id, arguments(1).as_bytes()).await.unwrap(), None);
+    assert!(broker.house.store.holds(bailiwick_store::HoldFilter::default()).await.unwrap().iter().all(|h| h.arguments.is_empty()));
+    broker.stop().await;
+    place.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_texts_are_required_nothing_acts_without_one_and_reading_goes_on() {
+    let place = place("payloads = \"required\"").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    assert_eq!(client.call(&task, "sys.put", &arguments(1)).await.word(), "done");
+    let file = rusqlite::Connection::open(place.data.join("payloads.sqlite")).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(client.call(&task, "sys.put", &arguments(2)).await.word(), "audit.unavailable");
+    assert_eq!(client.call(&task, "sys.look", r#"{"key":"k"}"#).await.word(), "done");
+    assert_eq!((place.upstream.times("put", ""), place.upstream.times("look", "")), (1, 1));
+    assert_eq!(client.send(Method::GET, "/readyz", &[], "").await.status, 503);
+    file.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(client.call(&task, "sys.put", &arguments(2)).await.word(), "done");
+    assert_eq!(client.send(Method::GET, "/readyz", &[], "").await.status, 200);
+    stop_and_verify(broker, &place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_texts_are_required_one_stands_before_its_call_whatever_dies() {
+    for (point, intents) in [("before-payload", 0), ("after-payload", 0), ("after-record", 1)] {
+        let place = place("payloads = \"required\"").await;
+        let broker = place.open().await;
+        let client = place.client();
+        let task = client.task("scout").await;
+        broker.stop().await;
+        let mut child = place.spawn(Some(point));
+        client.wait_for_tools(&task).await;
+        assert!(client.try_call(&task, "sys.put", &arguments(1)).await.is_none(), "it was answered at {point}");
+        let status = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.signal(), Some(SIGABRT), "at {point}");
+        assert_eq!(place.upstream.times("put", ""), 0, "at {point}");
+        let broker = place.open().await;
+        let found: Vec<Value> = broker.entries().await.into_iter().filter(|e| e["kind"] == "intent").collect();
+        assert_eq!(found.len(), intents, "at {point}");
+        for intent in &found {
+            let shown = texts(&place.client(), "ben", intent["call"].as_str().unwrap()).await;
+            assert_eq!(shown["arguments"]["text"], arguments(1), "at {point}");
+        }
+        stop_and_verify(broker, &place).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_opened_loses_texts_and_no_calls_and_says_so_unless_texts_are_required() {
+    let place = place("").await;
+    place.open().await.stop().await;
+    std::fs::write(place.data.join("payloads.sqlite"), b"this is no database, and is left as it is").unwrap();
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    assert_eq!(client.call(&task, "sys.put", &arguments(1)).await.word(), "done");
+    assert_eq!(broker.house.payloads.lost(), 1);
+    let counted = String::from_utf8(client.send(Method::GET, "/metrics", &[], "").await.body.to_vec()).unwrap();
+    assert!(counted.contains("bailiwick_texts_lost_total"), "{counted}");
+    stop_and_verify(broker, &place).await;
+    assert!(std::fs::read(place.data.join("payloads.sqlite")).unwrap().starts_with(b"this is no database"));
+    let text = std::fs::read_to_string(&place.config).unwrap().replace("[retention]", "[retention]\npayloads = \"required\"");
+    std::fs::write(&place.config, text).unwrap();
+    let config = bailiwick::config::Config::load(&place.config).unwrap();
+    let clock = std::sync::Arc::new(bailiwick::clock::SystemClock::start());
+    assert!(bailiwick::house::House::open(config, &place.data, clock).await.is_err());
+    assert!(store_file(&place.data).exists());
+}
