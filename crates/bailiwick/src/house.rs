@@ -20,15 +20,18 @@ use crate::entry::{self, Body};
 use crate::holds::Holds;
 use crate::journal::DenialBook;
 use crate::keyring::Keyring;
-use crate::keys::Keys;
+use crate::keys::{Keys, TreeIntegrator};
 use crate::live::{LiveTask, LiveTasks};
 use crate::mcp::session::Sessions;
 use crate::payload::TextSealer;
+use crate::publish::Publication;
 use crate::registry::Registry;
+use crate::shard::Pen;
 use crate::sign_in::SignIns;
 use crate::state_seal::StateSeal;
 use crate::tasks::EndOwed;
 use crate::tokens::TokenCache;
+use crate::witness::Witnesses;
 
 /// Why the broker cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +129,10 @@ pub struct House {
     pub store: Store,
     /// Texts of calls, beside the ledger.
     pub payloads: Payloads,
+    /// What signs the ledger, unless it was taken away.
+    pub pen: Arc<Pen>,
+    /// What is published of the ledger.
+    pub publication: Publication,
     /// What decides.
     pub engine: ArcSwap<Engine>,
     /// The systems and tools.
@@ -190,9 +197,13 @@ impl House {
     /// Why it cannot start; nothing is served then.
     pub async fn open(config: Config, data_dir: &Path, clock: Arc<dyn Clock>) -> Result<Opened, StartError> {
         crate::place::prepare(data_dir)?;
-        let keys = Keys::load_or_make(data_dir)?;
+        let mut keys = Keys::load_or_make(data_dir)?;
+        let pen = keys.pen()?;
         let sources = policy_sources(&config)?;
-        let store = Store::open(data_dir, Box::new(keys.integrator()?))?;
+        let store = Store::open(data_dir, Box::new(TreeIntegrator::new(Arc::clone(&pen))))?;
+        crate::shard::adopt(&mut keys, &store, &pen, data_dir).await?;
+        let witnesses = Witnesses::configured(Some(&config.ledger), data_dir)?;
+        let publication = Publication::new(&config.ledger, data_dir, &pen, witnesses);
         let texts = Arc::new(keys.text_sealer()?);
         store.seal_texts(Arc::clone(&texts) as _);
         let payloads = crate::retention::open_payloads(&config, data_dir)?;
@@ -215,6 +226,8 @@ impl House {
             urls,
             clock,
             store,
+            pen,
+            publication,
             payloads,
             texts,
             engine: ArcSwap::from_pointee(engine),
@@ -243,15 +256,21 @@ impl House {
             sources,
             config,
         });
+        house.examine_ledger().await?;
         house.recover().await?;
         house.start_exports().await?;
         house.start_systems().await?;
-        if premature {
+        let stopped = house.pen.stopped().is_some();
+        if premature && !stopped {
             house.judge_policies_late().await?;
         }
-        let revision = house.revision();
-        house.append(&entry::House { what: "started", name: Some(env!("CARGO_PKG_VERSION")), digest: Some(&revision) }).await?;
+        if !stopped {
+            house.settle_shard().await?;
+            let revision = house.revision();
+            house.append(&entry::House { what: "started", name: Some(env!("CARGO_PKG_VERSION")), digest: Some(&revision) }).await?;
+        }
         house.start_workers();
+        house.start_publication();
         Ok(Opened { house, listener })
     }
 
@@ -272,8 +291,11 @@ impl House {
     /// Closes what a crash left open, and takes over what the store remembers.
     async fn recover(self: &Arc<Self>) -> Result<(), StartError> {
         let now = self.clock.now();
-        self.close_left_open("recovered").await?;
-        self.finish_erasures().await?;
+        // Without the pen nothing can be closed; calls are refused, and everything stays as it is for the shard to come.
+        if self.pen.stopped().is_none() {
+            self.close_left_open("recovered").await?;
+            self.finish_erasures().await?;
+        }
         self.recover_revoked_tokens().await?;
         let filter = bailiwick_store::TaskFilter { state: Some("open"), limit: usize::MAX, ..Default::default() };
         for row in self.store.tasks(filter).await? {

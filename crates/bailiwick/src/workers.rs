@@ -50,6 +50,9 @@ impl House {
     async fn sweep(&self) {
         let now = self.clock.now();
         self.pay_ends().await;
+        if self.pen.stopped().is_some() {
+            return;
+        }
         if self.store.is_failing() {
             // Whoever watches readiness sends no calls, and without a write nobody would see that the disk has room again.
             let found = crate::entry::House { what: "store_recovered", name: None, digest: None };

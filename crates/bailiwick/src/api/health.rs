@@ -70,6 +70,9 @@ async fn readiness(house: &House) -> Readiness {
     if house.stop.is_cancelled() {
         reasons.push("the broker is stopping".to_owned());
     }
+    if let Some(why) = house.pen.stopped() {
+        reasons.push(format!("nothing is signed and no call is made: {why}"));
+    }
     if house.store.is_failing() {
         reasons.push("the store could not write: calls are refused until it can".to_owned());
     }

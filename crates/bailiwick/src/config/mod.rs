@@ -3,6 +3,7 @@
 mod client;
 mod error;
 mod export;
+mod ledger;
 mod retention;
 mod starter;
 
@@ -19,6 +20,7 @@ pub use client::{ClientFile, ClientServer};
 pub use error::ConfigError;
 pub use export::{ExportEntry, ExportFormat, ExportFrom, ExportSink, HttpBody, LinkConfig, SyslogTransport};
 pub use retention::Retention;
+pub use ledger::{LedgerConfig, WITNESSES_MAX, WitnessEntry};
 pub(crate) use starter::shop_system;
 pub use starter::{STARTER, default_for_one_person};
 
@@ -42,6 +44,9 @@ struct File {
     /// Bounds on every task.
     #[serde(default)]
     tasks: TasksFile,
+    /// How the ledger is published, and who cosigns it.
+    #[serde(default)]
+    ledger: ledger::LedgerFile,
     /// The humans, by name.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, PersonFile>")]
@@ -304,6 +309,8 @@ pub struct Config {
     pub pending_max: u32,
     /// Bounds on tasks.
     pub tasks: TaskLimits,
+    /// How the ledger is published, and who cosigns it.
+    pub ledger: LedgerConfig,
     /// People by name.
     pub people: BTreeMap<PersonName, Person>,
     /// Agents by name, with the tools that each may ask for.
@@ -511,6 +518,7 @@ impl Config {
         let retention_span = file.retention.as_ref().map_or(0..0, Spanned::span);
         let retention = Retention::parse(file.retention.map(Spanned::into_inner).unwrap_or_default(), |name| systems.contains_key(name))
             .map_err(|(what, hint)| fault(retention_span, what, hint))?;
+        let ledger = ledger::ledger(file.ledger, base).map_err(|(span, what, hint)| fault(span.unwrap_or(0..0), what, hint))?;
         let policy_directory = match file.policy.directory {
             None => None,
             Some(given) => {
@@ -540,6 +548,7 @@ impl Config {
                 calls_per_minute_max: file.tasks.calls_per_minute_max,
                 open_max: file.tasks.open_max_per_agent,
             },
+            ledger,
             people,
             agents,
             systems,
