@@ -3,6 +3,7 @@
 use bailiwick_core::hold::HoldState;
 use bailiwick_core::{Approval, ApprovalError, Digest, ErrorCode, Hold, HoldId, Person};
 use bailiwick_store::StoreError;
+use bailiwick_wire::{Limits, Raw};
 
 use crate::entry;
 use crate::fault;
@@ -50,6 +51,16 @@ impl SayingError {
             Self::Raced => ErrorCode::ApprovalMismatch,
             Self::Store(_) => ErrorCode::AuditUnavailable,
         }
+    }
+}
+
+/// What people are shown of the arguments: the words of which a decision carries the digest.
+#[must_use]
+pub fn shown(hold: &Hold) -> String {
+    match Raw::parse(&hold.arguments, &Limits::REPLY) {
+        Ok(raw) => bailiwick_wire::render::render(raw).text,
+        // The pipeline binds only what is JSON. Were it not, the person still sees all of it.
+        Err(_) => bailiwick_wire::render::line(&String::from_utf8_lossy(&hold.arguments)),
     }
 }
 

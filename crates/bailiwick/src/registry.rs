@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bailiwick_core::call::Tool;
 use bailiwick_core::{Digest, Effect, SystemName, ToolHints, ToolName};
@@ -29,6 +29,8 @@ pub struct System {
     pub listing: tokio::sync::Mutex<()>,
     /// Its tools were listed, or could not be, since the broker started.
     pub listed: AtomicBool,
+    /// The life of its server in which its tools were listed last.
+    pub listed_life: AtomicU64,
 }
 
 impl System {

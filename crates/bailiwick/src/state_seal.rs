@@ -39,6 +39,17 @@ pub enum State {
         /// After this it is refused.
         until: Timestamp,
     },
+    /// A call that waits, while it runs, for the answer to a question of its system.
+    Parked {
+        /// Under which it is kept: 32 hex digits.
+        id: String,
+        /// The task of the call.
+        task: TaskId,
+        /// The key of the call: tool, definition, target, task, arguments.
+        key: Digest,
+        /// After this it is refused.
+        until: Timestamp,
+    },
     /// A handle of an asynchronous result (MCP's tasks extension).
     Async {
         /// The hold that it waits for.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bailiwick_core::{Effect, PersonName, SystemName, ToolName};
@@ -44,6 +44,7 @@ impl House {
                 injection,
                 listing: tokio::sync::Mutex::default(),
                 listed: AtomicBool::new(false),
+                listed_life: AtomicU64::new(0),
             };
             systems.insert(entry.name.clone(), Arc::new(system));
         }
@@ -130,6 +131,7 @@ impl House {
     pub async fn list_tools(&self, system: &Arc<System>) -> Result<(), String> {
         // One listing at a time: an older one must not overwrite what a newer one found.
         let _alone = system.listing.lock().await;
+        let life = system.upstream.life();
         let key = SessionKey::new("bailiwick");
         let items = system.upstream.list_all(bailiwick_wire::mcp::Method::ToolsList, &key).await.map_err(|e| e.to_string())?;
         let pins: HashMap<String, Pin> = self.pins_of(&system.entry.name).await.map_err(|e| e.to_string())?;
@@ -191,8 +193,24 @@ impl House {
         }
         // The registry is read again: another system may have been listed meanwhile.
         self.registry.rcu(|now| now.with_tools_of(&system.entry.name, &entries));
+        system.listed_life.store(life, Ordering::Release);
         self.tools_changed.send_modify(|n| *n = n.wrapping_add(1));
         Ok(())
+    }
+
+    /// A server that started anew may have other tools: they are looked at before the next call of one passes. Is this one still the
+    /// one in force?
+    pub(crate) async fn look_again(&self, tool: &ToolEntry) -> bool {
+        let system = &tool.system;
+        // Whoever comes while another looks waits for it, and need not look itself.
+        let current = || system.listed_life.load(Ordering::Acquire) == system.upstream.life();
+        drop(system.listing.lock().await);
+        if !current()
+            && let Err(why) = self.list_tools(system).await
+        {
+            tracing::warn!(system = %system.entry.name, %why, "the system started anew, and its tools could not be listed");
+        }
+        current() && self.registry.load().has(tool)
     }
 
     async fn pins_of(&self, system: &SystemName) -> Result<HashMap<String, Pin>, StoreError> {

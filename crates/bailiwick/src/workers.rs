@@ -72,8 +72,9 @@ impl House {
         self.count_texts();
         self.parking.expire(now, |task| self.live.find(task).is_some());
         let gone = self.sessions.expire(now);
-        if gone > 0 {
-            tracing::debug!(gone, "idle sessions ended");
+        for session in gone {
+            // With the systems' own sessions under it.
+            self.end_mcp_session(&session).await;
         }
         metrics::gauge!("bailiwick_tasks_open").set(f64::from(u32::try_from(self.live.all().len()).unwrap_or(u32::MAX)));
     }

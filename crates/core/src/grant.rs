@@ -1,5 +1,6 @@
 //! What a task may do: tools, and constraints on their arguments. Empty means nothing.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use crate::name::ToolName;
@@ -71,17 +72,18 @@ impl Constraint {
             return Err(format!("the task allows only one of {}", list.join(", ")));
         }
         if self.min.is_some() || self.max.is_some() {
-            #[expect(clippy::cast_precision_loss, reason = "beyond 2^53 a bound is compared with the nearest double")]
-            let number = match value {
-                Scalar::Integer(i) => *i as f64,
-                Scalar::Number(n) if n.is_finite() => *n,
-                Scalar::Number(_) | Scalar::Bool(_) | Scalar::Text(_) => return Err("the task allows only a number here".to_owned()),
+            // `None`: not comparable, which holds no bound.
+            let order = |bound: f64| match value {
+                Scalar::Integer(integer) => compare(*integer, bound),
+                Scalar::Number(number) => number.partial_cmp(&bound).filter(|_| number.is_finite()),
+                Scalar::Bool(_) | Scalar::Text(_) => None,
             };
-            if self.min.is_some_and(|min| number < min) {
-                return Err(format!("the task allows no less than {}", self.min.unwrap_or_default()));
-            }
-            if self.max.is_some_and(|max| number > max) {
-                return Err(format!("the task allows no more than {}", self.max.unwrap_or_default()));
+            for (bound, outside, words) in [(self.min, Ordering::Less, "no less than"), (self.max, Ordering::Greater, "no more than")] {
+                match bound.map(|bound| (bound, order(bound))) {
+                    Some((_, None)) => return Err("the task allows only a number here".to_owned()),
+                    Some((bound, Some(order))) if order == outside => return Err(format!("the task allows {words} {bound}")),
+                    Some(_) | None => {}
+                }
             }
         }
         if let Some(directory) = &self.under {
@@ -93,10 +95,40 @@ impl Constraint {
         Ok(())
     }
 
+    /// Are its bounds on numbers what was written? One beyond 2^53 was rounded when it was read, so that it may allow more.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        [self.min, self.max].into_iter().flatten().all(|bound| bound.abs() <= EXACT_MAX)
+    }
+
     /// True if it bounds nothing, so that giving it was surely a mistake.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.equals.is_none() && self.one_of.is_none() && self.min.is_none() && self.max.is_none() && self.under.is_none()
+    }
+}
+
+/// The largest number up to which every integer has a double of its own.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// Compares an integer with a double as the numbers that they are: none is rounded first. `None` for a bound that is no number.
+fn compare(integer: i64, bound: f64) -> Option<Ordering> {
+    const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
+    if bound.is_nan() {
+        return None;
+    }
+    if bound >= TWO_TO_63 {
+        return Some(Ordering::Less);
+    }
+    if bound < -TWO_TO_63 {
+        return Some(Ordering::Greater);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole and within 64 bits")]
+    let whole = bound.trunc() as i64;
+    let rest = || 0.0.partial_cmp(&bound.fract());
+    match integer.cmp(&whole) {
+        Ordering::Equal => rest(),
+        order => Some(order),
     }
 }
 
@@ -266,5 +298,20 @@ mod tests {
     #[test]
     fn an_empty_grant_grants_nothing() {
         assert!(Grant::default().tool("shop.show_order").is_none());
+    }
+
+    #[test]
+    fn an_integer_beyond_what_a_double_holds_does_not_pass_a_bound_by_rounding() {
+        let at_most = |max: f64| Constraint { max: Some(max), ..Constraint::default() };
+        let at_least = |min: f64| Constraint { min: Some(min), ..Constraint::default() };
+        // 2^53 + 1 rounds to 2^53.
+        assert!(at_most(9_007_199_254_740_992.0).allows(&Scalar::Integer(9_007_199_254_740_993)).is_err());
+        assert!(at_most(9_007_199_254_740_992.0).allows(&Scalar::Integer(9_007_199_254_740_992)).is_ok());
+        assert!(at_least(-9_007_199_254_740_992.0).allows(&Scalar::Integer(-9_007_199_254_740_993)).is_err());
+        assert!(at_most(i64::MAX as f64).allows(&Scalar::Integer(i64::MAX)).is_ok());
+        assert!(at_most(2.5).allows(&Scalar::Integer(3)).is_err() && at_most(2.5).allows(&Scalar::Integer(2)).is_ok());
+        assert!(at_least(-2.5).allows(&Scalar::Integer(-3)).is_err() && at_least(-2.5).allows(&Scalar::Integer(-2)).is_ok());
+        assert!(at_most(f64::NAN).allows(&Scalar::Integer(0)).is_err());
+        assert!(!at_most(9_007_199_254_740_994.0).is_exact() && at_most(9_007_199_254_740_992.0).is_exact());
     }
 }

@@ -11,7 +11,6 @@ use bailiwick_core::{
 };
 use bailiwick_identity::person::{Verdict, Word};
 use bailiwick_store::HoldFilter;
-use bailiwick_wire::{Limits, Raw};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -19,6 +18,7 @@ use super::asker::{Api, ByPerson, has};
 use super::body::{Asked, Json, Named};
 use super::problem::Problem;
 use super::tasks::{LIST_MAX, ListQuery};
+pub(super) use crate::approve::shown;
 use crate::approve::Saying;
 use crate::house::House;
 use crate::pages::approval_path;
@@ -122,15 +122,6 @@ pub(super) struct Decision {
     /// Why, in the person's words. Kept on record; the agent sees it if the call is refused.
     #[serde(default)]
     reason: String,
-}
-
-/// What people are shown of the arguments: the words of which an approval carries the digest.
-pub(super) fn shown(hold: &Hold) -> String {
-    match Raw::parse(&hold.arguments, &Limits::REPLY) {
-        Ok(raw) => bailiwick_wire::render::render(raw).text,
-        // The pipeline binds only what is JSON. Were it not, the person still sees all of it.
-        Err(_) => bailiwick_wire::render::line(&String::from_utf8_lossy(&hold.arguments)),
-    }
 }
 
 impl HoldDocument {
@@ -261,6 +252,14 @@ pub(super) async fn refuse(State(api): State<Arc<Api>>, by: ByPerson, name: Name
     document(&api.house, &hold).await
 }
 
+/// The digests of the words in which a held call is shown: the arguments alone, or the whole screen of the command line.
+async fn words(house: &House, hold: &Hold) -> Result<Vec<Digest>, Problem> {
+    let task = house.store.task(hold.task).await?.map(|row| row.task);
+    let document = serde_json::to_value(HoldDocument::new(house, hold, task.as_ref())).unwrap_or_default();
+    let screen = crate::cli::screen::HeldCall::read(&document).ok().map(|held| held.seen());
+    Ok(std::iter::once(Digest::of(shown(hold).as_bytes())).chain(screen).collect())
+}
+
 impl Decision {
     /// What the person says, if the person's own key signed exactly that about exactly this call.
     async fn checked(self, house: &House, by: &ByPerson, name: &Named, word: Word) -> Result<(HoldId, Saying), Problem> {
@@ -273,6 +272,10 @@ impl Decision {
             tracing::warn!(person = %by.person.name, hold = %hold.id, %error, "a decision's signature was refused");
             Problem::because(ErrorCode::ProofInvalid, "the signature is not one of your key over this decision")
         })?;
+        if hold.state == HoldState::Pending && digest == hold.digest && !words(house, &hold).await?.contains(&seen) {
+            tracing::warn!(person = %by.person.name, hold = %hold.id, "a decision is about other words than the broker shows");
+            return Err(Problem::because(ErrorCode::ApprovalMismatch, "the words that were seen are not those that describe this call now; look at it again"));
+        }
         Ok((hold.id, Saying { digest, seen, proof: "key", signature: self.signature, reason: self.reason }))
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::house::House;
 use crate::mcp::call::{Asked, quoted};
 use crate::mcp::exchange::{Exchange, SERVER, Speaks};
+use crate::mcp::parked::ToldList;
 use crate::mcp::session::{Scope, Sessions};
 use crate::mcp::{OutBody, empty, json, modern, refuse, relay};
 use crate::pipeline::Who;
@@ -177,8 +178,9 @@ fn exchange(house: &Arc<House>, who: Who, era: &Era<'_>, request: &Request<'_>) 
         scope: Scope::All,
         id: request.id.to_owned(),
         speaks,
-        meta: relay::passed_meta(request.params.meta),
+        meta: relay::passed_meta(request.params.meta, None),
         progress: meta.progress_token.map(|t| t.raw().to_owned()),
         traceparent: meta.traceparent.and_then(Raw::string).map(std::borrow::Cow::into_owned),
+        told: matches!(era, Era::Modern(modern) if modern.capabilities.answers_questions()).then(ToldList::default),
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::random;
 use crate::mcp::exchange::{Exchange, Said, Speaks};
+use crate::mcp::parked::{self, Run, Turn};
 use crate::mcp::{held, relay};
 use crate::pipeline::{Answer, Asks, Refused, Sending};
 use crate::registry::ToolEntry;
@@ -20,7 +21,7 @@ use crate::state_seal::State;
 use crate::upstream::{Event, Reply};
 
 /// What a client asks to be done.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) method: Method,
     /// The name as the client said it.
@@ -47,9 +48,11 @@ impl Exchange {
     pub(super) async fn call(&self, asked: Asked, events: Option<mpsc::Sender<Event>>) -> Said {
         let mut extra: Vec<(&'static str, String)> = Vec::new();
         let mut leg = 0;
+        let mut run: Option<Run> = None;
         if let Some(text) = &asked.state {
             match self.take_state(&asked, text).await {
                 Ok(Taken::Leg(l)) => leg = l,
+                Ok(Taken::Run(taken)) => run = Some(*taken),
                 Ok(Taken::Upstream(inner)) => {
                     if let Some(inner) = inner {
                         extra.push(("requestState", quoted(&inner)));
@@ -68,7 +71,13 @@ impl Exchange {
         }
         let mut waiting = held::Waiting::new(leg);
         for _ in 0..ROUNDS_MAX {
-            let answer = self.once(&asked, extra.clone(), events.clone()).await;
+            let answer = match self.turn(&asked, &mut run, &extra, events.as_ref()).await {
+                Turn::Answered(answer) => answer,
+                Turn::Asked => match run.take() {
+                    Some(run) => return self.park(&asked, run),
+                    None => continue,
+                },
+            };
             let (result, system) = match (answer, &asked.entry) {
                 (Answer::Done(Reply::Result(result)), Some(entry)) => (result, entry),
                 (Answer::Done(Reply::Result(_)), None) => return self.refused(asked.method, &asked.name, &unknown()),
@@ -108,6 +117,28 @@ impl Exchange {
         self.refused(asked.method, &asked.name, &no_answer())
     }
 
+    /// The next thing to come of the call: in a run of its own, if its system may ask in the middle of it.
+    async fn turn(
+        &self,
+        asked: &Asked,
+        run: &mut Option<Run>,
+        extra: &[(&'static str, String)],
+        events: Option<&mpsc::Sender<Event>>,
+    ) -> Turn {
+        if run.is_none() {
+            let Some(patience) = parked::may_ask(self, asked) else {
+                return Turn::Answered(self.once(asked, extra.to_vec(), events.cloned()).await);
+            };
+            *run = Some(Run::start(self, asked, extra.to_vec(), patience));
+        }
+        let Some(running) = run.as_mut() else { return Turn::Asked };
+        let turn = running.turn(self, events).await;
+        if matches!(turn, Turn::Answered(_)) {
+            *run = None;
+        }
+        turn
+    }
+
     /// One way through the pipeline.
     pub(super) async fn once(&self, asked: &Asked, extra: Vec<(&'static str, String)>, events: Option<mpsc::Sender<Event>>) -> Answer {
         let now = self.house.clock.now();
@@ -121,6 +152,9 @@ impl Exchange {
             events,
             cancel: asked.cancel.clone(),
             extra,
+            waits: parked::may_ask(self, asked).map(|_| parked::PARKED_FOR),
+            life: None,
+            told: self.told.clone(),
         };
         self.house.handle(call, &self.who, asked.entry.as_ref(), self.traceparent.as_deref(), sending).await
     }
@@ -132,7 +166,7 @@ impl Exchange {
         let now = self.house.clock.now();
         let here = self.who.live.task.id;
         match self.house.state_seal.open(text) {
-            Some(State::Hold { hold, task, until, leg, .. }) if task == here && now < until => {
+            Some(State::Hold { hold, task, key, until, leg }) if task == here && now < until && self.state_key(asked) == Some(key) => {
                 if asked.responses.as_ref().is_some_and(|r| held::declined(r.raw())) {
                     if let Err(error) = self.house.withdraw(hold).await {
                         tracing::warn!(%error, "a hold could not be withdrawn");
@@ -145,7 +179,12 @@ impl Exchange {
                 }
                 Ok(Taken::Leg(leg))
             }
-            Some(State::Upstream { task, key, inner, until }) if task == here && now < until && key == state_key(asked) => Ok(Taken::Upstream(inner)),
+            Some(State::Upstream { task, key, inner, until }) if task == here && now < until && self.state_key(asked) == Some(key) => {
+                Ok(Taken::Upstream(inner))
+            }
+            Some(State::Parked { id, task, key, until }) if task == here && now < until && self.state_key(asked) == Some(key) => {
+                self.resume(asked, &id, &key).map(|run| Taken::Run(Box::new(run))).ok_or_else(|| refuse("requestState was used or has expired"))
+            }
             Some(_) => Err(refuse("requestState is for another call or has expired")),
             None => Err(refuse("requestState is not valid")),
         }
@@ -155,11 +194,24 @@ impl Exchange {
     fn input_required(&self, asked: &Asked, result: &RawBuf) -> Said {
         let now = self.house.clock.now();
         let inner = result.raw().member("requestState").and_then(Raw::string).map(std::borrow::Cow::into_owned);
-        let state = State::Upstream { task: self.who.live.task.id, key: state_key(asked), inner, until: now.plus(STATE_LIFE) };
+        let Some(key) = self.state_key(asked) else { return self.refused(asked.method, &asked.name, &unknown()) };
+        let state = State::Upstream { task: self.who.live.task.id, key, inner, until: now.plus(STATE_LIFE) };
         let Some(sealed) = self.house.state_seal.seal(&state) else { return self.refused(asked.method, &asked.name, &unknown()) };
         let mut message = Vec::new();
         self.writer().input_required(&mut message, &self.id, result.raw(), &sealed);
         Said::ok(message)
+    }
+
+    /// What a `requestState` is bound to: tool, definition, target, task and arguments, whatever their spacing and key order. `None`: there
+    /// is no such tool any more.
+    pub(super) fn state_key(&self, asked: &Asked) -> Option<Digest> {
+        let tool = &asked.entry.as_ref()?.tool;
+        let raw = Raw::parse(&asked.arguments, &Limits::REQUEST).ok()?;
+        let mut canonical = Vec::new();
+        let _ = bailiwick_wire::canonical(raw, &mut canonical);
+        let task = self.who.live.task.id.to_bytes();
+        let parts: [&[u8]; 5] = [tool.name.as_str().as_bytes(), tool.definition.as_bytes(), tool.target.as_bytes(), &task, &canonical];
+        Some(Digest::bind("bailiwick/request-state/v2", &parts))
     }
 
     pub(super) fn upstream_error(&self, number: i64, text: &str, data: Option<&RawBuf>, http_status: u16) -> Said {
@@ -168,7 +220,13 @@ impl Exchange {
         let number = if self.is_modern() && number == -32_002 { code::INVALID_PARAMS } else { number };
         let mut message = Vec::new();
         reply::error(&mut message, Some(&self.id), number, text, data.map(RawBuf::raw));
-        let status = if self.is_modern() && matches!(http_status, 400 | 404) { http_status } else { 200 };
+        // A system that shakes hands has no status of its own for these; 2026-07-28 has (MCP, error handling).
+        let refused = [code::HEADER_MISMATCH, code::MISSING_CAPABILITY, code::UNSUPPORTED_VERSION].contains(&number);
+        let status = match http_status {
+            400 | 404 if self.is_modern() => http_status,
+            _ if self.is_modern() && refused => 400,
+            _ => 200,
+        };
         Said { status, message }
     }
 }
@@ -176,17 +234,10 @@ impl Exchange {
 enum Taken {
     Leg(u32),
     Upstream(Option<String>),
+    Run(Box<Run>),
 }
 
-fn state_key(asked: &Asked) -> Digest {
-    let mut canonical = Vec::new();
-    if let Ok(raw) = Raw::parse(&asked.arguments, &Limits::REQUEST) {
-        let _ = bailiwick_wire::canonical(raw, &mut canonical);
-    }
-    Digest::bind("bailiwick/upstream-state/v1", &[asked.whole.as_bytes(), &canonical])
-}
-
-fn unknown() -> Refused {
+pub(super) fn unknown() -> Refused {
     Refused { code: ErrorCode::ToolUnknown, detail: ErrorCode::ToolUnknown.sentence().to_owned() }
 }
 

@@ -9,6 +9,7 @@ use bailiwick_wire::mcp::{ClientCapabilities, Id, IdBuf, Method, Refusal};
 use bailiwick_wire::{Limits, Raw, RawBuf};
 
 use crate::house::House;
+use crate::mcp::parked::ToldList;
 use crate::mcp::session::{Scope, Session};
 use crate::pipeline::{Asks, Refused, Who};
 use crate::registry::{System, ToolEntry};
@@ -45,6 +46,8 @@ pub(super) struct Exchange {
     /// The client's progress token.
     pub(super) progress: Option<RawBuf>,
     pub(super) traceparent: Option<String>,
+    /// What the client answers to the system's questions in the middle of a call; `None` where nothing may be asked of it.
+    pub(super) told: Option<ToldList>,
 }
 
 /// A whole answer: HTTP status and JSON-RPC message.
@@ -245,19 +248,25 @@ pub(super) fn facts(code: ErrorCode) -> RawBuf {
 }
 
 /// The capabilities that may be shown to a system: what it may ask of a client. Extensions are ours to serve, not to relay.
+///
+/// In words of ours, of which there are few: a system keeps one session for each set of them.
 fn relayed(declared: Raw<'_>) -> RawBuf {
-    let mut text = String::from("{");
-    for (key, value) in declared.members() {
-        if matches!(&*key, "elicitation" | "sampling" | "roots") && value.is_object() {
-            if text.len() > 1 {
-                text.push(',');
-            }
-            text.push('"');
-            text.push_str(&key);
-            text.push_str("\":");
-            text.push_str(value.text());
-        }
+    let known = ClientCapabilities::read(declared);
+    let mut members = Vec::new();
+    match (known.elicitation_form, known.elicitation_url) {
+        (true, true) => members.push("\"elicitation\":{\"form\":{},\"url\":{}}".to_owned()),
+        (true, false) => members.push("\"elicitation\":{}".to_owned()),
+        (false, true) => members.push("\"elicitation\":{\"url\":{}}".to_owned()),
+        (false, false) => {}
     }
-    text.push('}');
+    if let Some(sampling) = declared.member("sampling").filter(|_| known.sampling) {
+        let parts: Vec<&str> = ["context", "tools"].into_iter().filter(|part| sampling.member(part).is_some_and(Raw::is_object)).collect();
+        let parts: Vec<String> = parts.into_iter().map(|part| format!("\"{part}\":{{}}")).collect();
+        members.push(format!("\"sampling\":{{{}}}", parts.join(",")));
+    }
+    if known.roots {
+        members.push("\"roots\":{}".to_owned());
+    }
+    let text = format!("{{{}}}", members.join(","));
     Raw::parse(text.as_bytes(), &Limits::REQUEST).unwrap_or(Raw::EMPTY_OBJECT).to_owned()
 }

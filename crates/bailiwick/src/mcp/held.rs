@@ -62,7 +62,7 @@ impl Waiting {
             None if declared.tasks_extension && asked.method == Method::ToolsCall => Step::Say(handle(exchange, &hold)),
             None if declared.elicitation_url && self.leg == 0 => {
                 self.leg = 1;
-                Step::Say(show_page(exchange, &hold))
+                Step::Say(show_page(exchange, asked, &hold))
             }
             None => {
                 let state = wait(&exchange.house, &hold, LEG, &asked.cancel).await;
@@ -90,7 +90,7 @@ impl Waiting {
         if !exchange.is_modern() || self.leg >= LEGS_MAX {
             return Step::Say(pending(exchange, asked, hold));
         }
-        let Some(state) = next_state(exchange, hold, self.leg.saturating_add(1)) else { return Step::Say(pending(exchange, asked, hold)) };
+        let Some(state) = next_state(exchange, asked, hold, self.leg.saturating_add(1)) else { return Step::Say(pending(exchange, asked, hold)) };
         let mut message = Vec::new();
         exchange.writer().held_state(&mut message, &exchange.id, &state);
         Step::Say(Said::ok(message))
@@ -136,8 +136,9 @@ fn page(exchange: &Exchange, hold: &Hold) -> String {
     format!("{}/approvals/{}", exchange.house.urls.base, hold.id)
 }
 
-fn next_state(exchange: &Exchange, hold: &Hold, leg: u32) -> Option<String> {
-    exchange.house.state_seal.seal(&State::Hold { hold: hold.id, task: hold.task, key: hold.key, leg, until: hold.expires_at })
+fn next_state(exchange: &Exchange, asked: &Asked, hold: &Hold, leg: u32) -> Option<String> {
+    let key = exchange.state_key(asked)?;
+    exchange.house.state_seal.seal(&State::Hold { hold: hold.id, task: hold.task, key, leg, until: hold.expires_at })
 }
 
 fn summary(hold: &Hold) -> String {
@@ -145,11 +146,11 @@ fn summary(hold: &Hold) -> String {
 }
 
 /// Modern, first leg: a page for the client's person, and the state to bring back.
-fn show_page(exchange: &Exchange, hold: &Hold) -> Said {
+fn show_page(exchange: &Exchange, asked: &Asked, hold: &Hold) -> Said {
     let mut message = Vec::new();
     let (id, url, words) = (hold.id.to_string(), page(exchange, hold), summary(hold));
     let elicitation = Elicitation { approval: &id, url: &url, message: &words };
-    match next_state(exchange, hold, 1) {
+    match next_state(exchange, asked, hold, 1) {
         Some(state) => exchange.writer().held_url(&mut message, &exchange.id, &elicitation, &state),
         None => {
             return exchange.refused(
@@ -326,6 +327,9 @@ async fn run_released(house: &Arc<House>, who: &Who, id: HoldId) {
         events: None,
         cancel: CancellationToken::new(),
         extra: Vec::new(),
+        waits: None,
+        life: None,
+        told: None,
     };
     let stored = match house.handle(call, who, entry.as_ref(), None, sending).await {
         Answer::Done(Reply::Result(result)) => format!("{{\"result\":{}}}", result.raw().text()),

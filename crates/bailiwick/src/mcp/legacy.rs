@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::house::House;
 use crate::mcp::exchange::{Exchange, SERVER, Speaks};
+use crate::mcp::parked::ToldList;
 use crate::mcp::session::{Scope, Session};
 use crate::mcp::{OutBody, challenge, empty, event_stream, lists, modern, not_allowed, plain, refuse, relay};
 use crate::pipeline::Who;
@@ -86,6 +87,7 @@ async fn initialize(house: &Arc<House>, scope: Scope, who: &Who, request: &Reque
         meta: None,
         progress: None,
         traceparent: None,
+        told: None,
     };
     let capabilities = lists::capabilities(&exchange);
     let mut message = Vec::new();
@@ -109,9 +111,10 @@ async fn answer(house: Arc<House>, scope: Scope, who: Who, session: Arc<Session>
         scope,
         id: request.id.to_owned(),
         speaks: Speaks::Legacy(Arc::clone(&session)),
-        meta: relay::passed_meta(request.params.meta),
+        meta: relay::passed_meta(request.params.meta, Some(session.level())),
         progress: meta.progress_token.map(|t| t.raw().to_owned()),
         traceparent: meta.traceparent.and_then(Raw::string).map(std::borrow::Cow::into_owned),
+        told: session.capabilities.answers_questions().then(ToldList::default),
     };
     match method {
         Method::Ping => done(&exchange),
@@ -149,11 +152,14 @@ fn done(exchange: &Exchange) -> Response<OutBody> {
 async fn set_level(exchange: &Exchange, request: &Request<'_>) -> Response<OutBody> {
     const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
     let level = request.params.get("level").and_then(Raw::string).unwrap_or_default();
-    if !LEVELS.contains(&&*level) {
+    let Some(level) = LEVELS.into_iter().find(|known| *known == level) else {
         return refuse(&Refusal {
             http_status: 200,
             ..Refusal::bad_request(code::INVALID_PARAMS, "`level` is not a log level").with_id(Some(request.id))
         });
+    };
+    if let Speaks::Legacy(session) = &exchange.speaks {
+        session.set_level(level);
     }
     let params = relay::own(&format!("{{\"level\":\"{level}\"}}"));
     let Scope::System(name) = &exchange.scope else { return done(exchange) };

@@ -8,6 +8,7 @@ mod held;
 mod legacy;
 mod lists;
 mod modern;
+pub mod parked;
 mod relay;
 pub mod session;
 

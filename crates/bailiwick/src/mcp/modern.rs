@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::house::House;
 use crate::mcp::call::{Asked, operation_arguments};
 use crate::mcp::exchange::{Exchange, Said, Speaks};
+use crate::mcp::parked::ToldList;
 use crate::mcp::session::Scope;
 use crate::mcp::{OutBody, empty, held, json, lists, refuse, relay};
 use crate::pipeline::Who;
@@ -34,9 +35,10 @@ pub(super) async fn serve(
         scope,
         id: request.id.to_owned(),
         speaks: Speaks::Modern { capabilities: modern.capabilities, declared },
-        meta: relay::passed_meta(request.params.meta),
+        meta: relay::passed_meta(request.params.meta, None),
         progress: modern.meta.progress_token.map(|t| t.raw().to_owned()),
         traceparent: modern.meta.traceparent.and_then(Raw::string).map(std::borrow::Cow::into_owned),
+        told: modern.capabilities.answers_questions().then(ToldList::default),
     };
     match modern.method {
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => {

@@ -101,10 +101,16 @@ async fn pass(exchange: &Exchange, event: Event, pieces: &mpsc::Sender<Bytes>) {
             let Some((id, answered)) = legacy_session(exchange).and_then(|s| s.ask()) else { return };
             let message = format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":{},\"params\":{}}}", quoted(&method), params.raw().text());
             send(pieces, message.as_bytes()).await;
+            let exchange = exchange.clone();
             tokio::spawn(async move {
                 let mut answer = answer;
                 tokio::select! {
-                    given = answered => if let Ok(given) = given { drop(answer.send(given)) },
+                    given = answered => if let Ok(given) = given {
+                        if let Ok(given) = &given {
+                            exchange.note_told(&method, given.raw());
+                        }
+                        drop(answer.send(given));
+                    },
                     () = answer.closed() => {}
                 }
             });
@@ -154,10 +160,18 @@ pub(super) const fn is_call(method: Method) -> bool {
 
 /// The members of a request's `_meta` that are passed on: trace context and the log level. Whatever else stands there is in no
 /// decision and on no record, so it does not reach a system.
-pub(super) fn passed_meta(meta: Option<Raw<'_>>) -> Option<RawBuf> {
+///
+/// A client that shakes hands sets its `level` for the whole session; a system of 2026-07-28 is told with each request.
+pub(super) fn passed_meta(meta: Option<Raw<'_>>, level: Option<&str>) -> Option<RawBuf> {
+    if meta.is_none() && level.is_none() {
+        return None;
+    }
     let mut text = String::from("{");
-    for (key, value) in meta?.members() {
-        if matches!(&*key, "traceparent" | "tracestate" | "baggage" | META_LOG_LEVEL) {
+    if let Some(level) = level {
+        text.push_str(&format!("\"{META_LOG_LEVEL}\":{}", quoted(level)));
+    }
+    for (key, value) in meta.into_iter().flat_map(Raw::members) {
+        if matches!(&*key, "traceparent" | "tracestate" | "baggage") || (key == META_LOG_LEVEL && level.is_none()) {
             if text.len() > 1 {
                 text.push(',');
             }

@@ -22,6 +22,8 @@ const ALL_MAX: usize = 10_000;
 const ASKED_MAX: usize = 64;
 /// Most resources that a session may subscribe to.
 const HEEDED_MAX: usize = 1000;
+/// The log level of a session whose client set none.
+const LEVEL: &str = "info";
 
 /// Which tools an endpoint shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub struct Session {
     asked: Mutex<HashMap<String, oneshot::Sender<ClientAnswer>>>,
     running: Mutex<HashMap<String, CancellationToken>>,
     seen: Mutex<Timestamp>,
+    /// How much its systems log to it: what the client set, else what a server would do unasked.
+    level: Mutex<&'static str>,
     /// Resources that the client subscribed to here.
     heeded: Mutex<BTreeSet<String>>,
     /// What goes to the client outside of any request: its GET stream, if it has one.
@@ -86,6 +90,17 @@ impl Session {
         } else if heeded.len() < HEEDED_MAX {
             heeded.insert(uri.to_owned());
         }
+    }
+
+    /// How much its systems log to it.
+    #[must_use]
+    pub fn level(&self) -> &'static str {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client says how much it wants to read.
+    pub fn set_level(&self, level: &'static str) {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner) = level;
     }
 
     /// Did the client subscribe to it?
@@ -156,6 +171,7 @@ impl Sessions {
             asked: Mutex::default(),
             running: Mutex::default(),
             seen: Mutex::new(now),
+            level: Mutex::new(LEVEL),
             heeded: Mutex::default(),
             stream: Mutex::default(),
         });
@@ -177,6 +193,7 @@ impl Sessions {
             asked: Mutex::default(),
             running: Mutex::default(),
             seen: Mutex::new(Timestamp::default()),
+            level: Mutex::new(LEVEL),
             heeded: Mutex::default(),
             stream: Mutex::default(),
         })
@@ -206,11 +223,10 @@ impl Sessions {
         gone
     }
 
-    /// Forgets those that nobody used for long; gives how many.
-    pub fn expire(&self, now: Timestamp) -> usize {
+    /// Takes out those that nobody used for long.
+    pub fn expire(&self, now: Timestamp) -> Vec<Arc<Session>> {
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
-        let before = by_id.len();
-        by_id.retain(|_, s| s.seen.lock().unwrap_or_else(PoisonError::into_inner).until(now) < IDLE);
-        before.saturating_sub(by_id.len())
+        let idle = |s: &Session| s.seen.lock().unwrap_or_else(PoisonError::into_inner).until(now) >= IDLE;
+        by_id.extract_if(|_, s| idle(s)).map(|(_, s)| s).collect()
     }
 }

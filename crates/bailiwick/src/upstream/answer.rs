@@ -29,8 +29,10 @@ pub(super) struct Exchange<'a> {
 #[derive(Debug)]
 pub(super) enum Answered {
     Reply(Reply),
-    /// The upstream does not know the legacy session any more, and did nothing.
+    /// The upstream does not know the legacy session any more (404), and did nothing.
     SessionLost,
+    /// It refused with a word that may mean the session, or the request: nothing says that it did nothing.
+    SessionDoubtful(Reply),
 }
 
 impl HttpLink {
@@ -68,9 +70,14 @@ impl HttpLink {
         match frame::read(bytes, self.shared.config.frame_bytes_max) {
             Ok(frame::Incoming::Response { id: Some(id), outcome }) if frame::is_ours(id, exchange.id) => reply(&outcome),
             Ok(frame::Incoming::Response { id: None, outcome: Outcome::Error { .. } })
-                if in_session && matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST) =>
+                if in_session && status == StatusCode::NOT_FOUND =>
             {
                 Ok(Answered::SessionLost)
+            }
+            Ok(frame::Incoming::Response { id: None, outcome: outcome @ Outcome::Error { .. } })
+                if in_session && status == StatusCode::BAD_REQUEST =>
+            {
+                Ok(Answered::SessionDoubtful(Reply::from_outcome(&outcome, status.as_u16())))
             }
             Ok(frame::Incoming::Response { id: None, outcome }) => reply(&outcome),
             Ok(frame::Incoming::Response { .. }) => {

@@ -91,7 +91,7 @@ async fn late_discovery(open: Option<OpenCall>) -> About {
 fn modern_process(channel: &Arc<Channel>, about: About) -> Live {
     channel.set_modern();
     let support = EraSupport { modern: true, legacy: None };
-    Live { link: Link::Stdio(Arc::clone(channel)), support, about }
+    Live { link: Link::Stdio(Arc::clone(channel)), support, about, life: 0 }
 }
 
 fn legacy_process(channel: &Arc<Channel>, reply: Reply) -> Result<Live, String> {
@@ -101,7 +101,7 @@ fn legacy_process(channel: &Arc<Channel>, reply: Reply) -> Result<Live, String> 
     let version = agreed_version(about.raw()).ok_or("it speaks no revision that we speak")?;
     channel.send(frame::notification("notifications/initialized", "{}"));
     let support = EraSupport { modern: false, legacy: Some(version) };
-    Ok(Live { link: Link::Stdio(Arc::clone(channel)), support, about: About { modern: None, legacy: Some(about) } })
+    Ok(Live { link: Link::Stdio(Arc::clone(channel)), support, about: About { modern: None, legacy: Some(about) }, life: 0 })
 }
 
 /// Asks an address, both ways unless configured otherwise: dual servers list only the modern revision and still answer
@@ -137,7 +137,7 @@ pub(super) async fn http(shared: &Shared, link: &Arc<HttpLink>) -> Result<Live, 
     if !support.modern && support.legacy.is_none() {
         return Err(failure.unwrap_or_else(|| "it speaks no revision that we speak".to_owned()));
     }
-    Ok(Live { link: Link::Http(Arc::clone(link)), support, about })
+    Ok(Live { link: Link::Http(Arc::clone(link)), support, about, life: 0 })
 }
 
 async fn discover_over_http(link: &Arc<HttpLink>) -> Result<Discovered, UpstreamError> {

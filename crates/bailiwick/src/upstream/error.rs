@@ -21,6 +21,9 @@ pub enum UpstreamError {
     /// The caller stopped waiting.
     #[error("the call was stopped: {words}")]
     Cancelled { words: Words, may_have_run: bool },
+    /// It started anew since its tools were looked at: nothing was sent.
+    #[error("the system is not available: it has started anew, and its tools are looked at first")]
+    Anew,
     /// Its process or connection ended during the call.
     #[error("the system ended during the call: {words}")]
     Died { words: Words, may_have_run: bool },
@@ -40,7 +43,9 @@ impl UpstreamError {
     }
 
     fn parts(&self) -> (&Words, bool) {
+        const ANEW: &Words = &Cow::Borrowed("it has started anew, and its tools are looked at first");
         match self {
+            Self::Anew => (ANEW, false),
             Self::Unavailable { words, may_have_run }
             | Self::Timeout { words, may_have_run }
             | Self::Broken { words, may_have_run }
@@ -65,7 +70,7 @@ impl UpstreamError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Unavailable { may_have_run: false, .. } | Self::Died { may_have_run: false, .. } => ErrorCode::UpstreamUnavailable,
+            Self::Anew | Self::Unavailable { may_have_run: false, .. } | Self::Died { may_have_run: false, .. } => ErrorCode::UpstreamUnavailable,
             Self::Timeout { .. } => ErrorCode::UpstreamTimeout,
             Self::Cancelled { .. } => ErrorCode::CallCancelled,
             Self::Unavailable { .. } | Self::Broken { .. } | Self::Died { .. } => ErrorCode::UpstreamBroken,

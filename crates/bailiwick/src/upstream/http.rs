@@ -27,6 +27,8 @@ const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Messages on their way to one upstream that nobody waits for. What exceeds it is not sent.
 const TELLING_MAX: usize = 64;
+/// Questions of one upstream that may wait for clients.
+const ASKING_MAX: usize = 256;
 
 const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 const ACCEPT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -43,6 +45,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, pool: Pool) {
         next_id: AtomicU64::new(1),
         sessions: Sessions::default(),
         telling: Arc::new(Semaphore::new(TELLING_MAX)),
+        asking: Arc::new(Semaphore::new(ASKING_MAX)),
         suspect: Notify::new(),
     });
     let work = async {
@@ -68,7 +71,7 @@ async fn find(shared: &Shared, link: &Arc<HttpLink>) {
         let why = match super::detect::http(shared, link).await {
             Ok(live) => {
                 tracing::info!(system = %shared.system(), support = ?live.support, "a system is ready");
-                return shared.set(State::Ready(Arc::new(live)));
+                return shared.ready(live);
             }
             Err(why) => why,
         };
@@ -89,7 +92,7 @@ async fn find_again(shared: &Shared, link: &Arc<HttpLink>) {
         tokio::time::sleep(wait).await;
         if let Ok(live) = super::detect::http(shared, link).await {
             tracing::info!(system = %shared.system(), support = ?live.support, "a system is back");
-            shared.set(State::Ready(Arc::new(live)));
+            shared.ready(live);
             // The search itself may have raised suspicion.
             let _ = link.suspect.notified().now_or_never();
             return shared.notice_return();
@@ -107,6 +110,8 @@ pub(super) struct HttpLink {
     pub(super) sessions: Sessions,
     /// Messages on their way that nobody waits for: an upstream that asks without end must not keep us busy without end.
     pub(super) telling: Arc<Semaphore>,
+    /// Questions that wait for a client's answer.
+    pub(super) asking: Arc<Semaphore>,
     /// Told when the server cannot be reached, or does not answer like what it was.
     pub(super) suspect: Notify,
 }
@@ -135,6 +140,15 @@ impl HttpLink {
                         Answered::SessionLost => {
                             scope.unmark_sent();
                             self.sessions.forget(request.session, version, &shown, &session).await;
+                            // A server that forgot its sessions has started anew, and may have other tools.
+                            self.shared.lives_anew(session.life);
+                            self.shared.check_life(request, self.shared.life())?;
+                        }
+                        Answered::SessionDoubtful(reply) => {
+                            self.sessions.forget(request.session, version, &shown, &session).await;
+                            if !is_safe(request.method) {
+                                return Ok(reply);
+                            }
                         }
                     }
                 }
@@ -161,7 +175,9 @@ impl HttpLink {
         let (conn, response) = self.send(http, is_safe(request.method), Some(scope)).await?;
         match self.answer(conn, response, &exchange).await? {
             Answered::Reply(reply) => Ok(reply),
-            Answered::SessionLost => Err(UpstreamError::unavailable("it wants a session that this revision has not")),
+            Answered::SessionLost | Answered::SessionDoubtful(_) => {
+                Err(UpstreamError::unavailable("it wants a session that this revision has not"))
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! A modern upstream's `subscriptions/listen`, kept open for as long as someone wants it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bailiwick_wire::json::Limits;
@@ -13,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::answer::{Content, content};
 use super::http::HttpLink;
 use super::stream::{Resume, Source};
-use super::{CallScope, Link, Live, Reply, SessionKey, Shared, State, Upstream, UpstreamRequest, UseEra};
+use super::{CallScope, Link, Live, Reply, SessionKey, Shared, State, Upstream, UpstreamError, UpstreamRequest, UseEra};
 
 /// A subscription that lasted this long was a good one: the next attempt comes soon.
 const GOOD: Duration = Duration::from_secs(60);
@@ -23,6 +24,13 @@ const GOOD: Duration = Duration::from_secs(60);
 pub struct Listening {
     _stop: DropGuard,
 }
+
+/// Subscriptions to resources of clients that shake hands, at one upstream in all and under one key: each keeps a stream open.
+const SUBSCRIPTIONS_MAX: usize = 256;
+const OF_KEY_MAX: usize = 16;
+
+/// What clients that shake hands subscribed to at an upstream that does not: by session and resource.
+pub(super) type Subscriptions = Mutex<HashMap<(SessionKey, String), Listening>>;
 
 /// How one subscription ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +59,45 @@ impl Upstream {
             }
         });
         Listening { _stop: stop.drop_guard() }
+    }
+}
+
+impl Upstream {
+    /// `resources/subscribe` and its opposite to an upstream of 2026-07-28, which has `subscriptions/listen` in their place. `None`: it
+    /// is another request.
+    pub(super) fn subscribe_by_listening(&self, request: &UpstreamRequest<'_>, live: &Live) -> Option<Result<Reply, UpstreamError>> {
+        let subscribe = match (request.era, request.method) {
+            (UseEra::Modern { .. }, Method::ResourcesSubscribe) => true,
+            (UseEra::Modern { .. }, Method::ResourcesUnsubscribe) => false,
+            _ => return None,
+        };
+        if !live.support.modern {
+            return None;
+        }
+        let done = Ok(Reply::Result(Raw::EMPTY_OBJECT.to_owned()));
+        let Some(uri) = request.params.member("uri") else { return Some(Err(UpstreamError::unavailable("the resource is not named"))) };
+        let key = (request.session.clone(), uri.text().to_owned());
+        let mut kept = self.shared.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        if !subscribe {
+            kept.remove(&key);
+            return Some(done);
+        }
+        if kept.contains_key(&key) {
+            return Some(done);
+        }
+        if kept.len() >= SUBSCRIPTIONS_MAX || kept.keys().filter(|(session, _)| session == request.session).count() >= OF_KEY_MAX {
+            return Some(Err(UpstreamError::unavailable("too many subscriptions are open there")));
+        }
+        let filter = format!(r#"{{"resourceSubscriptions":[{}]}}"#, uri.text());
+        let filter = Raw::parse(filter.as_bytes(), &Limits::REQUEST).map(Raw::to_owned);
+        let Ok(filter) = filter else { return Some(Err(UpstreamError::unavailable("the resource is not named"))) };
+        kept.insert(key, self.listen(&filter));
+        Some(done)
+    }
+
+    /// Ends the subscriptions under `key`.
+    pub(super) fn end_subscriptions(&self, key: &SessionKey) {
+        self.shared.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).retain(|(session, _), _| session != key);
     }
 }
 

@@ -41,6 +41,8 @@ const NOTICES_KEPT: usize = 256;
 /// The longest notification passed on, in bytes of its parameters.
 const NOTICE_BYTES_MAX: usize = 64 << 10;
 const EVENT_BYTES_MAX: usize = 1 << 20;
+/// How much longer than a call without questions a client may take to answer one.
+const ANSWER_TIME: Duration = Duration::from_secs(300);
 /// A start that ends sooner than this is waited for; a later one fails the call at once.
 const SHORT_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -60,6 +62,8 @@ struct Shared {
     counters: Counters,
     stop: CancellationToken,
     workers: TaskTracker,
+    lives: AtomicU64,
+    subscriptions: listen::Subscriptions,
 }
 
 #[derive(Debug, Clone)]
@@ -76,9 +80,11 @@ struct Live {
     link: Link,
     support: EraSupport,
     about: About,
+    /// Which life of the server this is: it may have other tools than in the one before.
+    life: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Link {
     Stdio(Arc<stdio::Channel>),
     Http(Arc<http::HttpLink>),
@@ -156,6 +162,8 @@ pub struct UpstreamRequest<'a> {
     /// Instead of the configured `call_timeout`.
     pub timeout: Option<Duration>,
     pub cancel: CancellationToken,
+    /// The life of the server in which the tool was looked at ([`Upstream::life`]); in another one nothing is sent.
+    pub life: Option<u64>,
     /// The call's own lease, instead of the upstream's injector (HTTP). A legacy session keeps that of its first call.
     pub inject: Option<Arc<dyn Inject>>,
 }
@@ -174,6 +182,7 @@ impl<'a> UpstreamRequest<'a> {
             headers: &[],
             timeout: None,
             cancel: CancellationToken::new(),
+            life: None,
             inject: None,
         }
     }
@@ -287,6 +296,8 @@ impl Upstream {
             counters: Counters::default(),
             stop: stop.clone(),
             workers: TaskTracker::new(),
+            lives: AtomicU64::new(0),
+            subscriptions: listen::Subscriptions::default(),
         });
         match http {
             Some(pool) => shared.workers.spawn(http::supervise(Arc::clone(&shared), pool)),
@@ -306,6 +317,10 @@ impl Upstream {
         let call = CallScope { cancel: request.cancel.clone(), sent: AtomicU64::new(0) };
         let work = async {
             let live = self.shared.live().await?;
+            if let Some(subscribed) = self.subscribe_by_listening(&request, &live) {
+                return subscribed;
+            }
+            self.shared.check_life(&request, live.life)?;
             check_era(&request, live.support)?;
             let reply = match &live.link {
                 Link::Stdio(channel) => channel.call(&self.shared, &request, events, &call).await,
@@ -327,8 +342,9 @@ impl Upstream {
         }
     }
 
-    /// Ends what legacy sessions there are under `key`. Waits for the upstream's word, but not long.
+    /// Ends what legacy sessions and subscriptions there are under `key`. Waits for the upstream's word, but not long.
     pub async fn end_session(&self, key: &SessionKey) {
+        self.end_subscriptions(key);
         let state = self.shared.state.borrow().clone();
         if let State::Ready(live) = state
             && let Link::Http(link) = &live.link
@@ -368,6 +384,13 @@ impl Upstream {
             State::Ready(live) => Some(live.support),
             State::Starting | State::BackingOff { .. } | State::Stopped => None,
         }
+    }
+
+    /// Which life of the server this is, counted from 1; 0 before the first. It moves whenever the server was away or forgot its
+    /// sessions.
+    #[must_use]
+    pub fn life(&self) -> u64 {
+        self.shared.life()
     }
 
     /// What it says about itself, once that is known.
@@ -438,6 +461,32 @@ impl CallScope {
 impl Shared {
     fn set(&self, state: State) {
         self.state.send_replace(state);
+    }
+
+    /// It takes calls, in a new life.
+    fn ready(&self, live: Live) {
+        let life = self.lives.fetch_add(1, Ordering::AcqRel).saturating_add(1);
+        self.set(State::Ready(Arc::new(Live { life, ..live })));
+    }
+
+    /// The server forgot a session of this life, so it has started anew: its tools are looked at before the next call of one.
+    fn lives_anew(&self, life: u64) {
+        let live = match &*self.state.borrow() {
+            State::Ready(live) => Some(Arc::clone(live)),
+            State::Starting | State::BackingOff { .. } | State::Stopped => None,
+        };
+        if let Some(live) = live.filter(|live| live.life == life) {
+            self.ready(Live { link: live.link.clone(), support: live.support, about: live.about.clone(), life: 0 });
+            self.notice_return();
+        }
+    }
+
+    fn life(&self) -> u64 {
+        self.lives.load(Ordering::Acquire)
+    }
+
+    fn check_life(&self, request: &UpstreamRequest<'_>, now: u64) -> Result<(), UpstreamError> {
+        if request.life.is_none_or(|life| life == now) { Ok(()) } else { Err(UpstreamError::Anew) }
     }
 
     fn is_stopped(&self) -> bool {

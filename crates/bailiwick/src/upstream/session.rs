@@ -19,8 +19,9 @@ use super::http::{HttpLink, PROTOCOL_VERSION, SESSION_ID};
 use super::stream::{Resume, Source};
 use super::{Reply, SessionKey, UpstreamError};
 
-/// Sessions that may be open at one upstream.
+/// Sessions that may be open at one upstream, and under one key: a client that declares ever other capabilities must not fill it.
 const SESSIONS_MAX: usize = 1024;
+const OF_KEY_MAX: usize = 16;
 /// The longest session id taken, in bytes.
 const SESSION_ID_BYTES_MAX: usize = 4096;
 /// How long the end of a session may take.
@@ -60,6 +61,8 @@ pub(super) struct Session {
     pub(super) inject: Arc<dyn Inject>,
     /// The result of the handshake.
     pub(super) about: RawBuf,
+    /// The life of the server in which it was opened.
+    pub(super) life: u64,
     /// Ends the standalone stream with the session.
     _stream: DropGuard,
 }
@@ -79,7 +82,10 @@ impl Sessions {
     pub(super) fn slot(&self, key: &SessionKey, version: Version, capabilities: &str) -> Result<Arc<Slot>, UpstreamError> {
         let key = SlotKey { key: key.clone(), version, capabilities: capabilities.into() };
         let mut slots = self.slots();
-        if slots.len() >= SESSIONS_MAX && !slots.contains_key(&key) {
+        let full = |slots: &HashMap<SlotKey, Arc<Slot>>| {
+            slots.len() >= SESSIONS_MAX || slots.keys().filter(|slot| slot.key == key.key).count() >= OF_KEY_MAX
+        };
+        if !slots.contains_key(&key) && full(&slots) {
             return Err(UpstreamError::unavailable("too many sessions are open there"));
         }
         Ok(Arc::clone(slots.entry(key).or_default()))
@@ -127,6 +133,7 @@ impl HttpLink {
         capabilities: &str,
         inject: &Arc<dyn Inject>,
     ) -> Result<Arc<Session>, UpstreamError> {
+        let life = self.shared.life();
         let id = self.next_id();
         let params = frame::initialize_params(version, capabilities);
         let params = frame::owned(&params, params.len()).ok_or_else(|| UpstreamError::unavailable("the client's capabilities are not usable"))?;
@@ -137,14 +144,14 @@ impl HttpLink {
         let exchange = Exchange { id, session: None, modern: false, events: None, token: None };
         let about = match self.answer(conn, response, &exchange).await? {
             Answered::Reply(Reply::Result(about)) => about,
-            Answered::Reply(Reply::Error { .. }) | Answered::SessionLost => {
+            Answered::Reply(Reply::Error { .. }) | Answered::SessionLost | Answered::SessionDoubtful(_) => {
                 return Err(UpstreamError::unavailable("it refuses the handshake"));
             }
         };
         let agreed = agreed_version(about.raw()).filter(|version| *version >= Version::V2025_03_26);
         let version = agreed.ok_or_else(|| UpstreamError::unavailable("it speaks no revision that we speak"))?;
         let stop = CancellationToken::new();
-        let session = Arc::new(Session { id: session_id, version, inject: Arc::clone(inject), about, _stream: stop.clone().drop_guard() });
+        let session = Arc::new(Session { id: session_id, version, inject: Arc::clone(inject), about, life, _stream: stop.clone().drop_guard() });
         self.tell(&session, frame::notification("notifications/initialized", "{}")).await?;
         self.follow_later(key, &session, stop);
         Ok(session)

@@ -86,7 +86,7 @@ async fn serve(shared: &Arc<Shared>, channel: &Arc<Channel>, again: bool) -> Str
     match tokio::time::timeout(shared.config.start_timeout, found).await {
         Ok(Ok(live)) => {
             tracing::info!(system = %shared.system(), support = ?live.support, "a system is ready");
-            shared.set(State::Ready(Arc::new(live)));
+            shared.ready(live);
             if again {
                 shared.notice_return();
             }

@@ -185,13 +185,13 @@ impl HttpLink {
     }
 
     fn answer_later(self: &Arc<Self>, session: &Arc<Session>, id: IdBuf, answered: oneshot::Receiver<super::ClientAnswer>) {
-        let Ok(place) = Arc::clone(&self.telling).try_acquire_owned() else {
-            return;
+        let Ok(place) = Arc::clone(&self.asking).try_acquire_owned() else {
+            return self.tell_later(session, frame::client_answer(id.as_str(), None));
         };
         let (link, session) = (Arc::clone(self), Arc::clone(session));
         self.shared.workers.spawn(async move {
             let _place = place;
-            let limit = link.shared.config.call_timeout;
+            let limit = link.shared.config.call_timeout.saturating_add(super::ANSWER_TIME);
             let outcome = tokio::time::timeout(limit, answered).await.ok().and_then(Result::ok);
             if let Err(error) = link.tell(&session, frame::client_answer(id.as_str(), outcome)).await {
                 tracing::debug!(system = %link.shared.system(), %error, "a client's answer was not taken");

@@ -84,6 +84,12 @@ pub struct ClientCapabilities {
 }
 
 impl ClientCapabilities {
+    /// May a server ask such a client anything at all?
+    #[must_use]
+    pub const fn answers_questions(self) -> bool {
+        self.elicitation_form || self.elicitation_url || self.sampling || self.roots
+    }
+
     /// Reads a capabilities object. What is not an object is not declared; `"elicitation":{}` means forms only.
     pub fn read(raw: Raw<'_>) -> Self {
         let mut capabilities = Self::default();

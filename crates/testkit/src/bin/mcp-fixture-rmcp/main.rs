@@ -5,6 +5,7 @@
 mod async_results;
 mod catalogue;
 mod contents;
+mod conversation;
 mod legacy;
 mod rounds;
 mod server;

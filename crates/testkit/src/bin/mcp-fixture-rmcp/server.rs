@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rmcp::model::{
     CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, ClientCapabilities, CompleteRequestParams, CompleteResult, CompletionInfo,
-    GetPromptRequestParams, GetPromptResponse, GetTaskParams, GetTaskResult, Implementation, JsonObject, ListPromptsResult,
+    GetPromptRequestParams, GetPromptResponse, GetTaskParams, GetTaskResult, Implementation, InputRequiredResult, InputResponses, JsonObject, ListPromptsResult,
     ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse,
     ServerCapabilities, ServerConfig, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
     UpdateTaskParams,
@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::catalogue::Catalogue;
 use crate::rounds::{self, Round, StateSeal};
-use crate::{async_results, contents, legacy};
+use crate::{async_results, contents, conversation, legacy};
 
 const TTL_MS: u64 = 60_000;
 
@@ -73,14 +73,16 @@ impl Fixture {
             "test_missing_capability" => needs_sampling(context),
             "test_trigger_tool_change" => return self.announce(true).await,
             "test_trigger_prompt_change" => return self.announce(false).await,
-            "test_streaming_elicitation" => {
-                let question = rounds::ask("A word, please", &json!({"value": {"type": "string"}}));
-                return rounds::ask_once("word", question).map(Into::into);
-            }
+            "test_streaming_elicitation" => return streaming_question().map(Into::into),
             _ => Err(ErrorData::invalid_params(format!("Unknown tool: {name}"), None)),
         };
         result.map(Into::into)
     }
+}
+
+fn streaming_question() -> Result<InputRequiredResult, ErrorData> {
+    let question = rounds::ask("A word, please", &json!({"value": {"type": "string"}}));
+    rounds::ask_once("word", question)
 }
 
 fn needs_sampling(context: &RequestContext<RoleServer>) -> Result<rmcp::model::CallToolResult, ErrorData> {
@@ -121,8 +123,27 @@ impl ServerHandler for Fixture {
     async fn call_tool(&self, request: CallToolRequestParams, context: RequestContext<RoleServer>) -> Result<CallToolResponse, ErrorData> {
         let arguments = request.arguments.unwrap_or_default();
         let capabilities = context.client_capabilities();
-        let round =
-            Round { responses: request.input_responses.as_ref(), state: request.request_state.as_deref(), capabilities: capabilities.as_ref() };
+        let (mut responses, mut state) = (request.input_responses, request.request_state);
+        if !conversation::takes_rounds(&context) {
+            loop {
+                let round = Round { responses: responses.as_ref(), state: state.as_deref(), capabilities: capabilities.as_ref() };
+                let asked = if request.name == "test_streaming_elicitation" && responses.is_none() {
+                    Some(streaming_question().map(Into::into))
+                } else {
+                    rounds::call(&self.seal, &request.name, &round)
+                };
+                match asked {
+                    Some(Ok(CallToolResponse::InputRequired(questions))) => {
+                        responses = Some(conversation::ask(&context, &questions).await?);
+                        state = questions.request_state;
+                    }
+                    Some(other) => return other,
+                    None if responses.is_some() => return contents::text_result("Answered.").map(Into::into),
+                    None => break,
+                }
+            }
+        }
+        let round = Round { responses: responses.as_ref(), state: state.as_deref(), capabilities: capabilities.as_ref() };
         if let Some(result) = contents::of_tool(&request.name) {
             return result.map(Into::into);
         }
@@ -143,11 +164,17 @@ impl ServerHandler for Fixture {
 
     async fn get_prompt(&self, request: GetPromptRequestParams, context: RequestContext<RoleServer>) -> Result<GetPromptResponse, ErrorData> {
         if request.name == "test_input_required_result_prompt" {
-            return rounds::contextual_prompt(&Round {
-                responses: request.input_responses.as_ref(),
-                state: request.request_state.as_deref(),
-                capabilities: context.client_capabilities().as_ref(),
-            });
+            let capabilities = context.client_capabilities();
+            let ask = |responses: Option<&InputResponses>| {
+                let state = request.request_state.as_deref();
+                rounds::contextual_prompt(&Round { responses, state, capabilities: capabilities.as_ref() })
+            };
+            return match ask(request.input_responses.as_ref())? {
+                GetPromptResponse::InputRequired(questions) if !conversation::takes_rounds(&context) => {
+                    ask(Some(&conversation::ask(&context, &questions).await?))
+                }
+                other => Ok(other),
+            };
         }
         contents::of_prompt(&request.name, &request.arguments.unwrap_or_default()).map(Into::into)
     }
