@@ -6,6 +6,7 @@ mod exports;
 mod health;
 mod hold_view;
 mod holds;
+mod ledger;
 mod oauth;
 mod problem;
 mod record;
@@ -44,7 +45,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub fn router(house: Arc<House>) -> Router {
     metrics_handle();
     let api = Arc::new(Api::new(house));
-    let routes = all().router;
+    let routes = all().router.merge(ledger::files());
     routes
         .fallback(async || Problem::invalid("there is no such route").with_status(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(async || Problem::invalid("the route does not take this method").with_status(StatusCode::METHOD_NOT_ALLOWED))
@@ -74,7 +75,7 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
         tasks::TaskDocument, tasks::GrantedTool, tasks::OpenedDocument, tasks::TaskList, crate::tasks::TaskRequest, crate::tasks::AskedBudget,
         holds::HoldDocument, holds::HoldList, holds::Decision,
         registry::ToolDocument, registry::ToolList, registry::Classification, registry::AgentDocument, registry::AgentList,
-        registry::SystemDocument, registry::SystemList, record::LedgerPage, record::LedgerEntry, health::Readiness, exports::ExportList, crate::export::ExportStatus,
+        registry::SystemDocument, registry::SystemList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus,
         crate::trace::Trace, crate::trace::Chain, crate::trace::TracedTask, crate::trace::Decision, crate::trace::TracedHold,
         crate::trace::Outcome, crate::trace::Entry, crate::trace::Head, web::SignInCode, web::SignInForm, web::DecisionForm,
     )),
@@ -134,6 +135,8 @@ fn all() -> Routes {
         .add(record::__path_trace, record::trace)
         .add(record::__path_checkpoint, record::checkpoint)
         .add(record::__path_entries, record::entries)
+        .add(ledger::__path_receipt, ledger::receipt)
+        .add(ledger::__path_status, ledger::status)
         .add(web::__path_sign_in_code, web::sign_in_code)
         .add(web::__path_sign_in_page, web::sign_in_page)
         .add(web::__path_sign_in, web::sign_in)
@@ -193,7 +196,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let paths = document["paths"].as_object().unwrap();
         let operations: Vec<_> = paths.values().flat_map(|p| p.as_object().unwrap().values()).collect();
-        assert_eq!(operations.len(), 37);
+        assert_eq!(operations.len(), 39);
         for operation in operations {
             assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{operation}");
             assert!(operation["responses"]["default"].is_object(), "{operation}");

@@ -67,6 +67,8 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("get", "/v1/ledger/checkpoint", Public, None),
         ("get", "/v1/exports", Role("aud"), None),
         ("get", "/v1/ledger/entries", Role("aud"), None),
+        ("get", "/v1/ledger/receipts/{id}", Person, None),
+        ("get", "/v1/ledger/status", Person, None),
         ("post", "/v1/sign-in-codes", Person, None),
         ("get", "/sign-in", Public, None),
         ("post", "/sign-in", Form, None),
