@@ -15,7 +15,7 @@ use crate::cli::client::{ApiClient, items};
 use crate::cli::http::ClientError;
 use crate::cli::key_files::{AgentKey, PersonKey};
 use crate::cli::screen::{HeldCall, Style, field, line, short, text, texts};
-use crate::cli::{Failure, decide, ledger, say};
+use crate::cli::{Failure, decide, ledger, say, trace};
 use crate::config::Config;
 use client::{Reply, TaskClient};
 use stage::Stage;
@@ -317,7 +317,7 @@ impl Story {
     async fn trace(&self, hold: &str) -> Result<(), Failure> {
         self.heading(&format!("Later somebody asks who did that: bailiwick trace {}", short(hold))).await;
         let trace = self.cast.api.get(&self.cast.owner, &format!("/v1/trace/{hold}")).await?;
-        let story = ledger::story(&trace, self.style);
+        let story = trace::story(&trace, self.style);
         for must in [self.cast.agent.spiffe_id.as_str(), self.cast.owner.name.as_str(), self.cast.approver.name.as_str(), "shop.refund_order", MODEL]
         {
             expect(story.contains(must), &format!("the trace should name {must}"), &trace)?;

@@ -124,6 +124,21 @@ pub fn export(data_dir: &Path, out: &Path) -> Result<u64, AccessError> {
     })
 }
 
+/// Throws the index of a data directory away and makes it anew from the ledger, while no broker runs on it. Gives the number of entries
+/// in it.
+///
+/// # Errors
+/// `Absent`; `Running` if a broker runs there: it does it itself when an operator asks; or the store's.
+pub fn rebuild_index(data_dir: &Path) -> Result<u64, AccessError> {
+    apart(async {
+        let source = Source::open(data_dir).await?;
+        let Source::Store(store) = &source else { return Err(AccessError::Running("ask it as an operator".to_owned())) };
+        let rebuilt = store.rebuild_index().await;
+        source.close().await;
+        Ok(rebuilt?)
+    })
+}
+
 /// The log's public key and name, as the data directory has them.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ mod record;
 mod registry;
 mod routes;
 mod tasks;
+mod trace;
 mod web;
 
 use std::sync::Arc;
@@ -77,7 +78,12 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
         registry::ToolDocument, registry::ToolList, registry::Classification, registry::AgentDocument, registry::AgentList,
         registry::SystemDocument, registry::SystemList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus,
         crate::trace::Trace, crate::trace::Chain, crate::trace::TracedTask, crate::trace::Decision, crate::trace::TracedHold,
-        crate::trace::Outcome, crate::trace::Entry, crate::trace::Head, web::SignInCode, web::SignInForm, web::DecisionForm,
+        crate::trace::Outcome, crate::trace::Entry, crate::trace::Head, crate::trace::asked::Page, trace::Rebuilt,
+        crate::trace::changes::Changes, crate::trace::changes::Change, crate::trace::changes::Answered, crate::trace::changes::Read,
+        crate::trace::changes::Redefined, crate::trace::person::Answerable, crate::trace::person::OwnedAgent, crate::trace::person::TaskLine,
+        crate::trace::person::CallLine, crate::trace::person::ApprovalLine, crate::trace::person::DeedLine, crate::trace::difference::Difference,
+        crate::trace::difference::Stretch, crate::trace::difference::Differing, crate::trace::difference::Appeared, crate::trace::difference::Number,
+        web::SignInCode, web::SignInForm, web::DecisionForm,
     )),
 )]
 struct Document;
@@ -132,7 +138,12 @@ fn all() -> Routes {
         .add(registry::__path_classify, registry::classify)
         .add(registry::__path_agents, registry::agents)
         .add(registry::__path_systems, registry::systems)
-        .add(record::__path_trace, record::trace)
+        .add(trace::__path_trace, trace::trace)
+        .add(trace::__path_entries, trace::entries)
+        .add(trace::__path_changes, trace::changes)
+        .add(trace::__path_person_report, trace::person_report)
+        .add(trace::__path_difference_report, trace::difference_report)
+        .add(trace::__path_rebuild_index, trace::rebuild_index)
         .add(record::__path_checkpoint, record::checkpoint)
         .add(record::__path_entries, record::entries)
         .add(ledger::__path_receipt, ledger::receipt)
@@ -196,7 +207,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let paths = document["paths"].as_object().unwrap();
         let operations: Vec<_> = paths.values().flat_map(|p| p.as_object().unwrap().values()).collect();
-        assert_eq!(operations.len(), 39);
+        assert_eq!(operations.len(), 44);
         for operation in operations {
             assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{operation}");
             assert!(operation["responses"]["default"].is_object(), "{operation}");

@@ -1,18 +1,17 @@
-//! The record over the API: traces for those whom a call concerns, the ledger for auditors, its signed head for everybody.
+//! The record over the API: the ledger for auditors, its signed head for everybody.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bailiwick_core::{CallId, ErrorCode, HoldId, Role};
+use bailiwick_core::{ErrorCode, Role};
 use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::asker::{Api, ByPerson, has, need};
-use super::body::{Asked, Named};
+use super::asker::{Api, ByPerson, need};
+use super::body::Asked;
 use super::problem::Problem;
-use crate::trace::{Subject, Trace};
 
 /// Most entries in one answer.
 const ENTRIES_MAX: u64 = 1000;
@@ -49,32 +48,6 @@ pub(super) struct LedgerPage {
     checkpoint: String,
     /// The entries.
     entries: Vec<LedgerEntry>,
-}
-
-/// Everything known of a call, a held call or a ledger entry: from the model to the owner.
-#[utoipa::path(
-    get, path = "/v1/trace/{id}", tag = "record", params(("id" = String, Path, description = "A call, a held call, or the index of a ledger entry.")),
-    responses((status = 200, description = "The trace.", body = Trace)),
-    security(("person" = [])),
-)]
-pub(super) async fn trace(State(api): State<Arc<Api>>, by: ByPerson, name: Named) -> Result<Response, Problem> {
-    let absent = || Problem::because(ErrorCode::HoldAbsent, "there is nothing on record under this id");
-    let subject = if let Ok(call) = name.0.parse::<CallId>() {
-        Subject::Call(call)
-    } else if let Ok(hold) = name.0.parse::<HoldId>() {
-        Subject::Hold(hold)
-    } else if let Ok(index) = name.0.parse::<u64>() {
-        Subject::Entry(index)
-    } else {
-        return Err(absent());
-    };
-    let trace = Trace::of(&api.house.store, subject).await?.ok_or_else(absent)?;
-    let person = &by.person;
-    // Its owner, the person on whose behalf, whoever was asked to approve it, auditors and operators. For all others it is not there.
-    if !has(person, &[Role::Auditor, Role::Operator]) && !trace.concerns(&person.name) {
-        return Err(absent());
-    }
-    Ok(axum::Json(trace).into_response())
 }
 
 /// The signed head of the ledger (C2SP tlog-checkpoint). Public: whoever keeps one can later show a fork.

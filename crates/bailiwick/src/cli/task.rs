@@ -58,7 +58,7 @@ impl Wish {
 }
 
 /// `90`, `90s`, `30m`, `2h` or `1d`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let expected = || "expected a number with `s`, `m`, `h` or `d`, such as `30m`".to_owned();
     let (number, unit) = match text.char_indices().next_back() {
         Some((at, 's')) => (text.get(..at), 1),

@@ -36,3 +36,5 @@ mod running;
 mod support;
 #[cfg(test)]
 mod third_party;
+#[cfg(test)]
+mod trace;

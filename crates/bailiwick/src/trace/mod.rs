@@ -1,13 +1,22 @@
-//! A trace: everything on record about one call, from the model that was claimed to the person who answers, put together from the ledger.
+//! A trace: everything on record about one call, from the model that was claimed to the person who answers, put together from the
+//! ledger, each entry with its proof. And the other ways to ask: by what an entry says, by person, by task, by time.
 
-use std::collections::BTreeSet;
+pub mod asked;
+pub mod changes;
+pub mod difference;
+pub mod person;
+pub mod proof;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{CallId, Hold, HoldId, PersonName, TaskId, Timestamp};
-use bailiwick_store::{EntryRow, Store, StoreError, TaskRow};
+use bailiwick_core::{CallId, Hold, HoldId, IncidentId, PersonName, TaskId, Timestamp};
+use bailiwick_store::{EntryRow, Fact, Field, Search, Store, StoreError, TaskRow};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
+
+pub use proof::{Entry, Head, Nodes};
 
 /// What a trace is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -16,13 +25,34 @@ pub enum Subject {
     Call(CallId),
     /// A held call.
     Hold(HoldId),
+    /// A task.
+    Task(TaskId),
+    /// An incident.
+    Incident(IncidentId),
     /// The entry at an index.
     Entry(u64),
 }
 
-/// Entries of a task that are looked through for its beginning and its end.
-const TASK_ENTRIES_MAX: usize = 60_000;
-const PAGE: usize = 1000;
+impl std::str::FromStr for Subject {
+    type Err = NoSubject;
+
+    fn from_str(text: &str) -> Result<Self, NoSubject> {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let index = || digits.then(|| text.parse().ok().map(Self::Entry)).flatten();
+        let call = text.parse().ok().map(Self::Call).or_else(|| text.parse().ok().map(Self::Hold));
+        call.or_else(|| text.parse().ok().map(Self::Task)).or_else(|| text.parse().ok().map(Self::Incident)).or_else(index).ok_or(NoSubject)
+    }
+}
+
+/// A text that names nothing that can be traced.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("expected a call, a held call, a task, an incident, or the index of an entry")]
+pub struct NoSubject;
+
+/// Entries of a task that its trace shows, from its opening on. All of them are found by [`asked`].
+const OF_TASK_MAX: usize = 200;
+/// Entries of a task beside those of the call that a trace shows: opening, end, leases.
+const BESIDE_MAX: usize = 100;
 
 /// Everything on record about a call.
 #[derive(Debug, Serialize, ToSchema)]
@@ -201,46 +231,30 @@ pub struct Outcome {
     pub entry: u64,
 }
 
-/// One entry of the ledger.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Entry {
-    /// Its index.
-    pub index: u64,
-    /// Its leaf hash, in hex.
-    pub leaf: String,
-    /// What it says.
-    #[schema(value_type = Object)]
-    pub entry: Value,
-}
-
-/// The signed head of the ledger.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Head {
-    /// The number of entries.
-    pub size: u64,
-    /// The root over them, in hex.
-    pub root: String,
-    /// The signed note.
-    pub checkpoint: String,
-}
-
 impl Trace {
-    /// Puts together what is on record. `None` if there is nothing under that name.
+    /// Puts together what is on record, from any log: a running house's, or one that is only read. `None` if there is nothing under that
+    /// name.
     ///
     /// # Errors
     /// The store's.
-    pub async fn of(store: &Store, subject: Subject) -> Result<Option<Self>, StoreError> {
+    pub async fn of(store: &Store, nodes: &Nodes, subject: Subject) -> Result<Option<Self>, StoreError> {
         let mut gathered = Gathered::default();
         match subject {
             Subject::Call(call) => gathered.call(store, call).await?,
             Subject::Hold(hold) => gathered.held(store, hold).await?,
             Subject::Entry(index) => gathered.entry(store, index).await?,
+            Subject::Task(task) => gathered.whole_task(store, task).await?,
+            Subject::Incident(incident) => gathered.incident(store, incident).await?,
         }
-        if gathered.entries.is_empty() {
+        if gathered.rows.is_empty() {
             return Ok(None);
         }
         gathered.of_task(store).await?;
-        Ok(Some(gathered.trace(store)))
+        // The head after the entries: it covers all of them.
+        let head = store.head();
+        let entries = nodes.prove(store, &head, std::mem::take(&mut gathered.rows).into_values().collect()).await?;
+        gathered.entries = entries.into_iter().map(|e| (e.index, e)).collect();
+        Ok(Some(gathered.trace(Head::of(&head))))
     }
 
     /// Does it concern this person: as owner, subject, or one of those who were asked?
@@ -253,24 +267,30 @@ impl Trace {
 /// Entries by index, each with its body, and the rows that belong to them.
 #[derive(Default)]
 struct Gathered {
-    entries: std::collections::BTreeMap<u64, Entry>,
+    rows: BTreeMap<u64, EntryRow>,
+    entries: BTreeMap<u64, Entry>,
     call: Option<CallId>,
     hold: Option<Hold>,
     task: Option<TaskRow>,
     task_id: Option<TaskId>,
 }
 
+/// A member of an entry's body.
+fn member<T: std::str::FromStr>(row: &EntryRow, name: &str) -> Option<T> {
+    let body: Value = serde_json::from_slice(&row.body).ok()?;
+    body.get(name)?.as_str()?.parse().ok()
+}
+
 impl Gathered {
-    fn take(&mut self, row: &EntryRow) {
-        self.task_id = self.task_id.or(row.task);
-        let entry = serde_json::from_slice(&row.body).unwrap_or(Value::Null);
-        self.entries.insert(row.index, Entry { index: row.index, leaf: bailiwick_core::Digest::from_bytes(row.leaf).to_string(), entry });
+    fn take(&mut self, row: EntryRow) {
+        self.task_id = self.task_id.or_else(|| member(&row, "task"));
+        self.rows.insert(row.index, row);
     }
 
     async fn entries_of(&mut self, store: &Store, call: CallId) -> Result<(), StoreError> {
-        for row in store.entries_of_call(call).await? {
-            self.take(&row);
-        }
+        // Only by the entry's own word: what stands beside it in the store is in no tree.
+        let rows = store.entries_of_call(call).await?.into_iter().filter(|row| member(row, "call") == Some(call));
+        rows.for_each(|row| self.take(row));
         Ok(())
     }
 
@@ -278,8 +298,7 @@ impl Gathered {
     async fn call(&mut self, store: &Store, call: CallId) -> Result<(), StoreError> {
         self.call = Some(call);
         self.entries_of(store, call).await?;
-        let hold = self.entries.values().find_map(|e| e.entry.get("hold")?.as_str()?.parse::<HoldId>().ok());
-        match hold {
+        match self.rows.values().find_map(|row| member::<HoldId>(row, "hold")) {
             Some(hold) => self.held(store, hold).await,
             None => Ok(()),
         }
@@ -301,39 +320,36 @@ impl Gathered {
 
     async fn entry(&mut self, store: &Store, index: u64) -> Result<(), StoreError> {
         let Some(row) = store.entry(index).await? else { return Ok(()) };
-        let body: Value = serde_json::from_slice(&row.body).unwrap_or(Value::Null);
-        let named = |name: &str| body.get(name).and_then(Value::as_str);
-        let call = row.call.or_else(|| named("call")?.parse().ok());
-        self.task_id = row.task.or_else(|| named("task")?.parse().ok());
-        self.take(&row);
+        let call = member(&row, "call");
+        self.take(row);
         match call {
             Some(call) => self.call(store, call).await,
             None => Ok(()),
         }
     }
 
-    /// The task's row, and the entries of its beginning and its end.
+    async fn incident(&mut self, store: &Store, incident: IncidentId) -> Result<(), StoreError> {
+        let facts = vec![(Field::Thing, incident.to_string()), (Field::Kind, "incident".to_owned())];
+        let found = store.search(Search { facts, limit: 1, ..Search::default() }).await?;
+        found.rows.into_iter().for_each(|row| self.take(row));
+        Ok(())
+    }
+
+    async fn whole_task(&mut self, store: &Store, task: TaskId) -> Result<(), StoreError> {
+        let rows = store.entries_of_task(task, 0, OF_TASK_MAX).await?.into_iter().filter(|row| member(row, "task") == Some(task));
+        rows.for_each(|row| self.take(row));
+        self.task_id = Some(task);
+        Ok(())
+    }
+
+    /// The task's row, and the entries of its beginning, its leases and its end.
     async fn of_task(&mut self, store: &Store) -> Result<(), StoreError> {
-        let of_entries = || self.entries.values().find_map(|e| e.entry.get("task")?.as_str()?.parse::<TaskId>().ok());
-        let Some(id) = self.task_id.or_else(of_entries) else { return Ok(()) };
+        let Some(id) = self.task_id else { return Ok(()) };
         self.task = store.task(id).await?;
-        let open = self.task.as_ref().is_some_and(|t| t.state.is_open());
-        let mut from = 0;
-        let mut seen = 0usize;
-        while seen < TASK_ENTRIES_MAX {
-            // An open task has no end yet: its first entry is enough.
-            let page = store.entries_of_task(id, from, if open { 1 } else { PAGE }).await?;
-            for row in &page {
-                let body: Value = serde_json::from_slice(&row.body).unwrap_or(Value::Null);
-                if matches!(body.get("kind").and_then(Value::as_str), Some("task_opened" | "task_ended")) {
-                    self.take(row);
-                }
-            }
-            seen = seen.saturating_add(page.len());
-            match page.last() {
-                Some(last) if !open && page.len() == PAGE => from = last.index.saturating_add(1),
-                _ => break,
-            }
+        for kind in ["task_opened", "task_ended", "lease"] {
+            let facts: Vec<Fact> = vec![(Field::Kind, kind.to_owned())];
+            let found = store.search(Search { facts, task: Some(id), limit: BESIDE_MAX, ..Search::default() }).await?;
+            found.rows.into_iter().for_each(|row| self.take(row));
         }
         Ok(())
     }
@@ -342,8 +358,7 @@ impl Gathered {
         self.entries.values().filter(move |e| e.entry.get("kind").and_then(Value::as_str) == Some(kind))
     }
 
-    fn trace(self, store: &Store) -> Trace {
-        let head = store.head();
+    fn trace(self, ledger: Head) -> Trace {
         let intent = self.of_kind("intent").next_back();
         let decided = intent
             .map(|e| (e, "allow"))
@@ -363,11 +378,7 @@ impl Gathered {
             concerned: self.concerned(),
             task: self.task.as_ref().map(|row| task(row, endings)),
             entries: self.entries.into_values().collect(),
-            ledger: Head {
-                size: head.size,
-                root: bailiwick_core::Digest::from_bytes(head.root).to_string(),
-                checkpoint: head.checkpoint.to_string(),
-            },
+            ledger,
         }
     }
 
