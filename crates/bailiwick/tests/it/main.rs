@@ -11,6 +11,8 @@ mod cli;
 #[cfg(test)]
 mod connect;
 #[cfg(test)]
+mod exports;
+#[cfg(test)]
 mod false_broker;
 #[cfg(test)]
 mod faults;
@@ -21,6 +23,8 @@ mod oauth;
 #[cfg(test)]
 mod pages;
 #[cfg(test)]
+mod payloads;
+#[cfg(test)]
 mod power;
 #[cfg(test)]
 mod power_load;
@@ -28,6 +32,8 @@ mod power_load;
 mod power_trace;
 #[cfg(test)]
 mod races;
+#[cfg(test)]
+mod races_fence;
 #[cfg(test)]
 mod refusal;
 #[cfg(test)]
