@@ -272,6 +272,9 @@ impl House {
             if let Some((name, _)) = bounds.iter().find(|(_, c)| c.is_empty()) {
                 return Err(invalid(format!("the constraint on `{name}` bounds nothing")));
             }
+            if let Some((name, _)) = bounds.iter().find(|(_, c)| !c.is_exact()) {
+                return Err(invalid(format!("the bound on `{name}` cannot be kept exactly: it is beyond 2^53")));
+            }
             let pattern = ToolPattern::parse(text).map_err(invalid)?;
             let exact = !text.ends_with('*');
             let mut found = false;
