@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 
 pub use directory::{Directory, ReadError};
-pub use verify::{AuditError, Report, audit, audit_by, verify};
+pub use verify::{AuditError, Report, audit, audit_by, audit_kept, verify};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Origin};
 use crate::hash::{Hash, leaf_hash};
@@ -100,6 +100,8 @@ pub enum Contents {
 pub struct Exporter {
     files: Batch,
     contents: Contents,
+    /// The minimum index: of the entries before it there are only hashes, and no bundles.
+    minimum: u64,
     tiler: Tiler,
     /// The bytes of the bundle that is not full yet.
     bundle: Vec<u8>,
@@ -126,7 +128,7 @@ impl Exporter {
             Err(error) if error.is_missing() => None,
             Err(error) => return Err(error.into()),
         };
-        let exporter = Self { files: Batch::new(path), contents, tiler: Tiler::new(), bundle: vec![], published, _lock: lock };
+        let exporter = Self { files: Batch::new(path), contents, minimum: 0, tiler: Tiler::new(), bundle: vec![], published, _lock: lock };
         exporter.check_history()?;
         Ok(exporter)
     }
@@ -154,7 +156,7 @@ impl Exporter {
             let entries = decode_bundle(&bytes, id.width(), whole).ok_or(ExportError::Forked { size: head.size })?;
             entries.into_iter().try_for_each(|entry| encode_entry(&mut bundle, entry))?;
         }
-        let exporter = Self { files: Batch::new(path), contents, tiler, bundle, published: Some(head), _lock: lock };
+        let exporter = Self { files: Batch::new(path), contents, minimum: 0, tiler, bundle, published: Some(head), _lock: lock };
         exporter.check_history()?;
         Ok(exporter)
     }
@@ -164,25 +166,33 @@ impl Exporter {
         self.push_leaf(leaf_hash(entry), Some(entry))
     }
 
-    /// Appends an entry of which only the leaf hash is known, to a directory of hashes.
+    /// The log is pruned: of the entries before this index there are only hashes, and bundles that end before it are not there, or not
+    /// any more (C2SP tlog-tiles, section Pruning). It is rounded down to whole bundles.
+    #[must_use]
+    pub fn pruned_to(self, minimum: u64) -> Self {
+        Self { minimum: minimum - minimum % u64::from(TILE_WIDTH), ..self }
+    }
+
+    /// Appends an entry of which only the leaf hash is known: to a directory of hashes, or before the minimum index.
     ///
     /// # Errors
-    /// `OtherTree` if the directory is to hold the entries too.
+    /// `OtherTree` if the directory is to hold the entry too.
     pub fn push_hash(&mut self, leaf: Hash) -> Result<(), ExportError> {
-        if self.contents == Contents::All {
+        if self.contents == Contents::All && self.tiler.size() >= self.minimum {
             return Err(ExportError::OtherTree);
         }
         self.push_leaf(leaf, None)
     }
 
     fn push_leaf(&mut self, leaf: Hash, entry: Option<&[u8]>) -> Result<(), ExportError> {
-        if let Some(entry) = entry.filter(|_| self.contents == Contents::All) {
+        let kept = self.contents == Contents::All && self.tiler.size() >= self.minimum;
+        if let Some(entry) = entry.filter(|_| kept) {
             encode_entry(&mut self.bundle, entry)?;
         }
         let (files, published) = (&mut self.files, published_size(self.published.as_ref()));
         self.tiler.push(leaf, |tile, hashes| files.add(&tile.to_string(), &encode_tile(hashes), tile.end() > published))?;
         let size = self.tiler.size();
-        if self.contents == Contents::All
+        if kept
             && size.is_multiple_of(u64::from(TILE_WIDTH))
             && let Some(full) = BundleId::for_size(size / u64::from(TILE_WIDTH) - 1, size)
         {
@@ -232,6 +242,7 @@ impl Exporter {
         self.files.settle()?;
         self.files.add("checkpoint", checkpoint.as_bytes(), true)?;
         self.files.settle()?;
+        remove_bundles(&self.files, self.minimum)?;
         // Without this, a log that publishes after every entry would keep 255 copies of the beginning of every bundle.
         for level in 0..=MAX_LEVEL {
             let open_before = row_length(level, published) / u64::from(TILE_WIDTH);
@@ -253,6 +264,21 @@ impl Exporter {
             _ => Ok(()),
         }
     }
+}
+
+/// Removes the bundles that end before the minimum index, the oldest first: those that are gone are always a beginning of the log.
+fn remove_bundles(files: &Batch, minimum: u64) -> Result<(), ExportError> {
+    let bundle = |index| BundleId::new(index, TILE_WIDTH).map(|id| id.to_string());
+    let count = minimum / u64::from(TILE_WIDTH);
+    // The last of them goes last.
+    if !count.checked_sub(1).and_then(bundle).is_some_and(|last| files.has(&last)) {
+        return Ok(());
+    }
+    for name in (0..count).filter_map(bundle) {
+        files.remove_partial(&name)?;
+        files.remove(&name)?;
+    }
+    Ok(())
 }
 
 fn published_size(published: Option<&Checkpoint>) -> u64 {

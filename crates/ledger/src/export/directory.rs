@@ -172,6 +172,18 @@ impl Batch {
         }
     }
 
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.root.join(name).exists()
+    }
+
+    /// Removes a file, if it is there.
+    pub(super) fn remove(&self, name: &str) -> Result<(), ExportError> {
+        match fs::remove_file(self.root.join(name)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(failed(name, source)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     fn write(&mut self, name: &str, bytes: &[u8]) -> io::Result<Written> {
         let (path, name) = (self.root.join(name), name.to_owned());
         if let Some(parent) = path.parent()

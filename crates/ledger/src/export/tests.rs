@@ -40,6 +40,74 @@ fn change(directory: &TempDir, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).unwrap();
 }
 
+/// Publishes a log of which the entries before `minimum` are hashes only.
+fn publish_pruned(directory: &TempDir, size: u64, minimum: u64) -> Result<(), ExportError> {
+    let mut exporter = Exporter::create(directory.path())?.pruned_to(minimum);
+    for index in 0..size {
+        if index < minimum { exporter.push_hash(leaf_hash(&entry(index)))? } else { exporter.push(&entry(index))? }
+    }
+    let head = Checkpoint { origin: origin(), size, root: exporter.root() };
+    exporter.finish(&head.sign(&key()).unwrap().to_string())
+}
+
+fn kept(directory: &TempDir) -> Result<(Report, Vec<u64>), AuditError> {
+    let mut seen = vec![];
+    let report = audit_kept(directory.path(), &origin(), key().verifier(), &[], |index, bytes| {
+        assert_eq!(bytes, entry(index));
+        seen.push(index);
+    })?;
+    Ok((report, seen))
+}
+
+#[test]
+fn a_pruned_log_verifies_from_its_minimum_index_on_and_its_old_proofs_stay_good() {
+    for (size, minimum) in [(1000, 0), (1000, 256), (1000, 768), (66_049, 65_536), (66_000, 65_792)] {
+        let (directory, head) = published(size);
+        let proof = |index| inclusion_proof(&Directory::new(directory.path()), index, size).unwrap();
+        let before = proof(3);
+        publish_pruned(&directory, size, minimum).unwrap();
+        let (report, seen) = kept(&directory).unwrap();
+        assert_eq!((report.minimum, report.entries, report.root), (minimum, size - minimum, head.root));
+        assert_eq!(seen, (minimum..size).collect::<Vec<_>>());
+        assert_eq!(proof(3), before, "the hash tiles are not all there");
+        assert_eq!(verify_inclusion(&leaf_hash(&entry(3)), 3, size, &head.root, &before), Ok(()));
+        assert_eq!(audit_of(&directory).is_ok(), minimum == 0, "who expects all entries is told that some are missing");
+        let bundles = (0..minimum / 256).filter(|i| directory.path().join(BundleId::new(*i, 256).unwrap().to_string()).exists());
+        assert_eq!(bundles.count(), 0);
+        // It grows, and is published again.
+        publish_pruned(&directory, size + 700, minimum).unwrap();
+        assert_eq!(kept(&directory).unwrap().0.entries, size + 700 - minimum);
+    }
+}
+
+#[test]
+fn an_entry_whose_bundle_is_to_be_published_is_not_passed_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::create(directory.path()).unwrap().pruned_to(300);
+    for index in 0..256 {
+        exporter.push_hash(leaf_hash(&entry(index))).unwrap();
+    }
+    assert!(matches!(exporter.push_hash(leaf_hash(&entry(256))), Err(ExportError::OtherTree)));
+}
+
+#[test]
+fn in_a_log_that_may_be_pruned_only_whole_bundles_at_its_beginning_may_be_missing() {
+    let bundle = |index: u64| BundleId::new(index, 256).unwrap().to_string();
+    let (directory, _) = published(1000);
+    fs::remove_file(directory.path().join(bundle(1))).unwrap();
+    assert!(matches!(kept(&directory), Err(AuditError::Read(_))), "a hole in the middle was taken for pruning");
+    fs::remove_file(directory.path().join(bundle(0))).unwrap();
+    assert_eq!(kept(&directory).unwrap().0.minimum, 512);
+    change(&directory, &bundle(2), |bytes| bytes[5] ^= 1);
+    assert!(matches!(kept(&directory), Err(AuditError::Entry(512))));
+    let (directory, _) = published(1000);
+    fs::remove_file(directory.path().join(BundleId::new(3, 232).unwrap().to_string())).unwrap();
+    for index in 0..3 {
+        fs::remove_file(directory.path().join(bundle(index))).unwrap();
+    }
+    assert!(matches!(kept(&directory), Err(AuditError::Read(_))), "the partial bundle at the end was taken for pruned");
+}
+
 #[test]
 fn a_published_log_verifies_at_every_shape_of_its_right_edge() {
     for size in [0, 1, 2, 255, 256, 257, 511, 512, 1000, 65_536, 65_537, 66_049] {
@@ -51,7 +119,7 @@ fn a_published_log_verifies_at_every_shape_of_its_right_edge() {
             assert_eq!((index, bytes), (seen, entry(seen).as_slice()));
             seen += 1;
         });
-        assert_eq!(report.unwrap(), Report { entries: size, size, root: head.root, cosigned: vec![] });
+        assert_eq!(report.unwrap(), Report { entries: size, minimum: 0, size, root: head.root, cosigned: vec![] });
         assert_eq!(seen, size);
         if size > 0 {
             let index = size * 2 / 3;

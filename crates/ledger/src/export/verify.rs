@@ -14,8 +14,11 @@ use crate::tree::{TileReader, TreeError};
 /// What was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// The number of entries read and found in the tree: all of them.
+    /// The number of entries read and found in the tree: all of them, but for those that were pruned.
     pub entries: u64,
+    /// The first entry that is there: of those before it there are only hashes, which lead to the signed root. 0 for a log that is not
+    /// pruned.
+    pub minimum: u64,
     /// The signed size.
     pub size: u64,
     /// The signed root.
@@ -71,8 +74,17 @@ pub fn verify(path: &Path, origin: &Origin, log: &VerifierKey) -> Result<Report,
 pub fn audit(path: &Path, origin: &Origin, log: &VerifierKey, witnesses: &[VerifierKey], each: impl FnMut(u64, &[u8])) -> Result<Report, AuditError> {
     let directory = Directory::new(path);
     let opened = Checkpoint::open(&directory.checkpoint()?, origin, log, witnesses)?;
-    let entries = walk(directory, &opened.checkpoint, each)?;
-    Ok(Report { entries, size: opened.checkpoint.size, root: opened.checkpoint.root, cosigned: opened.cosigned })
+    let (entries, minimum) = walk(directory, &opened.checkpoint, false, each)?;
+    Ok(Report { entries, minimum, size: opened.checkpoint.size, root: opened.checkpoint.root, cosigned: opened.cosigned })
+}
+
+/// As [`audit`], of a log that may be pruned (C2SP tlog-tiles, section Pruning): bundles at its beginning may be missing, no other.
+/// That they were rightly pruned is for the caller to find out from the entries: whoever deletes files can make it seem so.
+pub fn audit_kept(path: &Path, origin: &Origin, log: &VerifierKey, witnesses: &[VerifierKey], each: impl FnMut(u64, &[u8])) -> Result<Report, AuditError> {
+    let directory = Directory::new(path);
+    let opened = Checkpoint::open(&directory.checkpoint()?, origin, log, witnesses)?;
+    let (entries, minimum) = walk(directory, &opened.checkpoint, true, each)?;
+    Ok(Report { entries, minimum, size: opened.checkpoint.size, root: opened.checkpoint.root, cosigned: opened.cosigned })
 }
 
 /// Verifies everything by a policy: any of its logs has signed the checkpoint, those witnesses have cosigned it that it asks for,
@@ -80,28 +92,32 @@ pub fn audit(path: &Path, origin: &Origin, log: &VerifierKey, witnesses: &[Verif
 pub fn audit_by(path: &Path, policy: &TrustPolicy, each: impl FnMut(u64, &[u8])) -> Result<Trusted, AuditError> {
     let directory = Directory::new(path);
     let trusted = policy.open(&directory.checkpoint()?)?;
-    walk(directory, &trusted.checkpoint, each)?;
+    walk(directory, &trusted.checkpoint, false, each)?;
     Ok(trusted)
 }
 
-/// All tiles and entries below a head that is believed. Gives the number of entries.
-fn walk(directory: Directory, head: &Checkpoint, each: impl FnMut(u64, &[u8])) -> Result<u64, AuditError> {
+/// All tiles and entries below a head that is believed; `prunable` if entries at the beginning may be missing. Gives the number of
+/// entries, and the first of them.
+fn walk(directory: Directory, head: &Checkpoint, prunable: bool, each: impl FnMut(u64, &[u8])) -> Result<(u64, u64), AuditError> {
     let edge = Tiler::resume(&directory, head.size)?;
     if edge.root() != head.root {
         return Err(blame(&directory, &edge, head)?);
     }
-    let mut walk = Walk { directory, each, entries: 0, scratch: vec![] };
+    let mut walk = Walk { directory, each, prunable, entries: 0, minimum: 0, scratch: vec![] };
     let partial: Vec<_> = edge.partial().collect();
     for (tile, hashes) in partial.into_iter().rev() {
         walk.below(tile, hashes)?;
     }
-    Ok(walk.entries)
+    Ok((walk.entries, walk.minimum))
 }
 
 struct Walk<F> {
     directory: Directory,
     each: F,
+    /// Nothing but the beginning of the log was looked at so far, and it may be missing.
+    prunable: bool,
     entries: u64,
+    minimum: u64,
     scratch: Vec<Hash>,
 }
 
@@ -124,7 +140,14 @@ impl<F: FnMut(u64, &[u8])> Walk<F> {
 
     fn entries(&mut self, tile: TileId, hashes: &[Hash]) -> Result<(), AuditError> {
         let bundle = BundleId::new(tile.index(), tile.width()).ok_or(AuditError::Root)?;
-        let (bytes, whole) = self.directory.read_bundle(bundle)?;
+        let (bytes, whole) = match self.directory.read_bundle(bundle) {
+            Err(error) if self.prunable && error.is_missing() && bundle == bundle.full() => {
+                self.minimum = bundle.first_entry() + u64::from(TILE_WIDTH);
+                return Ok(());
+            }
+            found => found?,
+        };
+        self.prunable = false;
         let entries = decode_bundle(&bytes, bundle.width(), whole);
         for (index, (entry, hash)) in (bundle.first_entry()..).zip(entries.ok_or(AuditError::Bundle(bundle))?.into_iter().zip(hashes)) {
             if leaf_hash(entry) != *hash {

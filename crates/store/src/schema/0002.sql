@@ -12,9 +12,11 @@ CREATE TABLE erasures (
 ) STRICT;
 CREATE INDEX erasures_due ON erasures (entry) WHERE done = 0;
 
--- Where the ledger's entries begin: the leaf hashes of all before are here, their bodies are gone.
+-- Where the ledger's entries begin: the leaf hashes of all before `minimum` are there, their bodies are not. Before `done` they are gone
+-- from the file too.
 CREATE TABLE pruned (
-    id       INTEGER PRIMARY KEY CHECK (id = 0),
-    minimum  INTEGER NOT NULL
+    id      INTEGER PRIMARY KEY CHECK (id = 0),
+    minimum INTEGER NOT NULL,
+    done    INTEGER NOT NULL
 ) STRICT;
-INSERT INTO pruned VALUES (0, 0);
+INSERT INTO pruned VALUES (0, 0, 0);
