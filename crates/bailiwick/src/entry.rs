@@ -22,8 +22,13 @@ struct Envelope<'a, T: Serialize> {
 #[must_use]
 pub fn encode<T: Body>(at: Timestamp, body: &T) -> Vec<u8> {
     let mut out = Vec::with_capacity(768);
-    // A struct of strings and numbers always serialises; an empty entry would be refused by the ledger.
-    let _ = serde_json::to_writer(&mut out, &Envelope { v: T::VERSION, kind: T::WORD, at, body }).is_ok();
+    // A struct of strings and numbers always serialises. Were one that does not to come, its kind and time are on record all the same,
+    // and that the rest is missing.
+    if let Err(error) = serde_json::to_writer(&mut out, &Envelope { v: T::VERSION, kind: T::WORD, at, body }) {
+        tracing::error!(%error, kind = T::WORD, "an entry could not be encoded whole");
+        let broken = serde_json::json!({ "v": T::VERSION, "kind": T::WORD, "at": at.to_string(), "unencodable": true });
+        out = broken.to_string().into_bytes();
+    }
     out
 }
 
@@ -109,6 +114,9 @@ pub struct Intent<'a> {
     /// The approvals that are spent.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub approvals: &'a [Approval],
+    /// The names of the sealed secrets that are injected into it.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub injects: &'a [&'a str],
     /// W3C trace context of the client, if it sent one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<&'a str>,

@@ -69,6 +69,7 @@ impl Journal for Recorder<'_> {
         let (task, tool) = (call.task(), call.tool());
         let now = self.house.clock.now();
         let hold = decision.spends();
+        let injects = self.house.config.systems.get(tool.name.system()).map(crate::config::SystemEntry::secret_names).unwrap_or_default();
         let kept_until = self.house.kept_until(PayloadKind::Arguments, tool, now);
         let mut text = kept_until.map(|until| self.house.arguments_of(call, now, until));
         let body = entry::encode(
@@ -90,6 +91,7 @@ impl Journal for Recorder<'_> {
                 policies: decision.policies(),
                 hold: hold.map(|h| h.id),
                 approvals: hold.map_or(&[], |h| h.approvals.as_slice()),
+                injects: &injects,
                 traceparent: self.traceparent,
             },
         );

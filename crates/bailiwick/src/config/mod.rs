@@ -451,6 +451,19 @@ impl SystemEntry {
         prefixes.max_by_key(|(length, _)| *length).map(|(_, effect)| effect)
     }
 
+    /// The names of the sealed secrets that are injected into its calls.
+    #[must_use]
+    pub fn secret_names(&self) -> Vec<&str> {
+        let named = |value| match value {
+            &Value::Literal(_) => None,
+            Value::Secret(name) | Value::Imported(name) => Some(name.as_str()),
+        };
+        let mut names: Vec<&str> = self.env.values().chain(self.headers.values()).filter_map(named).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Where calls go, for people and for the call's digest: no secrets.
     #[must_use]
     pub fn target(&self) -> String {

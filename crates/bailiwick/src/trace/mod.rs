@@ -281,6 +281,13 @@ fn member<T: std::str::FromStr>(row: &EntryRow, name: &str) -> Option<T> {
     body.get(name)?.as_str()?.parse().ok()
 }
 
+/// Is an entry about this call or this task, by its own word: alone, or as one of several?
+fn names<T: std::str::FromStr + PartialEq>(row: &EntryRow, name: &str, id: T) -> bool {
+    let body: Value = serde_json::from_slice(&row.body).unwrap_or(Value::Null);
+    let many = body.get(format!("{name}s")).and_then(Value::as_array);
+    many.into_iter().flatten().chain(body.get(name)).filter_map(Value::as_str).any(|text| text.parse().is_ok_and(|other: T| other == id))
+}
+
 impl Gathered {
     fn take(&mut self, row: EntryRow) {
         self.task_id = self.task_id.or_else(|| member(&row, "task"));
@@ -289,7 +296,7 @@ impl Gathered {
 
     async fn entries_of(&mut self, store: &Store, call: CallId) -> Result<(), StoreError> {
         // Only by the entry's own word: what stands beside it in the store is in no tree.
-        let rows = store.entries_of_call(call).await?.into_iter().filter(|row| member(row, "call") == Some(call));
+        let rows = store.entries_of_call(call).await?.into_iter().filter(|row| row.body.is_empty() || names(row, "call", call));
         rows.for_each(|row| self.take(row));
         Ok(())
     }
@@ -336,7 +343,7 @@ impl Gathered {
     }
 
     async fn whole_task(&mut self, store: &Store, task: TaskId) -> Result<(), StoreError> {
-        let rows = store.entries_of_task(task, 0, OF_TASK_MAX).await?.into_iter().filter(|row| member(row, "task") == Some(task));
+        let rows = store.entries_of_task(task, 0, OF_TASK_MAX).await?.into_iter().filter(|row| row.body.is_empty() || names(row, "task", task));
         rows.for_each(|row| self.take(row));
         self.task_id = Some(task);
         Ok(())

@@ -30,6 +30,9 @@ pub struct Entry {
     pub text: String,
     /// Do its bytes and its place lead to the root of `ledger`? If not, somebody changed what is stored: believe nothing of it.
     pub intact: bool,
+    /// Its body is gone by the policy of retention. `intact` is then about its leaf alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pruned: bool,
     /// The inclusion proof in the tree of `ledger.size` entries, in base64, from the leaf's sibling upwards (RFC 9162 section 2.1.3.1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub proof: Vec<String>,
@@ -166,7 +169,8 @@ impl Nodes {
 }
 
 fn proved(reading: &Reading<'_>, head: &StoreHead, row: EntryRow) -> Entry {
-    let leaf = leaf_hash(&row.body);
+    let pruned = row.body.is_empty();
+    let leaf = if pruned { Hash::from_bytes(row.leaf) } else { leaf_hash(&row.body) };
     let path = inclusion_proof(reading, row.index, head.size).unwrap_or_default();
     let intact = *leaf.as_bytes() == row.leaf && verify_inclusion(&leaf, row.index, head.size, &Hash::from_bytes(head.root), &path).is_ok();
     if !intact {
@@ -178,6 +182,7 @@ fn proved(reading: &Reading<'_>, head: &StoreHead, row: EntryRow) -> Entry {
         entry: serde_json::from_slice(&row.body).unwrap_or(Value::Null),
         text: String::from_utf8_lossy(&row.body).into_owned(),
         intact,
+        pruned,
         proof: if intact { path.iter().map(Hash::to_base64).collect() } else { Vec::new() },
     }
 }

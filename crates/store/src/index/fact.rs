@@ -96,7 +96,7 @@ pub const ACT: &str = "act";
 /// The longest value that is kept, in bytes; of a longer one the beginning.
 const VALUE_MAX: usize = 256;
 /// Members of one list that are looked at.
-const LIST_MAX: usize = 64;
+const LIST_MAX: usize = 256;
 
 /// A value as it stands in the index.
 pub(super) fn kept(value: &str) -> &str {
@@ -114,6 +114,8 @@ pub(super) enum Rest {
     Intent(u64),
     /// In the opening of the task with this id.
     Task(String),
+    /// In the intent of the call with this id.
+    Call(String),
     /// It says all itself.
     Nowhere,
 }
@@ -126,8 +128,10 @@ pub(super) struct Facts {
     pub(super) at: Option<i64>,
     /// Alike entries that were not written before this one.
     pub(super) repeats: u64,
-    pub(super) task: Option<String>,
-    pub(super) call: Option<String>,
+    /// The tasks that it is about.
+    pub(super) tasks: Vec<String>,
+    /// The calls that it is about.
+    pub(super) calls: Vec<String>,
     pub(super) rest: Rest,
 }
 
@@ -141,18 +145,20 @@ impl Facts {
         said.sort_unstable();
         said.dedup();
         let owned = said.iter().any(|(field, _)| *field == Field::Owner);
-        let task = text(&body, "task").map(str::to_owned);
-        let rest = match (body.get("intent").and_then(Value::as_u64), &task) {
-            (Some(intent), _) if text(&body, "kind") == Some("outcome") => Rest::Intent(intent),
-            (_, Some(task)) if !owned => Rest::Task(task.clone()),
+        let (task, call) = (text(&body, "task"), text(&body, "call"));
+        let rest = match (body.get("intent").and_then(Value::as_u64), task, call) {
+            (Some(intent), ..) if text(&body, "kind") == Some("outcome") => Rest::Intent(intent),
+            (_, Some(task), _) if !owned => Rest::Task(task.to_owned()),
+            (_, None, Some(call)) if !owned => Rest::Call(call.to_owned()),
             _ => Rest::Nowhere,
         };
+        let all = |one: Option<&str>, many: &str| one.into_iter().chain(list(&body, many).filter_map(Value::as_str)).map(str::to_owned).collect();
         Self {
             at: text(&body, "at").and_then(|at| bailiwick_core::Timestamp::parse(at).ok()).map(bailiwick_core::Timestamp::as_millis),
             repeats: body.get("repeats").and_then(Value::as_u64).unwrap_or_default(),
-            call: text(&body, "call").map(str::to_owned),
+            tasks: all(task, "tasks"),
+            calls: all(call, "calls"),
             said,
-            task,
             rest,
         }
     }
@@ -322,6 +328,13 @@ mod tests {
     fn an_outcome_points_to_its_intent_and_an_end_to_the_opening_of_its_task() {
         assert_eq!(Facts::of(br#"{"kind":"outcome","intent":7,"result":"failed"}"#).rest, Rest::Intent(7));
         assert_eq!(Facts::of(br#"{"kind":"task_ended","task":"task_1","state":"closed"}"#).rest, Rest::Task("task_1".to_owned()));
+        assert_eq!(Facts::of(br#"{"kind":"texts_read","call":"call_1","by":"ana"}"#).rest, Rest::Call("call_1".to_owned()));
+    }
+
+    #[test]
+    fn an_erasure_is_about_each_task_and_call_that_it_names() {
+        let facts = Facts::of(br#"{"kind":"erasure","by":"ana","tasks":["task_1","task_2"],"calls":["call_1"]}"#);
+        assert_eq!((facts.tasks, facts.calls), (vec!["task_1".to_owned(), "task_2".to_owned()], vec!["call_1".to_owned()]));
     }
 
     #[test]

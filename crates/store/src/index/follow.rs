@@ -2,7 +2,7 @@
 //! thread also writes the log back into the database while nothing else happens.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -203,10 +203,12 @@ impl Step<'_> {
     fn entry(&mut self, row: &EntryRow) -> Result<(), StoreError> {
         let facts = Facts::of(&row.body);
         let index = row.index;
-        if let Some(task) = row.task.or_else(|| facts.task.as_ref()?.parse().ok()) {
+        let tasks: BTreeSet<TaskId> = facts.tasks.iter().filter_map(|t| t.parse().ok()).chain(row.task).collect();
+        for task in tasks {
             self.conn.prepare_cached("INSERT OR REPLACE INTO task_index VALUES (?1, ?2)")?.execute((task.to_bytes(), int(index)))?;
         }
-        if let Some(call) = row.call.or_else(|| facts.call.as_ref()?.parse().ok()) {
+        let calls: BTreeSet<CallId> = facts.calls.iter().filter_map(|c| c.parse().ok()).chain(row.call).collect();
+        for call in calls {
             let intent = row.kind == kind::INTENT;
             self.conn.prepare_cached("INSERT OR REPLACE INTO call_index VALUES (?1, ?2, ?3)")?.execute((call.to_bytes(), int(index), intent))?;
         }
@@ -233,7 +235,7 @@ impl Step<'_> {
 
     /// What is remembered of an entry for those that follow from it.
     fn hand_on(&mut self, row: &EntryRow, facts: Facts) -> Result<(), StoreError> {
-        let task = facts.task.clone();
+        let task = facts.tasks.first().cloned();
         let inherited = facts.inherited().map(|fact| self.term(&fact)).collect::<Result<Vec<_>, _>>()?;
         match task {
             Some(task) if row.kind == kind::TASK_OPENED => drop(self.memory.tasks.insert(task, inherited)),
@@ -255,6 +257,7 @@ impl Step<'_> {
                     return Ok(known.clone());
                 }
             }
+            Rest::Call(_) => {}
         }
         let facts = inherited(self.conn, self.ledger, rest, index)?;
         let terms = facts.iter().map(|fact| self.term(fact)).collect::<Result<Vec<_>, _>>()?;
@@ -326,21 +329,32 @@ pub(super) fn term(conn: &Connection, field: Field, value: &str) -> Result<Optio
     Ok(conn.prepare_cached(TERM_OF)?.query_row((field.number(), value), |r| r.get(0)).optional()?)
 }
 
-/// What the intent of an outcome, or the opening of a task, says about entry `index` that follows from it. Only the entry itself is
+/// What the intent of an outcome or a call, or the opening of a task, says about entry `index` that follows from it. Only the entry itself is
 /// believed: another one in its place hands nothing on.
 pub(super) fn inherited(conn: &Connection, ledger: &Connection, rest: &Rest, index: u64) -> Result<Vec<Fact>, StoreError> {
-    let (from, of_kind, task) = match rest {
+    let (from, of_kind) = match rest {
         Rest::Nowhere => return Ok(Vec::new()),
-        Rest::Intent(intent) => (Some(*intent), "intent", None),
+        Rest::Intent(intent) => (Some(*intent), "intent"),
         Rest::Task(task) => {
             let Ok(id) = task.parse::<TaskId>() else { return Ok(Vec::new()) };
             let first = conn.prepare_cached(OF_TASK)?.query_row((id.to_bytes(), 0, 1), |r| r.get::<_, Count>(0)).optional()?;
-            (first.map(|c| c.0), "task_opened", Some(task))
+            (first.map(|c| c.0), "task_opened")
+        }
+        Rest::Call(call) => {
+            let Ok(id) = call.parse::<CallId>() else { return Ok(Vec::new()) };
+            let mut statement = conn.prepare_cached(OF_CALL)?;
+            let first = statement.query_row([id.to_bytes()], |r| r.get::<_, Count>(0)).optional()?;
+            (first.map(|c| c.0), "intent")
         }
     };
     let Some(from) = from.filter(|from| *from < index) else { return Ok(Vec::new()) };
     let rows = entries_in(ledger, from..from.saturating_add(1))?;
     let facts = rows.first().map(|row| Facts::of(&row.body));
-    let facts = facts.filter(|f| f.says(Field::Kind, of_kind) && task.is_none_or(|task| f.task.as_ref() == Some(task)));
+    let named = |f: &Facts| match rest {
+        Rest::Task(task) => f.tasks.contains(task),
+        Rest::Call(call) => f.calls.contains(call),
+        Rest::Intent(_) | Rest::Nowhere => true,
+    };
+    let facts = facts.filter(|f| f.says(Field::Kind, of_kind) && named(f));
     Ok(facts.map(|f| f.inherited().collect()).unwrap_or_default())
 }

@@ -33,7 +33,7 @@ use follow::Follower;
 const QUESTIONS_MAX: usize = 256;
 
 /// The version of the schema and of what is taken from an entry. An index of another version is made anew.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE cursor (id INTEGER PRIMARY KEY CHECK (id = 0), next INTEGER NOT NULL, leaf BLOB NOT NULL) STRICT;

@@ -97,9 +97,9 @@ impl Follower {
         let facts = Facts::of(&row.body);
         let in_time = search.since.is_none_or(|since| facts.at.is_some_and(|at| at >= since.as_millis()))
             && search.until.is_none_or(|until| facts.at.is_some_and(|at| at < until.as_millis()));
-        let task = facts.task.as_ref().and_then(|t| t.parse().ok()).or(row.task);
-        let call = facts.call.as_ref().and_then(|c| c.parse().ok()).or(row.call);
-        let named = search.task.is_none_or(|id| task == Some(id)) && search.call.is_none_or(|id| call == Some(id));
+        let of_task = |id: TaskId| facts.tasks.iter().any(|t| t.parse() == Ok(id)) || (facts.tasks.is_empty() && row.task == Some(id));
+        let of_call = |id: CallId| facts.calls.iter().any(|c| c.parse() == Ok(id)) || (facts.calls.is_empty() && row.call == Some(id));
+        let named = search.task.is_none_or(of_task) && search.call.is_none_or(of_call);
         if !in_time || !named {
             return Ok(None);
         }

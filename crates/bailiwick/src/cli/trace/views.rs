@@ -44,7 +44,11 @@ pub(super) fn entries(answer: &Value, style: Style) -> String {
         vec![
             text(e, "index"),
             when(said),
-            if whole { text(said, "kind") } else { "NOT WHAT WAS RECORDED".to_owned() },
+            match (whole, e.get("pruned").and_then(Value::as_bool)) {
+                (false, _) => "NOT WHAT WAS RECORDED".to_owned(),
+                (true, Some(true)) => "pruned".to_owned(),
+                (true, _) => text(said, "kind"),
+            },
             who.unwrap_or_else(|| "-".to_owned()),
             about.into_iter().find(|about| about != "-").unwrap_or_else(|| "-".to_owned()),
             first(said, &["effect"]),
