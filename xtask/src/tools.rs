@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
+mod servers;
 mod verifiers;
 
 /// Raised when a recipe below changes in a way that its pins do not show.
@@ -56,6 +57,8 @@ const PIECES: &[Piece] = &[
         pins: &["@modelcontextprotocol/server-filesystem@2026.8.31", "@modelcontextprotocol/server-memory@2026.8.31", "@bytebase/dbhub@1.4.0"],
         install: Tools::install_npm,
     },
+    // The published OCSF schema, a validator for it, and the classes of OpenTelemetry's protocol.
+    Piece { folder: "export", pins: &["ocsf-json-schema==1.2.0", "jsonschema==4.26.0", "opentelemetry-proto==1.45.2"], install: Tools::install_venv },
     Piece { folder: "verifiers", pins: verifiers::PINS, install: Tools::install_verifiers },
 ];
 
@@ -72,6 +75,7 @@ pub(crate) fn install(workspace: &Path) -> Result<Tools> {
     fs::create_dir_all(&stamps)?;
     let mut system_checked = false;
     verifiers::ensure_go()?;
+    servers::ensure()?;
     for piece in PIECES {
         let stamp = stamps.join(piece.folder);
         let wanted = format!("recipe {RECIPE}\n{}\n", piece.pins.join("\n"));

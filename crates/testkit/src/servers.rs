@@ -1,4 +1,8 @@
-//! The unmodified third-party MCP servers that `cargo xtask tools` installs, as stdio commands.
+//! Servers of other people: MCP servers that `cargo xtask tools` installs, as stdio commands, and private database servers.
+
+pub mod mariadb;
+pub mod postgres;
+pub mod unprivileged;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

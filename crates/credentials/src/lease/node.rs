@@ -43,6 +43,8 @@ impl Trust {
         if roots.is_empty() {
             return Err(NodeError::Roots);
         }
+        // Clients that take PEM build a configuration of their own, with the process's provider. A second installation changes nothing.
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|_| NodeError::Roots)?;
         Ok(Self { pem: pem.to_vec(), client: Arc::new(client.with_root_certificates(roots).with_no_client_auth()) })

@@ -1,0 +1,20 @@
+//! The kinds of credentials against real servers, through public doors only.
+
+#[cfg(test)]
+mod cut;
+#[cfg(test)]
+mod mariadb;
+#[cfg(test)]
+mod mariadb_cuts;
+#[cfg(test)]
+mod mariadb_world;
+#[cfg(test)]
+mod postgresql;
+#[cfg(test)]
+mod postgresql_cuts;
+#[cfg(test)]
+mod postgresql_nodes;
+#[cfg(test)]
+mod postgresql_world;
+#[cfg(test)]
+mod words;
