@@ -310,4 +310,4 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -202,7 +202,7 @@ impl Witnesses {
                 continue;
             }
             one.failures = one.failures.saturating_add(1);
-            let pause = PAUSE_MIN.saturating_mul(1 << one.failures.saturating_sub(1).min(16)).min(PAUSE_MAX);
+            let pause = pause(one.failures);
             one.due = Instant::now() + pause;
             metrics::counter!("bailiwick_ledger_witness_failures_total", "witness" => name.clone()).increment(1);
             metrics::gauge!("bailiwick_ledger_witness_failing", "witness" => name.clone()).set(1.0);
@@ -272,6 +272,11 @@ impl WitnessEntry {
     pub(crate) fn key_id(&self) -> String {
         format!("{}+{:08x}", self.key.name(), u32::from_be_bytes(self.key.id()))
     }
+}
+
+/// How long a witness is left alone that failed so many times in a row.
+fn pause(failures: u32) -> Duration {
+    PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(PAUSE_MAX)
 }
 
 fn place(name: &str) -> String {
