@@ -10,7 +10,7 @@ use bailiwick_core::{Agent, Clock, Person, PersonName, Revision, Task, Timestamp
 use bailiwick_credentials::{RecordKey, Sealer};
 use bailiwick_identity::{Issuer, Sightings, Verifier};
 use bailiwick_policy::{Engine, Source, ToolShape, World};
-use bailiwick_store::{Entry, Payloads, Store, StoreError};
+use bailiwick_store::{Entry, Payloads, Pin, PinStatus, Store, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -62,6 +62,14 @@ pub enum StartError {
     /// A system's configuration cannot be used.
     #[error("system `{0}`: {1}")]
     System(String, String),
+    /// The machine's clock is far behind what was recorded last.
+    #[error("the clock says {now}, and the newest entry of the ledger was written at {last}")]
+    Clock {
+        /// The time of the clock.
+        now: Timestamp,
+        /// The time of the newest entry.
+        last: Timestamp,
+    },
     /// A sink of the ledger's entries can never work.
     #[error("export `{0}`: {1}")]
     Export(String, String),
@@ -77,12 +85,31 @@ impl StartError {
     pub const fn hint(&self) -> &'static str {
         match self {
             Self::Place { .. } => "the data directory must be yours alone (mode 0700), its keys too (mode 0600)",
-            Self::Store(_) => "another broker may be running on the same data directory; see docs/guides/recovery.md",
+            Self::Store(error) => store_hint(error),
+            Self::Clock { .. } => {
+                "set the machine's clock right and start again: what has expired must not live again. If it was the clock of then that was \
+                 wrong, see docs/guides/recovery.md"
+            }
             Self::Policy(_) => "correct the policy that the report shows; `bailiwick check` tries it without starting",
             Self::Listen { .. } => "choose another address with --listen, or stop what listens there",
             Self::System(..) => "correct the system in the configuration",
             Self::Export(..) => "correct the `[[export]]` in the configuration",
         }
+    }
+}
+
+const fn store_hint(error: &StoreError) -> &'static str {
+    use bailiwick_store::Reason;
+    match error {
+        StoreError::Locked { .. } => "another broker is running on the same data directory: stop it, or use another directory",
+        StoreError::TooNew { .. } => "start the version that wrote it, or a newer one",
+        StoreError::Unavailable { reason: Reason::DiskFull, .. } | StoreError::Directory { .. } => {
+            "the disk may be full or not writable: a start needs about 65 MB; see docs/guides/recovery.md"
+        }
+        StoreError::Unavailable { reason: Reason::Damaged | Reason::Disagrees | Reason::Ledger, .. } | StoreError::Malformed { .. } => {
+            "do not repair it: copy the data directory first, then see docs/guides/recovery.md, `The store is damaged`"
+        }
+        _ => "see docs/guides/recovery.md",
     }
 }
 
@@ -157,6 +184,8 @@ pub struct House {
     pub state_seal: StateSeal,
     /// Legacy MCP sessions.
     pub sessions: Sessions,
+    /// How fast agents ask for tokens and tasks.
+    pub paces: crate::paces::Paces,
     /// Calls that wait for a client's answer to a question of their system.
     pub parking: crate::mcp::parked::Parking,
     /// Codes and sessions of people at the web page.
@@ -202,6 +231,7 @@ impl House {
         let sources = policy_sources(&config)?;
         let store = Store::open(data_dir, Box::new(TreeIntegrator::new(Arc::clone(&pen))))?;
         crate::shard::adopt(&mut keys, &store, &pen, data_dir).await?;
+        let (clock, behind) = crate::soundness::no_earlier(clock, &store).await?;
         let witnesses = Witnesses::configured(Some(&config.ledger), data_dir)?;
         let publication = Publication::new(&config.ledger, data_dir, &pen, witnesses);
         let texts = Arc::new(keys.text_sealer()?);
@@ -216,8 +246,7 @@ impl House {
         let endpoint = serde_json::json!({ "url": urls.base, "mcp": urls.mcp, "pid": std::process::id() });
         crate::place::write_private(&data_dir.join("endpoint.json"), endpoint.to_string().as_bytes())
             .map_err(|e| StartError::place("endpoint.json", e))?;
-        let tools = known_tools(&config, &store).await?;
-        let (engine, premature) = first_engine(&sources, &config, tools, &store).await?;
+        let (engine, premature) = first_engine(&sources, &config, &store.pins().await?)?;
         let (issuer, verifier) = keys.issuer(&urls.base, &config.trust_domain)?;
         let sightings = Mutex::new(Sightings::new(config.tasks.token_ttl.saturating_add(bailiwick_identity::token::SKEW)));
         let keyring = Keyring::load(data_dir, &config)?;
@@ -242,6 +271,7 @@ impl House {
             sightings,
             state_seal: StateSeal::new(keys.state_key())?,
             sessions: Sessions::default(),
+            paces: crate::paces::Paces::default(),
             parking: crate::mcp::parked::Parking::default(),
             sign_ins: SignIns::default(),
             workers: TaskTracker::new(),
@@ -270,6 +300,7 @@ impl House {
             house.append(&entry::House { what: "started", name: Some(env!("CARGO_PKG_VERSION")), digest: Some(&revision) }).await?;
         }
         house.start_workers();
+        house.start_soundness(behind);
         house.start_publication();
         Ok(Opened { house, listener })
     }
@@ -295,6 +326,7 @@ impl House {
         if self.pen.stopped().is_none() {
             self.close_left_open("recovered").await?;
             self.finish_erasures().await?;
+        self.finish_pruning().await?;
         }
         self.recover_revoked_tokens().await?;
         let filter = bailiwick_store::TaskFilter { state: Some("open"), limit: usize::MAX, ..Default::default() };
@@ -304,7 +336,8 @@ impl House {
         }
         for state in ["pending", "approved", "refused"] {
             let filter = bailiwick_store::HoldFilter { state: Some(state), limit: usize::MAX, ..Default::default() };
-            for hold in self.store.holds(filter).await?.into_iter().filter(|h| now < h.expires_at) {
+            // One whose time ran out while nobody was here is known too, so that its end is put on record.
+            for hold in self.store.holds(filter).await?.into_iter().filter(|h| state != "refused" || now < h.expires_at) {
                 self.holds.put(hold);
             }
         }
@@ -390,8 +423,8 @@ impl House {
     pub async fn refresh_engine(&self) -> Result<(), String> {
         // One at a time: what was read first must not be put in force last.
         let _alone = self.refreshing.lock().await;
-        let tools = known_tools(&self.config, &self.store).await.map_err(|e| e.to_string())?;
-        let engine = Engine::new(&self.sources, world(&self.config, tools)).map_err(|e| e.render())?;
+        let pins = self.store.pins().await.map_err(|e| e.to_string())?;
+        let engine = engine_over(&self.sources, &self.config, &pins)?;
         let before = self.engine.load_full();
         let after = bailiwick_core::Policy::revision(&engine);
         if bailiwick_core::Policy::revision(&*before) == after {
@@ -438,17 +471,15 @@ const FIRST_LISTS: Duration = Duration::from_secs(20);
 
 /// The engine over the tools that are known. On an installation whose systems were never listed, policies about their arguments
 /// cannot be judged yet: then an engine that permits nothing, and true.
-async fn first_engine(sources: &[Source], config: &Config, tools: Vec<ToolShape>, store: &Store) -> Result<(Engine, bool), StartError> {
-    let known = world(config, tools);
-    match Engine::new(sources, known.clone()) {
+fn first_engine(sources: &[Source], config: &Config, pins: &[Pin]) -> Result<(Engine, bool), StartError> {
+    match engine_over(sources, config, pins) {
         Ok(engine) => Ok((engine, false)),
         Err(report) => {
-            let pins = store.pins().await?;
             let unlisted = config.systems.keys().any(|name| pins.iter().all(|p| p.system != *name));
             if !unlisted {
-                return Err(StartError::Policy(report.render()));
+                return Err(StartError::Policy(report));
             }
-            Engine::new(&[], known).map(|engine| (engine, true)).map_err(|e| StartError::Policy(e.render()))
+            Engine::new(&[], world(config, known_tools(config, pins, false))).map(|engine| (engine, true)).map_err(|e| StartError::Policy(e.render()))
         }
     }
 }
@@ -476,8 +507,20 @@ pub(crate) fn policy_sources(config: &Config) -> Result<Vec<Source>, StartError>
     Ok(sources)
 }
 
+/// The policies over the tools that are known. A definition that nobody looked at is no fact of the policy's world, where it could keep
+/// the policies from being taken anew; only where they speak of such a tool is it all there is.
+///
+/// # Errors
+/// The whole report.
+pub(crate) fn engine_over(sources: &[Source], config: &Config, pins: &[Pin]) -> Result<Engine, String> {
+    Engine::new(sources, world(config, known_tools(config, pins, false))).or_else(|report| {
+        let with_unreviewed = world(config, known_tools(config, pins, true));
+        Engine::new(sources, with_unreviewed).map_err(|_| report.render())
+    })
+}
+
 /// The tools that policy knows: those that are pinned and classified, and those that the configuration names.
-async fn known_tools(config: &Config, store: &Store) -> Result<Vec<ToolShape>, StoreError> {
+fn known_tools(config: &Config, pins: &[Pin], unreviewed: bool) -> Vec<ToolShape> {
     let mut tools: BTreeMap<bailiwick_core::ToolName, ToolShape> = BTreeMap::new();
     for system in config.systems.values() {
         let operations = [
@@ -493,14 +536,17 @@ async fn known_tools(config: &Config, store: &Store) -> Result<Vec<ToolShape>, S
             }
         }
     }
-    for pin in store.pins().await? {
+    for pin in pins {
         let Some(system) = config.systems.get(&pin.system) else { continue };
         let Ok(name) = bailiwick_core::ToolName::new(&pin.system, &pin.tool) else { continue };
+        if pin.status != PinStatus::Classified && !unreviewed {
+            continue;
+        }
         let effect = system.effect_of(&pin.tool).unwrap_or(pin.effect);
         let schema = crate::registry::parse_raw(&pin.definition).and_then(|d| d.member("inputSchema")).map(|s| s.bytes().into());
         tools.insert(name.clone(), ToolShape { name, effect, input_schema: schema });
     }
-    Ok(tools.into_values().collect())
+    tools.into_values().collect()
 }
 
 fn world(config: &Config, tools: Vec<ToolShape>) -> World {

@@ -15,6 +15,8 @@ use crate::house::StartError;
 pub struct Keyring {
     dir: PathBuf,
     keys: RwLock<Keys>,
+    /// Keys that came or went since the start, not on record yet.
+    changed: Mutex<Vec<Changed>>,
     read_at: Mutex<Option<Instant>>,
 }
 
@@ -34,8 +36,10 @@ impl Keyring {
     /// # Errors
     /// If a directory cannot be read.
     pub fn load(data_dir: &Path, _config: &Config) -> Result<Self, StartError> {
-        let ring = Self { dir: data_dir.to_path_buf(), keys: RwLock::default(), read_at: Mutex::default() };
+        let ring = Self { dir: data_dir.to_path_buf(), keys: RwLock::default(), changed: Mutex::default(), read_at: Mutex::default() };
         ring.reload()?;
+        // What is there at the start is what the installation is; from here on, changes are.
+        ring.take_changed();
         Ok(ring)
     }
 
@@ -45,8 +49,20 @@ impl Keyring {
     /// As [`Keyring::load`]; the keys in force stay then.
     pub fn reload(&self) -> Result<(), StartError> {
         let keys = Keys { agents: read(&self.dir.join("agents"))?, people: read(&self.dir.join("people"))? };
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        let before = std::mem::replace(&mut *self.keys.write().unwrap_or_else(PoisonError::into_inner), keys);
+        let now = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let pairs = [("agent", &before.agents, &now.agents), ("person", &before.people, &now.people)];
+        let changed = pairs.into_iter().flat_map(|(kind, before, now)| {
+            let came = missing(kind, "key_found", now, before);
+            came.into_iter().chain(missing(kind, "key_gone", before, now))
+        });
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).extend(changed);
         Ok(())
+    }
+
+    /// The keys that came or went since this was asked last.
+    pub fn take_changed(&self) -> Vec<Changed> {
+        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The keys of an agent.
@@ -77,6 +93,23 @@ impl Keyring {
         }
         known().unwrap_or_default()
     }
+}
+
+/// A key that came or went while the broker runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// `key_found` or `key_gone`.
+    pub what: &'static str,
+    /// Whose: `agent NAME` or `person NAME`, and the key's id.
+    pub name: String,
+}
+
+/// The keys of one map that the other has not.
+fn missing(kind: &str, what: &'static str, of: &HashMap<String, Vec<PublicKey>>, other: &HashMap<String, Vec<PublicKey>>) -> Vec<Changed> {
+    let there = |name: &String, key: &PublicKey| other.get(name).is_some_and(|keys| keys.iter().any(|k| k.id() == key.id()));
+    let keys = of.iter().flat_map(|(name, keys)| keys.iter().map(move |key| (name, key)));
+    let new = keys.filter(|(name, key)| !there(name, key));
+    new.map(|(name, key)| Changed { what, name: format!("{kind} {name}: {}", key.id()) }).collect()
 }
 
 fn read(dir: &Path) -> Result<HashMap<String, Vec<PublicKey>>, StartError> {

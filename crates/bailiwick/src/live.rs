@@ -1,6 +1,6 @@
 //! The tasks as the call's path sees them: open or not, how fast, and the signal that stops what is running.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -22,6 +22,8 @@ pub struct LiveTask {
     recent: Mutex<VecDeque<i64>>,
     ended: CancellationToken,
     streams: Arc<Semaphore>,
+    /// What it asked for that is on record once: kinds of lists.
+    looked: Mutex<BTreeSet<String>>,
 }
 
 /// Streams outside of calls (`GET`, `subscriptions/listen`) that one task may hold open.
@@ -39,6 +41,7 @@ impl LiveTask {
             recent: Mutex::default(),
             ended: CancellationToken::new(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            looked: Mutex::default(),
         })
     }
 
@@ -64,6 +67,13 @@ impl LiveTask {
     #[must_use]
     pub fn stream(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.streams).try_acquire_owned().ok()
+    }
+
+    /// Does the task ask for this kind of list for the first time?
+    #[must_use]
+    pub fn looks_first(&self, kind: &str) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        looked.len() < 16 && looked.insert(kind.to_owned())
     }
 
     /// Calls permitted so far.

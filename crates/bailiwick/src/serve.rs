@@ -13,20 +13,21 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::doors::{self, Doors};
 use crate::house::{House, Opened, StartError};
 use crate::mcp::{self, OutBody};
 
-/// Connections that are served at a time; beyond it, new ones wait.
-const CONNECTIONS_MAX: usize = 4096;
 /// A client must send its request's head within this.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// The same, and the whole life, of a connection in the reserve.
+const RESERVE_HEAD_TIMEOUT: Duration = Duration::from_secs(3);
+const RESERVE_LIFE: Duration = Duration::from_secs(20);
 /// Calls that run are given this long when the broker stops.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -58,10 +59,9 @@ pub async fn run(config: Config, data_dir: &Path, stop: CancellationToken, ready
 /// Serves connections until `stop`, then lets those that run end.
 pub async fn serve(house: Arc<House>, listener: TcpListener, stop: CancellationToken) {
     let router = crate::api::router(Arc::clone(&house));
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let doors = Doors::default();
     let connections = TaskTracker::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
         let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
@@ -74,10 +74,16 @@ pub async fn serve(house: Arc<House>, listener: TcpListener, stop: CancellationT
                 }
             },
         };
+        // Without a place it is closed at once.
+        let Some(entered) = doors.enter(peer.ip()) else { continue };
         let (house, router, stop) = (Arc::clone(&house), router.clone(), stop.clone());
         connections.spawn(async move {
-            connection(house, router, stream, peer, stop).await;
-            drop(place);
+            let served = connection(house, router, stream, peer, entered.reserve, stop);
+            if !entered.reserve {
+                served.await;
+            } else if tokio::time::timeout(RESERVE_LIFE, served).await.is_err() {
+                tracing::debug!(%peer, "a connection in the reserve took too long");
+            }
         });
     }
     house.stop.cancel();
@@ -87,18 +93,19 @@ pub async fn serve(house: Arc<House>, listener: TcpListener, stop: CancellationT
     }
 }
 
-async fn connection(house: Arc<House>, router: axum::Router, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
+async fn connection(house: Arc<House>, router: axum::Router, stream: TcpStream, peer: SocketAddr, reserve: bool, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection went at once");
         return;
     }
     let service = service_fn(move |request: Request<Incoming>| {
         let (house, router) = (Arc::clone(&house), router.clone());
-        async move { Ok::<_, Infallible>(answer(house, router, request, peer).await) }
+        async move { Ok::<_, Infallible>(answer(house, router, request, peer, reserve).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(if reserve { RESERVE_HEAD_TIMEOUT } else { HEAD_TIMEOUT })
+        .keep_alive(!reserve)
         .max_headers(64)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
@@ -119,7 +126,11 @@ async fn answer(
     router: axum::Router,
     mut request: Request<Incoming>,
     peer: SocketAddr,
+    reserve: bool,
 ) -> Response<Either<OutBody, axum::body::Body>> {
+    if reserve && doors::is_for_agents(request.uri().path()) {
+        return mcp::plain(StatusCode::SERVICE_UNAVAILABLE, "too many connections are open").map(Either::Left);
+    }
     if mcp::is_mcp(request.uri().path()) {
         return mcp::serve(house, request, peer).await.map(Either::Left);
     }

@@ -16,6 +16,7 @@ use crate::clock::random;
 use crate::config::ToolPattern;
 use crate::entry::{self, Ending, Narrowed};
 use crate::house::House;
+use crate::paces::Door;
 use crate::live::LiveTask;
 
 /// A request for a task, as it is sent.
@@ -164,6 +165,20 @@ impl House {
     /// If nothing is left, the request is not valid, or the ledger cannot be written.
     pub async fn open_task(&self, agent: &AgentName, instance: InstanceId, asked: TaskRequest) -> Result<OpenedTask, TaskRefused> {
         let now = self.clock.now();
+        let opened = if self.paces.within(agent, Door::Task, now) {
+            self.opened(agent, instance, asked, now).await
+        } else {
+            Err(TaskRefused::new(ErrorCode::LimitExceeded, "the agent opens too many tasks; wait a minute"))
+        };
+        if let Err(refused) = &opened
+            && self.config.agents.contains_key(agent)
+        {
+            self.note_refused(agent, Door::Task, refused.code).await;
+        }
+        opened
+    }
+
+    async fn opened(&self, agent: &AgentName, instance: InstanceId, asked: TaskRequest, now: Timestamp) -> Result<OpenedTask, TaskRefused> {
         let entry = self.config.agents.get(agent).ok_or_else(|| TaskRefused::new(ErrorCode::ProofInvalid, "there is no such agent"))?;
         let agent = &entry.agent;
         self.in_service(agent, now).map_err(|why| TaskRefused::new(ErrorCode::PolicyDenied, why))?;

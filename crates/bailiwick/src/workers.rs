@@ -69,6 +69,12 @@ impl House {
             tracing::error!(%error, "the end of held calls could not be recorded yet");
         }
         self.settle_denials().await;
+        for changed in self.keyring.take_changed() {
+            let found = crate::entry::House { what: changed.what, name: Some(&changed.name), digest: None };
+            if let Err(error) = self.append(&found).await {
+                tracing::error!(%error, key = changed.name, "a key that came or went could not be recorded");
+            }
+        }
         self.count_texts();
         self.parking.expire(now, |task| self.live.find(task).is_some());
         let gone = self.sessions.expire(now);

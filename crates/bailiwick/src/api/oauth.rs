@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts as _, Request, State};
 use axum::response::{IntoResponse, Response};
-use bailiwick_core::{Agent, ErrorCode, InstanceId, Role, SessionId, TaskId};
+use bailiwick_core::{Agent, ErrorCode, InstanceId, Role, SessionId, SystemName, TaskId};
 use bailiwick_identity::assertion::{self, Proved, Registered};
 use bailiwick_identity::oauth::{
     ClientProof, Form, NO_STORE, OauthError, ResourceMetadata, Scope, ServerMetadata, TokenAnswer, TokenQuery, TokenRequest, introspection,
@@ -23,6 +23,7 @@ use super::body::{FormBytes, Named};
 use super::problem::Problem;
 use crate::clock::random;
 use crate::house::House;
+use crate::paces::Door;
 
 /// What the token endpoint is asked (RFC 6749 section 4.4.2, RFC 7523 section 2.2, RFC 8707). Sent as a form.
 #[derive(Deserialize, ToSchema)]
@@ -182,10 +183,12 @@ fn registered(house: &House, client_id: &str) -> Option<Registered> {
 fn resources(house: &House, body: &[u8]) -> Result<Vec<String>, OauthError> {
     let mcp = &house.urls.mcp;
     let mut ours = vec![mcp.clone()];
-    ours.extend(house.config.systems.keys().map(|system| format!("{mcp}/s/{system}")));
     let form = Form::parse(body)?;
     let of_task = |r: &str| r.strip_prefix(mcp.as_str()).and_then(|rest| rest.strip_prefix("/t/")).is_some_and(|id| id.parse::<TaskId>().is_ok());
-    ours.extend(form.values("resource").filter(|r| of_task(r)).map(str::to_owned));
+    // Any name that a system could have: whoever has not proved itself yet must not learn which there are.
+    let of_system =
+        |r: &str| r.strip_prefix(mcp.as_str()).and_then(|rest| rest.strip_prefix("/s/")).is_some_and(|name| name.parse::<SystemName>().is_ok());
+    ours.extend(form.values("resource").filter(|r| of_task(r) || of_system(r)).map(str::to_owned));
     Ok(ours)
 }
 
@@ -211,6 +214,10 @@ pub(super) async fn token(State(api): State<Arc<Api>>, request: Request) -> Resu
     let asked = TokenRequest::parse(&body, &resources(house, &body)?)?;
     let (agent, proved) = api.client(&asked.client, from).await?;
     let now = house.clock.now();
+    if !house.paces.within(&agent.name, Door::Token, now) {
+        house.note_refused(&agent.name, Door::Token, ErrorCode::LimitExceeded).await;
+        return Err(OauthError::temporarily_unavailable("the agent asks for too many tokens; wait a minute").into());
+    }
     let instance = proved.instance.unwrap_or_else(|| InstanceId::new(now, random()));
     house.sighted(&agent, Used::Key(proved.key), Place { address: from, instance }, now).await;
     let (issued, scope) = match asked.task {

@@ -262,6 +262,12 @@ pub(super) async fn show(State(api): State<Arc<Api>>, asker: Asker, name: Named)
 pub(super) async fn complete(State(api): State<Arc<Api>>, by: ByAgent, name: Named) -> Result<Response, Problem> {
     let asker = Asker::Token(by.0);
     let row = find(&api.house, &asker, &name).await?;
+    // As everywhere else: one running copy of an agent does not end what another one works on.
+    if let Asker::Token(bearer) = &asker
+        && bearer.verified().instance != row.task.instance
+    {
+        return Err(Problem::because(ErrorCode::RoleMissing, "another running copy of the agent opened this task, and completes it"));
+    }
     end(&api.house, row, EndReason::Completed, |task| task.spiffe_id.as_str().to_owned()).await
 }
 

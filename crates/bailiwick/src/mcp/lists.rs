@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bailiwick_core::{SystemName, Task};
+use bailiwick_core::{CallId, ErrorCode, SystemName, Task};
+use bailiwick_store::Entry;
 use bailiwick_wire::mcp::reply;
 use bailiwick_wire::mcp::{Method, Refusal, code};
 use bailiwick_wire::{Raw, RawBuf};
@@ -11,12 +12,14 @@ use bytes::Bytes;
 use http::Response;
 use tokio::sync::mpsc;
 
+use crate::clock::random;
+use crate::entry::{self, Body};
 use crate::house::House;
 use crate::mcp::call::quoted;
 use crate::mcp::exchange::{Exchange, Said};
 use crate::mcp::session::Scope;
 use crate::mcp::{OutBody, event_stream, relay};
-use crate::pipeline::Asks;
+use crate::pipeline::{Asks, Refused};
 use crate::registry::System;
 use crate::upstream::{Listening, Notice, Reply, UpstreamRequest, UseEra};
 
@@ -86,6 +89,9 @@ pub(super) async fn list(exchange: &Exchange, method: Method, cursor: Option<&st
         _ => ("resources/read", "resourceTemplates"),
     };
     let systems = exchange.systems_with(operation);
+    if let Err(refused) = exchange.look_around(method).await {
+        return exchange.refused(method, member, &refused);
+    }
     let mut message = Vec::new();
     if let (Scope::System(_), [system]) = (&exchange.scope, systems.as_slice()) {
         let params = cursor.map_or_else(|| "{}".to_owned(), |c| format!("{{\"cursor\":{}}}", quoted(c)));
@@ -131,6 +137,35 @@ fn tools(exchange: &Exchange, cursor: Option<&str>) -> Said {
     let mut message = Vec::new();
     exchange.writer().tools_list(&mut message, &exchange.id, listed, None);
     Said::ok(message)
+}
+
+impl Exchange {
+    /// Asking what there is counts against the task's pace, and the first time that a task asks for each kind is on record.
+    ///
+    /// # Errors
+    /// Too fast, or the record cannot be written.
+    async fn look_around(&self, method: Method) -> Result<(), Refused> {
+        let (live, house) = (&self.who.live, &self.house);
+        let refused = |code: ErrorCode| Refused { code, detail: code.sentence().to_owned() };
+        if !live.within_rate(house.clock.now()) {
+            let (id, code) = (CallId::new(house.clock.now(), random()), ErrorCode::BudgetRate);
+            let denied = house.denied_early(id, &self.who.caller, &live.task, method.as_str(), code, code.sentence(), &[]).await;
+            return Err(refused(if denied.is_ok() { code } else { ErrorCode::AuditUnavailable }));
+        }
+        if !live.looks_first(method.as_str()) {
+            return Ok(());
+        }
+        let name = match &self.scope {
+            Scope::All => method.as_str().to_owned(),
+            Scope::System(system) => format!("{system}.{}", method.as_str()),
+        };
+        let body = entry::encode(house.clock.now(), &entry::House { what: "listed", name: Some(&name), digest: None });
+        let entry = Entry::new(<entry::House<'_> as Body>::WORD, body).of_task(live.task.id);
+        house.store.append_relaxed(entry).await.map_err(|error| {
+            tracing::error!(%error, "a list was not given: the ledger cannot be written");
+            refused(ErrorCode::AuditUnavailable)
+        })
+    }
 }
 
 /// What a system said, without what was injected into it. `None`: it could not be taken out.
@@ -192,6 +227,10 @@ pub(super) async fn owner_of_resource(exchange: &Exchange, uri: &str) -> String 
     let systems = exchange.systems_with("resources/read");
     if let [only] = systems.as_slice() {
         return only.entry.name.to_string();
+    }
+    // Several systems are asked for their lists to find out: no faster than anything else, and on record.
+    if exchange.look_around(Method::ResourcesList).await.is_err() {
+        return "?".to_owned();
     }
     let mut owners: BTreeSet<String> = BTreeSet::new();
     for system in &systems {
@@ -308,7 +347,11 @@ impl Wanted {
 }
 
 /// `subscriptions/listen`: the stream of what changes, until the client goes, the token's task ends, or we stop.
-pub(super) fn listen(exchange: Exchange, asked: Option<RawBuf>) -> Response<OutBody> {
+pub(super) async fn listen(exchange: Exchange, asked: Option<RawBuf>) -> Response<OutBody> {
+    if let Err(refused) = exchange.look_around(Method::SubscriptionsListen).await {
+        let said = exchange.refused(Method::SubscriptionsListen, "subscriptions/listen", &refused);
+        return crate::mcp::json(http::StatusCode::from_u16(said.status).unwrap_or(http::StatusCode::OK), said.message);
+    }
     let Some(place) = exchange.who.live.stream() else {
         return crate::mcp::plain(http::StatusCode::TOO_MANY_REQUESTS, "the task has too many streams open");
     };

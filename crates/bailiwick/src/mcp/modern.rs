@@ -60,7 +60,7 @@ pub(super) async fn serve(
             said(held::asynchronous(&exchange, modern.method, handle).await)
         }
         Method::Discover => said(lists::discover(&exchange)),
-        Method::SubscriptionsListen => lists::listen(exchange, request.params.get("notifications").map(Raw::to_owned)),
+        Method::SubscriptionsListen => lists::listen(exchange, request.params.get("notifications").map(Raw::to_owned)).await,
         Method::ToolsList | Method::PromptsList | Method::ResourcesList | Method::ResourceTemplatesList => {
             said(lists::list(&exchange, modern.method, request.params.cursor.as_deref()).await)
         }

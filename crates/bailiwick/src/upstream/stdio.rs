@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::frame::{self, Incoming, Malformed, MetaEra, Outcome, Outgoing};
 use super::process::{self, Line, Pipes, Process};
-use super::{CallScope, Event, Reply, Shared, State, UpstreamError, UpstreamRequest, UseEra};
+use super::{CallScope, Event, Reply, SessionKey, Shared, State, UpstreamError, UpstreamRequest, UseEra};
 
 /// Messages that wait for a process to read them.
 const OUTBOX: usize = 64;
@@ -162,7 +162,7 @@ pub(super) struct Channel {
 #[derive(Debug, Default)]
 struct Calls {
     open: HashMap<u64, Waiting>,
-    abandoned: VecDeque<u64>,
+    abandoned: VecDeque<(u64, SessionKey)>,
     /// Requests of the server that a client answers, by the server's id.
     relayed: HashMap<IdBuf, oneshot::Sender<()>>,
     /// Why no answer comes any more.
@@ -176,6 +176,7 @@ struct Waiting {
     events: Option<mpsc::Sender<Event>>,
     /// The client's own progress token.
     token: Option<IdBuf>,
+    session: SessionKey,
 }
 
 /// An open call. Dropping it before its answer stops the call.
@@ -223,7 +224,7 @@ impl Channel {
         };
         let token = request.progress_token.map(Id::to_owned);
         let progress = token.is_some() && events.is_some();
-        let mut open = self.open(events, token)?;
+        let mut open = self.open(events, token, request.session)?;
         let outgoing = Outgoing { id: open.id, method: request.method.as_str(), params: request.params, era, progress, extra: request.meta };
         let frame = outgoing.write();
         let place = self.outbox.reserve().await.map_err(|_| UpstreamError::unavailable("its process has ended"))?;
@@ -235,7 +236,7 @@ impl Channel {
 
     /// One request of our own during the start. It is never cancelled: an answer that comes late is only dropped.
     pub(super) fn begin(self: &Arc<Self>, method: &'static str, params: Raw<'_>, era: MetaEra<'_>) -> Result<OpenCall, UpstreamError> {
-        let open = self.open(None, None)?;
+        let open = self.open(None, None, &SessionKey::new("broker"))?;
         let outgoing = Outgoing { id: open.id, method, params, era, progress: false, extra: None };
         self.send(outgoing.write());
         Ok(open)
@@ -248,7 +249,12 @@ impl Channel {
         }
     }
 
-    fn open(self: &Arc<Self>, events: Option<mpsc::Sender<Event>>, token: Option<IdBuf>) -> Result<OpenCall, UpstreamError> {
+    fn open(
+        self: &Arc<Self>,
+        events: Option<mpsc::Sender<Event>>,
+        token: Option<IdBuf>,
+        session: &SessionKey,
+    ) -> Result<OpenCall, UpstreamError> {
         let (sender, answer) = oneshot::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut calls = self.calls();
@@ -258,7 +264,7 @@ impl Channel {
         if calls.open.len() >= OPEN_CALLS_MAX {
             return Err(UpstreamError::unavailable("too many calls are open there"));
         }
-        calls.open.insert(id, Waiting { answer: sender, events, token });
+        calls.open.insert(id, Waiting { answer: sender, events, token, session: session.clone() });
         drop(calls);
         Ok(OpenCall { channel: Arc::clone(self), id, answer, tell: false })
     }
@@ -293,7 +299,7 @@ impl Channel {
         let mut calls = self.calls();
         let number = frame::number(id);
         let waiting = number.and_then(|number| calls.open.remove(&number));
-        let late = number.and_then(|number| calls.abandoned.iter().position(|abandoned| *abandoned == number));
+        let late = number.and_then(|number| calls.abandoned.iter().position(|(abandoned, _)| *abandoned == number));
         if let Some(place) = late {
             calls.abandoned.remove(place);
         }
@@ -329,7 +335,7 @@ impl Channel {
         };
         let calls = self.calls();
         let Some(Waiting { events: Some(events), token: Some(token), .. }) = calls.open.get(&number) else {
-            return calls.abandoned.contains(&number);
+            return calls.abandoned.iter().any(|(abandoned, _)| *abandoned == number);
         };
         let Some(params) = frame::with_token(params, token.as_str(), shared.config.frame_bytes_max) else {
             return false;
@@ -355,7 +361,8 @@ impl Channel {
     }
 
     /// Nothing on this channel says to which call a request of the server belongs. So it is relayed only while exactly one
-    /// is open: nobody may be asked about the work of another.
+    /// is open, and the server owes no answer to a call of another session that was given up: nobody may be asked about the work of
+    /// another.
     fn relay(self: &Arc<Self>, shared: &Arc<Shared>, id: &IdBuf, method: &str, params: Raw<'_>) -> bool {
         let Ok(place) = Arc::clone(&self.relays).try_acquire_owned() else {
             return false;
@@ -365,9 +372,12 @@ impl Channel {
         {
             let mut calls = self.calls();
             let mut open = calls.open.values();
-            let (Some(Waiting { events: Some(events), .. }), None) = (open.next(), open.next()) else {
+            let (Some(Waiting { events: Some(events), session, .. }), None) = (open.next(), open.next()) else {
                 return false;
             };
+            if calls.abandoned.iter().any(|(_, of)| of != session) {
+                return false;
+            }
             let event = Event::Request { method: method.to_owned(), params: params.to_owned(), answer };
             if events.try_send(event).is_err() {
                 return false;
@@ -416,12 +426,13 @@ impl OpenCall {
 impl Drop for OpenCall {
     fn drop(&mut self) {
         let mut calls = self.channel.calls();
-        let unanswered = calls.open.remove(&self.id).is_some();
-        if unanswered {
+        let given_up = calls.open.remove(&self.id);
+        let unanswered = given_up.is_some();
+        if let Some(Waiting { session, .. }) = given_up {
             if calls.abandoned.len() >= ABANDONED_KEPT {
                 calls.abandoned.pop_front();
             }
-            calls.abandoned.push_back(self.id);
+            calls.abandoned.push_back((self.id, session));
         }
         drop(calls);
         if unanswered && self.tell {

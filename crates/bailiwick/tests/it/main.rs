@@ -31,6 +31,8 @@ mod power_load;
 #[cfg(test)]
 mod power_trace;
 #[cfg(test)]
+mod questions;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
 mod races_fence;

@@ -444,3 +444,84 @@ async fn what_the_broker_does_by_itself_cannot_be_asked_for() {
     }
     assert_eq!(peer.seen().len(), before);
 }
+
+#[tokio::test]
+async fn a_word_that_may_mean_the_session_or_the_request_has_nothing_sent_again() {
+    let refused = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request"}}"#;
+    let peer = Peer::start(move |seen| {
+        legacy_start(seen).unwrap_or_else(|| Play::status("400 Bad Request", "content-type: application/json\r\n", refused))
+    })
+    .await;
+    let upstream = start(Transport::http(&peer.url), |config| config.era = EraChoice::Legacy);
+    let reply = call(&upstream, LEGACY, "{}").await.unwrap();
+    assert!(matches!(reply, Reply::Error { code: -32000, http_status: 400, .. }), "{reply:?}");
+    assert_eq!(peer.count("tools/call"), 1);
+    // The next one has a session of its own.
+    let before = peer.count("initialize");
+    drop(call(&upstream, LEGACY, "{}").await);
+    assert_eq!((peer.count("initialize"), peer.count("tools/call")), (before + 1, 2));
+}
+
+#[tokio::test]
+async fn nothing_of_a_tool_is_sent_to_a_server_that_started_anew_since_it_was_looked_at() {
+    let lost = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&lost);
+    let peer = Peer::start(move |seen| {
+        legacy_start(seen)
+            .unwrap_or_else(|| if count.fetch_add(1, Ordering::SeqCst) == 0 { Play::status("404 Not Found", "", "") } else { echo(seen) })
+    })
+    .await;
+    let upstream = start(Transport::http(&peer.url), |config| config.era = EraChoice::Legacy);
+    assert!(upstream.ready().await);
+    let life = upstream.life();
+    let key = key();
+    let looked_at = |life| UpstreamRequest { life: Some(life), ..UpstreamRequest::new(LEGACY, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#)) };
+    let error = upstream.request(looked_at(life), None).await.unwrap_err();
+    assert_eq!((&error, error.may_have_run()), (&UpstreamError::Anew, false));
+    assert_eq!((upstream.life(), peer.count("tools/call")), (life + 1, 1));
+    assert_eq!(upstream.request(looked_at(life), None).await.unwrap_err(), UpstreamError::Anew);
+    assert_eq!(peer.count("tools/call"), 1);
+    text(upstream.request(looked_at(life + 1), None).await);
+}
+
+#[tokio::test]
+async fn a_client_that_declares_ever_other_capabilities_does_not_fill_the_sessions() {
+    let peer = Peer::start(|seen| legacy_start(seen).unwrap_or_else(|| echo(seen))).await;
+    let upstream = start(Transport::http(&peer.url), |config| {
+        config.era = EraChoice::Legacy;
+        config.relay.sampling = true;
+    });
+    let key = key();
+    let mut refused = 0;
+    for i in 0..20 {
+        let capabilities = format!(r#"{{"sampling":{{"x{i}":{{}}}}}}"#);
+        let era = UseEra::Legacy { version: Version::V2025_11_25, capabilities: raw(&capabilities) };
+        let request = UpstreamRequest::new(era, &key, Method::ToolsCall, raw(r#"{"name":"echo"}"#));
+        refused += usize::from(upstream.request(request, None).await.is_err());
+    }
+    assert_eq!(refused, 4);
+}
+
+#[tokio::test]
+async fn a_subscription_of_an_older_client_is_a_stream_at_a_modern_server_until_it_is_taken_back() {
+    let peer = Peer::start(|seen| match modern_start(seen) {
+        Some(play) => play,
+        None if seen.method() == "subscriptions/listen" => {
+            let told = r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"file:///a"}}"#;
+            Play::stream(&[(0, event(told))], Then::Hang)
+        }
+        None => echo(seen),
+    })
+    .await;
+    let upstream = start(Transport::http(&peer.url), |_| {});
+    let key = key();
+    let mut notices = upstream.subscribe();
+    let ask = async |method| upstream.request(UpstreamRequest::new(MODERN, &key, method, raw(r#"{"uri":"file:///a"}"#)), None).await;
+    assert_eq!(text(ask(Method::ResourcesSubscribe).await), "{}");
+    assert_eq!(&*notices.recv().await.unwrap().method, "notifications/resources/updated");
+    text(ask(Method::ResourcesSubscribe).await);
+    assert_eq!(peer.count("subscriptions/listen"), 1);
+    text(ask(Method::ResourcesUnsubscribe).await);
+    until(|| peer.closed() == 1).await;
+    assert_eq!(peer.count("resources/subscribe") + peer.count("resources/unsubscribe"), 0);
+}
