@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use bailiwick_ledger::checkpoint::CheckpointError;
 use bailiwick_ledger::export::{ExportError, Exporter};
-use bailiwick_ledger::{Checkpoint, Frontier, Origin, VerifierKey, leaf_hash};
-use bailiwick_store::{Integrated, Integrator, Options, Store, StoreError};
+use bailiwick_ledger::{Checkpoint, Frontier, Hash, Origin, VerifierKey, leaf_hash};
+use bailiwick_store::{EntryRow, Integrated, Integrator, Options, Store, StoreError};
 use serde::Deserialize;
 
 use crate::cli::ApiClient;
@@ -44,6 +44,9 @@ pub enum AccessError {
     /// The entries do not lead to the signed root.
     #[error("the entries do not lead to the signed root")]
     Root,
+    /// Entries are missing at the beginning, and none that is there says that they were pruned.
+    #[error("the entries before {0} are missing, and no entry says that they were pruned")]
+    Unsaid(u64),
     /// The directory could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -52,11 +55,32 @@ pub enum AccessError {
     System(String),
 }
 
+/// What was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The signed head.
+    pub head: Checkpoint,
+    /// The entries before this one are pruned: their hashes lead to the root, what they said is gone. 0 if none is.
+    pub minimum: u64,
+}
+
 /// Checks entries one by one against a signed head.
 #[derive(Debug)]
 pub struct Check {
     head: Checkpoint,
     tree: Frontier,
+    /// The entry after the last one of which only the hash was there.
+    minimum: u64,
+    /// The furthest minimum index that an entry says.
+    said: u64,
+}
+
+/// What an entry says of the minimum index, if it is one that says that entries were pruned.
+pub(crate) fn said_minimum(entry: &[u8]) -> Option<u64> {
+    if !entry.starts_with(br#"{"v":1,"kind":"pruned","#) {
+        return None;
+    }
+    serde_json::from_slice::<serde_json::Value>(entry).ok()?.get("minimum")?.as_u64()
 }
 
 impl Check {
@@ -65,7 +89,13 @@ impl Check {
     /// # Errors
     /// `Checkpoint`.
     pub fn new(note: &str, origin: &Origin, key: &VerifierKey) -> Result<Self, AccessError> {
-        Ok(Self { head: Checkpoint::open(note, origin, key, &[])?.checkpoint, tree: Frontier::new() })
+        Ok(Self { head: Checkpoint::open(note, origin, key, &[])?.checkpoint, tree: Frontier::new(), minimum: 0, said: 0 })
+    }
+
+    /// How many entries the signed head counts.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.head.size
     }
 
     /// Takes the next entry. `stored` is the leaf hash that was kept beside it, so that a changed entry can be named.
@@ -78,18 +108,39 @@ impl Check {
             return Err(AccessError::Entry(self.tree.size()));
         }
         self.tree.push(leaf);
+        self.said = self.said.max(said_minimum(entry).unwrap_or_default());
         Ok(())
+    }
+
+    /// Takes the next entry, of which only the leaf hash is there. The root says whether it is the right one.
+    pub fn push_pruned(&mut self, leaf: &[u8; 32]) {
+        self.tree.push(Hash::from_bytes(*leaf));
+        self.minimum = self.tree.size();
     }
 
     /// Gives the head, if it is that of exactly these entries.
     ///
     /// # Errors
-    /// `Missing` or `Root`.
+    /// `Missing`, `Root` or `Unsaid`.
     pub fn finish(self) -> Result<Checkpoint, AccessError> {
+        self.finish_kept().map(|verified| verified.head)
+    }
+
+    /// The same, and says how much was pruned.
+    ///
+    /// # Errors
+    /// `Missing`, `Root` or `Unsaid`.
+    pub fn finish_kept(self) -> Result<Verified, AccessError> {
         if self.tree.size() < self.head.size {
             return Err(AccessError::Missing(self.tree.size()));
         }
-        if (self.tree.size(), self.tree.root()) == (self.head.size, self.head.root) { Ok(self.head) } else { Err(AccessError::Root) }
+        if (self.tree.size(), self.tree.root()) != (self.head.size, self.head.root) {
+            return Err(AccessError::Root);
+        }
+        if self.minimum > self.said {
+            return Err(AccessError::Unsaid(self.minimum));
+        }
+        Ok(Verified { head: self.head, minimum: self.minimum })
     }
 }
 
@@ -99,15 +150,24 @@ impl Check {
 /// # Errors
 /// The first thing that is wrong.
 pub fn verify(data_dir: &Path, origin: &Origin, key: &VerifierKey) -> Result<Checkpoint, AccessError> {
+    verify_kept(data_dir, origin, key).map(|verified| verified.head)
+}
+
+/// The same, and says how much of it is pruned.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn verify_kept(data_dir: &Path, origin: &Origin, key: &VerifierKey) -> Result<Verified, AccessError> {
     apart(async {
         let source = Source::open(data_dir).await?;
-        let result = check(&source, origin, key, |_| Ok(())).await;
+        let result = check(&source, origin, key, |_, _| Ok(())).await;
         source.close().await;
-        result.map(|(head, _)| head)
+        result.map(|(verified, _)| verified)
     })
 }
 
-/// Publishes the ledger as a directory of tiles (C2SP tlog-tiles). Gives the number of entries. What is not whole is not published.
+/// Publishes the ledger as a directory of tiles (C2SP tlog-tiles). Gives the number of entries. What is not whole is not published;
+/// of what is pruned there are tiles only.
 ///
 /// # Errors
 /// The first thing that is wrong, or cannot be written.
@@ -115,12 +175,16 @@ pub fn export(data_dir: &Path, out: &Path) -> Result<u64, AccessError> {
     let (key, origin) = log_key(data_dir)?;
     apart(async {
         let source = Source::open(data_dir).await?;
-        let mut files = Exporter::create(out)?;
-        let result = check(&source, &origin, &key, |entry| Ok(files.push(entry)?)).await;
+        let mut files = Exporter::create(out)?.pruned_to(source.minimum().await?);
+        let each = |entry: Option<&[u8]>, leaf: &[u8; 32]| match entry {
+            Some(entry) => Ok(files.push(entry)?),
+            None => Ok(files.push_hash(Hash::from_bytes(*leaf))?),
+        };
+        let result = check(&source, &origin, &key, each).await;
         source.close().await;
-        let (head, note) = result?;
+        let (verified, note) = result?;
         files.finish(&note)?;
-        Ok(head.size)
+        Ok(verified.head.size)
     })
 }
 
@@ -155,8 +219,8 @@ async fn check(
     source: &Source,
     origin: &Origin,
     key: &VerifierKey,
-    mut each: impl FnMut(&[u8]) -> Result<(), AccessError>,
-) -> Result<(Checkpoint, String), AccessError> {
+    mut each: impl FnMut(Option<&[u8]>, &[u8; 32]) -> Result<(), AccessError>,
+) -> Result<(Verified, String), AccessError> {
     let note = source.checkpoint().await?;
     let mut check = Check::new(&note, origin, key)?;
     let size = check.head.size;
@@ -170,12 +234,15 @@ async fn check(
             if index != next {
                 return Err(AccessError::Missing(next));
             }
-            check.push(&entry, &leaf)?;
-            each(&entry)?;
+            match &entry {
+                Some(entry) => check.push(entry, &leaf)?,
+                None => check.push_pruned(&leaf),
+            }
+            each(entry.as_deref(), &leaf)?;
             next = next.saturating_add(1);
         }
     }
-    Ok((check.finish()?, note))
+    Ok((check.finish_kept()?, note))
 }
 
 /// Where entries come from.
@@ -184,12 +251,15 @@ enum Source {
     Broker(Box<(ApiClient, PersonKey)>),
 }
 
-type Row = (u64, Vec<u8>, [u8; 32]);
+/// Index, entry unless it was pruned, leaf hash.
+type Row = (u64, Option<Vec<u8>>, [u8; 32]);
 
 /// A piece of the ledger as the API gives it.
 #[derive(Deserialize)]
 struct Page {
     checkpoint: String,
+    #[serde(default)]
+    minimum: u64,
     entries: Vec<PageEntry>,
 }
 
@@ -197,7 +267,7 @@ struct Page {
 struct PageEntry {
     index: u64,
     leaf: String,
-    text: String,
+    text: Option<String>,
 }
 
 impl Source {
@@ -236,14 +306,26 @@ impl Source {
         }
     }
 
+    /// The first entry that is not pruned.
+    async fn minimum(&self) -> Result<u64, AccessError> {
+        match self {
+            Self::Store(store) => Ok(store.minimum().await?),
+            Self::Broker(broker) => Ok(Self::page(broker, 0, 0).await?.minimum),
+        }
+    }
+
     async fn entries(&self, from: u64, to: u64) -> Result<Vec<Row>, AccessError> {
         match self {
-            Self::Store(store) => Ok(store.entries(from..to).await?.into_iter().map(|row| (row.index, row.body, row.leaf)).collect()),
+            Self::Store(store) => {
+                let minimum = store.minimum().await?;
+                let kept = |row: EntryRow| (row.index, (row.index >= minimum || !row.body.is_empty()).then_some(row.body), row.leaf);
+                Ok(store.entries(from..to).await?.into_iter().map(kept).collect())
+            }
             Self::Broker(broker) => {
                 let page = Self::page(broker, from, to).await?;
                 let row = |e: PageEntry| {
                     let leaf: bailiwick_core::Digest = e.leaf.parse().map_err(|_| AccessError::Entry(e.index))?;
-                    Ok((e.index, e.text.into_bytes(), *leaf.as_bytes()))
+                    Ok((e.index, e.text.map(String::into_bytes), *leaf.as_bytes()))
                 };
                 page.entries.into_iter().map(row).collect()
             }

@@ -251,7 +251,7 @@ impl House {
         let said = |name: &str| entry.and_then(|e| e.get(name)?.as_str());
         let digest: Option<Digest> = said(kind.word()).and_then(|text| text.parse().ok());
         if let Some(row) = found.rows.iter().find(|row| row.kind == kind) {
-            return self.opened(row, digest);
+            return self.read_out(row, digest);
         }
         let Some(until) = said("kept_until").and_then(|text| Timestamp::parse(text).ok()) else { return Text::NotKept };
         match &found.erased {
@@ -261,7 +261,7 @@ impl House {
         }
     }
 
-    fn opened(&self, row: &PayloadRow, digest: Option<Digest>) -> Text {
+    fn read_out(&self, row: &PayloadRow, digest: Option<Digest>) -> Text {
         let Some((salt, text)) = self.unsealed(row) else {
             tracing::error!(call = %row.call, kind = row.kind.word(), "the kept text of a call was changed, or belongs to another call");
             return Text::Damaged;

@@ -92,7 +92,100 @@ pub(crate) fn open_payloads(config: &Config, data_dir: &Path) -> Result<Payloads
     }
 }
 
+/// What was pruned, or would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pruned {
+    /// The first entry that was there.
+    pub from: u64,
+    /// The first one that is there now.
+    pub to: u64,
+    /// Entries from this time on are kept, whatever else.
+    pub kept_from: Timestamp,
+    /// What keeps more from being pruned, in words.
+    pub held_by: Option<&'static str>,
+    /// Where the ledger says so. `None`: there was nothing to prune, or it was only a question.
+    pub entry: Option<u64>,
+}
+
+/// Why nothing was pruned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PruneError {
+    /// Without a policy, a log is not pruned (C2SP tlog-tiles, section Retention Policies).
+    #[error("the configuration has no policy by which the ledger may be pruned: `ledger_days` under [retention]")]
+    NoPolicy,
+    /// The policy keeps it.
+    #[error("the policy keeps entries from {0} on")]
+    Kept(Timestamp),
+    /// The store's.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
 impl House {
+    /// Prunes the ledger: what entries from before a time said goes, their hashes stay. Without a time, by what the policy says. On
+    /// record first; it never touches what is open, what an export has not got yet, or what the policy keeps.
+    ///
+    /// # Errors
+    /// See [`PruneError`]. After a `Store` error it may be on record; it goes on at the next start.
+    pub async fn prune(&self, before: Option<Timestamp>, by: Option<&PersonName>, dry: bool) -> Result<Pruned, PruneError> {
+        let now = self.clock.now();
+        let policy = self.config.retention.ledger.ok_or(PruneError::NoPolicy)?;
+        let life = i64::try_from(policy.as_millis()).unwrap_or(i64::MAX);
+        let keeps = Timestamp::from_millis(now.as_millis().saturating_sub(life));
+        let kept_from = before.unwrap_or(keeps);
+        if kept_from > keeps {
+            return Err(PruneError::Kept(keeps));
+        }
+        let prunable = self.store.prunable(kept_from, self.exported_to().await?).await?;
+        let (from, to) = (prunable.from, prunable.to);
+        let pruned = Pruned { from, to, kept_from, held_by: prunable.held_by.map(bailiwick_store::HeldBy::words), entry: None };
+        if dry || to == from {
+            return Ok(pruned);
+        }
+        let policy_days = policy.as_secs() / (24 * 60 * 60);
+        let body = entry::encode(now, &entry::Pruned { minimum: to, before: from, kept_from, by, policy_days });
+        let entry = Entry::new(<entry::Pruned<'_> as Body>::WORD, body);
+        let index = self.store.write(move |w| w.prune(entry, to)).await?;
+        fault::point("after-prune-ordered");
+        self.finish_pruning().await?;
+        self.forget_tasks_of(to, kept_from).await?;
+        metrics::gauge!("bailiwick_ledger_minimum").set(f64::from(u32::try_from(to).unwrap_or(u32::MAX)));
+        Ok(Pruned { entry: Some(index), ..pruned })
+    }
+
+    /// The first entry that some export has not got yet.
+    async fn exported_to(&self) -> Result<u64, StoreError> {
+        let cursors = self.store.exports().await?;
+        let next = |name: &str| cursors.iter().find(|c| c.name == name).map_or(0, |c| c.next);
+        Ok(self.config.exports.iter().map(|export| next(&export.name)).min().unwrap_or(u64::MAX))
+    }
+
+    /// Carries a pruning out that is on record. What it leaves in the index and in the log goes too.
+    ///
+    /// # Errors
+    /// The store's; it is tried again at the next start.
+    pub(crate) async fn finish_pruning(&self) -> Result<(), StoreError> {
+        if self.store.prune_on().await? {
+            fault::point("after-prune");
+            self.store.cut_log().await?;
+            self.store.rebuild_index().await?;
+        }
+        Ok(())
+    }
+
+    /// Tasks of which every entry was pruned are forgotten, with their held calls.
+    async fn forget_tasks_of(&self, minimum: u64, kept_from: Timestamp) -> Result<(), StoreError> {
+        let first = self.store.entry(minimum).await?;
+        let body: Value = first.and_then(|row| serde_json::from_slice(&row.body).ok()).unwrap_or_default();
+        let at = body.get("at").and_then(|at| Timestamp::parse(at.as_str()?).ok()).unwrap_or(kept_from);
+        let gone = self.store.forget_tasks_before(at.min(kept_from)).await?;
+        if gone > 0 {
+            tracing::info!(tasks = gone, "tasks whose entries were pruned are forgotten");
+        }
+        self.store.cut_log().await
+    }
+
     /// Starts the worker that takes out what is over.
     pub(crate) fn start_retention(self: &Arc<Self>) {
         let house = Arc::clone(self);

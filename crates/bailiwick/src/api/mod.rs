@@ -8,6 +8,7 @@ mod hold_view;
 mod holds;
 mod ledger;
 mod oauth;
+mod payloads;
 mod problem;
 mod record;
 mod registry;
@@ -83,6 +84,7 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
         crate::trace::changes::Redefined, crate::trace::person::Answerable, crate::trace::person::OwnedAgent, crate::trace::person::TaskLine,
         crate::trace::person::CallLine, crate::trace::person::ApprovalLine, crate::trace::person::DeedLine, crate::trace::difference::Difference,
         crate::trace::difference::Stretch, crate::trace::difference::Differing, crate::trace::difference::Appeared, crate::trace::difference::Number,
+        crate::payload::CallTexts, crate::payload::Text, payloads::ErasureRequest, payloads::ErasureReport, payloads::PruneRequest, payloads::PruneReport,
         web::SignInCode, web::SignInForm, web::DecisionForm,
     )),
 )]
@@ -144,6 +146,9 @@ fn all() -> Routes {
         .add(trace::__path_person_report, trace::person_report)
         .add(trace::__path_difference_report, trace::difference_report)
         .add(trace::__path_rebuild_index, trace::rebuild_index)
+        .add(payloads::__path_texts, payloads::texts)
+        .add(payloads::__path_erase, payloads::erase)
+        .add(payloads::__path_prune, payloads::prune)
         .add(record::__path_checkpoint, record::checkpoint)
         .add(record::__path_entries, record::entries)
         .add(ledger::__path_receipt, ledger::receipt)
@@ -207,7 +212,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let paths = document["paths"].as_object().unwrap();
         let operations: Vec<_> = paths.values().flat_map(|p| p.as_object().unwrap().values()).collect();
-        assert_eq!(operations.len(), 44);
+        assert_eq!(operations.len(), 47);
         for operation in operations {
             assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{operation}");
             assert!(operation["responses"]["default"].is_object(), "{operation}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bailiwick_core::{CallId, ErrorCode, PersonName, Role, TaskId};
+use bailiwick_core::{CallId, ErrorCode, PersonName, Role, TaskId, Timestamp};
 use bailiwick_store::Entry;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use super::body::{Json, Named};
 use super::problem::Problem;
 use crate::entry::{self, Body};
 use crate::payload::CallTexts;
-use crate::retention::{EraseError, Named as NamedCalls, Selector};
+use crate::retention::{EraseError, Named as NamedCalls, PruneError, Selector};
 
 /// Ids in one answer.
 const IDS_MAX: usize = 1000;
@@ -85,6 +85,64 @@ impl From<EraseError> for Problem {
             EraseError::Open(_) => Self::because(ErrorCode::OauthRequest, words).with_status(StatusCode::CONFLICT),
             EraseError::Invalid(_) => Self::invalid(words),
             EraseError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// How far to prune. Neither: as far as the policy allows.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PruneRequest {
+    /// Entries from this time on are kept.
+    #[schema(value_type = Option<String>)]
+    before: Option<Timestamp>,
+    /// Only say what would be pruned.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// What was pruned, or would be.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PruneReport {
+    /// Was it only a question?
+    dry_run: bool,
+    /// The first entry that was there.
+    from: u64,
+    /// The first one that is there now.
+    minimum: u64,
+    /// Entries from this time on are kept, whatever else.
+    #[schema(value_type = String)]
+    kept_from: Timestamp,
+    /// What keeps more from being pruned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_by: Option<&'static str>,
+    /// Where the ledger says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry: Option<u64>,
+}
+
+/// Prunes the ledger: what old entries said goes, their hashes stay, and the ledger says so. Only by the policy of the configuration.
+#[utoipa::path(
+    post, path = "/v1/ledger/prune", tag = "record", request_body = PruneRequest,
+    responses((status = 200, description = "What was pruned, or would be.", body = PruneReport)),
+    security(("person" = [])),
+)]
+pub(super) async fn prune(State(api): State<Arc<Api>>, by: ByPerson, Json(asked): Json<PruneRequest>) -> Result<Response, Problem> {
+    need(&by.person, &[Role::Operator], "ask an operator")?;
+    let PruneRequest { before, dry_run } = asked;
+    let (house, person) = (Arc::clone(&api.house), by.person.name.clone());
+    // Whoever asked may go away: what was begun goes on.
+    let pruning = tokio::spawn(async move { house.prune(before, Some(&person), dry_run).await });
+    let pruned = pruning.await.map_err(|_| Problem::new(ErrorCode::Internal))??;
+    let crate::retention::Pruned { from, to, kept_from, held_by, entry } = pruned;
+    Ok(axum::Json(PruneReport { dry_run, from, minimum: to, kept_from, held_by, entry }).into_response())
+}
+
+impl From<PruneError> for Problem {
+    fn from(error: PruneError) -> Self {
+        match error {
+            PruneError::NoPolicy | PruneError::Kept(_) => Self::because(ErrorCode::OauthRequest, error.to_string()).with_status(StatusCode::CONFLICT),
+            PruneError::Store(error) => error.into(),
         }
     }
 }

@@ -35,8 +35,9 @@ pub(super) struct LedgerEntry {
     index: u64,
     /// Its leaf hash (RFC 6962 section 2.1), in hex.
     leaf: String,
-    /// Its exact text. The leaf is over its UTF-8 bytes.
-    text: String,
+    /// Its exact text. The leaf is over its UTF-8 bytes. Absent if it was pruned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
 }
 
 /// A piece of the ledger, and the head under which it stands.
@@ -46,6 +47,8 @@ pub(super) struct LedgerPage {
     size: u64,
     /// The signed note over them (C2SP tlog-checkpoint).
     checkpoint: String,
+    /// The first entry that is not pruned. Of those before it there are only the leaf hashes.
+    minimum: u64,
     /// The entries.
     entries: Vec<LedgerEntry>,
 }
@@ -71,13 +74,15 @@ pub(super) async fn entries(State(api): State<Arc<Api>>, by: ByPerson, Asked(ran
     let head = store.head();
     let to = range.to.unwrap_or(u64::MAX).min(head.size).min(range.from.saturating_add(ENTRIES_MAX));
     let rows = if range.from < to { store.entries(range.from..to).await? } else { Vec::new() };
+    let minimum = store.minimum().await?;
     let mut entries = Vec::with_capacity(rows.len());
     for row in rows {
+        let kept = row.index >= minimum || !row.body.is_empty();
         let text = String::from_utf8(row.body).map_err(|_| {
             tracing::error!(index = row.index, "an entry is no text");
             Problem::new(ErrorCode::Internal)
         })?;
-        entries.push(LedgerEntry { index: row.index, leaf: bailiwick_core::Digest::from_bytes(row.leaf).to_string(), text });
+        entries.push(LedgerEntry { index: row.index, leaf: bailiwick_core::Digest::from_bytes(row.leaf).to_string(), text: kept.then_some(text) });
     }
-    Ok(axum::Json(LedgerPage { size: head.size, checkpoint: head.checkpoint.to_string(), entries }).into_response())
+    Ok(axum::Json(LedgerPage { size: head.size, checkpoint: head.checkpoint.to_string(), minimum, entries }).into_response())
 }

@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use bailiwick_ledger::export::verify;
-use bailiwick_ledger::{Checkpoint, Origin, Tiler, VerifierKey, leaf_hash};
+use bailiwick_ledger::export::audit_kept;
+use bailiwick_ledger::{Checkpoint, Origin, VerifierKey};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::client::{ApiClient, items};
 use super::key_files::PersonKey;
 use super::{Failure, Place, say};
-use crate::ledger_access::AccessError;
+use crate::ledger_access::{AccessError, Check, Verified, said_minimum};
 
 /// `bailiwick ledger`
 #[derive(Debug, Subcommand)]
@@ -31,6 +31,8 @@ pub(crate) enum LedgerCommand {
     },
     /// Erase kept texts of calls. The ledger still verifies, and says who did it and why.
     Erase(super::ledger_erase::Erase),
+    /// Prune what is older than the policy keeps to its hashes. The rest still verifies, and says how far it was pruned.
+    Prune(super::ledger_prune::Prune),
     /// The signed head of the ledger.
     Checkpoint,
 }
@@ -43,26 +45,25 @@ impl LedgerCommand {
                     Some(file) => file,
                     None => place.data_dir()?.join("ledger.vkey"),
                 };
-                let (size, root, what) = match &dir {
+                let (whole, what) = match &dir {
                     Some(dir) => {
                         let (key, origin) = key(&vkey)?;
-                        let report = verify(dir, &origin, &key).map_err(|e| broken(dir, &e.to_string()))?;
-                        (report.entries, report.root.to_base64(), dir.display().to_string())
+                        (verify_directory(dir, &origin, &key)?, dir.display().to_string())
                     }
                     None if place.url.is_some() => {
                         let api = ApiClient::of(place)?;
-                        let (size, root) = verify_broker(&api, &place.person()?, &vkey).await?;
-                        (size, root, api.url().to_owned())
+                        (verify_broker(&api, &place.person()?, &vkey).await?, api.url().to_owned())
                     }
-                    None => {
-                        let (size, root) = verify_store(&place.data_dir()?, &vkey).await?;
-                        (size, root, "the store".to_owned())
-                    }
+                    None => (verify_kept(&place.data_dir()?, &vkey).await?, "the store".to_owned()),
                 };
+                let (size, pruned, root) = (whole.head.size, whole.minimum, whole.head.root.to_base64());
                 if place.json {
-                    say(json!({ "verified": true, "entries": size, "root": root }));
+                    say(json!({ "verified": true, "entries": size, "pruned": pruned, "root": root }));
                 } else {
                     say(format_args!("{what} is whole: {size} entries lead to the signed root {root}"));
+                    if pruned > 0 {
+                        say(format_args!("the first {pruned} of them are pruned: their hashes are there, what they said is gone"));
+                    }
                 }
             }
             Self::Export { dir } => {
@@ -79,6 +80,7 @@ impl LedgerCommand {
                 }
             }
             Self::Erase(erase) => erase.run(place).await?,
+            Self::Prune(prune) => prune.run(place).await?,
             Self::Checkpoint => {
                 let note = ApiClient::of(place)?.public("/v1/ledger/checkpoint").await?;
                 say(String::from_utf8_lossy(&note).trim_end());
@@ -90,12 +92,28 @@ impl LedgerCommand {
 
 /// Verifies the store of a data directory; gives size and root. The store is only read.
 pub(crate) async fn verify_store(data_dir: &Path, vkey: &Path) -> Result<(u64, String), Failure> {
+    let head = verify_kept(data_dir, vkey).await?.head;
+    Ok((head.size, head.root.to_base64()))
+}
+
+async fn verify_kept(data_dir: &Path, vkey: &Path) -> Result<Verified, Failure> {
     let (key, origin) = key(vkey)?;
     let dir = data_dir.to_path_buf();
     // It blocks, and may ask a broker that runs on this very thread.
-    let verified = tokio::task::spawn_blocking(move || crate::ledger_access::verify(&dir, &origin, &key)).await;
-    let head: Checkpoint = verified.map_err(|e| Failure::new(e.to_string(), ""))?.map_err(|e| unverified(data_dir, &e))?;
-    Ok((head.size, head.root.to_base64()))
+    let verified = tokio::task::spawn_blocking(move || crate::ledger_access::verify_kept(&dir, &origin, &key)).await;
+    verified.map_err(|e| Failure::new(e.to_string(), ""))?.map_err(|e| unverified(data_dir, &e))
+}
+
+/// Verifies an exported directory, which may be pruned if one of its entries says so.
+fn verify_directory(dir: &Path, origin: &Origin, key: &VerifierKey) -> Result<Verified, Failure> {
+    let mut said = 0;
+    let report = audit_kept(dir, origin, key, &[], |_, entry| said = said.max(said_minimum(entry).unwrap_or_default()));
+    let report = report.map_err(|e| broken(dir, &e.to_string()))?;
+    if report.minimum > said {
+        return Err(broken(dir, &AccessError::Unsaid(report.minimum).to_string()));
+    }
+    let head = Checkpoint { origin: origin.clone(), size: report.size, root: report.root };
+    Ok(Verified { head, minimum: report.minimum })
 }
 
 /// What could not be looked at is not broken.
@@ -108,39 +126,33 @@ fn unverified(data_dir: &Path, error: &AccessError) -> Failure {
     }
 }
 
-/// Verifies what a broker elsewhere says is its ledger; gives size and root.
-async fn verify_broker(api: &ApiClient, who: &PersonKey, vkey: &Path) -> Result<(u64, String), Failure> {
+/// Verifies what a broker elsewhere says is its ledger.
+async fn verify_broker(api: &ApiClient, who: &PersonKey, vkey: &Path) -> Result<Verified, Failure> {
     let (key, origin) = key(vkey)?;
     let wrong = |why: &str| broken(Path::new("it"), why);
-    let mut tree = Tiler::new();
-    let mut head: Option<Checkpoint> = None;
-    loop {
-        let to = head.as_ref().map_or_else(String::new, |h| format!("&to={}", h.size));
-        let page = api.get(who, &format!("/v1/ledger/entries?from={}{to}", tree.size())).await?;
-        let signed = match &head {
-            Some(head) => head,
-            // The first answer says how far: what is appended meanwhile is for the next time.
-            None => {
-                let note = page.get("checkpoint").and_then(Value::as_str).unwrap_or_default();
-                let opened = Checkpoint::open(note, &origin, &key, &[]).map_err(|e| wrong(&format!("the checkpoint: {e}")))?;
-                head.insert(opened.checkpoint)
-            }
-        };
-        let before = tree.size();
+    let page = api.get(who, "/v1/ledger/entries?from=0&to=0").await?;
+    // The first answer says how far: what is appended meanwhile is for the next time.
+    let note = page.get("checkpoint").and_then(Value::as_str).unwrap_or_default();
+    let mut check = Check::new(note, &origin, &key).map_err(|e| wrong(&e.to_string()))?;
+    let (size, mut next) = (check.size(), 0);
+    while next < size {
+        let page = api.get(who, &format!("/v1/ledger/entries?from={next}&to={size}")).await?;
+        let before = next;
         for entry in items(&page, "entries") {
-            let due = tree.size();
-            let in_order = entry.get("index").and_then(Value::as_u64) == Some(due) && due < signed.size;
-            let text = entry.get("text").and_then(Value::as_str).filter(|_| in_order).ok_or_else(|| wrong(&format!("entry {due} is missing")))?;
-            tree.push(leaf_hash(text.as_bytes()), |_, _| Ok::<(), Failure>(()))?;
+            let in_order = entry.get("index").and_then(Value::as_u64) == Some(next) && next < size;
+            let leaf = entry.get("leaf").and_then(|l| l.as_str()?.parse::<bailiwick_core::Digest>().ok()).filter(|_| in_order);
+            let leaf = leaf.ok_or_else(|| wrong(&format!("entry {next} is missing")))?;
+            match entry.get("text").and_then(Value::as_str) {
+                Some(text) => check.push(text.as_bytes(), leaf.as_bytes()).map_err(|e| wrong(&e.to_string()))?,
+                None => check.push_pruned(leaf.as_bytes()),
+            }
+            next = next.saturating_add(1);
         }
-        if tree.size() == signed.size {
-            let whole = tree.root() == signed.root;
-            return if whole { Ok((signed.size, signed.root.to_base64())) } else { Err(wrong("its entries do not lead to the signed root")) };
-        }
-        if tree.size() == before {
-            return Err(wrong(&format!("it gives no entry {before} of {}", signed.size)));
+        if next == before {
+            return Err(wrong(&format!("it gives no entry {before} of {size}")));
         }
     }
+    check.finish_kept().map_err(|e| wrong(&e.to_string()))
 }
 
 fn key(file: &Path) -> Result<(VerifierKey, Origin), Failure> {

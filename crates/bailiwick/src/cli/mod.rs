@@ -8,6 +8,7 @@ pub(crate) mod http;
 pub(crate) mod key_files;
 pub(crate) mod ledger;
 mod ledger_erase;
+mod ledger_prune;
 pub(crate) mod screen;
 pub(crate) mod task;
 mod tools;

@@ -63,6 +63,7 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("get", "/v1/reports/difference", Person, None),
         ("post", "/v1/index/rebuild", Role("ops"), None),
         ("get", "/v1/calls/{id}/texts", Person, None),
+        ("post", "/v1/ledger/prune", Role("ops"), Some(json!({}))),
         ("post", "/v1/erasures", Role("ops"), Some(json!({ "task": format!("task_{}", "0".repeat(32)), "reason": "x" }))),
         ("get", "/v1/ledger/checkpoint", Public, None),
         ("get", "/v1/exports", Role("aud"), None),
