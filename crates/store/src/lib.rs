@@ -24,6 +24,7 @@ mod reader;
 mod registry;
 mod schema;
 mod shards;
+mod soundness;
 mod sql;
 mod store;
 mod tasks;
