@@ -235,4 +235,37 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
         assert_eq!(std::fs::read_to_string(dir.path().join("moved")).unwrap(), "one\n");
     }
+
+    const LIMITED: &str = "BAILIWICK_TEST_LIMITED_FILE";
+
+    #[test]
+    fn when_the_disk_is_full_no_half_record_stays_and_everything_comes_once_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        // The shell's limit is in KiB; a write beyond it is cut short and then refused, as on a disk without room.
+        let script = "trap '' XFSZ; ulimit -f 4; exec \"$0\" --exact export::file::tests::writes_under_a_limit --ignored --nocapture";
+        let mut command = std::process::Command::new("bash");
+        let done = command.arg("-c").arg(script).arg(std::env::current_exe().unwrap()).env(LIMITED, &path).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && said.contains("refused after 40 lines"), "{said}");
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert_eq!((kept.lines().count(), kept.ends_with('\n')), (40, true));
+        // Here is room.
+        target(&path, 1 << 20, 1).append(format!("{:099}\n", 40).as_bytes()).unwrap();
+        let lines: Vec<usize> = std::fs::read_to_string(&path).unwrap().lines().map(|l| l.parse().unwrap()).collect();
+        assert_eq!(lines, (0..41).collect::<Vec<_>>());
+    }
+
+    #[test]
+    #[ignore = "the child process of a test"]
+    fn writes_under_a_limit() {
+        let Some(path) = std::env::var_os(LIMITED) else { return };
+        let mut sink = target(Path::new(&path), 1 << 20, 1);
+        for n in 0.. {
+            if let Err(error) = sink.append(format!("{n:099}\n").as_bytes()) {
+                println!("refused after {n} lines: {error}");
+                return;
+            }
+        }
+    }
 }

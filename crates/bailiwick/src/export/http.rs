@@ -165,4 +165,4 @@ impl HttpSink {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -7,6 +7,7 @@ mod facts;
 mod file;
 mod http;
 mod net;
+mod origins;
 pub mod ocsf;
 pub mod otlp;
 mod progress;
@@ -29,6 +30,7 @@ use crate::house::{House, StartError};
 
 use self::file::FileSink;
 use self::http::{HttpForm, HttpSink};
+use self::origins::Origins;
 use self::sink::{FileForm, Sink};
 use self::syslog::SyslogSink;
 use self::worker::Worker;
@@ -53,6 +55,10 @@ impl House {
     /// # Errors
     /// A sink that can never work, such as one whose secret is not set; or the store's.
     pub(crate) async fn start_exports(self: &Arc<Self>) -> Result<(), StartError> {
+        if self.config.exports.is_empty() {
+            return Ok(());
+        }
+        let origins = Arc::new(Origins::read(&self.store).await?);
         let mut all = Vec::with_capacity(self.config.exports.len());
         let mut workers = Vec::with_capacity(self.config.exports.len());
         for entry in &self.config.exports {
@@ -70,7 +76,7 @@ impl House {
                 self.store.write(move |w| w.export_put(&name, begin, now)).await?;
             }
             let progress = Arc::new(Progress::new(entry, begin));
-            workers.push(Worker::new(Arc::clone(self), entry.clone(), sink, Arc::clone(&progress), begin));
+            workers.push(Worker::new(Arc::clone(self), entry.clone(), sink, Arc::clone(&origins), Arc::clone(&progress), begin));
             all.push(progress);
         }
         if self.exports.started.set(all).is_err() {
@@ -79,10 +85,8 @@ impl House {
         for worker in workers {
             self.workers.spawn(worker.run());
         }
-        if !self.config.exports.is_empty() {
-            let house = Arc::clone(self);
-            self.workers.spawn(async move { house.count_exports().await });
-        }
+        let house = Arc::clone(self);
+        self.workers.spawn(async move { house.count_exports().await });
         Ok(())
     }
 

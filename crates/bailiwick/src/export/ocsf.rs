@@ -43,6 +43,7 @@ pub fn event(facts: &Facts<'_>) -> Value {
         "tool" => tool(facts),
         "incident" => incident(facts),
         "house" => house(facts),
+        "shard" | "erasure" | "texts_read" | "pruned" => upkeep(facts),
         other => base(facts, &BASE_EVENT, 99, Some(other), INFORMATIONAL),
     };
     event.retain(|_, value| !value.is_null());
@@ -55,7 +56,8 @@ pub fn severity(facts: &Facts<'_>) -> u8 {
     match (facts.kind(), facts.own("result"), facts.own("status")) {
         ("outcome", Some("unknown"), _) | ("tool", _, Some("quarantined")) => MEDIUM,
         ("denial" | "hold", ..) | ("outcome", Some("failed" | "not_sent"), _) | ("tool", _, Some("review")) => LOW,
-        ("incident", ..) => HIGH,
+        ("incident" | "shard", ..) => HIGH,
+        ("erasure" | "pruned", ..) => LOW,
         _ => INFORMATIONAL,
     }
 }
@@ -115,7 +117,8 @@ fn unmapped(facts: &Facts<'_>) -> Value {
         "bound_to": facts.text("digest"), "arguments_digest": facts.text("arguments"), "answer_digest": facts.own("answer"),
         "revision": facts.text("revision"), "approvals": facts.any("approvals"), "approval": facts.entry.get("approval"),
         "step": facts.own("step"), "reason": facts.own("reason"), "endings": facts.entry.get("endings"), "narrowed": facts.entry.get("narrowed"),
-        "repeats": facts.entry.get("repeats"), "model_claimed": facts.task.and_then(|t| t.get("model_claimed")),
+        "repeats": facts.entry.get("repeats"), "injects": facts.any("injects"), "tasks": facts.entry.get("tasks"), "calls": facts.entry.get("calls"),
+        "minimum": facts.entry.get("minimum"), "old_origin": facts.own("old_origin"), "model_claimed": facts.task.and_then(|t| t.get("model_claimed")),
     });
     kept(json!({
         "bailiwick": kept(decided),
@@ -430,6 +433,21 @@ fn house(facts: &Facts<'_>) -> Event {
         "token_revoked" => entity(facts, (11, "Deactivate"), other("Token"), "a token was revoked".to_owned()),
         _ => entity(facts, (99, what), other("Other"), format!("the broker: {what}")),
     }
+}
+
+/// What is done to the record itself.
+fn upkeep(facts: &Facts<'_>) -> Event {
+    let about = |name: &str, kind: &str| json!({ "name": name, "uid": name, "type_id": 99, "type": kind });
+    let (activity, entity_of, message) = match facts.kind() {
+        "shard" => ((1, "Create"), about(facts.own("origin").unwrap_or(facts.origin), "Ledger"), "the ledger goes on under another name"),
+        "erasure" => ((4, "Delete"), about("texts of calls", "Text"), "texts of calls were erased"),
+        "texts_read" => ((2, "Read"), about(facts.text("call").unwrap_or("a call"), "Text"), "the texts of a call were looked at"),
+        _ => ((4, "Delete"), about(facts.origin, "Ledger"), "old entries were pruned to their leaf hashes"),
+    };
+    let mut event = entity(facts, activity, entity_of, message.to_owned());
+    event.insert("comment".to_owned(), facts.own("reason").into());
+    event.insert("actor".to_owned(), facts.own("by").map_or_else(|| json!({ "app_name": PRODUCT }), |name| json!({ "user": person(name) })));
+    event
 }
 
 #[cfg(test)]

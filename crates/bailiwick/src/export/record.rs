@@ -57,35 +57,42 @@ impl Mapper {
         Self { format, intents: BTreeMap::new(), holds: BTreeMap::new(), tasks: BTreeMap::new() }
     }
 
-    /// Notes a row that others may refer to, whether or not it is sent itself.
-    pub(super) fn note(&mut self, row: &EntryRow) {
+    /// Reads a row, and keeps it if others may refer to it, whether or not it is sent itself.
+    pub(super) fn read(&mut self, row: &EntryRow) -> Arc<Value> {
+        let entry = parsed(row);
         if self.format == ExportFormat::Jsonl {
-            return;
+            return entry;
         }
-        let Some(entry) = matches!(row.kind.as_str(), "intent" | "hold" | "task_opened").then(|| parsed(row)) else { return };
-        match row.kind.as_str() {
-            "intent" => keep(&mut self.intents, row.index, entry),
+        match kind(&entry) {
+            "intent" => keep(&mut self.intents, row.index, Arc::clone(&entry)),
             "hold" => {
-                if let Some(hold) = entry.get("hold").and_then(Value::as_str).map(str::to_owned) {
-                    keep(&mut self.holds, hold, entry);
+                if let Some(hold) = entry.get("hold").and_then(Value::as_str) {
+                    keep(&mut self.holds, hold.to_owned(), Arc::clone(&entry));
                 }
             }
-            _ => {
+            "task_opened" => {
                 if let (Some(task), Some(opened)) = (row.task, entry.get("opened").cloned()) {
                     keep(&mut self.tasks, task.to_string(), Arc::new(opened));
                 }
             }
+            _ => {}
         }
+        entry
     }
 
     /// The record of a row. `None` if the format has none for it.
-    pub(super) async fn record(&mut self, store: &Store, origin: &str, row: &EntryRow) -> Result<Option<Record>, StoreError> {
-        let entry = parsed(row);
+    pub(super) async fn record(
+        &mut self,
+        store: &Store,
+        origin: &str,
+        row: &EntryRow,
+        entry: &Value,
+    ) -> Result<Option<Record>, StoreError> {
         let text = String::from_utf8_lossy(&row.body);
         let (cause, task) =
-            if self.format == ExportFormat::Jsonl { (None, None) } else { (self.cause(store, row, &entry).await?, self.task(store, row).await?) };
+            if self.format == ExportFormat::Jsonl { (None, None) } else { (self.cause(store, row, entry).await?, self.task(store, row).await?) };
         let facts =
-            Facts { origin, index: row.index, leaf: row.leaf, text: &text, entry: &entry, cause: cause.as_deref(), task: task.as_deref() };
+            Facts { origin, index: row.index, leaf: row.leaf, text: &text, entry, cause: cause.as_deref(), task: task.as_deref() };
         let (text, shape) = match self.format {
             ExportFormat::Ocsf => (ocsf::event(&facts).to_string(), Shape::Event),
             ExportFormat::Jsonl => (line(&facts), Shape::Event),
@@ -95,12 +102,12 @@ impl Mapper {
                 Some(otlp::Signal::Log(log)) => (log.to_string(), Shape::Log),
             },
         };
-        Ok(Some(Record { index: row.index, at: facts.at(), kind: row.kind.clone(), severity: ocsf::severity(&facts), text, shape }))
+        Ok(Some(Record { index: row.index, at: facts.at(), kind: facts.kind().to_owned(), severity: ocsf::severity(&facts), text, shape }))
     }
 
     /// The entry that this one goes on from.
     async fn cause(&mut self, store: &Store, row: &EntryRow, entry: &Value) -> Result<Option<Arc<Value>>, StoreError> {
-        match row.kind.as_str() {
+        match kind(entry) {
             "outcome" => {
                 let Some(index) = row.closes.or_else(|| entry.get("intent")?.as_u64()) else { return Ok(None) };
                 if let Some(intent) = self.intents.get(&index) {
@@ -115,7 +122,7 @@ impl Mapper {
                 }
                 let Some(call) = row.call.or_else(|| entry.get("call")?.as_str()?.parse().ok()) else { return Ok(None) };
                 let found = store.entries_of_call(call).await?;
-                let held = found.iter().filter(|r| r.kind == "hold").map(parsed).find(|e| e.get("hold").and_then(Value::as_str) == Some(hold));
+                let held = found.iter().map(parsed).find(|e| kind(e) == "hold" && e.get("hold").and_then(Value::as_str) == Some(hold));
                 if let Some(held) = &held {
                     keep(&mut self.holds, hold.to_owned(), Arc::clone(held));
                 }
@@ -144,6 +151,11 @@ fn keep<K: Ord>(all: &mut BTreeMap<K, Arc<Value>>, key: K, value: Arc<Value>) {
         all.pop_first();
     }
     all.insert(key, value);
+}
+
+/// What an entry is about: the word in itself, not the store's own for finding it.
+pub(super) fn kind(entry: &Value) -> &str {
+    entry.get("kind").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// What is no JSON is told without members rather than not at all.

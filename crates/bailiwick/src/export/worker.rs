@@ -6,8 +6,9 @@ use std::time::Duration;
 use bailiwick_store::{EntryRow, StoreError};
 use tokio::time::Instant;
 
+use super::origins::Origins;
 use super::progress::Progress;
-use super::record::{Mapper, Record};
+use super::record::{Mapper, Record, kind};
 use super::sink::{Sent, Sink};
 use crate::config::ExportEntry;
 use crate::house::House;
@@ -28,6 +29,7 @@ pub(super) struct Worker {
     entry: ExportEntry,
     sink: Sink,
     mapper: Mapper,
+    origins: Arc<Origins>,
     progress: Arc<Progress>,
     /// The index of the first entry that was not sent.
     position: u64,
@@ -46,9 +48,16 @@ struct Batch {
 }
 
 impl Worker {
-    pub(super) fn new(house: Arc<House>, entry: ExportEntry, sink: Sink, progress: Arc<Progress>, begin: u64) -> Self {
+    pub(super) fn new(
+        house: Arc<House>,
+        entry: ExportEntry,
+        sink: Sink,
+        origins: Arc<Origins>,
+        progress: Arc<Progress>,
+        begin: u64,
+    ) -> Self {
         let (mapper, limit) = (Mapper::new(entry.format), entry.batch);
-        Self { house, entry, sink, mapper, progress, position: begin, saved: begin, saved_at: Instant::now(), limit, pause: PAUSE_MIN }
+        Self { house, entry, sink, mapper, origins, progress, position: begin, saved: begin, saved_at: Instant::now(), limit, pause: PAUSE_MIN }
     }
 
     /// Works until the broker stops.
@@ -86,8 +95,7 @@ impl Worker {
             Err(error) => return self.failed(&format!("the ledger cannot be read: {}", error.public()), None).await,
         };
         if !batch.records.is_empty() {
-            let origin = self.origin();
-            let attempt = tokio::time::timeout(self.entry.timeout, self.sink.send(&origin, &batch.records)).await;
+            let attempt = tokio::time::timeout(self.entry.timeout, self.sink.send(self.origins.newest(), &batch.records)).await;
             match attempt {
                 Ok(Ok(Sent::Done)) => {}
                 Ok(Ok(Sent::From(index))) => {
@@ -119,7 +127,6 @@ impl Worker {
 
     /// The next records, as far as they fit.
     async fn batch(&mut self, size: u64) -> Result<Batch, StoreError> {
-        let origin = self.origin();
         let (mut records, mut bytes, mut next) = (Vec::new(), 0_usize, self.position);
         while next < size && records.len() < self.limit {
             let most = READ_MAX.min(u64::try_from(self.limit.saturating_sub(records.len())).unwrap_or(READ_MAX));
@@ -134,12 +141,12 @@ impl Worker {
                 next = to;
             }
             for row in rows {
-                self.mapper.note(&row);
-                if !self.entry.kinds.is_empty() && !self.entry.kinds.contains(&row.kind) {
+                let entry = self.mapper.read(&row);
+                if !self.entry.kinds.is_empty() && !self.entry.kinds.contains(kind(&entry)) {
                     next = row.index.saturating_add(1);
                     continue;
                 }
-                if let Some(record) = self.mapper.record(&self.house.store, &origin, &row).await? {
+                if let Some(record) = self.mapper.record(&self.house.store, self.origins.of(row.index), &row, &entry).await? {
                     if records.is_empty() {
                         self.progress.waits_since(record.at);
                     } else if bytes.saturating_add(record.text.len()) > BATCH_BYTES_MAX {
@@ -156,11 +163,6 @@ impl Worker {
             }
         }
         Ok(Batch { records, next })
-    }
-
-    /// The log's name, from its signed head.
-    fn origin(&self) -> String {
-        self.house.store.checkpoint().lines().next().unwrap_or_default().to_owned()
     }
 
     /// Tells why it does not go on, and waits.
