@@ -9,6 +9,7 @@
 #![deny(missing_docs)]
 
 mod authority;
+mod backfill;
 mod batch;
 mod desk;
 mod entry;

@@ -31,8 +31,8 @@ const MIGRATIONS: &[&str] = &[
 
 /// A call alone writes one page, seldom more: the smaller it is, the fewer bytes are to be synchronised.
 const PAGE_BYTES: u32 = 4096;
-/// Pages of the log after which it is written back into the database even in the middle of a burst: 16 MiB.
-const CHECKPOINT_PAGES: i64 = 4000;
+/// Pages of the log after which the writer itself writes it back into the database, if the thread for it could not: 48 MiB.
+const CHECKPOINT_PAGES: i64 = 12_000;
 /// Bytes of entries that are taken into the tree at a time when it is continued.
 const REPLAY_BYTES: usize = 4 << 20;
 

@@ -11,6 +11,7 @@ use bailiwick_core::record::Lost;
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::backfill::Backfill;
 use crate::batch::{Ack, Closure, Job};
 use crate::desk::Desk;
 use crate::entry::{Entry, Head, Integrator, Intent};
@@ -83,8 +84,10 @@ impl Store {
         let (readers, mut threads) = Readers::start(connections).map_err(failed)?;
         let (index, thread) = Index::start(&directory, published.head.subscribe())?;
         threads.push(thread);
+        let (backfill, thread) = Backfill::start(directory.open_follower()?)?;
+        threads.push(thread);
         directory.sync()?;
-        let desk = Arc::new(Desk::new(Writer::new(conn, integrator, loaded, Arc::clone(&published), directory)));
+        let desk = Arc::new(Desk::new(Writer::new(conn, integrator, loaded, Arc::clone(&published), backfill, directory)));
         let at_work = Arc::clone(&desk);
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || at_work.run()).map_err(failed)?;
         threads.push(thread);

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
 use crate::authority::{Authority, Unsettled};
+use crate::backfill::Backfill;
 use crate::batch::{Answered, Job, Owed};
 use crate::desk::Desk;
 use crate::entry::{Head, Integrated, Integrator, check_body, kind};
@@ -48,6 +49,7 @@ pub(crate) struct Writer {
     batch: Batch,
     /// Whom to tell of the end.
     stopped: Option<oneshot::Sender<()>>,
+    backfill: Backfill,
     _directory: Arc<Directory>,
 }
 
@@ -68,6 +70,7 @@ impl Writer {
         integrator: Box<dyn Integrator>,
         loaded: Loaded,
         published: Arc<Published>,
+        backfill: Backfill,
         directory: Arc<Directory>,
     ) -> Self {
         let Loaded { authority, frontier, head, anchored } = loaded;
@@ -83,6 +86,7 @@ impl Writer {
             waiting: VecDeque::new(),
             batch: Batch::default(),
             stopped: None,
+            backfill,
             _directory: directory,
         }
     }
@@ -242,6 +246,7 @@ impl Writer {
             self.write_anchor(&tree)?;
         }
         self.conn.prepare_cached("COMMIT")?.execute([])?;
+        self.backfill.wrote(batch.pending.len(), batch.bytes);
         let Integrated { frontier, size, root, checkpoint, .. } = tree;
         self.state.keep(size, anchor);
         if anchor {
