@@ -17,7 +17,19 @@ use crate::{conformance, tidy, tools};
 const NEEDS_TOOLS: &str = "needs what `cargo xtask tools` installs";
 
 /// Programs that tests start, and the Debian packages that hold them.
-const PROGRAMS: [(&str, &str); 4] = [("cc", "gcc libc6-dev"), ("curl", "curl ca-certificates"), ("git", "git"), ("tar", "tar")];
+const PROGRAMS: [(&str, &str); 6] =
+    [("cc", "gcc libc6-dev"), ("curl", "curl ca-certificates"), ("git", "git"), ("mkfs.ext4", "e2fsprogs"), ("strace", "strace"), ("tar", "tar")];
+
+/// Tests that take a number of rounds, and how many they take here: few among the others, these in a step of their own.
+const ROUNDS: [(&str, &str); 4] = [
+    // kill -9 of the store under load, checked and gone on with each time; of the whole broker; moments at which the power is lost;
+    // and seconds of four writers with revocations.
+    ("BAILIWICK_STORE_KILL_ROUNDS", "500"),
+    ("BAILIWICK_KILL_ROUNDS", "50"),
+    ("BAILIWICK_POWER_LOSSES", "450"),
+    ("BAILIWICK_RACE_SECONDS", "20"),
+];
+const OF_ROUNDS: [&str; 4] = ["kill_9_at_random_moments", "whenever_the_power_is_lost", "killed_at_random_under_load", "no_entry_after_a_revocation"];
 
 /// The command; `arguments` are those after `test`.
 pub(crate) fn run(workspace: &Path, arguments: impl Iterator<Item = String>) -> Result<()> {
@@ -35,6 +47,7 @@ pub(crate) fn run(workspace: &Path, arguments: impl Iterator<Item = String>) -> 
     if quick {
         return runner.tests(None);
     }
+    step("kill -9, loss of power, races", || runner.rounds())?;
     step("third-party programs", || tools::install(workspace).map(drop))?;
     // A failure here is told at once, and once more by the exit status; the tests run all the same, because they close the output.
     let conformance = step("conformance", || conformance::run(workspace, std::iter::empty()));
@@ -131,6 +144,26 @@ impl<'a> Runner<'a> {
     /// nextest cannot run documentation examples, so they always run apart.
     fn examples(&self) -> Result<()> {
         finish(cargo(self.workspace).args(["test", "--workspace", "--locked", "--doc", "--quiet"]))
+    }
+
+    /// The tests that take a number of rounds, with many.
+    fn rounds(&self) -> Result<()> {
+        let mut command = self.command();
+        command.envs(ROUNDS);
+        if self.nextest {
+            // One after the other, with what they counted.
+            command.args([
+                "--test-threads",
+                "1",
+                "--success-output",
+                "final",
+                "-E",
+                &format!("package(bailiwick) and test(/{}/)", OF_ROUNDS.join("|")),
+            ]);
+        } else {
+            command.args(["--", "--test-threads=1", "--nocapture"]).args(OF_ROUNDS);
+        }
+        finish(&mut command)
     }
 
     /// All tests, and the ignored ones too unless they are in `by_hand`; without `by_hand`, no ignored test.

@@ -15,6 +15,8 @@ mod exports;
 #[cfg(test)]
 mod false_broker;
 #[cfg(test)]
+mod disk;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod hazards;
@@ -26,6 +28,8 @@ mod pages;
 mod payloads;
 #[cfg(test)]
 mod power;
+#[cfg(test)]
+mod power_broker;
 #[cfg(test)]
 mod power_load;
 #[cfg(test)]

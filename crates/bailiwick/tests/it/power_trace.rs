@@ -278,6 +278,11 @@ impl<'t> Disk<'t> {
         Self { lies: true, ..Self::new(trace, folder) }
     }
 
+    /// A file that was there, and durable, before the trace began.
+    pub(crate) fn begin_with(&mut self, name: &str, content: Vec<u8>) {
+        self.files.insert(name.into(), File { synced: Some(content), ..File::default() });
+    }
+
     /// The disk as it is before this moment.
     pub(crate) fn go_to(&mut self, moment: usize) {
         assert!(self.at <= moment, "the disk does not go back");
@@ -300,10 +305,10 @@ impl<'t> Disk<'t> {
     }
 
     fn name(&self, path: &Path) -> Option<OsString> {
-        // The map of the log in memory, and the lock, are worth nothing after a loss of power.
         let name = path.strip_prefix(&self.folder).ok()?.as_os_str().to_owned();
+        // Databases, their logs and journals. The map of a log in memory is worth nothing after a loss of power.
         let text = name.to_string_lossy();
-        (!text.is_empty() && !text.ends_with("-shm") && !text.ends_with(".lock")).then_some(name)
+        (text.contains(".sqlite") && !text.contains('/') && !text.ends_with("-shm")).then_some(name)
     }
 
     fn begin(&mut self, n: usize) {
@@ -409,7 +414,8 @@ impl<'t> Disk<'t> {
                 let path = into.join(name);
                 let out = std::fs::OpenOptions::new().create(true).truncate(true).write(true).open(&path).unwrap();
                 out.set_len(content.len() as u64).unwrap();
-                for (n, piece) in content.chunks(1 << 16).enumerate().filter(|(_, piece)| piece.iter().any(|b| *b != 0)) {
+                let zeros = vec![0; 1 << 16];
+                for (n, piece) in content.chunks(1 << 16).enumerate().filter(|(_, piece)| **piece != zeros[..piece.len()]) {
                     std::os::unix::fs::FileExt::write_all_at(&out, piece, (n as u64) << 16).unwrap();
                 }
             }
@@ -484,13 +490,13 @@ impl Coins {
 #[test]
 fn the_disk_keeps_what_a_synchronisation_covered_and_nothing_else_for_sure() {
     let trace = Trace::parse(
-        br#"7 openat(AT_FDCWD<\x2f>, "\x2f\x64\x2f\x66", O_RDWR|O_CREAT|O_CLOEXEC, 0600) = 3<\x2f\x64\x2f\x66>
-7 pwrite64(3<\x2f\x64\x2f\x66>, "\x61\x61", 2, 0) = 2
-7 fdatasync(3<\x2f\x64\x2f\x66> <unfinished ...>
-8 pwrite64(3<\x2f\x64\x2f\x66>, "\x62", 1, 1) = 1
+        br#"7 openat(AT_FDCWD<\x2f>, "\x2f\x64\x2f\x66\x2e\x73\x71\x6c\x69\x74\x65", O_RDWR|O_CREAT|O_CLOEXEC, 0600) = 3<\x2f\x64\x2f\x66\x2e\x73\x71\x6c\x69\x74\x65>
+7 pwrite64(3<\x2f\x64\x2f\x66\x2e\x73\x71\x6c\x69\x74\x65>, "\x61\x61", 2, 0) = 2
+7 fdatasync(3<\x2f\x64\x2f\x66\x2e\x73\x71\x6c\x69\x74\x65> <unfinished ...>
+8 pwrite64(3<\x2f\x64\x2f\x66\x2e\x73\x71\x6c\x69\x74\x65>, "\x62", 1, 1) = 1
 7 <... fdatasync resumed>) = 0
 7 write(2<\x70\x69\x70\x65\x3a\x5b\x39\x5d>, "\x6f\x6b", 2) = 2
-8 fsync(3<\x2f\x64\x2f\x66>) = -1 EIO (Input/output error)
+8 fsync(3<\x2f\x64\x2f\x66\x2e\x73\x71\x6c\x69\x74\x65>) = -1 EIO (Input/output error)
 7 +++ killed by SIGKILL +++
 "#,
     );
@@ -499,7 +505,7 @@ fn the_disk_keeps_what_a_synchronisation_covered_and_nothing_else_for_sure() {
         let mut disk = Disk::new(&trace, Path::new("/d"));
         disk.go_to(moment);
         disk.after_power_loss(survivors, into.path());
-        std::fs::read(into.path().join("f")).ok()
+        std::fs::read(into.path().join("f.sqlite")).ok()
     };
     assert_eq!(trace.told().map(|(at, path, data)| (at, path.to_owned(), data.to_vec())).last().unwrap(), (8, "pipe:[9]".into(), b"ok".to_vec()));
     assert_eq!(found(4, Survivors::None), None);
@@ -514,5 +520,5 @@ fn the_disk_keeps_what_a_synchronisation_covered_and_nothing_else_for_sure() {
     lying.go_to(12);
     let into = tempfile::tempdir().unwrap();
     lying.after_power_loss(Survivors::None, into.path());
-    assert!(!into.path().join("f").exists());
+    assert!(!into.path().join("f.sqlite").exists());
 }
