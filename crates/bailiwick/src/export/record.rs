@@ -1,5 +1,6 @@
 //! From rows of the ledger to records that a sink takes, with what an entry refers to looked up once.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -94,12 +95,12 @@ impl Mapper {
         let facts =
             Facts { origin, index: row.index, leaf: row.leaf, text: &text, entry, cause: cause.as_deref(), task: task.as_deref() };
         let (text, shape) = match self.format {
-            ExportFormat::Ocsf => (ocsf::event(&facts).to_string(), Shape::Event),
+            ExportFormat::Ocsf => (unbroken(&ocsf::event(&facts).to_string()).into_owned(), Shape::Event),
             ExportFormat::Jsonl => (line(&facts), Shape::Event),
             ExportFormat::Otlp => match otlp::signal(&facts) {
                 None => return Ok(None),
-                Some(otlp::Signal::Span(span)) => (span.to_string(), Shape::Span),
-                Some(otlp::Signal::Log(log)) => (log.to_string(), Shape::Log),
+                Some(otlp::Signal::Span(span)) => (unbroken(&span.to_string()).into_owned(), Shape::Span),
+                Some(otlp::Signal::Log(log)) => (unbroken(&log.to_string()).into_owned(), Shape::Log),
             },
         };
         Ok(Some(Record { index: row.index, at: facts.at(), kind: facts.kind().to_owned(), severity: ocsf::severity(&facts), text, shape }))
@@ -163,12 +164,24 @@ fn parsed(row: &EntryRow) -> Arc<Value> {
     Arc::new(serde_json::from_slice(&row.body).unwrap_or(Value::Null))
 }
 
-/// An entry as it stands in the ledger, with its place. The leaf hash is over the bytes of `entry`.
+/// An entry as it stands in the ledger, with its place. The leaf hash is over the bytes of `entry`; where those cannot stand in one
+/// line for every reader, they stand in `text` as a string too.
 fn line(facts: &Facts<'_>) -> String {
-    let exact = serde_json::from_str::<&RawValue>(facts.text).ok().filter(|_| !facts.text.contains(['\n', '\r']));
+    let is_json = serde_json::from_str::<&RawValue>(facts.text).is_ok() && !facts.text.contains(['\n', '\r']);
     let place = json!({ "origin": facts.origin, "index": facts.index, "leaf": facts.leaf(), "uid": facts.uid() }).to_string();
-    let entry = exact.map_or_else(|| Value::from(facts.text).to_string(), |raw| raw.get().to_owned());
-    format!("{},\"entry\":{entry}}}", place.trim_end_matches('}'))
+    let entry = if is_json { unbroken(facts.text) } else { Cow::Borrowed("null") };
+    let text = if entry == facts.text { String::new() } else { format!(",\"text\":{}", unbroken(&Value::from(facts.text).to_string())) };
+    format!("{},\"entry\":{}{text}}}", place.trim_end_matches('}'), entry.trim())
+}
+
+/// JSON in which nothing stands that any reader takes for the end of a line: some know NEL and the separators of Unicode as such.
+/// JSON has them only in strings.
+fn unbroken(json: &str) -> Cow<'_, str> {
+    const BREAKS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
+    if !json.contains(BREAKS) {
+        return Cow::Borrowed(json);
+    }
+    Cow::Owned(json.replace('\u{85}', "\\u0085").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029"))
 }
 
 #[cfg(test)]
@@ -189,11 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_or_not_one_line_is_one_line_all_the_same() {
-        for text in ["{\n}", "not json", "", "{\"a\":1}\r\n{\"b\":2}"] {
+    fn what_is_no_json_or_not_one_line_for_everybody_is_one_line_all_the_same() {
+        for text in ["{\n}", "not json", "", "{\"a\":1}\r\n{\"b\":2}", "{\"a\":\"x\u{85}y\u{2028}z\u{2029}\"}"] {
             let line = line(&facts(text, &Value::Null));
-            assert!(!line.contains(['\n', '\r']), "{line}");
-            assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["entry"], text);
+            assert!(!line.contains(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}', '\u{b}', '\u{c}']), "{line}");
+            let read: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(read["text"], text);
+            let entry: Value = if text.contains("\u{85}") { serde_json::from_str(text).unwrap() } else { Value::Null };
+            assert_eq!(read["entry"], entry);
         }
     }
 }

@@ -134,13 +134,18 @@ impl Worker {
             let rows = self.house.store.entries(next..to).await?;
             let missing = missing(&rows, next, to);
             if missing > 0 {
-                tracing::error!(export = self.entry.name, missing, from = next, to, "entries were gone before they could be exported");
+                tracing::warn!(export = self.entry.name, missing, from = next, to, "entries were gone before they could be exported");
                 self.progress.missed(missing);
             }
             if rows.is_empty() {
                 next = to;
             }
             for row in rows {
+                // Pruned: only its leaf hash is left.
+                if row.body.is_empty() {
+                    next = row.index.saturating_add(1);
+                    continue;
+                }
                 let entry = self.mapper.read(&row);
                 if !self.entry.kinds.is_empty() && !self.entry.kinds.contains(kind(&entry)) {
                     next = row.index.saturating_add(1);
@@ -196,8 +201,27 @@ impl Worker {
     }
 }
 
-/// How many entries in front of or between these rows are not there. Fewer rows than were asked for are no gap, no rows at all are one.
+/// How many entries in front of or between these rows are not there, or were pruned to their leaf hashes. Fewer rows than were asked
+/// for are no gap, no rows at all are one.
 fn missing(rows: &[EntryRow], from: u64, to: u64) -> u64 {
     let Some(last) = rows.last() else { return to.saturating_sub(from) };
-    last.index.saturating_add(1).saturating_sub(from).saturating_sub(rows.len() as u64)
+    let there = rows.iter().filter(|r| !r.body.is_empty()).count() as u64;
+    last.index.saturating_add(1).saturating_sub(from).saturating_sub(there)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(index: u64, body: &[u8]) -> EntryRow {
+        EntryRow { index, kind: String::new(), task: None, call: None, closes: None, leaf: [0; 32], body: body.to_vec() }
+    }
+
+    #[test]
+    fn what_is_not_there_is_counted_and_what_was_not_asked_for_is_not() {
+        assert_eq!(missing(&[], 5, 9), 4);
+        assert_eq!(missing(&[row(5, b"x"), row(6, b"x")], 5, 9), 0);
+        assert_eq!(missing(&[row(7, b"x"), row(9, b"x")], 5, 10), 3);
+        assert_eq!(missing(&[row(5, b""), row(6, b"x")], 5, 9), 1);
+    }
 }

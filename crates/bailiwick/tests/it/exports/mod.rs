@@ -77,6 +77,8 @@ pub(crate) async fn size(broker: &Broker) -> u64 {
 /// The lines of a file, each as JSON.
 pub(crate) fn read_lines(path: &std::path::Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
+    // Every reader sees the same lines, also one that knows the separators of Unicode.
+    assert!(!text.contains(['\u{85}', '\u{2028}', '\u{2029}']));
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 

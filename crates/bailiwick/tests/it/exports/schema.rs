@@ -101,7 +101,8 @@ fn check_meaning(events: &[Value]) {
 /// The check can fail: each of these is no event any more.
 fn check_broken(schemas: &BTreeMap<u64, Schema>, events: &[Value]) {
     let good = events.iter().find(|e| e["metadata"]["event_code"] == "intent").unwrap();
-    let breakages: [(&str, fn(&mut Value)); 9] = [
+    type Breakage = (&'static str, fn(&mut Value));
+    let breakages: [Breakage; 9] = [
         ("no time", |e| drop(e.as_object_mut().unwrap().remove("time"))),
         ("a time in words", |e| e["time"] = json!("today")),
         ("another type", |e| e["type_uid"] = json!(600_305)),
