@@ -12,6 +12,7 @@ use crate::cli::ApiClient;
 use crate::cli::client::Endpoint;
 use crate::cli::http::ClientError;
 use crate::cli::key_files::{Holder, PersonKey};
+use crate::shard::{SeamError, Seams};
 
 /// Entries that are held in memory at a time.
 const PAGE: u64 = 1000;
@@ -47,6 +48,9 @@ pub enum AccessError {
     /// Entries are missing at the beginning, and none that is there says that they were pruned.
     #[error("the entries before {0} are missing, and no entry says that they were pruned")]
     Unsaid(u64),
+    /// The log of before and the log of now do not meet where a shard begins.
+    #[error(transparent)]
+    Seam(#[from] SeamError),
     /// The directory could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -73,6 +77,8 @@ pub struct Check {
     minimum: u64,
     /// The furthest minimum index that an entry says.
     said: u64,
+    /// Where one shard of the log ends and the next begins.
+    seams: Seams,
 }
 
 /// What an entry says of the minimum index, if it is one that says that entries were pruned.
@@ -89,7 +95,7 @@ impl Check {
     /// # Errors
     /// `Checkpoint`.
     pub fn new(note: &str, origin: &Origin, key: &VerifierKey) -> Result<Self, AccessError> {
-        Ok(Self { head: Checkpoint::open(note, origin, key, &[])?.checkpoint, tree: Frontier::new(), minimum: 0, said: 0 })
+        Ok(Self { head: Checkpoint::open(note, origin, key, &[])?.checkpoint, tree: Frontier::new(), minimum: 0, said: 0, seams: Seams::default() })
     }
 
     /// How many entries the signed head counts.
@@ -107,6 +113,7 @@ impl Check {
         if leaf.as_bytes() != stored {
             return Err(AccessError::Entry(self.tree.size()));
         }
+        self.seams.look(self.tree.size(), entry, || Some(self.tree.root()));
         self.tree.push(leaf);
         self.said = self.said.max(said_minimum(entry).unwrap_or_default());
         Ok(())
@@ -140,6 +147,7 @@ impl Check {
         if self.minimum > self.said {
             return Err(AccessError::Unsaid(self.minimum));
         }
+        self.seams.finish()?;
         Ok(Verified { head: self.head, minimum: self.minimum })
     }
 }

@@ -189,7 +189,10 @@ impl Publication {
     async fn write(&self, path: &Path, contents: Contents, note: &str, size: u64, store: &Store) -> Result<(), PublishError> {
         let files = |error| PublishError::Files { path: path.to_path_buf(), error };
         let (origin, key, to) = (self.origin.clone(), self.key.clone(), path.to_path_buf());
-        let mut exporter = apart(move || open(&to, &origin, &key, contents)).await?.map_err(files)?;
+        // Of what was pruned there are hashes only, here and there.
+        let minimum = store.minimum().await?;
+        let opened = apart(move || open(&to, &origin, &key, contents)).await?;
+        let mut exporter = opened.map_err(files)?.pruned_to(minimum);
         while exporter.size() < size {
             let from = exporter.size();
             let rows = store.entries(from..size.min(from.saturating_add(PAGE))).await?;
@@ -200,7 +203,8 @@ impl Publication {
                 let mut push = || -> Result<(), Pushed> {
                     for row in &rows {
                         let leaf = Hash::from_bytes(row.leaf);
-                        if contents == Contents::Hashes {
+                        let pruned = row.index < minimum && row.body.is_empty();
+                        if contents == Contents::Hashes || pruned {
                             exporter.push_hash(leaf).map_err(Pushed::Files)?;
                         } else if leaf_hash(&row.body) == leaf {
                             exporter.push(&row.body).map_err(Pushed::Files)?;

@@ -7,7 +7,7 @@ mod pen;
 use std::path::Path;
 
 use bailiwick_ledger::note::NoteError;
-use bailiwick_ledger::{Checkpoint, Frontier, Hash, Origin, VerifierKey, leaf_hash};
+use bailiwick_ledger::{Checkpoint, Hash, Origin, VerifierKey};
 use bailiwick_store::Store;
 use serde::Deserialize;
 
@@ -84,27 +84,24 @@ struct Said {
     old_head: String,
 }
 
-/// Follows the entries of a log from the first one, and checks each seam: the head of the old log, signed by its key, is that of the
+/// Looks for seams among the entries of a log, in order, and checks each: the head of the old log, signed by its key, is that of the
 /// entries before the one that begins the new.
 #[derive(Debug, Default)]
 pub struct Seams {
-    tree: Frontier,
     /// Public keys of the shards before, in order.
     old: Vec<VerifierKey>,
     broken: Option<SeamError>,
 }
 
 impl Seams {
-    /// Takes the next entry.
-    pub fn push(&mut self, entry: &[u8]) {
-        if let Some(said) = begins_shard(entry) {
-            let size = self.tree.size();
-            match said.and_then(|said| check(&said, (size, self.tree.root()))) {
-                Ok(key) => self.old.push(key),
-                Err(error) => self.broken = self.broken.take().or(Some(error(size))),
-            }
+    /// Looks at the entry at an index; `root` gives the root of the entries before it, if it is needed.
+    pub fn look(&mut self, index: u64, entry: &[u8], root: impl FnOnce() -> Option<Hash>) {
+        let Some(said) = begins_shard(entry) else { return };
+        let root = root().ok_or(SeamError::Tree as Wrong);
+        match said.and_then(|said| check(&said, (index, root?))) {
+            Ok(key) => self.old.push(key),
+            Err(error) => self.broken = self.broken.take().or(Some(error(index))),
         }
-        self.tree.push(leaf_hash(entry));
     }
 
     /// The public keys of the shards before the current one.

@@ -136,6 +136,12 @@ impl ApiClient {
         self.json(Method::GET, path, headers, Bytes::new()).await
     }
 
+    /// Asks as a person for what is no JSON.
+    pub(crate) async fn get_bytes(&self, who: &PersonKey, path: &str) -> Result<Bytes, ClientError> {
+        let headers = self.proof(who, &Method::GET, path)?;
+        self.whole(Method::GET, path, headers, Bytes::new()).await
+    }
+
     /// Sends a document as a person.
     pub(crate) async fn post(&self, who: &PersonKey, path: &str, body: &Value) -> Result<Value, ClientError> {
         let headers = self.proof(who, &Method::POST, path)?;

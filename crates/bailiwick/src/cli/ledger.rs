@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use bailiwick_ledger::export::audit_kept;
-use bailiwick_ledger::{Checkpoint, Origin, VerifierKey};
+use bailiwick_ledger::export::{Directory, audit_kept};
+use bailiwick_ledger::{Checkpoint, Origin, VerifierKey, tree};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use super::client::{ApiClient, items};
 use super::key_files::PersonKey;
 use super::{Failure, Place, say};
 use crate::ledger_access::{AccessError, Check, Verified, said_minimum};
+use crate::shard::Seams;
 
 /// `bailiwick ledger`
 #[derive(Debug, Subcommand)]
@@ -23,6 +24,8 @@ pub(crate) enum LedgerCommand {
         /// The log's public key. Default: `ledger.vkey` in the data directory.
         #[arg(long, value_name = "FILE")]
         vkey: Option<PathBuf>,
+        #[command(flatten)]
+        by: super::ledger_receipt::By,
     },
     /// Export the ledger as a directory of tiles (C2SP tlog-tiles) that anybody can verify.
     Export {
@@ -33,6 +36,16 @@ pub(crate) enum LedgerCommand {
     Erase(super::ledger_erase::Erase),
     /// Prune what is older than the policy keeps to its hashes. The rest still verifies, and says how far it was pruned.
     Prune(super::ledger_prune::Prune),
+    /// A receipt: the proof that a call or an entry is in the ledger, which holds without us (C2SP tlog-proof).
+    Prove(super::ledger_receipt::Prove),
+    /// A trust file to begin with: the log with all its shards, and the witnesses (C2SP tlog-policy).
+    Policy,
+    /// Witnesses that cosign what is published: add, remove, list.
+    #[command(subcommand)]
+    Witness(super::ledger_shard::WitnessCommand),
+    /// Shards: where the ledger stands, and how it goes on when it cannot be continued.
+    #[command(subcommand)]
+    Shard(super::ledger_shard::ShardCommand),
     /// The signed head of the ledger.
     Checkpoint,
 }
@@ -40,14 +53,19 @@ pub(crate) enum LedgerCommand {
 impl LedgerCommand {
     pub(crate) async fn run(self, place: &Place) -> Result<(), Failure> {
         match self {
-            Self::Verify { dir, vkey } => {
+            Self::Verify { vkey, by, .. } if by.receipt(place, vkey.as_deref())? => {}
+            Self::Verify { dir, vkey, by } => {
+                let trusted = by.policy()?.map(|policy| super::ledger_receipt::trusted(dir.as_deref(), &policy)).transpose()?;
                 let vkey = match vkey {
                     Some(file) => file,
                     None => place.data_dir()?.join("ledger.vkey"),
                 };
                 let (whole, what) = match &dir {
                     Some(dir) => {
-                        let (key, origin) = key(&vkey)?;
+                        let (key, origin) = match &trusted {
+                            Some(trusted) => (trusted.log.clone(), trusted.checkpoint.origin.clone()),
+                            None => key(&vkey)?,
+                        };
                         (verify_directory(dir, &origin, &key)?, dir.display().to_string())
                     }
                     None if place.url.is_some() => {
@@ -56,11 +74,18 @@ impl LedgerCommand {
                     }
                     None => (verify_kept(&place.data_dir()?, &vkey).await?, "the store".to_owned()),
                 };
+                // The checkpoint is read twice: what was believed must be what was looked at.
+                if let (Some(trusted), Some(dir)) = (trusted.as_ref().filter(|trusted| trusted.checkpoint != whole.head), &dir) {
+                    return Err(broken(dir, &format!("its checkpoint changed from {} entries meanwhile", trusted.checkpoint.size)));
+                }
                 let (size, pruned, root) = (whole.head.size, whole.minimum, whole.head.root.to_base64());
                 if place.json {
                     say(json!({ "verified": true, "entries": size, "pruned": pruned, "root": root }));
                 } else {
                     say(format_args!("{what} is whole: {size} entries lead to the signed root {root}"));
+                    if let Some(trusted) = &trusted {
+                        say(super::ledger_receipt::seen_by(trusted));
+                    }
                     if pruned > 0 {
                         say(format_args!("the first {pruned} of them are pruned: their hashes are there, what they said is gone"));
                     }
@@ -81,6 +106,10 @@ impl LedgerCommand {
             }
             Self::Erase(erase) => erase.run(place).await?,
             Self::Prune(prune) => prune.run(place).await?,
+            Self::Prove(prove) => prove.run(place).await?,
+            Self::Policy => super::ledger_receipt::policy(place).await?,
+            Self::Witness(witness) => witness.run(place)?,
+            Self::Shard(shard) => shard.run(place).await?,
             Self::Checkpoint => {
                 let note = ApiClient::of(place)?.public("/v1/ledger/checkpoint").await?;
                 say(String::from_utf8_lossy(&note).trim_end());
@@ -106,9 +135,13 @@ async fn verify_kept(data_dir: &Path, vkey: &Path) -> Result<Verified, Failure> 
 
 /// Verifies an exported directory, which may be pruned if one of its entries says so.
 fn verify_directory(dir: &Path, origin: &Origin, key: &VerifierKey) -> Result<Verified, Failure> {
-    let mut said = 0;
-    let report = audit_kept(dir, origin, key, &[], |_, entry| said = said.max(said_minimum(entry).unwrap_or_default()));
+    let (mut said, mut seams, files) = (0, Seams::default(), Directory::new(dir));
+    let report = audit_kept(dir, origin, key, &[], |index, entry| {
+        said = said.max(said_minimum(entry).unwrap_or_default());
+        seams.look(index, entry, || tree::root(&files, index).ok());
+    });
     let report = report.map_err(|e| broken(dir, &e.to_string()))?;
+    seams.finish().map_err(|e| broken(dir, &e.to_string()))?;
     if report.minimum > said {
         return Err(broken(dir, &AccessError::Unsaid(report.minimum).to_string()));
     }
@@ -155,7 +188,7 @@ async fn verify_broker(api: &ApiClient, who: &PersonKey, vkey: &Path) -> Result<
     check.finish_kept().map_err(|e| wrong(&e.to_string()))
 }
 
-fn key(file: &Path) -> Result<(VerifierKey, Origin), Failure> {
+pub(super) fn key(file: &Path) -> Result<(VerifierKey, Origin), Failure> {
     let wrong =
         |why: String| Failure::new(format!("{}: {why}", file.display()), "the public key of the log is `ledger.vkey` in the broker's data directory");
     let text = std::fs::read_to_string(file).map_err(|e| wrong(e.to_string()))?;

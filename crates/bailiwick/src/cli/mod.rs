@@ -9,6 +9,8 @@ pub(crate) mod key_files;
 pub(crate) mod ledger;
 mod ledger_erase;
 mod ledger_prune;
+mod ledger_receipt;
+mod ledger_shard;
 pub(crate) mod screen;
 pub(crate) mod task;
 mod tools;

@@ -2,7 +2,7 @@
 
 
 use bailiwick_ledger::note::SigningKey;
-use bailiwick_ledger::{Receipt, TrustPolicy, export};
+use bailiwick_ledger::{Frontier, Receipt, TrustPolicy, export, leaf_hash, tree};
 use proptest::prelude::*;
 
 use super::*;
@@ -143,9 +143,9 @@ async fn a_new_shard_goes_on_over_the_same_entries_and_everything_old_stays_veri
     // Both logs verify by themselves, and the new one's seam to the old.
     let out = log.dir.path().join("out");
     assert_eq!(export::verify(&out.join("1"), &old_origin, &old_key).unwrap().entries, 9);
-    let mut seams = Seams::default();
     let name = directory_name(&origin).to_owned();
-    export::audit(&out.join(&name), &origin, &key, &[], |_, entry| seams.push(entry)).unwrap();
+    let (mut seams, files) = (Seams::default(), export::Directory::new(&out.join(&name)));
+    export::audit(&out.join(&name), &origin, &key, &[], |index, entry| seams.look(index, entry, || tree::root(&files, index).ok())).unwrap();
     assert_eq!(seams.finish().unwrap(), [old_key.clone()]);
     // A policy of both logs takes receipts of both.
     let policy: TrustPolicy = format!("log {old_key}\nlog {key}\nquorum none\n").parse().unwrap();
@@ -225,8 +225,11 @@ async fn a_seam_that_does_not_hold_is_found() {
         format!(r#"{{"v":1,"kind":"shard","old_origin":"{origin}","old_vkey":"{vkey}","old_head":{}}}"#, serde_json::json!(head)).into_bytes()
     };
     let seams = |bodies: &[Vec<u8>]| {
-        let mut seams = Seams::default();
-        bodies.iter().for_each(|body| seams.push(body));
+        let (mut seams, mut tree) = (Seams::default(), Frontier::new());
+        for body in bodies {
+            seams.look(tree.size(), body, || Some(tree.root()));
+            tree.push(leaf_hash(body));
+        }
         seams.finish()
     };
     let mut bodies: Vec<_> = rows.into_iter().map(|row| row.body).collect();
