@@ -75,17 +75,22 @@ async fn what_much_was_sent_after_has_arrived_and_the_rest_is_begun_again_on_a_n
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut sink = sink(SyslogTransport::Tcp, "127.0.0.1", listener.local_addr().unwrap().port());
     let large = format!("\"{}\"", "x".repeat(AGAIN_BYTES / 4));
+    let (done, mut enough) = tokio::sync::oneshot::channel::<()>();
     let reading = tokio::spawn(async move {
         let mut stream = listener.accept().await.unwrap().0;
-        let mut rest = vec![0; AGAIN_BYTES * 2];
-        stream.read_exact(&mut rest).await.unwrap();
-        drop(stream);
-        listener
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            tokio::select! {
+                read = stream.read(&mut piece) => assert!(read.unwrap() > 0),
+                _ = &mut enough => return listener,
+            }
+        }
     });
     for index in 0..9 {
         assert_eq!(sink.send(&[record(index, &large)]).await.unwrap(), Sent::Done);
     }
     assert_eq!(sink.settled(), Some(5));
+    done.send(()).unwrap();
     let listener = reading.await.unwrap();
     // The end of the connection may take a moment to be seen, and a write may go into nothing before.
     let begun = async {
