@@ -98,6 +98,10 @@ pub(crate) fn check(place: &Place) -> Result<(), Failure> {
     say(format_args!("  systems       {}", names(&mut config.systems.keys().map(bailiwick_core::SystemName::as_str))));
     let from = config.policy_directory.as_ref().map_or_else(|| "the built-in pack".to_owned(), |d| d.display().to_string());
     say(format_args!("  policies      {policies} from {from}"));
+    if !config.exports.is_empty() {
+        let exports: Vec<String> = config.exports.iter().map(|e| format!("{} ({} to {})", e.name, e.format.word(), e.sink.target())).collect();
+        say(format_args!("  exports       {}", exports.join(", ")));
+    }
     for agent in config.agents.keys().filter(|a| !Holder::Agent.has_public(&data_dir, a.as_str())) {
         warn(format_args!("note: agent `{agent}` has no key yet: bailiwick agent add {agent}"));
     }
