@@ -86,14 +86,21 @@ impl Mariadb {
 
     /// The node that accepts writes, with a session there.
     async fn at_writer(&self, step: Step) -> Result<(&Door, Session), TargetError> {
+        let mut trouble = None;
         for door in &self.doors {
-            let mut session = door.take(step).await?;
-            if !session.read_only(step).await? {
-                return Ok((door, session));
+            match door.take(step).await {
+                Ok(mut session) => {
+                    if !session.read_only(step).await? {
+                        return Ok((door, session));
+                    }
+                    door.put_back(session);
+                }
+                Err(error) => {
+                    trouble.get_or_insert(error);
+                }
             }
-            door.put_back(session);
         }
-        Err(TargetError::new(TargetCode::Busy, step, "", "no node accepts writes"))
+        Err(trouble.unwrap_or_else(|| TargetError::new(TargetCode::Busy, step, "", "no node accepts writes")))
     }
 
     async fn mint_account(&self, plan: &Plan, secret: &Secret) -> Result<Minted, TargetError> {

@@ -85,44 +85,23 @@ impl Postgresql {
         Ok(Self { doors, settings, clock })
     }
 
-    /// The usual primary.
-    fn first(&self) -> Result<&Door, TargetError> {
-        self.doors.first().ok_or_else(|| TargetError::new(TargetCode::Internal, Step::Connect, "", "no node"))
-    }
-
-    /// The nodes that accept writes; one, unless something is badly wrong.
-    async fn writers(&self, step: Step) -> Result<Vec<&Door>, TargetError> {
-        let mut writers = Vec::new();
+    /// A session at the node that accepts writes, usually the first, and the rows of what it began with, which says first whether it is a standby.
+    async fn at_writer(&self, step: Step, begin: &str) -> Result<(&Door, Session, sql::Rows), TargetError> {
+        let mut trouble = None;
         for door in &self.doors {
-            let session = door.take(step).await?;
-            let rows = session.run(step, "SELECT pg_is_in_recovery()").await?;
-            door.put_back(session);
+            let session = match door.take(step).await {
+                Ok(session) => session,
+                Err(error) => {
+                    trouble.get_or_insert(error);
+                    continue;
+                }
+            };
+            let rows = session.run(step, begin).await?;
             if sql::cell(&rows, 0, 0) == Some("f") {
-                writers.push(door);
+                return Ok((door, session, rows));
             }
         }
-        if writers.is_empty() {
-            return Err(TargetError::new(TargetCode::Busy, step, "", "no node accepts writes"));
-        }
-        Ok(writers)
-    }
-
-    /// A session at the node that accepts writes. Usually that is the first, and then nothing is asked for it.
-    async fn at_writer(&self, step: Step, begin: &str) -> Result<(&Door, Session, sql::Rows), TargetError> {
-        let first = self.first()?;
-        let session = first.take(step).await?;
-        let rows = session.run(step, begin).await?;
-        if sql::cell(&rows, 0, 0) == Some("f") {
-            return Ok((first, session, rows));
-        }
-        drop(session);
-        let writers = self.writers(step).await?;
-        let [door] = writers.as_slice() else {
-            return Err(TargetError::new(TargetCode::Refused, step, "", "more than one node accepts writes"));
-        };
-        let session = door.take(step).await?;
-        let rows = session.run(step, begin).await?;
-        Ok((door, session, rows))
+        Err(trouble.unwrap_or_else(|| TargetError::new(TargetCode::Busy, step, "", "no node accepts writes")))
     }
 
     fn check_rights(&self, rights: &[String]) -> Result<(), TargetError> {

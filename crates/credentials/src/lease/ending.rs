@@ -221,6 +221,12 @@ impl TargetError {
         &self.node
     }
 
+    /// What was said, for people.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// May the same call succeed later without a person? An end is tried again in any case; this says whether to call for somebody.
     #[must_use]
     pub const fn is_transient(&self) -> bool {

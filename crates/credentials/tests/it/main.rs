@@ -11,6 +11,8 @@ mod mariadb_world;
 #[cfg(test)]
 mod postgresql;
 #[cfg(test)]
+mod postgresql_cost;
+#[cfg(test)]
 mod postgresql_cuts;
 #[cfg(test)]
 mod postgresql_nodes;

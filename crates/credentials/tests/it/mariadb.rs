@@ -222,6 +222,21 @@ async fn a_replica_that_lags_lets_the_account_in_and_so_the_end_is_no_end_yet() 
 
 #[tokio::test]
 #[ignore = "needs what `cargo xtask tools` installs"]
+async fn a_node_that_is_gone_keeps_no_session_alive_elsewhere() {
+    let world = World::start();
+    let plan = plan(&["orders_rw"]);
+    let account = remembered(&plan, world.broker().mint(&plan, Some(&secret())).await.unwrap());
+    let mut open = log_in(&world.server, &plan.name).await.unwrap();
+    let nobody = bailiwick_testkit::free_port().unwrap();
+    let gone = bailiwick_credentials::lease::Node::new("gone", "127.0.0.1", nobody, None).unwrap();
+    let error = broker(vec![gone, node("primary", &world.server)]).end(&account).await.unwrap_err();
+    assert_eq!((error.code(), error.node()), (TargetCode::Unreachable, "gone"), "{error}");
+    assert_eq!(ask(&mut open, "SELECT 1").await.unwrap_err(), 0);
+    assert_eq!(world.left(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs what `cargo xtask tools` installs"]
 async fn fifty_at_once_and_many_in_a_row_leave_the_tables_as_they_were() {
     let world = World::start();
     let broker = std::sync::Arc::new(world.broker());
@@ -239,7 +254,7 @@ async fn fifty_at_once_and_many_in_a_row_leave_the_tables_as_they_were() {
     while let Some(ending) = at_once.join_next().await {
         assert_verified(&ending.unwrap(), &["primary"], REFUSED);
     }
-    for _ in 0..count("BAILIWICK_LEASES", 40) {
+    for _ in 0..count("BAILIWICK_LEASES", 20) {
         let plan = plan(&["orders_ro"]);
         let account = remembered(&plan, broker.mint(&plan, Some(&secret())).await.unwrap());
         assert_verified(&broker.end(&account).await.unwrap(), &["primary"], REFUSED);

@@ -315,7 +315,7 @@ async fn fifty_at_once_and_many_in_a_row_leave_the_catalogue_as_it_was() {
     while let Some(ending) = at_once.join_next().await {
         assert_verified(&ending.unwrap(), &["primary"], "28P01");
     }
-    for _ in 0..count("BAILIWICK_LEASES", 40) {
+    for _ in 0..count("BAILIWICK_LEASES", 20) {
         let plan = plan(&["grp_orders_ro"]);
         let account = remembered(&plan, broker.mint(&plan, Some(&secret())).await.unwrap());
         assert_verified(&broker.end(&account).await.unwrap(), &["primary"], "28P01");

@@ -68,7 +68,7 @@ fn an_end_cut_at_any_wait_is_taken_up_by_the_next() {
 #[ignore = "needs what `cargo xtask tools` installs"]
 fn any_row_of_cuts_ends_with_nothing_left() {
     let world = World::start();
-    let cases = u32::try_from(count("BAILIWICK_CUTS", 25)).unwrap();
+    let cases = u32::try_from(count("BAILIWICK_CUTS", 15)).unwrap();
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let cuts = (0..30_usize, any::<bool>(), proptest::collection::vec(0..60_usize, 0..4));
     runner

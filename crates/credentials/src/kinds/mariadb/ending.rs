@@ -15,26 +15,31 @@ const REPLICA_WAIT: u32 = 4;
 /// Ends the account; each step may be done already.
 pub(super) async fn end(system: &Mariadb, account: &Account) -> Result<Ending, TargetError> {
     let mut end = End { system, account, evidence: Evidence::default() };
-    let mut writers = Vec::new();
-    let mut replicas = Vec::new();
+    // A node that cannot be reached keeps this from being an end, and the others from nothing.
+    let mut trouble = Vec::new();
+    let (mut writers, mut replicas) = (Vec::new(), Vec::new());
     for door in &system.doors {
-        let mut session = door.take(Step::Gate).await?;
-        if session.read_only(Step::Gate).await? {
-            replicas.push((door, session));
-        } else {
-            end.gate(door, &mut session).await?;
-            writers.push((door, session));
+        match end.reach(door).await {
+            Ok((session, true)) => writers.push((door, session)),
+            Ok((session, false)) => replicas.push((door, session)),
+            Err(error) => trouble.push(error),
         }
     }
-    if writers.is_empty() {
-        return Err(TargetError::new(TargetCode::Busy, Step::Gate, "", "no node accepts writes"));
-    }
     for (door, session) in writers.iter_mut().chain(&mut replicas) {
-        end.kill(door, session).await?;
+        trouble.extend(end.kill(door, session).await.err());
     }
     let mut positions = Vec::new();
     for (door, session) in &mut writers {
-        positions.push(end.remove(door, session, !replicas.is_empty()).await?);
+        match end.remove(door, session, !replicas.is_empty()).await {
+            Ok(position) => positions.push(position),
+            Err(error) => trouble.push(error),
+        }
+    }
+    if let Some(first) = trouble.into_iter().next() {
+        return Err(first);
+    }
+    if writers.is_empty() {
+        return Err(TargetError::new(TargetCode::Busy, Step::Gate, "", "no node accepts writes"));
     }
     for (door, session) in &mut replicas {
         end.wait_for(door, session, &positions).await?;
@@ -64,6 +69,16 @@ impl End<'_> {
     fn saw(&mut self, door: &Door, step: Step, saw: &str) {
         let now = self.now();
         self.evidence.saw(door.name(), step, now, saw, self.account.secret.as_ref());
+    }
+
+    /// A session at a node, and whether it accepts writes; then its door is shut.
+    async fn reach(&mut self, door: &Door) -> Result<(Session, bool), TargetError> {
+        let mut session = door.take(Step::Gate).await?;
+        let writes = !session.read_only(Step::Gate).await?;
+        if writes {
+            self.gate(door, &mut session).await?;
+        }
+        Ok((session, writes))
     }
 
     /// No new login. The account may not be there: gone, or its mint is still on its way; the lock tells, before it is removed.

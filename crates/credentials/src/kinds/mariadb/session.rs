@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder, Row, SslOpts, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::sql::{Failure, name_literal};
 use crate::Secret;
@@ -13,6 +14,8 @@ use crate::lease::{AccountName, Node, Step, TargetCode, TargetError};
 const OPEN_MAX: Duration = Duration::from_secs(8);
 const RUN_MAX: Duration = Duration::from_secs(25);
 const IDLE_MAX: usize = 4;
+/// How many sessions of ours a node bears at once, and as many tries to log in. Whoever comes later waits.
+const AT_ONCE_MAX: usize = 8;
 /// How long a lock by name is waited for, in seconds.
 const LOCK_WAIT: u32 = 3;
 
@@ -26,11 +29,20 @@ pub(super) struct Door {
     user: String,
     secret: Arc<Secret>,
     idle: Mutex<Vec<Session>>,
+    ours: Arc<Semaphore>,
+    tries: Arc<Semaphore>,
 }
 
 impl Door {
     pub(super) fn new(node: Node, user: &str, secret: Arc<Secret>) -> Self {
-        Self { node, user: user.to_owned(), secret, idle: Mutex::new(Vec::new()) }
+        Self {
+            node,
+            user: user.to_owned(),
+            secret,
+            idle: Mutex::new(Vec::new()),
+            ours: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            tries: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -39,14 +51,15 @@ impl Door {
 
     /// A session of ours; an idle one if there is one that still answers.
     pub(super) async fn take(&self, step: Step) -> Result<Session, TargetError> {
+        let turn = turn(&self.ours).await;
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         while let Some(mut session) = idle() {
             // The client does not notice that the server hung up, so it is asked.
             if session.column(step, "SELECT 1").await.is_ok() {
-                return Ok(session);
+                return Ok(Session { _turn: turn, ..session });
             }
         }
-        self.take_new(step).await
+        Ok(Session { _turn: turn, ..self.take_new(step).await? })
     }
 
     /// A new session: with the rights that the broker has now.
@@ -61,7 +74,7 @@ impl Door {
     pub(super) fn put_back(&self, session: Session) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_MAX {
-            idle.push(session);
+            idle.push(Session { _turn: None, ..session });
         }
     }
 
@@ -72,7 +85,8 @@ impl Door {
 
     /// Tries to log in as an account.
     pub(super) async fn try_login(&self, name: &AccountName, secret: &Secret) -> Result<Session, Failure> {
-        open(&self.node, name.as_str(), secret).await
+        let turn = turn(&self.tries).await;
+        Ok(Session { _turn: turn, ..open(&self.node, name.as_str(), secret).await? })
     }
 }
 
@@ -80,6 +94,8 @@ impl Door {
 pub(super) struct Session {
     connection: Conn,
     node: String,
+    /// The place that it takes on its node; an idle one takes none.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Session {
@@ -157,6 +173,11 @@ fn lock_name(name: &AccountName) -> String {
     name_literal(&format!("bailiwick.{name}"))
 }
 
+/// Waits for a place. (The semaphores are never closed.)
+async fn turn(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(places).acquire_owned().await.ok()
+}
+
 async fn open(node: &Node, user: &str, secret: &Secret) -> Result<Session, Failure> {
     let password = str::from_utf8(secret.expose()).map_err(|_| Failure::lost("the password is no UTF-8"))?.to_owned();
     let mut options = OptsBuilder::default()
@@ -176,5 +197,5 @@ async fn open(node: &Node, user: &str, secret: &Secret) -> Result<Session, Failu
     }
     let connecting = Conn::new(options);
     let connection = tokio::time::timeout(OPEN_MAX, connecting).await.map_err(|_| Failure::lost("no answer within 8 seconds"))??;
-    Ok(Session { connection, node: node.name().to_owned() })
+    Ok(Session { connection, node: node.name().to_owned(), _turn: None })
 }

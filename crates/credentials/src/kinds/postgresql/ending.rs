@@ -25,12 +25,21 @@ pub(super) async fn end(system: &Postgresql, account: &Account) -> Result<Ending
     if let Some(oid) = account.ids.find(OID) {
         end.oids.insert(oid.parse().map_err(|_| TargetError::new(TargetCode::Plan, Step::Gate, "", "the remembered oid is no number"))?);
     }
-    let writers = end.gate().await?;
-    for door in &system.doors {
-        end.kill(door).await?;
+    // A node that cannot be reached keeps this from being an end, and the others from nothing.
+    let mut reached = end.reach().await;
+    end.gate(&mut reached).await;
+    for (door, _) in &reached.nodes {
+        reached.trouble.extend(end.kill(door).await.err());
     }
+    let writers: Vec<_> = reached.nodes.iter().filter(|(_, writes)| *writes).map(|(door, _)| *door).collect();
     for door in &writers {
-        end.remove(door).await?;
+        reached.trouble.extend(end.remove(door).await.err());
+    }
+    if let Some(first) = reached.trouble.into_iter().next() {
+        return Err(first);
+    }
+    if writers.is_empty() {
+        return Err(TargetError::new(TargetCode::Busy, Step::Gate, "", "no node accepts writes"));
     }
     if system.doors.len() > writers.len() {
         end.wait_for_standbys(&writers).await?;
@@ -52,6 +61,12 @@ struct End<'a> {
     nameless: u64,
 }
 
+/// Nodes that answer, with whether they accept writes, and what went wrong.
+struct Reached<'a> {
+    nodes: Vec<(&'a Door, bool)>,
+    trouble: Vec<TargetError>,
+}
+
 impl<'a> End<'a> {
     fn now(&self) -> Timestamp {
         self.system.clock.now()
@@ -66,27 +81,44 @@ impl<'a> End<'a> {
         identifier(self.account.name.as_str())
     }
 
-    /// No new login, from now on, wherever something can be written. Gives those nodes.
-    async fn gate(&mut self) -> Result<Vec<&'a Door>, TargetError> {
-        let mut writers = Vec::new();
+    /// The nodes that answer, and what kept the others from it.
+    async fn reach(&self) -> Reached<'a> {
+        let mut reached = Reached { nodes: Vec::new(), trouble: Vec::new() };
         for door in &self.system.doors {
-            let session = door.take(Step::Gate).await?;
-            // Only one node is expected to accept writes; the others are asked first, so that no refusal stands in their logs.
-            if !writers.is_empty() {
-                let rows = session.run(Step::Gate, "SELECT pg_is_in_recovery()").await?;
-                if cell(&rows, 0, 0) != Some("f") {
+            match door.take(Step::Gate).await {
+                Ok(session) => {
                     door.put_back(session);
-                    continue;
+                    reached.nodes.push((door, false));
                 }
-            }
-            if self.gate_at(door, session).await? {
-                writers.push(door);
+                Err(error) => reached.trouble.push(error),
             }
         }
-        if writers.is_empty() {
-            return Err(TargetError::new(TargetCode::Busy, Step::Gate, "", "no node accepts writes"));
+        reached
+    }
+
+    /// No new login, from now on, wherever something can be written.
+    async fn gate(&mut self, reached: &mut Reached<'a>) {
+        // Only one node is expected to accept writes; once it is found, the others are asked first, so that no refusal stands in their logs.
+        let mut found = false;
+        for (door, writes) in &mut reached.nodes {
+            match self.gate_or_ask(door, found).await {
+                Ok(wrote) => *writes = wrote,
+                Err(error) => reached.trouble.push(error),
+            }
+            found |= *writes;
         }
-        Ok(writers)
+    }
+
+    async fn gate_or_ask(&mut self, door: &Door, ask: bool) -> Result<bool, TargetError> {
+        let session = door.take(Step::Gate).await?;
+        if ask {
+            let rows = session.run(Step::Gate, "SELECT pg_is_in_recovery()").await?;
+            if cell(&rows, 0, 0) != Some("f") {
+                door.put_back(session);
+                return Ok(false);
+            }
+        }
+        self.gate_at(door, session).await
     }
 
     /// Shuts the door of one node; `false` if it is a standby.
@@ -107,7 +139,10 @@ impl<'a> End<'a> {
                         Ok(rows) => self.note(door, Step::Gate, &rows, "no login and no password any more")?,
                         Err(failure) => return fail(failure),
                     },
-                    Err(failure) if failure.is(&SqlState::LOCK_NOT_AVAILABLE) => return Err(self.break_lock(door).await),
+                    Err(failure) if failure.is(&SqlState::LOCK_NOT_AVAILABLE) => {
+                        drop(session);
+                        return Err(self.break_lock(door).await);
+                    }
                     Err(failure) => return fail(failure),
                 }
             }

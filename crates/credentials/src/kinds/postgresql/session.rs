@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
@@ -13,6 +14,8 @@ use crate::lease::{AccountName, Node, Step, TargetError};
 
 const OPEN_MAX: Duration = Duration::from_secs(8);
 const IDLE_MAX: usize = 4;
+/// How many sessions of ours a node bears at once, and as many tries to log in. Whoever comes later waits.
+const AT_ONCE_MAX: usize = 8;
 
 /// What holds in each session of the broker. The search path keeps objects that an account made out of our statements.
 const OPTIONS: &str = "-c search_path=pg_catalog -c standard_conforming_strings=on -c lock_timeout=3000 -c statement_timeout=20000 \
@@ -25,11 +28,21 @@ pub(super) struct Door {
     database: String,
     secret: Arc<Secret>,
     idle: Mutex<Vec<Session>>,
+    ours: Arc<Semaphore>,
+    tries: Arc<Semaphore>,
 }
 
 impl Door {
     pub(super) fn new(node: Node, user: &str, database: &str, secret: Arc<Secret>) -> Self {
-        Self { node, user: user.to_owned(), database: database.to_owned(), secret, idle: Mutex::new(Vec::new()) }
+        Self {
+            node,
+            user: user.to_owned(),
+            database: database.to_owned(),
+            secret,
+            idle: Mutex::new(Vec::new()),
+            ours: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            tries: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -42,13 +55,14 @@ impl Door {
 
     /// A session of ours; an idle one if there is one.
     pub(super) async fn take(&self, step: Step) -> Result<Session, TargetError> {
+        let turn = turn(&self.ours).await;
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         while let Some(session) = idle() {
             if !session.client.is_closed() {
-                return Ok(session);
+                return Ok(Session { _turn: turn, ..session });
             }
         }
-        self.take_at(step, &self.database).await
+        Ok(Session { _turn: turn, ..self.take_at(step, &self.database).await? })
     }
 
     /// A session of ours in another database. It is not kept.
@@ -62,13 +76,14 @@ impl Door {
     pub(super) fn put_back(&self, session: Session) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_MAX {
-            idle.push(session);
+            idle.push(Session { _turn: None, ..session });
         }
     }
 
     /// Tries to log in as an account. What opens is closed at once.
     pub(super) async fn try_login(&self, name: &AccountName, secret: &Secret) -> Result<Session, Failure> {
-        open(&self.node, name.as_str(), secret, &self.database, "bailiwick verify", "").await
+        let turn = turn(&self.tries).await;
+        Ok(Session { _turn: turn, ..open(&self.node, name.as_str(), secret, &self.database, "bailiwick verify", "").await? })
     }
 }
 
@@ -76,6 +91,8 @@ impl Door {
 pub(super) struct Session {
     client: Client,
     node: String,
+    /// The place that it takes on its node; an idle one takes none.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Session {
@@ -94,6 +111,11 @@ impl Session {
         }
         Ok(rows)
     }
+}
+
+/// Waits for a place. (The semaphores are never closed.)
+async fn turn(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(places).acquire_owned().await.ok()
 }
 
 async fn open(node: &Node, user: &str, secret: &Secret, database: &str, application: &str, options: &str) -> Result<Session, Failure> {
@@ -120,5 +142,5 @@ async fn open(node: &Node, user: &str, secret: &Secret, database: &str, applicat
         })
     };
     let client = tokio::time::timeout(OPEN_MAX, connecting).await.map_err(|_| Failure::lost("no answer within 8 seconds"))??;
-    Ok(Session { client, node: node.name().to_owned() })
+    Ok(Session { client, node: node.name().to_owned(), _turn: None })
 }
