@@ -111,14 +111,9 @@ pub async fn between(house: &House, last: Range<Timestamp>, this: Range<Timestam
     let tally = Tally { groups: GROUPS.iter().map(group).collect(), scope, last: last.clone(), this: this.clone() };
     let (window, counted) = house.store.tally(tally).await?;
     let groups = GROUPS.iter().zip(counted).map(|((name, ..), counted)| differing(name, counted)).collect();
-    let stretch = |times: Range<Timestamp>, entries: Range<u64>| Stretch { since: times.start, until: times.end, first: entries.start, end: entries.end };
-    Ok(Difference {
-        last: stretch(last, window.last),
-        this: stretch(this, window.this),
-        person: only,
-        groups,
-        ledger: Head::of(&house.store.head()),
-    })
+    let stretch =
+        |times: Range<Timestamp>, entries: Range<u64>| Stretch { since: times.start, until: times.end, first: entries.start, end: entries.end };
+    Ok(Difference { last: stretch(last, window.last), this: stretch(this, window.this), person: only, groups, ledger: Head::of(&house.store.head()) })
 }
 
 fn differing(name: &'static str, counted: Vec<Counted>) -> Differing {

@@ -218,9 +218,13 @@ impl Reading {
         ] {
             self.say(field, text(body, name).unwrap_or_default());
         }
-        for (name, field) in
-            [("actors", Field::Agent), ("injects", Field::Credential), ("labels", Field::Label), ("resources", Field::Target), ("people", Field::Asked)]
-        {
+        for (name, field) in [
+            ("actors", Field::Agent),
+            ("injects", Field::Credential),
+            ("labels", Field::Label),
+            ("resources", Field::Target),
+            ("people", Field::Asked),
+        ] {
             list(body, name).filter_map(Value::as_str).for_each(|value| self.say(field, value));
         }
         self.tool(body);

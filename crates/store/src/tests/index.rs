@@ -40,11 +40,8 @@ async fn filled(store: &Store, calls: u64) {
         )
         .await;
         let result = if n % 100 == 3 { "failed" } else { "done" };
-        append(
-            2 * n + 1,
-            format!(r#"{{"v":1,"kind":"outcome","at":"{}","call":"{call}","intent":{},"result":"{result}"}}"#, when(2 * n + 1), 2 * n),
-        )
-        .await;
+        append(2 * n + 1, format!(r#"{{"v":1,"kind":"outcome","at":"{}","call":"{call}","intent":{},"result":"{result}"}}"#, when(2 * n + 1), 2 * n))
+            .await;
     }
     while store.head().size < 2 * calls {
         tokio::time::sleep(Duration::from_millis(5)).await;

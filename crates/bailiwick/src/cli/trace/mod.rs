@@ -25,6 +25,9 @@ pub(crate) struct Trace {
     /// A call, a held call, a task, an incident, or the index of a ledger entry. Without it: entries by what they say.
     #[arg(conflicts_with_all = ["agent", "person", "owner", "subject", "approver", "system", "tool", "effect", "resource", "task", "kind", "outcome", "code", "revision", "policy", "credential", "label", "limit", "below", "since", "until", "last"])]
     what: Option<String>,
+    /// Show the kept arguments and answer of the call. Each look is on record.
+    #[arg(long, requires = "what")]
+    texts: bool,
     #[command(flatten)]
     asked: Asked,
     #[command(subcommand)]
@@ -235,6 +238,9 @@ impl Trace {
         let words = checked.map_err(|why| Failure::new(format!("THE RECORD DOES NOT VERIFY: {why}"), "keep the broker's data directory as it is, and compare it with an exported copy"))?;
         // Beside a document, it is for people.
         if place.json { warn(words) } else { say(style.faint(&format!("\n{words}"))) }
+        if self.texts {
+            super::payload_texts::show(&api, &person, place, &answer).await?;
+        }
         Ok(())
     }
 }

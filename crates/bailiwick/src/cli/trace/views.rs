@@ -97,7 +97,10 @@ pub(super) fn changes(answer: &Value, style: Style) -> String {
     for tool in items(answer, "definitions") {
         let of = |name: &str| text(tool, name);
         let head = format!("entry {}, {}", of("entry"), when(tool));
-        lines.extend([String::new(), format!("{}  {}", style.faint(&head), style.attention(&format!("{} was defined anew: {}", of("tool"), of("status"))))]);
+        lines.extend([
+            String::new(),
+            format!("{}  {}", style.faint(&head), style.attention(&format!("{} was defined anew: {}", of("tool"), of("status")))),
+        ]);
         lines.extend([field("before", &brief(&of("before"))), field("after", &brief(&of("after")))]);
     }
     if answer.get("more").and_then(Value::as_bool) == Some(true) {
@@ -193,7 +196,15 @@ mod tests {
             {"index": 5, "intact": true, "entry": {"kind": "task_opened", "at": "2026-11-23T04:05:00.000Z", "task": "task_1", "opened": {"spiffe_id": "spiffe://td/agent/scout", "purpose": "answer ticket"}}},
             {"index": 4, "intact": false, "entry": {"kind": "intent"}}
         ]});
-        insta::assert_snapshot!(entries(&answer, Style::plain()), @"");
+        insta::assert_snapshot!(entries(&answer, Style::plain()), @r"
+        entry  when                 kind                   who    about              effect    outcome
+        9      2026-11-23 04:05:06  outcome                -      call_1             -         failed
+        8      2026-11-23 04:05:05  intent                 scout  shop.refund_order  transfer  -
+        5      2026-11-23 04:05:00  task_opened            scout  answer ticket      -         -
+        4      -                    NOT WHAT WAS RECORDED  -      -                  -         -
+        there may be more: the same with --below 4
+        one of them whole: bailiwick trace ENTRY
+        ");
     }
 
     #[test]
@@ -205,7 +216,24 @@ mod tests {
              "before": {"entry": 8, "call": "call_0", "tool": "shop.show_product", "answer": "dd".repeat(32)},
              "after": {"entry": 14, "call": "call_2", "tool": "shop.show_product", "answer": "ee".repeat(32)}}
         ], "definitions": [{"entry": 10, "at": "2026-11-23T04:05:05.000Z", "tool": "shop.change_product", "before": "11".repeat(32), "after": "bb".repeat(32), "status": "quarantined"}]});
-        insta::assert_snapshot!(changes(&answer, Style::plain()), @"");
+        insta::assert_snapshot!(changes(&answer, Style::plain()), @r"
+        task_1: 1 acting calls, 3 that only read
+
+        entry 12, 2026-11-23 04:05:06  write shop.change_product on stdio:shop: done
+          call           call_1
+          sent           39 bytes, digest aaaaaaaaaaaaaaaa
+          answered       20 bytes, digest cccccccccccccccc
+          definition     bbbbbbbbbbbbbbbb
+          approved by    ben
+          read before    entry 8, shop.show_product, call_0, answer dddddddddddddddd
+          asked again    entry 14, shop.show_product, call_2, answer eeeeeeeeeeeeeeee
+
+        entry 10, 2026-11-23 04:05:05  shop.change_product was defined anew: quarantined
+          before         1111111111111111
+          after          bbbbbbbbbbbbbbbb
+
+        digests bind the texts, which are kept apart; digests of two calls cannot be compared with each other
+        ");
     }
 
     #[test]
@@ -215,7 +243,29 @@ mod tests {
             "tasks": [{"entry": 5, "at": "2026-11-23T04:05:00.000Z", "task": "task_1", "agent": "spiffe://td/agent/scout", "subject": "sam", "purpose": "answer ticket"}],
             "calls": [{"entry": 8, "at": "2026-11-23T04:05:05.000Z", "agent": "spiffe://td/agent/scout", "effect": "transfer", "tool": "shop.refund_order", "target": "stdio:shop", "approved_by": ["ben"], "outcome": {"result": "done"}}],
             "approvals": [], "deeds": [{"entry": 20, "at": "2026-11-23T04:06:00.000Z", "what": "refused", "about": "hold_1", "reason": "no photo"}]});
-        insta::assert_snapshot!(person(&answer, Style::plain()), @"");
+        insta::assert_snapshot!(person(&answer, Style::plain()), @r"
+        ana answers for
+
+        agents
+        agent  calls  owner now
+        scout  7      yes
+
+        tasks
+        entry  when                 task    agent  for  purpose
+        5      2026-11-23 04:05:00  task_1  scout  sam  answer ticket
+        and more: ask for a shorter time, or with a higher --limit
+
+        acting calls
+        entry  when                 agent  effect    tool               target      outcome  approved by
+        8      2026-11-23 04:05:05  scout  transfer  shop.refund_order  stdio:shop  done     ben
+
+        approvals given
+        none
+
+        refused, ended, classified or changed
+        entry  when                 what     about   because
+        20     2026-11-23 04:06:00  refused  hold_1  no photo
+        ");
     }
 
     #[test]
@@ -226,7 +276,16 @@ mod tests {
              "gone": [{"value": "shop.y", "last": 4, "this": 0}], "changed": [{"value": "shop.z", "last": 4, "this": 9}], "same": 2},
             {"name": "agents", "appeared": [], "gone": [], "changed": [], "same": 2}
         ]});
-        insta::assert_snapshot!(difference(&answer, Style::plain()), @"");
+        insta::assert_snapshot!(difference(&answer, Style::plain()), @r"
+        last  A to B, entries 0 to 10
+        this  A to B, entries 10 to 20
+
+        tools
+          + shop.delete_customer  3, never before
+          + shop.x  1, not in the stretch before, but earlier
+          - shop.y  gone, was 4
+          ~ shop.z  9 now, was 4
+        ");
         answer["groups"] = json!([]);
         assert!(difference(&answer, Style::plain()).ends_with("nothing differs"));
     }
@@ -234,14 +293,26 @@ mod tests {
     #[test]
     fn what_a_stranger_wrote_into_the_record_reaches_no_view_as_it_is() {
         let views: [(fn(&Value, Style) -> String, Value); 4] = [
-            (entries, json!({"entries": [{"index": 1, "intact": true, "entry": {"kind": EVIL, "at": EVIL, "agent": EVIL, "tool": EVIL, "effect": EVIL, "result": EVIL}},
-                {"index": 2, "intact": true, "entry": {"kind": "task_opened", "opened": {"purpose": EVIL, "spiffe_id": EVIL}}}]})),
-            (changes, json!({"task": EVIL, "changes": [{"tool": EVIL, "target": EVIL, "effect": EVIL, "arguments": EVIL, "approved_by": [EVIL],
+            (
+                entries,
+                json!({"entries": [{"index": 1, "intact": true, "entry": {"kind": EVIL, "at": EVIL, "agent": EVIL, "tool": EVIL, "effect": EVIL, "result": EVIL}},
+                {"index": 2, "intact": true, "entry": {"kind": "task_opened", "opened": {"purpose": EVIL, "spiffe_id": EVIL}}}]}),
+            ),
+            (
+                changes,
+                json!({"task": EVIL, "changes": [{"tool": EVIL, "target": EVIL, "effect": EVIL, "arguments": EVIL, "approved_by": [EVIL],
                 "outcome": {"result": EVIL, "answer": EVIL}, "before": {"tool": EVIL, "call": EVIL, "answer": EVIL}}],
-                "definitions": [{"tool": EVIL, "before": EVIL, "after": EVIL, "status": EVIL, "at": EVIL}]})),
-            (person, json!({"person": EVIL, "more": [EVIL], "agents": [{"agent": EVIL}], "tasks": [{"purpose": EVIL, "subject": EVIL}],
-                "calls": [{"tool": EVIL, "target": EVIL, "approved_by": [EVIL], "outcome": {"result": EVIL}}], "approvals": [{"footing": EVIL}], "deeds": [{"reason": EVIL, "what": EVIL}]})),
-            (difference, json!({"person": EVIL, "this": {"since": EVIL}, "groups": [{"name": EVIL, "appeared": [{"value": EVIL}], "gone": [{"value": EVIL}], "changed": [{"value": EVIL}]}]})),
+                "definitions": [{"tool": EVIL, "before": EVIL, "after": EVIL, "status": EVIL, "at": EVIL}]}),
+            ),
+            (
+                person,
+                json!({"person": EVIL, "more": [EVIL], "agents": [{"agent": EVIL}], "tasks": [{"purpose": EVIL, "subject": EVIL}],
+                "calls": [{"tool": EVIL, "target": EVIL, "approved_by": [EVIL], "outcome": {"result": EVIL}}], "approvals": [{"footing": EVIL}], "deeds": [{"reason": EVIL, "what": EVIL}]}),
+            ),
+            (
+                difference,
+                json!({"person": EVIL, "this": {"since": EVIL}, "groups": [{"name": EVIL, "appeared": [{"value": EVIL}], "gone": [{"value": EVIL}], "changed": [{"value": EVIL}]}]}),
+            ),
         ];
         for (view, answer) in views {
             let shown = view(&answer, Style::plain());
