@@ -114,7 +114,7 @@ fn unmapped(facts: &Facts<'_>) -> Value {
     let decided = json!({
         "task": facts.text("task"), "purpose": facts.task.and_then(|t| t.get("purpose")), "call": facts.text("call"), "hold": facts.text("hold"),
         "effect": facts.text("effect"), "target": facts.text("target"), "definition": facts.text("definition"),
-        "bound_to": facts.text("digest"), "arguments_digest": facts.text("arguments"), "answer_digest": facts.own("answer"),
+        "bound_to": facts.text("call").and_then(|_| facts.text("digest")), "arguments_digest": facts.text("arguments"), "answer_digest": facts.own("answer"),
         "revision": facts.text("revision"), "approvals": facts.any("approvals"), "approval": facts.entry.get("approval"),
         "step": facts.own("step"), "reason": facts.own("reason"), "endings": facts.entry.get("endings"), "narrowed": facts.entry.get("narrowed"),
         "repeats": facts.entry.get("repeats"), "injects": facts.any("injects"), "tasks": facts.entry.get("tasks"), "calls": facts.entry.get("calls"),
