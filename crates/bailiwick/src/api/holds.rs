@@ -67,6 +67,9 @@ pub(super) struct HoldDocument {
     /// What a decision is bound to: 64 hex digits.
     #[schema(value_type = String)]
     digest: Digest,
+    /// A secret that goes into `seen`: without it, whoever reads an approval on record could find short arguments by trying them.
+    #[schema(value_type = String)]
+    nonce: Digest,
     /// Why it is held.
     reasons: String,
     /// The policy revision that held it.
@@ -115,13 +118,23 @@ pub(super) struct HoldList {
 pub(super) struct Decision {
     /// The digest of the held call that was looked at: 64 hex digits.
     digest: String,
-    /// SHA-256 of the words that the person saw: 64 hex digits.
+    /// SHA-256 of what the person saw: `nonce`, a line feed, and `shown`. 64 hex digits.
     seen: String,
     /// The person's Ed25519 signature, in base64url, over `bailiwick-approval/v1`, hold, digest, seen and `approve` or `refuse`, a line each.
     signature: String,
     /// Why, in the person's words. Kept on record; the agent sees it if the call is refused.
     #[serde(default)]
     reason: String,
+}
+
+/// Made from the hold's key, which is as secret as its arguments, and is erased with them.
+fn nonce(hold: &Hold) -> Digest {
+    Digest::bind("bailiwick/words/v1", &[hold.key.as_bytes(), &hold.id.to_bytes()])
+}
+
+/// The digest of what people are shown of the arguments, as an approval carries it.
+pub(super) fn seen(hold: &Hold) -> Digest {
+    Digest::of(format!("{}\n{}", nonce(hold), shown(hold)).as_bytes())
 }
 
 impl HoldDocument {
@@ -147,6 +160,7 @@ impl HoldDocument {
             arguments: String::from_utf8_lossy(&hold.arguments).into_owned(),
             shown: shown(hold),
             digest: hold.digest,
+            nonce: nonce(hold),
             reasons: hold.reasons.clone(),
             revision: hold.revision.clone(),
             people: hold.people.clone(),
@@ -257,7 +271,7 @@ async fn words(house: &House, hold: &Hold) -> Result<Vec<Digest>, Problem> {
     let task = house.store.task(hold.task).await?.map(|row| row.task);
     let document = serde_json::to_value(HoldDocument::new(house, hold, task.as_ref())).unwrap_or_default();
     let screen = crate::cli::screen::HeldCall::read(&document).ok().map(|held| held.seen());
-    Ok(std::iter::once(Digest::of(shown(hold).as_bytes())).chain(screen).collect())
+    Ok(std::iter::once(seen(hold)).chain(screen).collect())
 }
 
 impl Decision {

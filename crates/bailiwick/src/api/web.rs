@@ -18,7 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::asker::Api;
 use super::body::{Asked, FormBytes, Named};
 use super::hold_view::{approvals_view, hold_view};
-use super::holds::{find, shown};
+use super::holds::{find, seen};
 use super::problem::Problem;
 use crate::approve::Saying;
 use crate::clock::random;
@@ -350,7 +350,7 @@ async fn decided(house: &House, by: &SignedIn, name: &Named, fields: &BTreeMap<S
     let saying = Saying {
         digest,
         // The words of the arguments as the page showed them: made from the same bytes, which do not change.
-        seen: Digest::of(shown(&hold).as_bytes()),
+        seen: seen(&hold),
         proof: "session",
         signature: String::new(),
         reason: of(pages::FIELD_REASON).to_owned(),

@@ -9,6 +9,7 @@ pub(crate) mod key_files;
 pub(crate) mod ledger;
 mod ledger_erase;
 mod ledger_prune;
+mod payload_texts;
 mod ledger_receipt;
 mod ledger_shard;
 pub(crate) mod screen;

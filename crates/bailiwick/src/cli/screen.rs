@@ -131,6 +131,7 @@ impl<'a> HeldCall<'a> {
             field("expires at", &of("expires_at")),
             field("hold", &of("id")),
             field("digest", &of("digest")),
+            field("nonce", &of("nonce")),
             String::new(),
             format!("arguments, all {} bytes of them:", self.arguments.len()),
         ];
@@ -160,7 +161,7 @@ impl<'a> HeldCall<'a> {
                 _ if index == 0 => style.strong(&line),
                 _ if line.starts_with("WARNING") => style.bad(&line),
                 _ if line.starts_with("note") => style.attention(&line),
-                Some((label, value)) if line.starts_with("  ") && index < 15 => format!("{}{value}", style.faint(label)),
+                Some((label, value)) if line.starts_with("  ") && index < 16 => format!("{}{value}", style.faint(label)),
                 _ => line,
             });
         }
@@ -234,7 +235,7 @@ mod tests {
 
     fn document(arguments: &str) -> Value {
         json!({
-            "id": format!("hold_{:032x}", 7), "digest": "ab".repeat(32), "state": "pending", "tool": "shop.refund_order", "effect": "transfer",
+            "id": format!("hold_{:032x}", 7), "digest": "ab".repeat(32), "nonce": "cd".repeat(32), "state": "pending", "tool": "shop.refund_order", "effect": "transfer",
             "target": "stdio:shop", "agent": "assistant", "spiffe_id": "spiffe://bailiwick.local/agent/assistant", "owner": "ana",
             "subject": "ana", "purpose": "answer ticket", "task": format!("task_{:032x}", 3), "reasons": "transferring needs one person",
             "people": ["ben"], "count": 1, "approvals": [], "arguments": arguments, "at": "2026-11-23T00:00:00.000Z", "expires_at": "2026-11-23T01:00:00.000Z"
@@ -260,6 +261,7 @@ mod tests {
           expires at     2026-11-23T01:00:00.000Z
           hold           hold_00000000000000000000000000000007
           digest         abababababababababababababababababababababababababababababababab
+          nonce          cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd
 
         arguments, all 39 bytes of them:
           {

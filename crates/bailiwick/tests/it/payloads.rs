@@ -296,8 +296,10 @@ async fn at_the_moment_when_its_time_is_over_a_text_is_gone_and_is_said_to_be() 
     assert_eq!(texts(&client, "ben", &put).await["arguments"]["state"], "expired");
     // Long after its end a task's digests are nobody's any more, and what people were shown is gone.
     let id = task.id.parse().unwrap();
-    crate::support::until("the task is closed", || broker.house.live.find(id).is_none()).await;
-    crate::support::until("its end is on record", || !broker.house.live.all().iter().any(|t| t.task.id == id)).await;
+    let closed = async || broker.house.store.task(id).await.unwrap().is_some_and(|row| row.state.word() == "closed");
+    while !closed().await {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert!(broker.house.argument_digest(id, arguments(1).as_bytes()).await.unwrap().is_some());
     clock.forward(91 * DAY);
     broker.house.expire_texts().await.unwrap();
@@ -316,7 +318,7 @@ async fn where_texts_are_required_nothing_acts_without_one_and_reading_goes_on()
     assert_eq!(client.call(&task, "sys.put", &arguments(1)).await.word(), "done");
     let file = rusqlite::Connection::open(place.data.join("payloads.sqlite")).unwrap();
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
-    assert_eq!(client.call(&task, "sys.put", &arguments(2)).await.word(), "audit.unavailable");
+    assert_eq!(client.call(&task, "sys.put", &arguments(2)).await.word(), "-31503");
     assert_eq!(client.call(&task, "sys.look", r#"{"key":"k"}"#).await.word(), "done");
     assert_eq!((place.upstream.times("put", ""), place.upstream.times("look", "")), (1, 1));
     assert_eq!(client.send(Method::GET, "/readyz", &[], "").await.status, 503);
@@ -371,4 +373,101 @@ async fn a_file_that_cannot_be_opened_loses_texts_and_no_calls_and_says_so_unles
     let clock = std::sync::Arc::new(bailiwick::clock::SystemClock::start());
     assert!(bailiwick::house::House::open(config, &place.data, clock).await.is_err());
     assert!(store_file(&place.data).exists());
+}
+
+/// A ledger with this many entries that are older than the policy keeps, and then some.
+async fn old_ledger(place: &Place, old: u32) {
+    let clock = ManualClock::start();
+    clock.back(400 * DAY);
+    let broker = place.open_at(std::sync::Arc::clone(&clock) as _).await;
+    for n in 0..old {
+        let name = format!("{CANARY}-{n}");
+        broker.house.append(&bailiwick::entry::House { what: "secret_set", name: Some(&name), digest: None }).await.unwrap();
+    }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_is_pruned_by_its_policy_alone_and_verifies_and_exports_what_is_left() {
+    let place = place("ledger_days = 30").await;
+    old_ledger(&place, 600).await;
+    let broker = place.open().await;
+    let client = place.client();
+    let ask = async |who: &str, body: Value| client.by(who, Method::POST, "/v1/ledger/prune", Some(body)).await;
+    assert_eq!(ask("ben", json!({})).await.status, 403);
+    let young = bailiwick_core::Clock::now(&bailiwick::clock::SystemClock::start()).plus(Duration::ZERO);
+    let refused = ask("ops", json!({ "before": young })).await;
+    assert!(refused.status == 409 && refused.json().to_string().contains("policy keeps"), "{refused:?}");
+    let dry = ask("ops", json!({ "dry_run": true })).await.json();
+    assert_eq!((&dry["from"], &dry["minimum"], dry.get("entry")), (&json!(0), &json!(512), None));
+    assert_eq!(broker.house.store.minimum().await.unwrap(), 0);
+    let pruned = ask("ops", json!({})).await.json();
+    assert_eq!((&pruned["from"], &pruned["minimum"]), (&json!(0), &json!(512)), "{pruned}");
+    let said = client.by("ben", Method::GET, "/v1/ledger/entries?from=510&to=514", None).await.json();
+    assert_eq!(said["minimum"], 512);
+    let texts: Vec<bool> = said["entries"].as_array().unwrap().iter().map(|e| e["text"].is_string()).collect();
+    assert_eq!(texts, [false, false, true, true]);
+    // What is left of a pruned entry is its place and its hash.
+    assert_eq!(client.by("ben", Method::GET, "/v1/trace/3", None).await.status, 200);
+    assert_eq!(ask("ops", json!({})).await.json()["minimum"], 512, "there was more to prune");
+    // The log goes on.
+    let task = client.task("scout").await;
+    assert_eq!(client.call(&task, "sys.look", r#"{"key":"k"}"#).await.word(), "done");
+    let entry = usize::try_from(pruned["entry"].as_u64().unwrap()).unwrap();
+    let row = broker.house.store.entry(u64::try_from(entry).unwrap()).await.unwrap().unwrap();
+    let body: Value = serde_json::from_slice(&row.body).unwrap();
+    assert_eq!((&body["kind"], &body["minimum"], &body["by"], &body["policy_days"]), (&json!("pruned"), &json!(512), &json!("ops"), &json!(30)));
+    let size = broker.house.store.head().size;
+    broker.stop().await;
+    assert_eq!(plain(&place.data, &format!("{CANARY}-0\"")), None);
+    assert!(plain(&place.data, &format!("{CANARY}-590\"")).is_some());
+    let (key, origin) = bailiwick::ledger_access::log_key(&place.data).unwrap();
+    let verified = bailiwick::ledger_access::verify_kept(&place.data, &origin, &key).unwrap();
+    assert!(verified.minimum == 512 && verified.head.size >= size, "{verified:?}");
+    let out = place.data.parent().unwrap().join("out");
+    bailiwick::ledger_access::export(&place.data, &out).unwrap();
+    let report = bailiwick_ledger::export::audit_kept(&out, &origin, &key, &[], |_, _| {}).unwrap();
+    assert_eq!((report.minimum, report.entries), (512, report.size - 512));
+    // A beginning that is missing without a word in the log is no pruning.
+    let store = rusqlite::Connection::open(store_file(&place.data)).unwrap();
+    store.execute_batch("UPDATE entries SET body = x'' WHERE idx < 768 AND kind <> 'pruned'; UPDATE pruned SET minimum = 768, done = 768").unwrap();
+    drop(store);
+    let refused = bailiwick::ledger_access::verify_kept(&place.data, &origin, &key);
+    assert!(matches!(refused, Err(bailiwick::ledger_access::AccessError::Unsaid(_) | bailiwick::ledger_access::AccessError::Store(_))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_policy_nothing_is_pruned_however_old() {
+    let place = place("").await;
+    old_ledger(&place, 300).await;
+    let broker = place.open().await;
+    let refused = place.client().by("ops", Method::POST, "/v1/ledger/prune", Some(json!({}))).await;
+    assert!(refused.status == 409 && refused.json().to_string().contains("no policy"), "{refused:?}");
+    assert_eq!(broker.house.store.minimum().await.unwrap(), 0);
+    broker.stop().await;
+    place.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pruning_that_dies_at_any_step_is_carried_out_at_the_next_start() {
+    for point in ["after-prune-ordered", "after-prune"] {
+        let place = place("ledger_days = 30").await;
+        old_ledger(&place, 600).await;
+        let broker = place.open().await;
+        let client = place.client();
+        let task = client.task("scout").await;
+        broker.stop().await;
+        let mut child = place.spawn(Some(point));
+        client.wait_for_tools(&task).await;
+        let gone = client.try_by("ops", Method::POST, "/v1/ledger/prune", Some(json!({}))).await;
+        assert!(gone.is_none(), "it was answered at {point}");
+        let status = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.signal(), Some(SIGABRT), "it died of something else at {point}: {status:?}");
+        let broker = place.open().await;
+        assert_eq!(broker.house.store.minimum().await.unwrap(), 512, "at {point}");
+        assert_eq!(client.call(&task, "sys.look", r#"{"key":"k"}"#).await.word(), "done");
+        broker.stop().await;
+        assert_eq!(plain(&place.data, &format!("{CANARY}-0\"")), None, "at {point}");
+        place.verify();
+    }
 }

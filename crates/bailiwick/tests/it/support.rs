@@ -680,7 +680,7 @@ impl Client<'_> {
     pub(crate) async fn try_decide(&self, who: &str, hold: &Value, word: &str) -> Option<Answer> {
         let id = hold["id"].as_str().unwrap();
         let digest: Digest = hold["digest"].as_str().unwrap().parse().unwrap();
-        let seen = Digest::of(hold["shown"].as_str().unwrap().as_bytes());
+        let seen = Digest::of(format!("{}\n{}", hold["nonce"].as_str().unwrap(), hold["shown"].as_str().unwrap()).as_bytes());
         let verdict = Verdict { hold: id.parse().unwrap(), digest, seen, word: if word == "approve" { Word::Approve } else { Word::Refuse } };
         let signature = verdict.sign(self.key(who)).unwrap();
         let body = json!({ "digest": digest.to_string(), "seen": seen.to_string(), "signature": signature });

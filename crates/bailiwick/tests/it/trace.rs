@@ -19,7 +19,7 @@ async fn get(broker: &Broker, who: &str, target: &str) -> Value {
 }
 
 async fn approve(broker: &Broker, hold: &Value) {
-    let seen = Digest::of(text(hold, "shown").as_bytes());
+    let seen = Digest::of(format!("{}\n{}", text(hold, "nonce"), text(hold, "shown")).as_bytes());
     let digest: Digest = text(hold, "digest").parse().unwrap();
     let verdict = Verdict { hold: text(hold, "id").parse().unwrap(), digest, seen, word: Word::Approve };
     let body = json!({ "digest": digest, "seen": seen, "signature": verdict.sign(broker.key("ben")).unwrap() });
