@@ -77,7 +77,7 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
         tasks::TaskDocument, tasks::GrantedTool, tasks::OpenedDocument, tasks::TaskList, crate::tasks::TaskRequest, crate::tasks::AskedBudget,
         holds::HoldDocument, holds::HoldList, holds::Decision,
         registry::ToolDocument, registry::ToolList, registry::Classification, registry::AgentDocument, registry::AgentList,
-        registry::SystemDocument, registry::SystemList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus,
+        registry::SystemDocument, registry::SystemList, registry::SecretList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus,
         crate::trace::Trace, crate::trace::Chain, crate::trace::TracedTask, crate::trace::Decision, crate::trace::TracedHold,
         crate::trace::Outcome, crate::trace::Entry, crate::trace::Head, crate::trace::asked::Page, trace::Rebuilt,
         crate::trace::changes::Changes, crate::trace::changes::Change, crate::trace::changes::Answered, crate::trace::changes::Read,
@@ -140,6 +140,7 @@ fn all() -> Routes {
         .add(registry::__path_classify, registry::classify)
         .add(registry::__path_agents, registry::agents)
         .add(registry::__path_systems, registry::systems)
+        .add(registry::__path_secrets, registry::secrets)
         .add(trace::__path_trace, trace::trace)
         .add(trace::__path_entries, trace::entries)
         .add(trace::__path_changes, trace::changes)
@@ -212,7 +213,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let paths = document["paths"].as_object().unwrap();
         let operations: Vec<_> = paths.values().flat_map(|p| p.as_object().unwrap().values()).collect();
-        assert_eq!(operations.len(), 47);
+        assert_eq!(operations.len(), 48);
         for operation in operations {
             assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{operation}");
             assert!(operation["responses"]["default"].is_object(), "{operation}");

@@ -237,6 +237,22 @@ fn agent_document(house: &House, entry: &crate::config::AgentEntry) -> AgentDocu
     }
 }
 
+/// The names of the sealed secrets. No value ever leaves the store this way.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SecretList {
+    /// The names, sorted.
+    secrets: Vec<String>,
+}
+
+/// The names of the sealed secrets, for operators.
+#[utoipa::path(get, path = "/v1/secrets", tag = "registry", responses((status = 200, description = "The names.", body = SecretList)), security(("person" = [])))]
+pub(super) async fn secrets(State(api): State<Arc<Api>>, by: ByPerson) -> Result<Response, Problem> {
+    if !has(&by.person, &[Role::Operator]) {
+        return Err(Problem::because(ErrorCode::RoleMissing, "operators see which secrets there are"));
+    }
+    Ok(axum::Json(SecretList { secrets: api.house.store.secret_names().await? }).into_response())
+}
+
 /// The systems that are configured. Why one cannot be reached is told to operators only.
 #[utoipa::path(get, path = "/v1/systems", tag = "registry", responses((status = 200, description = "The systems.", body = SystemList)), security(("person" = [])))]
 pub(super) async fn systems(State(api): State<Arc<Api>>, by: ByPerson) -> Response {

@@ -56,6 +56,7 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("post", "/v1/tools/{name}/classify", Role("rea"), Some(json!({ "effect": "read", "definition": hex }))),
         ("get", "/v1/agents", Person, None),
         ("get", "/v1/systems", Person, None),
+        ("get", "/v1/secrets", Role("ops"), None),
         ("get", "/v1/trace/{id}", Person, None),
         ("get", "/v1/entries", Person, None),
         ("get", "/v1/tasks/{id}/changes", Person, None),
