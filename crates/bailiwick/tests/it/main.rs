@@ -43,7 +43,11 @@ mod races_fence;
 #[cfg(test)]
 mod refusal;
 #[cfg(test)]
+mod review;
+#[cfg(test)]
 mod running;
+#[cfg(test)]
+mod shards;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
