@@ -1,7 +1,9 @@
 //! The kinds of credentials, one file each. Each implements [`Kind`](crate::lease::Kind) against the real protocol of its system.
 
+mod connection;
 pub mod mariadb;
 pub mod postgresql;
+pub mod redis;
 
 use aws_lc_rs::rand;
 use base64::Engine as _;

@@ -2,6 +2,7 @@
 
 pub mod mariadb;
 pub mod postgres;
+pub mod redis;
 pub mod unprivileged;
 
 use std::path::{Path, PathBuf};

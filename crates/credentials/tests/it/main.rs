@@ -19,4 +19,10 @@ mod postgresql_nodes;
 #[cfg(test)]
 mod postgresql_world;
 #[cfg(test)]
+mod redis;
+#[cfg(test)]
+mod redis_cuts;
+#[cfg(test)]
+mod redis_world;
+#[cfg(test)]
 mod words;
