@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bailiwick_core::{ErrorCode, TaskId};
+use bailiwick_identity::oauth::Challenge;
+use bailiwick_identity::token::AGENT_SCOPE;
 use bailiwick_wire::Limits;
 use bailiwick_wire::mcp::{Era, Headers, Message, Refusal, code};
 use bytes::{Bytes, BytesMut};
@@ -207,10 +209,8 @@ fn refuse(refusal: &Refusal) -> Response<OutBody> {
 /// 401 with the challenge of RFC 9728 section 5.1.
 fn challenge(house: &House, code: ErrorCode) -> Response<OutBody> {
     let metadata = format!("{}/.well-known/oauth-protected-resource/mcp", house.urls.base);
-    let value = match code {
-        ErrorCode::AuthnMissing => format!("Bearer resource_metadata=\"{metadata}\""),
-        _ => format!("Bearer error=\"invalid_token\", error_description=\"{}\", resource_metadata=\"{metadata}\"", code.sentence()),
-    };
+    let challenge = if code == ErrorCode::AuthnMissing { Challenge::Missing } else { Challenge::InvalidToken };
+    let value = challenge.value(&metadata, AGENT_SCOPE);
     let body = serde_json::json!({ "code": code, "detail": code.sentence(), "hint": code.hint(), "status": 401 });
     let mut response = json(StatusCode::UNAUTHORIZED, body.to_string().into_bytes());
     if let Ok(value) = HeaderValue::from_str(&value) {

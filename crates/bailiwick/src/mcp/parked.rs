@@ -99,6 +99,8 @@ pub(super) struct Run {
     cancel: CancellationToken,
     /// How long the system may take between questions.
     patience: Duration,
+    /// What was answered: it goes on record with the call's outcome, whichever request brought it.
+    told: Option<ToldList>,
 }
 
 #[derive(Debug)]
@@ -143,7 +145,7 @@ impl Run {
         let cancel = asked.cancel.child_token();
         let (caller, asked) = (exchange.clone(), Asked { cancel: cancel.clone(), ..asked.clone() });
         let work = async move { caller.once(&asked, extra, Some(sender)).await };
-        Self { answer: Working(tokio::spawn(work)), events, open: BTreeMap::new(), asked: 0, cancel, patience }
+        Self { answer: Working(tokio::spawn(work)), events, open: BTreeMap::new(), asked: 0, cancel, patience, told: exchange.told.clone() }
     }
 
     /// Lets it run until it ends or asks.
@@ -216,7 +218,7 @@ impl Run {
         for (key, given) in responses.into_iter().flat_map(Raw::members) {
             let Some(question) = self.open.remove(&*key) else { continue };
             if answers(&question.method, given) {
-                exchange.note_told(&question.method, given);
+                exchange.note_told(self.told.as_ref(), &question.method, given);
                 // A system that took its question back needs no answer.
                 drop(question.answer.send(Ok(given.to_owned())));
             } else {
@@ -297,8 +299,8 @@ impl Exchange {
     }
 
     /// Notes what the client answered to a system's question, for the record of the call's outcome.
-    pub(super) fn note_told(&self, method: &str, answer: Raw<'_>) {
-        if let Some(told) = &self.told {
+    pub(super) fn note_told(&self, told: Option<&ToldList>, method: &str, answer: Raw<'_>) {
+        if let Some(told) = told {
             let salt = bailiwick_core::Salt::from_bytes(self.who.live.salt.answer(method.as_bytes()));
             let digest = self.house.salted(&salt, answer.bytes());
             told.lock().unwrap_or_else(PoisonError::into_inner).push(crate::entry::Told { method: method.to_owned(), answer: digest });

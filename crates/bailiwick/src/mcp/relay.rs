@@ -107,7 +107,7 @@ async fn pass(exchange: &Exchange, event: Event, pieces: &mpsc::Sender<Bytes>) {
                 tokio::select! {
                     given = answered => if let Ok(given) = given {
                         if let Ok(given) = &given {
-                            exchange.note_told(&method, given.raw());
+                            exchange.note_told(exchange.told.as_ref(), &method, given.raw());
                         }
                         drop(answer.send(given));
                     },

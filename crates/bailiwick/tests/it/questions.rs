@@ -211,7 +211,7 @@ async fn a_task_may_have_few_calls_that_wait_for_answers_and_its_end_gives_them_
         let asked = scene.look(&scene.task, &format!(r#"{{"key":"{i}"}}"#), "").await;
         assert_eq!(asked.word(), "held", "{asked:?}");
     }
-    assert_eq!(scene.look(&scene.task, r#"{"key":"more"}"#, "").await.word(), "limit.exceeded");
+    assert_eq!(scene.look(&scene.task, r#"{"key":"more"}"#, "").await.word(), "call.limit");
     let revoked = scene.client().by("ana", Method::POST, &format!("/v1/tasks/{}/revoke", scene.task.id), None).await;
     assert_eq!(revoked.status, 200, "{revoked:?}");
     crate::support::until("the calls are given up", || scene.broker.house.parking.is_empty()).await;

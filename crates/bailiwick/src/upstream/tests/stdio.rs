@@ -242,6 +242,28 @@ async fn a_servers_question_reaches_the_client_only_if_it_can_only_be_its_own() 
 }
 
 #[tokio::test]
+async fn a_question_that_may_be_about_another_sessions_call_reaches_nobody() {
+    // The first call is never answered; the second is asked about something.
+    let asks = r#"
+        case $line in
+        *first*) ;;
+        *) printf '{"jsonrpc":"2.0","id":"q","method":"elicitation/create","params":{}}\n'
+           while IFS= read -r reply; do case $reply in *'"q"'*) break ;; esac; done
+           answer "\"reply\":$reply" ;;
+        esac"#;
+    let upstream = start(script(asks), |config| config.relay.elicitation = true);
+    let (one, other) = (SessionKey::new("task_1"), SessionKey::new("task_2"));
+    let request = |key, params| UpstreamRequest::new(LEGACY, key, Method::ToolsCall, raw(params));
+    let given_up = UpstreamRequest { timeout: Some(Duration::from_millis(50)), ..request(&one, r#"{"name":"first"}"#) };
+    assert!(upstream.ready().await);
+    assert!(upstream.request(given_up, None).await.unwrap_err().may_have_run());
+    let (sender, mut events) = mpsc::channel(8);
+    let reply = text(upstream.request(request(&other, r#"{"name":"second"}"#), Some(sender)).await);
+    assert!(reply.contains("-32601"), "{reply}");
+    assert!(events.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn a_server_that_is_silent_on_discovery_is_asked_the_old_way_and_may_still_say_it_is_modern() {
     for (late, modern) in [("", false), (r#"id=$discover; answer '"supportedVersions":["2026-07-28"]'"#, true)] {
         let text = format!(

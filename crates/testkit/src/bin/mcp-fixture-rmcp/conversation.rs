@@ -7,7 +7,6 @@ use rmcp::service::{Peer, RequestContext, RoleServer};
 use rmcp::{ErrorData, ServiceError};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::task::JoinSet;
 
 /// Does the client of this request take `input_required` results?
 pub(crate) fn takes_rounds(context: &RequestContext<RoleServer>) -> bool {
@@ -16,16 +15,16 @@ pub(crate) fn takes_rounds(context: &RequestContext<RoleServer>) -> bool {
 
 /// Puts the questions of one round to the client.
 pub(crate) async fn ask(context: &RequestContext<RoleServer>, round: &InputRequiredResult) -> Result<InputResponses, ErrorData> {
-    let mut asking = JoinSet::new();
-    for (key, question) in round.input_requests.clone().unwrap_or_default() {
-        let peer = context.peer.clone();
-        asking.spawn(async move { (key, answer(&peer, question).await) });
-    }
-    let mut answers = InputResponses::new();
-    while let Some(answered) = asking.join_next().await {
-        let (key, answer) = answered.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
-        answers.insert(key, answer.map_err(|error| ErrorData::internal_error(format!("the client did not answer: {error}"), None))?);
-    }
+    let questions = round.input_requests.clone().unwrap_or_default().into_iter().collect();
+    all(&context.peer, questions).await.map_err(|error| ErrorData::internal_error(format!("the client did not answer: {error}"), None))
+}
+
+/// All at once, and in this very task: rmcp knows by its task on which stream a question belongs.
+async fn all(peer: &Peer<RoleServer>, mut questions: Vec<(String, InputRequest)>) -> Result<InputResponses, ServiceError> {
+    let Some((key, question)) = questions.pop() else { return Ok(InputResponses::new()) };
+    let (answer, rest) = tokio::join!(answer(peer, question), Box::pin(all(peer, questions)));
+    let mut answers = rest?;
+    answers.insert(key, answer?);
     Ok(answers)
 }
 
