@@ -69,12 +69,12 @@ fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
 
 /// A fresh Debian or Ubuntu lacks some; Python and Node are the business of `tools`.
 fn install_programs() -> Result<()> {
-    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !on_path(program)).collect();
+    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !tools::which(program)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let names = missing.iter().map(|(program, _)| *program).collect::<Vec<_>>().join(", ");
-    if !on_path("apt-get") {
+    if !tools::which("apt-get") {
         bail!("not installed: {names}\nhint: install them with the system's package manager");
     }
     writeln!(stdout(), "installing {names} with apt-get")?;
@@ -84,16 +84,7 @@ fn install_programs() -> Result<()> {
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {
-    let root = Command::new("id").arg("-u").output().is_ok_and(|done| done.stdout.trim_ascii() == b"0");
-    let mut command = Command::new(if root { "env" } else { "sudo" });
-    if !root {
-        command.args(["-n", "env"]);
-    }
-    finish(command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(arguments))
-}
-
-fn on_path(program: &str) -> bool {
-    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
+    finish(tools::as_root("apt-get").args(arguments))
 }
 
 /// Runs a command to its end, with our outputs and without standard input.

@@ -191,17 +191,18 @@ fn ensure_python() -> Result<()> {
     })
 }
 
-fn as_root(program: &str) -> Command {
+/// A program that asks nothing, as root. `sudo` passes no variables of ours on, hence `env`.
+pub(crate) fn as_root(program: &str) -> Command {
     let root = Command::new("id").arg("-u").output().is_ok_and(|done| done.stdout.trim_ascii() == b"0");
-    let mut command = Command::new(if root { program } else { "sudo" });
+    let mut command = Command::new(if root { "env" } else { "sudo" });
     if !root {
-        command.args(["-n", program]);
+        command.args(["-n", "env"]);
     }
-    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command.args(["DEBIAN_FRONTEND=noninteractive", program]);
     command
 }
 
-fn which(program: &str) -> bool {
+pub(crate) fn which(program: &str) -> bool {
     env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
 }
 
