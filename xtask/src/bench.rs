@@ -3,20 +3,40 @@
 //! `cargo xtask bench gateway [--json] [--seconds N] [--rounds N] [--direct-only]`: one echo fixture, called directly and through Bailiwick
 //! with token check, policy and durable ledger on, in turns within one run. `--seconds` is the length of one measured window; each number is
 //! the median of all rounds. One wrong answer, or one call that the fixture did not see exactly once, fails the run: errors are never averaged in.
+//!
+//! `cargo xtask bench ledger [--json] [--seconds N] [--rounds N] [--entries N] [--folder DIR]`: intents on record beside the least that a durable
+//! group commit takes, in turns within one run; then a long log, verified, exported and traced.
 
 mod gateway;
 mod report;
 
+use std::env;
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// The command; `arguments` are those after `bench`.
 pub(crate) fn run(workspace: &Path, mut arguments: impl Iterator<Item = String>) -> Result<()> {
     match arguments.next().as_deref() {
         Some("gateway") => gateway::run(workspace, &Options::parse(arguments)?),
-        other => bail!("unknown benchmark `{}`; there are: gateway", other.unwrap_or_default()),
+        Some("ledger") => ledger(workspace, arguments),
+        other => bail!("unknown benchmark `{}`; there are: gateway, ledger", other.unwrap_or_default()),
     }
+}
+
+/// Runs the benchmark of the house, which reads the arguments itself, on the disk of the workspace.
+fn ledger(workspace: &Path, arguments: impl Iterator<Item = String>) -> Result<()> {
+    let folder = workspace.join("target/bench");
+    std::fs::create_dir_all(&folder)?;
+    let done = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["bench", "--locked", "--quiet", "-p", "bailiwick", "--bench", "ledger", "--", "--folder"])
+        .arg(folder)
+        .args(arguments)
+        .current_dir(workspace)
+        .status()?;
+    ensure!(done.success(), "the benchmark failed");
+    Ok(())
 }
 
 #[derive(Debug, PartialEq)]

@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use bailiwick::entry;
 use bailiwick::keys::Keys;
-use bailiwick_core::{Budget, CallId, Grant, InstanceId, SpiffeId, Task, TaskId, Timestamp};
+use bailiwick::trace::{Nodes, Subject, Trace};
+use bailiwick_core::{Budget, CallId, Digest, Effect, Grant, InstanceId, SpiffeId, Task, TaskId, Timestamp};
 use bailiwick_store::{Intent, Options, Store};
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
@@ -250,28 +252,89 @@ fn cpu() -> f64 {
     fields.split_ascii_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
 }
 
-/// A log of many entries: written, verified from the first to the last, exported, and the export verified.
+/// The call of a long log's intent.
+fn call(n: u64) -> CallId {
+    let mut random = [0; 10];
+    random[2..].copy_from_slice(&n.to_be_bytes());
+    CallId::new(Timestamp::from_millis(1_763_856_000_000), random)
+}
+
+/// An intent and its outcome, as a house writes them.
+async fn whole_call(store: &Store, task: &Task, n: u64) {
+    let (call, at) = (call(n), Timestamp::from_millis(1_763_856_000_000 + i64::try_from(n / 100).unwrap()));
+    let body = entry::Intent {
+        call,
+        task: task.id,
+        who: entry::Who {
+            agent: &task.spiffe_id,
+            instance: task.instance,
+            subject: &task.subject,
+            owner: &task.owner,
+            actors: &[],
+            token: "0123456789abcdef0123456789abcdef",
+        },
+        tool: &"shop.show_order".parse().unwrap(),
+        effect: Effect::Read,
+        definition: Digest::of(b"definition"),
+        target: "shop",
+        arguments: Digest::of(&n.to_be_bytes()),
+        arguments_bytes: 16,
+        brought: None,
+        kept_until: None,
+        digest: Digest::of(b"call"),
+        revision: "0123456789abcdef0123456789abcdef",
+        policies: &[],
+        hold: None,
+        approvals: &[],
+        injects: &[],
+        traceparent: None,
+    };
+    let intent = Intent {
+        known_control: store.control_seq(),
+        task: task.id,
+        call,
+        consume: None,
+        budget_calls: u64::MAX,
+        at: Timestamp::from_millis(1000),
+        body: entry::encode(at, &body),
+    };
+    let index = store.intent(intent).await.unwrap().unwrap();
+    let body = entry::Outcome {
+        call,
+        intent: index,
+        result: "done",
+        code: None,
+        answer: Some(Digest::of(b"answer")),
+        answer_bytes: 512,
+        kept_until: None,
+        told: Vec::new(),
+        duration_ms: 3,
+    };
+    store.outcome(index, call, entry::encode(at, &body)).await.unwrap();
+}
+
+/// A log of many entries: written, verified from the first to the last, exported, the export verified, and calls of it traced.
 async fn long_log(entries: u64, dir: &Path, report: &mut Map<String, Value>) {
-    let way = ours(dir).await;
-    let begin = Instant::now();
-    let (waiters, each) = (256, entries.div_ceil(256));
+    let Way::Ours(store, task) = ours(dir).await else { return };
+    let (begin, calls) = (Instant::now(), entries / 2);
+    let waiters = 256;
     let mut tasks = tokio::task::JoinSet::new();
     for waiter in 0..waiters {
-        let way = way.clone();
+        let (store, task) = (store.clone(), task.clone());
         tasks.spawn(async move {
-            for n in 0..each {
-                way.append(waiter << 40 | n).await;
+            for n in (waiter..calls).step_by(256) {
+                whole_call(&store, &task, n).await;
             }
         });
     }
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
     }
-    let Way::Ours(store, _) = way else { return };
     let (size, wrote) = (store.head().size, begin.elapsed());
+    println!("a log of {size} entries, written by {waiters} waiters in {:.1} s", wrote.as_secs_f64());
+    traces(&store, calls, report).await;
     store.close().await;
     drop(store);
-    println!("a log of {size} entries, written in {:.1} s", wrote.as_secs_f64());
     let dir = dir.to_owned();
     let checks = tokio::task::spawn_blocking(move || {
         let (key, origin) = bailiwick::ledger_access::log_key(&dir).unwrap();
@@ -291,4 +354,25 @@ async fn long_log(entries: u64, dir: &Path, report: &mut Map<String, Value>) {
     report.insert("verify_s".to_owned(), json!(verify));
     report.insert("export_s".to_owned(), json!(export));
     report.insert("verify_export_s".to_owned(), json!(published));
+}
+
+/// Traces of calls all over the log, each with its proofs.
+async fn traces(store: &Store, calls: u64, report: &mut Map<String, Value>) {
+    let (begin, nodes) = (Instant::now(), Nodes::default());
+    nodes.warm(store).await.unwrap();
+    Trace::of(store, &nodes, Subject::Call(call(0))).await.unwrap().unwrap();
+    println!("the index and the tree's nodes were made in {:.1} s", begin.elapsed().as_secs_f64());
+    let mut times: Vec<f64> = Vec::new();
+    for turn in 0..200 {
+        // All over the log, in no order.
+        let n = turn * 7_919_993 % calls;
+        let begin = Instant::now();
+        assert!(Trace::of(store, &nodes, Subject::Call(call(n))).await.unwrap().is_some());
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_unstable_by(f64::total_cmp);
+    let (p50, worst) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("a trace of one call took {p50:.2} ms at the median and {worst:.2} ms at the worst of {} (goal: under 50)", times.len());
+    report.insert("trace_p50_ms".to_owned(), json!(p50));
+    report.insert("trace_max_ms".to_owned(), json!(worst));
 }
