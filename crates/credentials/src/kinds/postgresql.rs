@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use bailiwick_core::Clock;
+use zeroize::Zeroizing;
 
 use crate::Secret;
 use crate::lease::{Account, AccountName, Ending, Finding, Found, Kind, Minted, Node, Plan, Prefix, Step, Tag, TargetCode, TargetError, TargetIds};
@@ -114,9 +115,12 @@ impl Postgresql {
 
     async fn mint_role(&self, plan: &Plan, secret: &Secret) -> Result<Minted, TargetError> {
         self.check_rights(&plan.rights)?;
-        let verifier = scram::verifier(secret)?;
+        // A millisecond of hashing, while the server answers.
+        let copy = Zeroizing::new(secret.expose().to_vec());
+        let verifier = tokio::task::spawn_blocking(move || scram::verifier(&Secret::from(copy)));
         // The lock is held before anything that creates is sent, so that an end cannot overtake us.
         let (door, session, rows) = self.at_writer(Step::Mint, &fence(&plan.name)).await?;
+        let verifier = verifier.await.map_err(|_| TargetError::new(TargetCode::Internal, Step::Mint, "", "the verifier was not computed"))??;
         // INVARIANT: what creates is one statement batch in one transaction, so that a role without its tag or groups is never seen.
         let sql = match rows.get(2) {
             None => self.creation(plan, &verifier),

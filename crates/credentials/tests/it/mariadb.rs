@@ -192,12 +192,8 @@ async fn a_replica_that_lags_lets_the_account_in_and_so_the_end_is_no_end_yet() 
     let master = format!("MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='follower', MASTER_PASSWORD='f'", world.server.port());
     replica.sql(&format!("RESET MASTER; SET GLOBAL gtid_slave_pos = ''; CHANGE MASTER TO {master}, MASTER_USE_GTID=slave_pos; START SLAVE")).unwrap();
     let nodes = || vec![node("primary", &world.server), node("replica", &replica)];
-    for _ in 0..200 {
-        if log_in_with(&replica, "broker", "broker-password").await.is_ok() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let position = world.sql("SELECT @@global.gtid_binlog_pos");
+    assert_eq!(replica.sql(&format!("SELECT MASTER_GTID_WAIT('{position}', 60)")).unwrap(), "0");
     let broker_one = broker(nodes());
     assert_eq!(broker_one.preflight(&fresh_name()).await.unwrap(), [], "{}", replica.sql("SHOW SLAVE STATUS\\G").unwrap());
 
