@@ -245,11 +245,7 @@ async fn bi_099_a_clock_that_is_set_back_revives_nothing() {
     assert_eq!((answer.status, answer.word().as_str()), (401, "task.closed"));
     assert_eq!(client.call(&long, "sys.pay", PAYMENT).await.word(), "held");
     broker.stop().await;
-    // Nor does a start with a clock that is late: with one that is very late there is none.
-    let config = bailiwick::config::Config::load(&place.config).unwrap();
-    let error = bailiwick::house::House::open(config, &place.data, clock.clone()).await.unwrap_err();
-    assert!(matches!(error, bailiwick::house::StartError::Clock { .. }), "{error}");
-    clock.forward(HOUR - Duration::from_secs(200));
+    // Nor does a start with a clock that is late.
     let _broker = place.open_at(clock.clone()).await;
     assert_eq!(client.call(&short, "sys.look", "{}").await.status, 401);
     assert_eq!(client.call(&long, "sys.pay", PAYMENT).await.word(), "held");
