@@ -59,7 +59,8 @@ pub(crate) fn run(workspace: &Path, arguments: impl Iterator<Item = String>) -> 
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
-        let mut options = Self { through: Some(Through::Auto), fixtures: FIXTURES.to_vec(), revisions: REVISIONS.to_vec(), port: None, strict: false };
+        let mut options =
+            Self { through: Some(Through::Auto), fixtures: FIXTURES.to_vec(), revisions: REVISIONS.to_vec(), port: None, strict: false };
         while let Some(flag) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("`{flag}` needs a value"));
             match flag.as_str() {
@@ -395,7 +396,8 @@ relay = ["elicitation", "sampling", "roots"]
 
 /// What a scenario needs of the fixture that it has in one era only. The documentation repeats them.
 fn one_era(round: Round, scenario: &str) -> Option<&'static str> {
-    const ASKS_IN_THE_MIDDLE: [&str; 4] = ["tools-call-sampling", "tools-call-elicitation", "elicitation-sep1034-defaults", "elicitation-sep1330-enums"];
+    const ASKS_IN_THE_MIDDLE: [&str; 4] =
+        ["tools-call-sampling", "tools-call-elicitation", "elicitation-sep1034-defaults", "elicitation-sep1330-enums"];
     const ANSWERS_WITH_ROUNDS: [&str; 9] = [
         "input-required-result-basic-sampling",
         "input-required-result-basic-list-roots",

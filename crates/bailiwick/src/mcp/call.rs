@@ -118,13 +118,7 @@ impl Exchange {
     }
 
     /// The next thing to come of the call: in a run of its own, if its system may ask in the middle of it.
-    async fn turn(
-        &self,
-        asked: &Asked,
-        run: &mut Option<Run>,
-        extra: &[(&'static str, String)],
-        events: Option<&mpsc::Sender<Event>>,
-    ) -> Turn {
+    async fn turn(&self, asked: &Asked, run: &mut Option<Run>, extra: &[(&'static str, String)], events: Option<&mpsc::Sender<Event>>) -> Turn {
         if run.is_none() {
             let Some(patience) = parked::may_ask(self, asked) else {
                 return Turn::Answered(self.once(asked, extra.to_vec(), events.cloned()).await);

@@ -69,9 +69,7 @@ impl HttpLink {
         let reply = |outcome| Ok(Answered::Reply(Reply::from_outcome(outcome, status.as_u16())));
         match frame::read(bytes, self.shared.config.frame_bytes_max) {
             Ok(frame::Incoming::Response { id: Some(id), outcome }) if frame::is_ours(id, exchange.id) => reply(&outcome),
-            Ok(frame::Incoming::Response { id: None, outcome: Outcome::Error { .. } })
-                if in_session && status == StatusCode::NOT_FOUND =>
-            {
+            Ok(frame::Incoming::Response { id: None, outcome: Outcome::Error { .. } }) if in_session && status == StatusCode::NOT_FOUND => {
                 Ok(Answered::SessionLost)
             }
             Ok(frame::Incoming::Response { id: None, outcome: outcome @ Outcome::Error { .. } })

@@ -175,9 +175,7 @@ impl HttpLink {
         let (conn, response) = self.send(http, is_safe(request.method), Some(scope)).await?;
         match self.answer(conn, response, &exchange).await? {
             Answered::Reply(reply) => Ok(reply),
-            Answered::SessionLost | Answered::SessionDoubtful(_) => {
-                Err(UpstreamError::unavailable("it wants a session that this revision has not"))
-            }
+            Answered::SessionLost | Answered::SessionDoubtful(_) => Err(UpstreamError::unavailable("it wants a session that this revision has not")),
         }
     }
 

@@ -249,12 +249,7 @@ impl Channel {
         }
     }
 
-    fn open(
-        self: &Arc<Self>,
-        events: Option<mpsc::Sender<Event>>,
-        token: Option<IdBuf>,
-        session: &SessionKey,
-    ) -> Result<OpenCall, UpstreamError> {
+    fn open(self: &Arc<Self>, events: Option<mpsc::Sender<Event>>, token: Option<IdBuf>, session: &SessionKey) -> Result<OpenCall, UpstreamError> {
         let (sender, answer) = oneshot::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut calls = self.calls();

@@ -49,7 +49,8 @@ impl Asking {
         let known = headers.get("mcp-session-id").is_none_or(|s| s.as_bytes() == session.as_bytes());
         match (method.as_str(), message["method"].as_str()) {
             ("POST", Some("initialize")) => {
-                let about = json!({ "protocolVersion": "2025-11-25", "capabilities": { "tools": {} }, "serverInfo": { "name": "a", "version": "1" } });
+                let about =
+                    json!({ "protocolVersion": "2025-11-25", "capabilities": { "tools": {} }, "serverInfo": { "name": "a", "version": "1" } });
                 let mut response = result(about);
                 response.headers_mut().insert("mcp-session-id", session.parse().unwrap());
                 response

@@ -448,10 +448,9 @@ async fn what_the_broker_does_by_itself_cannot_be_asked_for() {
 #[tokio::test]
 async fn a_word_that_may_mean_the_session_or_the_request_has_nothing_sent_again() {
     let refused = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request"}}"#;
-    let peer = Peer::start(move |seen| {
-        legacy_start(seen).unwrap_or_else(|| Play::status("400 Bad Request", "content-type: application/json\r\n", refused))
-    })
-    .await;
+    let peer =
+        Peer::start(move |seen| legacy_start(seen).unwrap_or_else(|| Play::status("400 Bad Request", "content-type: application/json\r\n", refused)))
+            .await;
     let upstream = start(Transport::http(&peer.url), |config| config.era = EraChoice::Legacy);
     let reply = call(&upstream, LEGACY, "{}").await.unwrap();
     assert!(matches!(reply, Reply::Error { code: -32000, http_status: 400, .. }), "{reply:?}");
