@@ -84,7 +84,7 @@ impl StartError {
     #[must_use]
     pub const fn hint(&self) -> &'static str {
         match self {
-            Self::Place { .. } => "the data directory must be yours alone (mode 0700), its keys too (mode 0600)",
+            Self::Place { .. } => "the data directory must be writable and yours alone (mode 0700), its keys too (mode 0600)",
             Self::Store(error) => store_hint(error),
             Self::Clock { .. } => {
                 "set the machine's clock right and start again: what has expired must not live again. If it was the clock of then that was \
