@@ -1,6 +1,7 @@
 //! Sealed secrets from the command line: put, listed by name, removed. The value is sealed at once and never shown.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bailiwick_core::Clock as _;
 use bailiwick_credentials::Secret;
@@ -10,7 +11,9 @@ use zeroize::Zeroizing;
 use crate::clock::SystemClock;
 use crate::entry::{self, Body};
 use crate::house::StartError;
-use crate::keys::Keys;
+use crate::keys::{Keys, TreeIntegrator};
+use crate::shard;
+use crate::witness::Witnesses;
 
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +67,7 @@ impl From<SecretError> for crate::cli::Failure {
 /// # Errors
 /// `Running` while a broker runs here; or the name, the value, the keys or the store.
 pub async fn set(data_dir: &Path, name: &str, value: Zeroizing<Vec<u8>>) -> Result<(), SecretError> {
-    let (keys, store) = open(data_dir)?;
+    let (keys, store) = writable(data_dir).await?;
     let sealed = keys.sealer().seal(name, &Secret::from(value)).map_err(|e| SecretError::Seal(name.escape_debug().to_string(), e.to_string()))?;
     let key = name.to_owned();
     store.change(noted("secret_set", name), move |w| w.secret_put(&key, &sealed)).await?;
@@ -95,7 +98,7 @@ pub async fn remove(data_dir: &Path, name: &str) -> Result<(), SecretError> {
     if !list(data_dir).await?.iter().any(|n| n == name) {
         return Err(absent());
     }
-    let (_, store) = open(data_dir)?;
+    let (_, store) = writable(data_dir).await?;
     let key = name.to_owned();
     let (_, was) = store.change(noted("secret_removed", name), move |w| w.secret_delete(&key)).await?;
     store.close().await;
@@ -105,6 +108,22 @@ pub async fn remove(data_dir: &Path, name: &str) -> Result<(), SecretError> {
 fn noted(what: &'static str, name: &str) -> Entry {
     let body = entry::House { what, name: Some(name), digest: None };
     Entry::new(<entry::House<'_> as Body>::WORD, entry::encode(SystemClock::start().now(), &body))
+}
+
+/// Opens the store to write to it. A ledger that was set back is not written to here either.
+async fn writable(data_dir: &Path) -> Result<(Keys, Store), SecretError> {
+    crate::place::prepare(data_dir)?;
+    let mut keys = Keys::load_or_make(data_dir)?;
+    let pen = keys.pen()?;
+    let store = Store::open_with(data_dir, Box::new(TreeIntegrator::new(Arc::clone(&pen))), Options { log_bytes: 0, readers: 1 })?;
+    shard::adopt(&mut keys, &store, &pen, data_dir).await?;
+    let found = shard::examine(&store, &pen, data_dir, None, &Witnesses::new(Vec::new())?).await;
+    let found = found.map_err(|e| StartError::place("the published ledger", e))?;
+    if let Some(finding) = found.first() {
+        store.close().await;
+        return Err(StartError::place("the ledger", finding).into());
+    }
+    Ok((keys, store))
 }
 
 fn open(data_dir: &Path) -> Result<(Keys, Store), SecretError> {

@@ -6,8 +6,9 @@ mod pen;
 
 use std::path::Path;
 
+use bailiwick_ledger::export::Directory;
 use bailiwick_ledger::note::NoteError;
-use bailiwick_ledger::{Checkpoint, Hash, Origin, VerifierKey};
+use bailiwick_ledger::{Checkpoint, Hash, Origin, TileId, TileReader, VerifierKey, tree};
 use bailiwick_store::Store;
 use serde::Deserialize;
 
@@ -111,6 +112,21 @@ impl Seams {
     pub fn finish(self) -> Result<Vec<VerifierKey>, SeamError> {
         self.broken.map_or(Ok(self.old), Err)
     }
+}
+
+/// The root of the first `index` entries of a directory that holds `size`: the tiles of its right edge are read as the narrower ones.
+pub(crate) fn root_before(files: &Directory, index: u64, size: u64) -> Option<Hash> {
+    struct Narrower<'a>(&'a Directory, u64);
+    impl TileReader for Narrower<'_> {
+        type Error = ();
+        fn read_tile(&self, tile: TileId) -> Result<Vec<Hash>, ()> {
+            let there = TileId::for_size(tile.level(), tile.index(), self.1).ok_or(())?;
+            let mut hashes = self.0.read_tile(there).map_err(|_| ())?;
+            hashes.truncate(usize::from(tile.width()));
+            Ok(hashes)
+        }
+    }
+    tree::root(&Narrower(files, size), index).ok()
 }
 
 type Wrong = fn(u64) -> SeamError;

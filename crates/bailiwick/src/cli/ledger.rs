@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bailiwick_ledger::export::{Directory, audit_kept};
-use bailiwick_ledger::{Checkpoint, Origin, VerifierKey, tree};
+use bailiwick_ledger::{Checkpoint, Origin, VerifierKey};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use super::client::{ApiClient, items};
 use super::key_files::PersonKey;
 use super::{Failure, Place, say};
 use crate::ledger_access::{AccessError, Check, Verified, said_minimum};
-use crate::shard::Seams;
+use crate::shard::{Seams, root_before};
 
 /// `bailiwick ledger`
 #[derive(Debug, Subcommand)]
@@ -136,9 +136,10 @@ async fn verify_kept(data_dir: &Path, vkey: &Path) -> Result<Verified, Failure> 
 /// Verifies an exported directory, which may be pruned if one of its entries says so.
 fn verify_directory(dir: &Path, origin: &Origin, key: &VerifierKey) -> Result<Verified, Failure> {
     let (mut said, mut seams, files) = (0, Seams::default(), Directory::new(dir));
+    let size = files.checkpoint().ok().and_then(|note| crate::witness::head_of(&note)).map_or(0, |head| head.size);
     let report = audit_kept(dir, origin, key, &[], |index, entry| {
         said = said.max(said_minimum(entry).unwrap_or_default());
-        seams.look(index, entry, || tree::root(&files, index).ok());
+        seams.look(index, entry, || root_before(&files, index, size));
     });
     let report = report.map_err(|e| broken(dir, &e.to_string()))?;
     seams.finish().map_err(|e| broken(dir, &e.to_string()))?;

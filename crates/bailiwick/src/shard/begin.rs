@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bailiwick_core::Clock as _;
-use bailiwick_ledger::{Checkpoint, Note, Origin};
+use bailiwick_ledger::{Checkpoint, Note, Origin, VerifierKey};
 use bailiwick_store::{Entry, Options, Shard, Store, StoreError};
 
 use super::lineage::{Finding, Lineage, LineageError};
@@ -16,6 +16,9 @@ use crate::house::StartError;
 use crate::keys::{Keys, TreeIntegrator};
 use crate::place::write_private;
 use crate::witness::Witnesses;
+
+/// Longest checkpoint with its cosignatures that goes into the entry that begins a shard, in bytes.
+const NOTE_BYTES_MAX: usize = 16 * 1024;
 
 /// Why no shard was begun.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +97,11 @@ async fn begin_in(
     if findings.is_empty() && !even_so {
         return Err(ShardError::Needless);
     }
-    let known = furthest(&findings, &head.checkpoint);
+    let mut known = furthest(&findings, &head.checkpoint);
+    if known.1.len() > NOTE_BYTES_MAX {
+        // Many cosignatures: the log's own signature is what counts here, and an entry has an end.
+        known.1 = own_signature_only(&known.1, &old_key);
+    }
     let origin = next_origin(data_dir, config, store, &old_origin, &findings).await?;
     let key = keys.new_log_key(data_dir, &origin)?;
     let vkey = key.verifier().to_string();
@@ -144,6 +151,13 @@ fn furthest(findings: &[Finding], own: &str) -> (u64, String) {
     let size = |note: &str| Note::parse(note).ok().and_then(|note| Checkpoint::parse(note.text().as_str()).ok()).map_or(0, |head| head.size);
     let all = findings.iter().filter_map(|finding| finding.note.as_deref()).chain([own]);
     all.map(|note| (size(note), note.to_owned())).max_by_key(|(size, _)| *size).unwrap_or_default()
+}
+
+/// The note with the signature by this key alone.
+fn own_signature_only(note: &str, key: &VerifierKey) -> String {
+    let Ok(note) = Note::parse(note) else { return String::new() };
+    let own = note.signatures().iter().find(|line| (line.name(), line.key_id()) == (key.name(), key.id())).cloned();
+    own.map(|own| Note::new(note.text().clone(), own).to_string()).unwrap_or_default()
 }
 
 /// A name that no shard of this log ever had: a higher number than any that is known, and random besides.

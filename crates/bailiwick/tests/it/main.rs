@@ -49,6 +49,8 @@ mod running;
 #[cfg(test)]
 mod shards;
 #[cfg(test)]
+mod shards;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod third_party;
