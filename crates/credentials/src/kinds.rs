@@ -2,6 +2,7 @@
 
 mod connection;
 pub mod mariadb;
+pub mod nats;
 pub mod postgresql;
 pub mod redis;
 

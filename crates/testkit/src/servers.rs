@@ -1,6 +1,7 @@
 //! Servers of other people: MCP servers that `cargo xtask tools` installs, as stdio commands, and private database servers.
 
 pub mod mariadb;
+pub mod nats;
 pub mod postgres;
 pub mod redis;
 pub mod unprivileged;

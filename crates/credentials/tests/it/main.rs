@@ -9,6 +9,10 @@ mod mariadb_cuts;
 #[cfg(test)]
 mod mariadb_world;
 #[cfg(test)]
+mod nats;
+#[cfg(test)]
+mod nats_world;
+#[cfg(test)]
 mod postgresql;
 #[cfg(test)]
 mod postgresql_cost;
@@ -24,5 +28,7 @@ mod redis;
 mod redis_cuts;
 #[cfg(test)]
 mod redis_world;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod words;

@@ -1,0 +1,239 @@
+//! A small client of NATS: log in, ask, and read the answers. Every length that the server states has a limit.
+
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::nkey::Key;
+use crate::kinds::connection::{Failure, OPEN_MAX, Stream, open_plain, secure, timed};
+use crate::lease::{Node, Step, TargetCode, TargetError};
+
+const LINE_MAX: usize = 64 << 10;
+const PAYLOAD_MAX: usize = 8 << 20;
+
+/// A connection that is logged in.
+pub(super) struct Session {
+    stream: Box<dyn Stream>,
+    buffer: Vec<u8>,
+    server: String,
+    node: String,
+    asked: u32,
+}
+
+/// Something that the server sent.
+enum Sent {
+    Info(Value),
+    Ping,
+    Pong,
+    Refused(String),
+    Message { subscription: String, payload: Vec<u8>, nobody: bool },
+    Other,
+}
+
+impl Session {
+    /// Connects and logs in with a user's JWT, of which we have the key.
+    pub(super) async fn open(node: &Node, jwt: &str, key: &Key, name: &str) -> Result<Self, Failure> {
+        timed(OPEN_MAX, async {
+            let stream = open_plain(node).await?;
+            let mut session = Self { stream, buffer: Vec::new(), server: String::new(), node: node.name().to_owned(), asked: 0 };
+            let Sent::Info(info) = session.read().await? else { return Err(Failure::Malformed("the server does not begin with its information")) };
+            let is = |word: &str| info.get(word).and_then(Value::as_bool) == Some(true);
+            session.server = info.get("server_id").and_then(Value::as_str).unwrap_or_default().to_owned();
+            let tls = node.tls().is_some();
+            if tls && !is("tls_required") && !is("tls_available") {
+                return Err(Failure::Lost("the server has no TLS".to_owned()));
+            }
+            if tls {
+                // What came in the clear after the information is not taken for what the server says under TLS.
+                session.buffer.clear();
+                session.stream = secure(session.stream, node).await?;
+            }
+            let nonce = info.get("nonce").and_then(Value::as_str).ok_or(Failure::Malformed("the server gives no nonce: it asks for no keys"))?;
+            let signature = URL_SAFE_NO_PAD.encode(key.sign(nonce.as_bytes()));
+            let connect = json!({
+                "verbose": false, "pedantic": false, "echo": false, "headers": true, "no_responders": true, "protocol": 1, "tls_required": tls,
+                "lang": "rust", "version": env!("CARGO_PKG_VERSION"), "name": name, "jwt": jwt, "sig": signature,
+            });
+            session.send(format!("CONNECT {connect}\r\nPING\r\n").as_bytes()).await?;
+            session.wait_for_pong().await?;
+            Ok(session)
+        })
+        .await
+    }
+
+    /// The id of the server.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
+    async fn wait_for_pong(&mut self) -> Result<(), Failure> {
+        loop {
+            match self.read().await? {
+                Sent::Pong => return Ok(()),
+                Sent::Refused(words) => return Err(Failure::Said(words)),
+                Sent::Ping => self.send(b"PONG\r\n").await?,
+                Sent::Info(_) | Sent::Message { .. } | Sent::Other => {}
+            }
+        }
+    }
+
+    /// Asks, and gives the first answer that `take` takes.
+    pub(super) async fn ask<T>(&mut self, subject: &str, body: &str, take: impl Fn(&[u8]) -> Option<T>) -> Result<T, Failure> {
+        self.asked = self.asked.wrapping_add(1);
+        let subscription = self.asked.to_string();
+        let mut random = [0; 16];
+        rand::fill(&mut random).map_err(|_| Failure::Lost("no randomness is available".to_owned()))?;
+        let inbox = format!("_INBOX.{}", URL_SAFE_NO_PAD.encode(random));
+        let length = body.len();
+        self.send(format!("SUB {inbox} {subscription}\r\nPUB {subject} {inbox} {length}\r\n{body}\r\n").as_bytes()).await?;
+        let answer = loop {
+            match self.read().await? {
+                Sent::Message { subscription: of, payload, nobody } if of == subscription => {
+                    if nobody {
+                        return Err(Failure::Said("nobody answers to this: no responders".to_owned()));
+                    }
+                    if let Some(answer) = take(&payload) {
+                        break answer;
+                    }
+                }
+                Sent::Refused(words) => return Err(Failure::Said(words)),
+                Sent::Ping => self.send(b"PONG\r\n").await?,
+                Sent::Info(_) | Sent::Message { .. } | Sent::Pong | Sent::Other => {}
+            }
+        };
+        self.send(format!("UNSUB {subscription}\r\n").as_bytes()).await?;
+        Ok(answer)
+    }
+
+    /// As [`Session::ask`], for a step of an account's life, within `limit`.
+    pub(super) async fn run<T>(
+        &mut self,
+        step: Step,
+        limit: std::time::Duration,
+        subject: &str,
+        body: &str,
+        take: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<T, TargetError> {
+        let node = self.node.clone();
+        timed(limit, self.ask(subject, body, take)).await.map_err(|failure| target(&failure, step, &node))
+    }
+
+    /// Has the server hung up, or does it answer?
+    pub(super) async fn answers(&mut self) -> bool {
+        let asking = async {
+            self.send(b"PING\r\n").await?;
+            self.wait_for_pong().await
+        };
+        timed(OPEN_MAX, asking).await.is_ok()
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.stream.write_all(bytes).await?;
+        Ok(self.stream.flush().await?)
+    }
+
+    async fn read(&mut self) -> Result<Sent, Failure> {
+        let line = self.line().await?;
+        let (word, rest) = line.split_once([' ', '\t']).unwrap_or((&line, ""));
+        let rest = rest.trim();
+        let fields: Vec<_> = rest.split_ascii_whitespace().collect();
+        let number = |text: &str| text.parse::<usize>().ok().filter(|length| *length <= PAYLOAD_MAX);
+        match (word.to_ascii_uppercase().as_str(), fields.as_slice()) {
+            ("INFO", _) => serde_json::from_str(rest).map(Sent::Info).map_err(|_| Failure::Malformed("information that is no JSON")),
+            ("PING", _) => Ok(Sent::Ping),
+            ("PONG", _) => Ok(Sent::Pong),
+            ("+OK", _) => Ok(Sent::Other),
+            ("-ERR", _) => Ok(Sent::Refused(rest.trim_matches('\'').to_owned())),
+            ("MSG", [_, subscription, .., length]) => {
+                let length = number(length).ok_or(Failure::Malformed("a message is too long"))?;
+                Ok(Sent::Message { subscription: (*subscription).to_owned(), payload: self.payload(length).await?, nobody: false })
+            }
+            ("HMSG", [_, subscription, .., head, length]) => {
+                let (Some(head), Some(length)) = (number(head), number(length)) else { return Err(Failure::Malformed("a message is too long")) };
+                let both = self.payload(length).await?;
+                let (head, payload) = both.split_at_checked(head).ok_or(Failure::Malformed("a message is shorter than its head"))?;
+                let nobody = head.starts_with(b"NATS/1.0 503");
+                Ok(Sent::Message { subscription: (*subscription).to_owned(), payload: payload.to_vec(), nobody })
+            }
+            _ => Err(Failure::Malformed("an operation that nobody knows")),
+        }
+    }
+
+    async fn line(&mut self) -> Result<String, Failure> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") {
+                let line = self.buffer.drain(..end.saturating_add(2)).take(end).collect::<Vec<_>>();
+                return String::from_utf8(line).map_err(|_| Failure::Malformed("a line that is no text"));
+            }
+            if self.buffer.len() > LINE_MAX {
+                return Err(Failure::Malformed("a line is too long"));
+            }
+            self.fill().await?;
+        }
+    }
+
+    async fn payload(&mut self, length: usize) -> Result<Vec<u8>, Failure> {
+        while self.buffer.len() < length.saturating_add(2) {
+            self.fill().await?;
+        }
+        let payload = self.buffer.drain(..length).collect();
+        self.buffer.drain(..2);
+        Ok(payload)
+    }
+
+    async fn fill(&mut self) -> Result<(), Failure> {
+        self.buffer.reserve(16 << 10);
+        if self.stream.read_buf(&mut self.buffer).await? == 0 { Err(Failure::Lost("the node hung up".to_owned())) } else { Ok(()) }
+    }
+}
+
+/// Is this the refusal of a login, whatever the reason?
+pub(super) fn is_refused_login(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    words.contains("authorization violation") || words.contains("authentication")
+}
+
+/// What a failure means for who asked.
+pub(super) fn target(failure: &Failure, step: Step, node: &str) -> TargetError {
+    let code = match failure {
+        Failure::Lost(_) => TargetCode::Unreachable,
+        Failure::Malformed(_) => TargetCode::Protocol,
+        Failure::Said(words) if words.to_ascii_lowercase().contains("permissions violation") => TargetCode::Privilege,
+        Failure::Said(words) if words.contains("no responders") => TargetCode::Unsupported,
+        Failure::Said(words) if words.to_ascii_lowercase().contains("maximum") => TargetCode::Busy,
+        Failure::Said(_) => TargetCode::Refused,
+    };
+    TargetError::new(code, step, node, failure.words())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(bytes: &[u8]) -> Result<Sent, Failure> {
+        let (mut there, here) = tokio::io::duplex(1 << 20);
+        there.write_all(bytes).await.unwrap();
+        drop(there);
+        let mut session = Session { stream: Box::new(here), buffer: Vec::new(), server: String::new(), node: "one".into(), asked: 0 };
+        session.read().await
+    }
+
+    #[tokio::test]
+    async fn what_the_server_sends_is_read_and_its_lengths_have_limits() {
+        assert!(matches!(read(b"MSG a.b 7 5\r\nhello\r\n").await, Ok(Sent::Message { payload, nobody: false, .. }) if payload == b"hello"));
+        assert!(matches!(read(b"MSG a.b 7 reply 5\r\nhello\r\n").await, Ok(Sent::Message { subscription, .. }) if subscription == "7"));
+        assert!(
+            matches!(read(b"HMSG a 1 16 18\r\nNATS/1.0 503\r\n\r\nhi\r\n").await, Ok(Sent::Message { payload, nobody: true, .. }) if payload == b"hi")
+        );
+        assert!(matches!(read(b"-ERR 'Authorization Violation'\r\n").await, Ok(Sent::Refused(words)) if is_refused_login(&words)));
+        for bytes in
+            [&b"MSG a 1 99999999\r\n"[..], b"MSG a 1 -1\r\n", b"HMSG a 1 5 4\r\nabcd\r\n", b"INFO {\r\n", b"WHAT\r\n", b"MSG a\r\n", b"\xff\r\n"]
+        {
+            assert!(matches!(read(bytes).await, Err(Failure::Malformed(_))), "{}", String::from_utf8_lossy(bytes));
+        }
+        assert!(matches!(read(&vec![b'x'; LINE_MAX + 2]).await, Err(Failure::Malformed(_))));
+        assert!(matches!(read(b"MSG a 1 5\r\nhel").await, Err(Failure::Lost(_))));
+    }
+}

@@ -1,0 +1,258 @@
+//! A private server with an operator, a system account and the account of a shop, written here a second time from the format's description; and
+//! clients as agents have them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use bailiwick_core::Clock as _;
+use bailiwick_credentials::kinds::nats::{Keys, Nats, Revocation, Revocations, Right, SUBJECTS, Settings};
+use bailiwick_credentials::lease::{Minted, Node};
+use bailiwick_credentials::{RootKey, Secret};
+use bailiwick_testkit::servers::nats::Nats as Server;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+use crate::words::{Now, clock};
+
+/// A key of NATS, with its seed.
+pub(crate) struct Nkey {
+    pair: Ed25519KeyPair,
+    pub(crate) public: String,
+    pub(crate) seed: String,
+}
+
+impl Nkey {
+    /// `letter` is `O`, `A` or `U`; `number` makes the key.
+    pub(crate) fn new(letter: u8, number: u8) -> Self {
+        let prefix = match letter {
+            b'O' => 14 << 3,
+            b'A' => 0,
+            _ => 20 << 3,
+        };
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[number; 32]).unwrap();
+        let public = base32(&[&[prefix], pair.public_key().as_ref()].concat());
+        let seed = base32(&[&[18 << 3 | prefix >> 5, prefix << 3][..], &[number; 32]].concat());
+        Self { pair, public, seed }
+    }
+
+    pub(crate) fn from_seed(seed: &str) -> Self {
+        let digits: Vec<_> = seed.bytes().map(|b| b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".iter().position(|d| *d == b).unwrap()).collect();
+        let bits: String = digits.iter().fold(String::new(), |mut bits, digit| {
+            write!(bits, "{digit:05b}").unwrap();
+            bits
+        });
+        let bytes: Vec<u8> = bits.as_bytes().chunks_exact(8).map(|byte| u8::from_str_radix(str::from_utf8(byte).unwrap(), 2).unwrap()).collect();
+        let pair = Ed25519KeyPair::from_seed_unchecked(&bytes[2..34]).unwrap();
+        let public = base32(&[&[20 << 3], pair.public_key().as_ref()].concat());
+        Self { pair, public, seed: seed.to_owned() }
+    }
+
+    pub(crate) fn sign(&self, mut claims: Value) -> String {
+        claims["iss"] = self.public.clone().into();
+        claims["jti"] = "made-by-a-test".into();
+        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", encode(&json!({ "typ": "JWT", "alg": "ed25519-nkey" })), encode(&claims));
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes())))
+    }
+}
+
+fn base32(bytes: &[u8]) -> String {
+    let mut sum = 0_u16;
+    for byte in bytes {
+        sum ^= u16::from(*byte) << 8;
+        for _ in 0..8 {
+            sum = if sum & 0x8000 == 0 { sum << 1 } else { sum << 1 ^ 0x1021 };
+        }
+    }
+    let bits: String = bytes.iter().chain(&sum.to_le_bytes()).fold(String::new(), |mut bits, byte| {
+        write!(bits, "{byte:08b}").unwrap();
+        bits
+    });
+    let digit = |bits: &[u8]| {
+        let text = format!("{:0<5}", str::from_utf8(bits).unwrap());
+        char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[usize::from_str_radix(&text, 2).unwrap()])
+    };
+    bits.as_bytes().chunks(5).map(digit).collect()
+}
+
+/// What the house remembers of ended users.
+#[derive(Default)]
+pub(crate) struct Journal(pub(crate) Mutex<Vec<Revocation>>);
+
+impl Revocations for Journal {
+    fn revoked(&self) -> Vec<Revocation> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) server: Server,
+    pub(crate) operator: Nkey,
+    pub(crate) account: Nkey,
+    pub(crate) journal: Arc<Journal>,
+    system: Nkey,
+    broker: Nkey,
+}
+
+impl World {
+    pub(crate) fn start() -> Self {
+        Self::with(true)
+    }
+
+    pub(crate) fn with(full: bool) -> Self {
+        let (operator, account, system, broker) = (Nkey::new(b'O', 1), Nkey::new(b'A', 2), Nkey::new(b'A', 3), Nkey::new(b'U', 4));
+        let shop = account_jwt(&operator, &account, &[]);
+        let accounts = [(account.public.as_str(), shop.as_str()), (&system.public, &account_jwt(&operator, &system, &[]))];
+        let trusted = operator.sign(json!({ "sub": operator.public, "name": "operator", "iat": 1, "nats": { "type": "operator", "version": 2 } }));
+        let server = Server::start(&trusted, &system.public, &accounts, full, "").unwrap();
+        Self { server, operator, account, journal: Arc::default(), system, broker }
+    }
+
+    /// A broker that has just been started.
+    pub(crate) fn broker(&self) -> Nats {
+        self.try_broker(self.settings(), &self.keys(&SUBJECTS)).unwrap()
+    }
+
+    pub(crate) fn try_broker(&self, settings: Settings, keys: &Keys) -> Result<Nats, bailiwick_credentials::lease::TargetError> {
+        let journal = Arc::clone(&self.journal);
+        Nats::new(settings, keys, clock(), journal)
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        let all = |subjects: &[&str]| subjects.iter().map(|&subject| subject.to_owned()).collect();
+        let rights = [
+            ("orders_ro", Right { publish: Vec::new(), subscribe: all(&["orders.>"]) }),
+            ("orders_rw", Right { publish: all(&["orders.>"]), subscribe: all(&["orders.>"]) }),
+        ];
+        Settings {
+            nodes: vec![Node::new("one", "127.0.0.1", self.server.port(), None).unwrap()],
+            account: self.account.public.clone(),
+            operators: Vec::new(),
+            rights: BTreeMap::from(rights.map(|(name, right)| (name.to_owned(), right))),
+            lease_max: Duration::from_secs(3600),
+            subscriptions: 10,
+            payload_max: 1 << 16,
+        }
+    }
+
+    /// Our keys; our user of the system account may publish to `subjects`.
+    pub(crate) fn keys(&self, subjects: &[&str]) -> Keys {
+        let user = json!({ "sub": self.broker.public, "name": "broker", "iat": 1, "nats": {
+            "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": { "allow": subjects }, "sub": { "allow": ["_INBOX.>"] } } });
+        let jwt = self.system.sign(user);
+        let system = format!(
+            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+            self.broker.seed
+        );
+        Keys { operator: Secret::from(self.operator.seed.clone()), account: Secret::from(self.account.seed.clone()), system: Secret::from(system) }
+    }
+
+    /// What another tool does: pushes the account's JWT as it knows it, with these users revoked.
+    pub(crate) async fn push(&self, revoked: &[&str]) -> String {
+        let all = json!({ "sub": self.broker.public, "name": "admin", "iat": 1, "nats": { "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 } });
+        let mut admin = Agent::connect(&self.server, &self.system.sign(all), &self.broker).await.unwrap();
+        let jwt = account_jwt(&self.operator, &self.account, revoked);
+        admin.send("SUB _INBOX.x 1").await;
+        admin.send(&format!("PUB $SYS.REQ.CLAIMS.UPDATE _INBOX.x {}\r\n{jwt}", jwt.len())).await;
+        assert!(admin.hear().await.unwrap().starts_with("MSG"));
+        admin.hear().await.unwrap()
+    }
+}
+
+fn account_jwt(operator: &Nkey, account: &Nkey, revoked: &[&str]) -> String {
+    let limits = json!({ "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1 });
+    let revoked: BTreeMap<_, _> = revoked.iter().map(|user| (*user, Now.now().as_millis() / 1000)).collect();
+    let mut claims = json!({ "sub": account.public, "name": "shop", "iat": 1, "nats": { "type": "account", "version": 2, "limits": limits } });
+    if !revoked.is_empty() {
+        claims["nats"]["revocations"] = json!(revoked);
+    }
+    operator.sign(claims)
+}
+
+/// A client as an agent has one.
+pub(crate) struct Agent {
+    stream: BufReader<TcpStream>,
+}
+
+impl Agent {
+    /// With the credentials that a mint gave.
+    pub(crate) async fn log_in(server: &Server, jwt: &str, seed: &str) -> Result<Self, String> {
+        Self::connect(server, jwt, &Nkey::from_seed(seed)).await
+    }
+
+    async fn connect(server: &Server, jwt: &str, key: &Nkey) -> Result<Self, String> {
+        let mut agent = Self { stream: BufReader::new(TcpStream::connect(("127.0.0.1", server.port())).await.map_err(|error| error.to_string())?) };
+        let info = agent.line().await?;
+        let info: Value = serde_json::from_str(info.strip_prefix("INFO ").unwrap()).unwrap();
+        let signature = URL_SAFE_NO_PAD.encode(key.pair.sign(info["nonce"].as_str().unwrap().as_bytes()));
+        agent
+            .send(&format!("CONNECT {}", json!({ "verbose": false, "protocol": 1, "jwt": jwt, "sig": signature, "lang": "test", "version": "0" })))
+            .await;
+        agent.ping().await.map(|()| agent)
+    }
+
+    pub(crate) async fn send(&mut self, line: &str) {
+        drop(self.stream.get_mut().write_all(format!("{line}\r\n").as_bytes()).await);
+    }
+
+    /// The next line; `Err` is the server's refusal, or `closed`. What the server tells of itself later on is passed over.
+    pub(crate) async fn hear(&mut self) -> Result<String, String> {
+        loop {
+            let line = self.line().await?;
+            if !line.starts_with("INFO ") {
+                return Ok(line);
+            }
+        }
+    }
+
+    async fn line(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        let reading = tokio::time::timeout(Duration::from_secs(10), self.stream.read_line(&mut line));
+        let length = reading.await.map_err(|_| "silent".to_owned())?.unwrap_or(0);
+        match line.trim_end() {
+            _ if length == 0 => Err("closed".to_owned()),
+            text if text.starts_with("-ERR") => Err(text.to_owned()),
+            text => Ok(text.to_owned()),
+        }
+    }
+
+    /// Everything that was sent is done, or refused.
+    pub(crate) async fn ping(&mut self) -> Result<(), String> {
+        self.send("PING").await;
+        while self.hear().await? != "PONG" {}
+        Ok(())
+    }
+
+    /// What the server says before it hangs up.
+    pub(crate) async fn last_words(&mut self) -> String {
+        let mut words = String::new();
+        loop {
+            match self.hear().await {
+                Ok(_) => {}
+                Err(word) if word == "closed" || word == "silent" => return words + &word,
+                Err(word) => words.push_str(&word),
+            }
+        }
+    }
+}
+
+/// JWT and seed in what a mint gave, by the door through which a caller keeps a secret.
+pub(crate) fn credentials(minted: &Minted) -> (String, String) {
+    let (key, _) = RootKey::generate().unwrap();
+    let sealer = key.sealer().unwrap();
+    let sealed = sealer.seal("nats", minted.secret.as_ref().unwrap()).unwrap();
+    let text = String::from_utf8(sealer.open_bytes("nats", &sealed).unwrap().to_vec()).unwrap();
+    let after = |heading: &str| text.lines().skip_while(|line| !line.contains(heading)).nth(1).unwrap().to_owned();
+    (after("BEGIN NATS USER JWT"), after("BEGIN USER NKEY SEED"))
+}
+
+/// The claims in a JWT.
+pub(crate) fn claims(jwt: &str) -> Value {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1).unwrap()).unwrap()).unwrap()
+}
