@@ -36,7 +36,9 @@ async fn tokens_are_for_our_resource_our_scope_and_agents_in_service_only() {
     let mcp = broker.house.urls.mcp.clone();
     assert_eq!(error("scout", &[("resource", &mcp)]).await, "none");
     assert_eq!(error("scout", &[("resource", &format!("{mcp}/s/shop"))]).await, "none");
-    assert_eq!(error("scout", &[("resource", &format!("{mcp}/s/other"))]).await, "invalid_target");
+    // Which systems there are is not told here: the audience is the endpoint itself, whatever is named below it.
+    assert_eq!(error("scout", &[("resource", &format!("{mcp}/s/other"))]).await, "none");
+    assert_eq!(error("scout", &[("resource", &format!("{mcp}/s/No Such Name"))]).await, "invalid_target");
     assert_eq!(error("scout", &[("resource", "https://evil.example/mcp")]).await, "invalid_target");
     assert_eq!(error("scout", &[("scope", "admin")]).await, "invalid_scope");
     assert_eq!(error("overdue", &[]).await, "unauthorized_client");
