@@ -23,7 +23,7 @@ use super::{Failure, Place, say, warn};
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Trace {
     /// A call, a held call, a task, an incident, or the index of a ledger entry. Without it: entries by what they say.
-    #[arg(conflicts_with_all = ["agent", "person", "owner", "subject", "approver", "system", "tool", "effect", "resource", "task", "kind", "outcome", "code", "revision", "policy", "credential", "label", "limit", "below", "since", "until", "last"])]
+    #[arg(conflicts_with_all = ["agent", "any_person", "owner", "subject", "approver", "system", "tool", "effect", "resource", "task", "kind", "outcome", "code", "revision", "policy", "credential", "label", "limit", "below", "since", "until", "last"])]
     what: Option<String>,
     /// Show the kept arguments and answer of the call. Each look is on record.
     #[arg(long, requires = "what")]
@@ -84,7 +84,8 @@ struct Asked {
     #[arg(long)]
     agent: Option<String>,
     /// A person in any part: owner, subject, approver, or who refused, ended or changed something.
-    #[arg(long)]
+    // Its own name for clap: `person` is that of `--as`.
+    #[arg(long = "person", id = "any_person", value_name = "PERSON")]
     person: Option<String>,
     /// Who answers for the agent.
     #[arg(long)]
@@ -299,6 +300,14 @@ mod tests {
         assert!(matches!(parsed(&["person", "ana", "--last", "30d"]).unwrap().view, Some(View::Person { .. })));
         assert!(matches!(parsed(&["diff"]).unwrap().view, Some(View::Diff { last: None, .. })));
         assert_eq!(parsed(&["call_1"]).unwrap().what.as_deref(), Some("call_1"));
+    }
+
+    #[test]
+    fn who_asks_can_be_said_beside_every_condition() {
+        for words in [["trace", "--person", "ben", "--as", "ana"].as_slice(), &["trace", "7", "--as", "ana"], &["trace", "person", "ben", "--as", "ana"]] {
+            let line = crate::cli::Cli::try_parse_from(["bailiwick"].iter().chain(words)).unwrap();
+            assert_eq!(line.place.person.as_deref(), Some("ana"), "{words:?}");
+        }
     }
 
     #[test]
