@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bailiwick_ledger::checkpoint::CheckpointError;
 use bailiwick_ledger::export::{ExportError, Exporter};
 use bailiwick_ledger::{Checkpoint, Frontier, Hash, Origin, VerifierKey, leaf_hash};
-use bailiwick_store::{EntryRow, Integrated, Integrator, Options, Store, StoreError};
+use bailiwick_store::{EntryRow, Integrated, Integrator, Options, Reason, Store, StoreError};
 use serde::Deserialize;
 
 use crate::cli::ApiClient;
@@ -13,6 +13,9 @@ use crate::cli::client::Endpoint;
 use crate::cli::http::ClientError;
 use crate::cli::key_files::{Holder, PersonKey};
 use crate::shard::{SeamError, Seams};
+
+/// What is said of a ledger without a head.
+const EMPTY: &str = "the ledger is empty";
 
 /// Entries that are held in memory at a time.
 const PAGE: u64 = 1000;
@@ -36,6 +39,9 @@ pub enum AccessError {
     /// `ledger.vkey` cannot be used.
     #[error("`ledger.vkey`: {0}")]
     Key(String),
+    /// The newest entries are not those that were recorded.
+    #[error("{0}")]
+    Damaged(String),
     /// An entry is not the one whose leaf is in the tree.
     #[error("entry {0} is not the entry that was recorded")]
     Entry(u64),
@@ -286,6 +292,10 @@ impl Source {
         match Store::open_with(data_dir, Box::new(Keyless), Options { log_bytes: 0, readers: 1 }) {
             Ok(store) => Ok(Self::Store(store)),
             Err(StoreError::Locked { .. }) => Self::broker(data_dir).await,
+            // The store checks its newest entries when it is opened, and finds there what we would have found.
+            Err(StoreError::Unavailable { reason: Reason::Ledger | Reason::Disagrees, detail }) if *detail != *EMPTY => {
+                Err(AccessError::Damaged(detail.to_string()))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -358,7 +368,7 @@ struct Keyless;
 impl Integrator for Keyless {
     fn integrate(&mut self, frontier: &[u8], entries: &[&[u8]]) -> Result<Integrated, String> {
         if frontier.is_empty() {
-            return Err("the ledger is empty".to_owned());
+            return Err(EMPTY.to_owned());
         }
         let mut tree = Frontier::from_bytes(frontier).map_err(|e| e.to_string())?;
         let mut leaves = Vec::with_capacity(entries.len());
@@ -422,10 +432,10 @@ mod tests {
         let data = dir.path().join("data");
         let (key, origin) = log_key(&data).unwrap();
         tamper(&data, "UPDATE entries SET body = x'7b7d' WHERE idx = 3");
-        assert!(matches!(verify(&data, &origin, &key), Err(AccessError::Entry(3))));
+        assert!(matches!(verify(&data, &origin, &key), Err(AccessError::Entry(3) | AccessError::Damaged(_))));
         let leaf: String = leaf_hash(b"{}").as_bytes().iter().map(|b| format!("{b:02x}")).collect();
         tamper(&data, &format!("UPDATE entries SET leaf = x'{leaf}' WHERE idx = 3"));
-        assert!(matches!(verify(&data, &origin, &key), Err(AccessError::Root)));
+        assert!(matches!(verify(&data, &origin, &key), Err(AccessError::Root | AccessError::Damaged(_))));
     }
 
     #[tokio::test]

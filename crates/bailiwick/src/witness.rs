@@ -240,6 +240,8 @@ impl Witnesses {
             match self.line.add(&one.entry, &request, line::WITHIN).await {
                 Ok(Answer::Cosigned { lines, .. }) => return Ok(Asked::Cosigned(lines)),
                 Ok(Answer::Size(has)) if has > size => return self.departed(one, lineage, Some(has), tiles).await,
+                // Version 1.0.0 of the protocol answers so to another root of the same size; later ones with 422.
+                Ok(Answer::Size(has)) if has == old && has == size => return self.departed(one, lineage, None, tiles).await,
                 Ok(Answer::Size(has)) if has == old => return Ok(Asked::Failed(format!("it refuses size {has} and says that it has size {has}"))),
                 Ok(Answer::Size(has)) => old = has,
                 Ok(Answer::Inconsistent) => return self.departed(one, lineage, None, tiles).await,
