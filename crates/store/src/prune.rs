@@ -123,11 +123,11 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn prunable(&self, before: Timestamp, bound: u64) -> Result<Prunable, StoreError> {
+        // As the writer knows it: the row in `head` may be far behind. What is settled only grows, and a task that is closed stays so:
+        // both are at least as far when it is done.
+        let (size, settled) = self.write(|w| Ok((w.state.size, w.state.settled(w.state.size)))).await?;
         self.read(move |conn| {
             let from = minimum_of(conn)?;
-            // What is settled only grows, and a task that is closed stays so: both are at least as far when it is done.
-            let (size, settled) = conn
-                .query_row("SELECT size, settled FROM head WHERE id = 0", [], |r| Ok((r.get::<_, Count>(0)?.0, r.get::<_, Count>(1)?.0)))?;
             let first = |sql: &str, value: &dyn rusqlite::ToSql| -> Result<Option<u64>, StoreError> {
                 let found = conn.prepare_cached(sql)?.query_row(rusqlite::params![int(from), int(size), value], |r| r.get::<_, Count>(0)).optional()?;
                 Ok(found.map(|c| c.0))

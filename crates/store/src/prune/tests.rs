@@ -143,12 +143,32 @@ async fn an_open_task_and_an_open_call_hold_whatever_is_theirs() {
     // The writer looks itself, whatever it is told.
     assert!(prune(&store, 1024).await.is_err());
     store.outcome(intent, call, body(1601)).await.unwrap();
-    // The next anchor knows.
-    store.write(|w| w.append(Entry::new("house", body(1602)))).await.unwrap();
     assert_eq!(store.prunable(old, u64::MAX).await.unwrap(), Prunable { from: 0, to: 1536, held_by: None });
     assert_eq!(store.forget_tasks_before(at(1_000_000)).await.unwrap(), 0);
     assert_eq!(store.forget_tasks_before(at(1_000_001)).await.unwrap(), 1);
     assert!(store.task(of.id).await.unwrap().is_none());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_no_anchor_counts_yet_is_pruned_too_and_the_next_start_finds_its_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_of(dir.path(), 0).await;
+    // Entries that are waited for one by one, and nothing that sets the anchor.
+    for i in 0..300 {
+        store.append(Entry::new("house", body(i))).await.unwrap();
+    }
+    assert_eq!(store.prunable(at(1_000_000), u64::MAX).await.unwrap().to, 256);
+    prune(&store, 256).await.unwrap();
+    // The process is gone before a body is.
+    store.close().await;
+    drop(store);
+    let store = open(dir.path());
+    assert!(store.prune_on().await.unwrap());
+    store.close().await;
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!((store.minimum().await.unwrap(), store.head().size), (256, 301));
     store.close().await;
 }
 
