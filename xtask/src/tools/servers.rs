@@ -17,6 +17,8 @@ struct Server {
 
 /// Each is looked for where Debian and Ubuntu put it, which is not always on the path.
 const SERVERS: &[Server] = &[
+    // Makes certificates for the others.
+    Server { name: "OpenSSL", there: || which("openssl"), packages: &["openssl"] },
     Server { name: "PostgreSQL", there: postgresql, packages: &["postgresql", "postgresql-client"] },
     Server {
         name: "MariaDB",
