@@ -4,6 +4,7 @@ mod connection;
 pub mod mariadb;
 pub mod nats;
 pub mod postgresql;
+pub mod rabbitmq;
 pub mod redis;
 
 use aws_lc_rs::rand;

@@ -3,6 +3,7 @@
 pub mod mariadb;
 pub mod nats;
 pub mod postgres;
+pub mod rabbitmq;
 pub mod redis;
 pub mod unprivileged;
 

@@ -23,6 +23,10 @@ mod postgresql_nodes;
 #[cfg(test)]
 mod postgresql_world;
 #[cfg(test)]
+mod rabbitmq;
+#[cfg(test)]
+mod rabbitmq_world;
+#[cfg(test)]
 mod redis;
 #[cfg(test)]
 mod redis_cuts;

@@ -34,7 +34,9 @@ async fn a_user_works_and_is_dead_afterwards_with_its_open_connections() {
 
     let ending = broker.end(&account).await.unwrap();
     assert_verified(&ending, &BOTH, REFUSED);
-    for (open, what) in [(&mut idle, "idle"), (&mut within, "MULTI"), (&mut listening, "SUBSCRIBE"), (&mut blocked, "BLPOP"), (&mut reader, "replica")] {
+    for (open, what) in
+        [(&mut idle, "idle"), (&mut within, "MULTI"), (&mut listening, "SUBSCRIBE"), (&mut blocked, "BLPOP"), (&mut reader, "replica")]
+    {
         assert_eq!(open.hear().await.unwrap_err(), "closed", "{what}");
     }
     for server in [&world.primary, &world.replica] {
@@ -158,7 +160,8 @@ async fn preflight_names_each_missing_command_and_each_node_that_nobody_named() 
     world.replica.admin(&["ACL", "SETUSER", "broker", "-acl|deluser", "-acl|save", "-client|kill", "-config|rewrite", "-info"]).unwrap();
     let found = world.broker().preflight(&fresh_name()).await.unwrap();
     let missing: Vec<_> = found.iter().map(|finding| (finding.node.as_str(), finding.remedy.as_str())).collect();
-    let expected = ["acl|deluser", "acl|save", "client|kill", "config|rewrite", "info"].map(|command| ("replica", format!("ACL SETUSER broker +{command}")));
+    let expected =
+        ["acl|deluser", "acl|save", "client|kill", "config|rewrite", "info"].map(|command| ("replica", format!("ACL SETUSER broker +{command}")));
     assert_eq!(missing, expected.iter().map(|(node, remedy)| (*node, remedy.as_str())).collect::<Vec<_>>());
     for finding in &found {
         world.replica.admin(&finding.remedy.split(' ').collect::<Vec<_>>()).unwrap();
@@ -188,9 +191,18 @@ async fn a_user_has_what_its_rights_name_and_nothing_dangerous_besides() {
     assert_eq!(first.ids, again.ids);
     let mut open = Agent::log_in(&world.primary, &plan.name).await.unwrap();
     assert_eq!(open.ask("GET orders:1").await.unwrap(), "$5\r\nbread");
-    for command in
-        ["GET salaries", "SET orders:1 x", "KEYS *", "ACL WHOAMI", "ACL SETUSER x on", "CONFIG GET *", "CLIENT LIST", "PUBLISH news.x y", "FLUSHALL", "INFO"]
-    {
+    for command in [
+        "GET salaries",
+        "SET orders:1 x",
+        "KEYS *",
+        "ACL WHOAMI",
+        "ACL SETUSER x on",
+        "CONFIG GET *",
+        "CLIENT LIST",
+        "PUBLISH news.x y",
+        "FLUSHALL",
+        "INFO",
+    ] {
         assert!(open.ask(command).await.unwrap_err().starts_with("NOPERM"), "{command}");
     }
     for rights in [&["orders"][..], &["orders_ro", "+@all"], &["orders_ro ~*"]] {
@@ -231,7 +243,10 @@ async fn a_sweep_removes_what_no_lease_explains_and_no_user_of_a_person() {
         world.primary.admin(&["ACL", "SETUSER", person, "on", "nopass"]).unwrap();
     }
     let orphans = sweep(&broker, &Prefix::default(), &|name| *name == live.name).await.unwrap();
-    assert_eq!(orphans.iter().map(|orphan| (orphan.found.name.clone(), orphan.found.node.as_str())).collect::<Vec<_>>(), [(lost.name.clone(), "replica")]);
+    assert_eq!(
+        orphans.iter().map(|orphan| (orphan.found.name.clone(), orphan.found.node.as_str())).collect::<Vec<_>>(),
+        [(lost.name.clone(), "replica")]
+    );
     assert_eq!(orphans[0].ending.as_ref().unwrap().word(), "revoked-unverified");
     assert_eq!(open.hear().await.unwrap_err(), "closed");
     let users = world.primary.admin(&["ACL", "USERS"]).unwrap();

@@ -29,7 +29,8 @@ impl Nats {
         let data = scratch.path().join("jwt");
         folder(&data)?;
         let port = free_port()?;
-        let resolver = if full { format!("resolver: {{ type: full, dir: \"{}\", allow_delete: true }}", data.display()) } else { "resolver: MEMORY".to_owned() };
+        let resolver =
+            if full { format!("resolver: {{ type: full, dir: \"{}\", allow_delete: true }}", data.display()) } else { "resolver: MEMORY".to_owned() };
         let preload: String = accounts.iter().map(|(key, jwt)| format!("  {key}: {jwt}\n")).collect();
         let conf = format!(
             "host: 127.0.0.1\nport: {port}\nserver_name: n{port}\nping_interval: 30\noperator: {operator}\nsystem_account: {system}\n{resolver}\n\
