@@ -17,8 +17,17 @@ use crate::{conformance, tidy, tools};
 const NEEDS_TOOLS: &str = "needs what `cargo xtask tools` installs";
 
 /// Programs that tests start, and the Debian packages that hold them.
-const PROGRAMS: [(&str, &str); 6] =
-    [("cc", "gcc libc6-dev"), ("curl", "curl ca-certificates"), ("git", "git"), ("mkfs.ext4", "e2fsprogs"), ("strace", "strace"), ("tar", "tar")];
+const PROGRAMS: [(&str, &str); 9] = [
+    ("cc", "gcc libc6-dev"),
+    ("curl", "curl ca-certificates"),
+    ("git", "git"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("nats-server", "nats-server"),
+    ("rabbitmqctl", "rabbitmq-server"),
+    ("redis-server", "redis-server"),
+    ("strace", "strace"),
+    ("tar", "tar"),
+];
 
 /// Tests that take a number of rounds, and how many they take here: few among the others, these in a step of their own.
 const ROUNDS: [(&str, &str); 4] = [
