@@ -5,7 +5,7 @@
 //! no hash, no tree, no signature, no fence, no database. *Ours* is `Store::intent` with a body of 1 KiB: fence, budget, leaf hash, tree
 //! and signed checkpoint in the same transaction. The same tasks on the same runtime wait for both.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing, clippy::disallowed_methods, reason = "a program for measurements")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing, reason = "a program for measurements")]
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

@@ -153,7 +153,7 @@ async fn witnesses_cosign_each_head_and_the_receipt_is_believed_by_whoever_wants
     let body = log.store.entry(316).await.unwrap().unwrap().body;
     let receipt = publication.receipt(&log.store, 316, None).await.unwrap();
     assert!(receipt.verify_by(&leaf_hash(&body), &policy).is_err());
-    assert_eq!(receipt.verify(&leaf_hash(&body), &origin, &key, &[one.key.clone()]).unwrap().cosigned.len(), 1);
+    assert_eq!(receipt.verify(&leaf_hash(&body), &origin, &key, std::slice::from_ref(&one.key)).unwrap().cosigned.len(), 1);
     assert!(matches!(publication.receipt(&log.store, 317, None).await, Err(PublishError::Uncovered(317))));
 }
 

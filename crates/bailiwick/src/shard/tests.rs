@@ -1,6 +1,5 @@
 //! Restored backups, forks, and the shards that follow.
 
-
 use bailiwick_ledger::note::SigningKey;
 use bailiwick_ledger::{Frontier, Receipt, TrustPolicy, export, leaf_hash};
 use proptest::prelude::*;
@@ -146,7 +145,7 @@ async fn a_new_shard_goes_on_over_the_same_entries_and_everything_old_stays_veri
     let name = directory_name(&origin).to_owned();
     let (mut seams, files) = (Seams::default(), export::Directory::new(&out.join(&name)));
     export::audit(&out.join(&name), &origin, &key, &[], |index, entry| seams.look(index, entry, || root_before(&files, index, 8))).unwrap();
-    assert_eq!(seams.finish().unwrap(), [old_key.clone()]);
+    assert_eq!(seams.finish().unwrap(), std::slice::from_ref(&old_key));
     // A policy of both logs takes receipts of both.
     let policy: TrustPolicy = format!("log {old_key}\nlog {key}\nquorum none\n").parse().unwrap();
     let receipt: Receipt = publication.receipt(&log.store, 3, None).await.unwrap().to_string().parse().unwrap();

@@ -75,7 +75,7 @@ async fn writer(client: Client<'_>, task: &Mutex<TaskToken>, stop: &AtomicBool, 
                 client.call(&of, "sys.pay", &payment).await;
                 for hold in client.pending(&of).await {
                     // Some are approved and some refused, while their tasks end.
-                    client.decide("ben", &hold, if n % 3 == 0 { "refuse" } else { "approve" }).await;
+                    client.decide("ben", &hold, if n.is_multiple_of(3) { "refuse" } else { "approve" }).await;
                 }
                 client.call(&of, "sys.pay", &payment).await
             }
@@ -89,7 +89,7 @@ async fn writer(client: Client<'_>, task: &Mutex<TaskToken>, stop: &AtomicBool, 
 /// Takes away what the writers call with, again and again, and gives them something new: the task, or only its token.
 async fn revoke(client: &Client<'_>, task: &Mutex<TaskToken>, turn: u64) {
     let old = task.lock().unwrap().clone();
-    if turn % 2 == 0 {
+    if turn.is_multiple_of(2) {
         let fresh = client.task("scout").await;
         let answer = client.by("ops", Method::POST, &format!("/v1/tasks/{}/revoke", old.id), None).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -113,7 +113,7 @@ async fn redefine(place: &Place, broker: &Broker, turn: usize) {
     place.upstream.redefine(|tools| {
         let tools = tools.replacen(r#""key""#, &member, 1);
         // A tool more is another policy schema, and so another revision of the policy.
-        if turn % 2 == 0 { format!("{other}{tools}") } else { tools }
+        if turn.is_multiple_of(2) { format!("{other}{tools}") } else { tools }
     });
     until("the tool is set aside", || {
         place.upstream.lists() > before && broker.house.registry.load().tool("sys.look").is_some_and(|t| !t.callable())

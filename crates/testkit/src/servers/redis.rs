@@ -59,7 +59,7 @@ impl Redis {
         if kept == Users::Memory {
             let conf = fs::read_to_string(data.join("redis.conf"))?;
             fs::remove_file(data.join("redis.conf"))?;
-            server.spawn(conf.lines().filter(|line| !line.starts_with("user ")).flat_map(|line| arguments(line)).collect())?;
+            server.spawn(conf.lines().filter(|line| !line.starts_with("user ")).flat_map(arguments).collect())?;
             for user in users.lines().skip(1).chain(users.lines().take(1)) {
                 let words: Vec<_> = ["ACL", "SETUSER"].into_iter().chain(user.split(' ').skip(1)).collect();
                 server.admin_without_password(&words)?;

@@ -292,7 +292,8 @@ mod tests {
 
     #[test]
     fn what_a_stranger_wrote_into_the_record_reaches_no_view_as_it_is() {
-        let views: [(fn(&Value, Style) -> String, Value); 4] = [
+        type View = fn(&Value, Style) -> String;
+        let views: [(View, Value); 4] = [
             (
                 entries,
                 json!({"entries": [{"index": 1, "intact": true, "entry": {"kind": EVIL, "at": EVIL, "agent": EVIL, "tool": EVIL, "effect": EVIL, "result": EVIL}},
