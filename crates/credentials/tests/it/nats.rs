@@ -2,7 +2,7 @@
 
 use bailiwick_credentials::Secret;
 use bailiwick_credentials::kinds::nats::{Keys, Nats, Revocation, SUBJECTS};
-use bailiwick_credentials::lease::{Account, Kind as _, Minted, Plan, Prefix, TargetCode, TargetIds, sweep};
+use bailiwick_credentials::lease::{Account, Kind as _, Minted, Node, Plan, Prefix, TargetCode, TargetIds, sweep};
 
 use crate::nats_world::{Agent, Nkey, World, claims, credentials};
 use crate::words::{assert_verified, count, fresh_name, plan, soon};
@@ -136,6 +136,33 @@ async fn revocations_are_carried_on_and_what_another_push_took_away_is_put_back(
 }
 
 #[tokio::test]
+async fn an_end_is_one_on_every_node_and_a_node_that_was_away_is_told_when_it_is_back() {
+    let (mut world, mut second) = World::cluster();
+    let mut settings = world.settings();
+    settings.nodes.push(Node::new("two", "127.0.0.1", second.port(), None).unwrap());
+    let broker = world.try_broker(settings, &world.keys(&SUBJECTS)).unwrap();
+    assert_eq!(broker.preflight(&fresh_name()).await.unwrap(), []);
+    let lease = mint(&broker, &plan(&["orders_ro"])).await;
+    let mut open = Agent::log_in(&second, &lease.jwt, &lease.seed).await.unwrap();
+    assert_verified(&broker.end(&lease.account).await.unwrap(), &["one", "two"], REFUSED);
+    assert!(open.last_words().await.ends_with("closed"));
+    assert!(Agent::log_in(&second, &lease.jwt, &lease.seed).await.err().unwrap().contains(REFUSED));
+
+    let lease = mint(&broker, &plan(&["orders_ro"])).await;
+    second.stop().unwrap();
+    let error = broker.end(&lease.account).await.unwrap_err();
+    assert_eq!((error.code(), error.node()), (TargetCode::Unreachable, "two"), "{error}");
+    // Only the first knows of it, and goes away before the second is back.
+    assert_verified(&world.broker().end(&lease.account).await.unwrap(), &["one"], REFUSED);
+    world.server.stop().unwrap();
+    second.run().unwrap();
+    assert!(Agent::log_in(&second, &lease.jwt, &lease.seed).await.is_ok(), "a node that was away lets in whom the others forgot");
+    world.server.run().unwrap();
+    assert_verified(&broker.end(&lease.account).await.unwrap(), &["one", "two"], REFUSED);
+    assert!(Agent::log_in(&second, &lease.jwt, &lease.seed).await.is_err());
+}
+
+#[tokio::test]
 async fn a_full_resolver_remembers_a_revocation_over_a_restart_and_one_in_memory_is_not_served() {
     let mut world = World::start();
     let broker = world.broker();
@@ -218,7 +245,7 @@ async fn a_sweep_ends_whoever_is_connected_and_no_lease_explains() {
     let mut working = Agent::log_in(&world.server, &live.jwt, &live.seed).await.unwrap();
     let mut orphan = Agent::log_in(&world.server, &lost.jwt, &lost.seed).await.unwrap();
     let orphans = sweep(&broker, &Prefix::default(), &|name| *name == live.account.name).await.unwrap();
-    assert_eq!(orphans.iter().map(|orphan| orphan.found.name.clone()).collect::<Vec<_>>(), [lost.account.name.clone()]);
+    assert_eq!(orphans.iter().map(|orphan| &orphan.found.name).collect::<Vec<_>>(), [&lost.account.name]);
     assert_eq!(orphans[0].ending.as_ref().unwrap().word(), "revoked-unverified");
     assert!(orphan.last_words().await.ends_with("closed"));
     working.ping().await.unwrap();

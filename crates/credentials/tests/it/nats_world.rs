@@ -11,6 +11,7 @@ use bailiwick_core::Clock as _;
 use bailiwick_credentials::kinds::nats::{Keys, Nats, Revocation, Revocations, Right, SUBJECTS, Settings};
 use bailiwick_credentials::lease::{Minted, Node};
 use bailiwick_credentials::{RootKey, Secret};
+use bailiwick_testkit::free_port;
 use bailiwick_testkit::servers::nats::Nats as Server;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -106,12 +107,26 @@ impl World {
     }
 
     pub(crate) fn with(full: bool) -> Self {
+        Self::with_more(full, "")
+    }
+
+    /// The first of a cluster, and another that is joined to it: what is pushed to one comes to the other.
+    pub(crate) fn cluster() -> (Self, Server) {
+        let port = free_port().unwrap();
+        let first = Self::with_more(true, &format!("cluster: {{ name: c, listen: \"127.0.0.1:{port}\" }}"));
+        let more = format!("cluster: {{ name: c, listen: \"127.0.0.1:-1\", routes: [\"nats://127.0.0.1:{port}\"] }}");
+        let second = first.server_with(true, &more);
+        (first, second)
+    }
+
+    fn with_more(full: bool, more: &str) -> Self {
         let (operator, account, system, broker) = (Nkey::new(b'O', 1), Nkey::new(b'A', 2), Nkey::new(b'A', 3), Nkey::new(b'U', 4));
-        let shop = account_jwt(&operator, &account, &[]);
-        let accounts = [(account.public.as_str(), shop.as_str()), (&system.public, &account_jwt(&operator, &system, &[]))];
-        let trusted = operator.sign(json!({ "sub": operator.public, "name": "operator", "iat": 1, "nats": { "type": "operator", "version": 2 } }));
-        let server = Server::start(&trusted, &system.public, &accounts, full, "").unwrap();
+        let server = start(&operator, &account, &system, full, more);
         Self { server, operator, account, journal: Arc::default(), system, broker }
+    }
+
+    fn server_with(&self, full: bool, more: &str) -> Server {
+        start(&self.operator, &self.account, &self.system, full, more)
     }
 
     /// A broker that has just been started.
@@ -163,6 +178,13 @@ impl World {
         assert!(admin.hear().await.unwrap().starts_with("MSG"));
         admin.hear().await.unwrap()
     }
+}
+
+fn start(operator: &Nkey, account: &Nkey, system: &Nkey, full: bool, more: &str) -> Server {
+    let shop = account_jwt(operator, account, &[]);
+    let accounts = [(account.public.as_str(), shop.as_str()), (&system.public, &account_jwt(operator, system, &[]))];
+    let trusted = operator.sign(json!({ "sub": operator.public, "name": "operator", "iat": 1, "nats": { "type": "operator", "version": 2 } }));
+    Server::start(&trusted, &system.public, &accounts, full, more).unwrap()
 }
 
 fn account_jwt(operator: &Nkey, account: &Nkey, revoked: &[&str]) -> String {

@@ -141,7 +141,7 @@ async fn a_sweep_removes_what_no_lease_explains(world: &World) {
         world.ask("PUT", &format!("/users/{person}"), "{\"password\":\"p\",\"tags\":\"\"}");
     }
     let orphans = sweep(&broker, &Prefix::default(), &|name| *name == live.name).await.unwrap();
-    assert_eq!(orphans.iter().map(|orphan| orphan.found.name.clone()).collect::<Vec<_>>(), [lost.name.clone()]);
+    assert_eq!(orphans.iter().map(|orphan| &orphan.found.name).collect::<Vec<_>>(), [&lost.name]);
     assert_eq!(orphans[0].ending.as_ref().unwrap().word(), "revoked-unverified");
     assert!(open.await.unwrap().starts_with("320"));
     assert_verified(&broker.end(&only_intent(&live)).await.unwrap(), &["one"], REFUSED);
@@ -192,7 +192,10 @@ fn an_end_cut_at_any_wait_is_taken_up(world: &World) {
         let plan = plan(&["orders_rw"]);
         let broker = world.broker();
         let account = remembered(&plan, cut(1000, async { broker.mint(&plan, Some(&secret())).await.unwrap() }).unwrap());
-        let open = sessions.block_on(async { Agent::open(&world.server, &plan.name).await.unwrap().watch() });
+        let open = sessions.block_on(Agent::open(&world.server, &plan.name)).unwrap();
+        let watching = sessions.enter();
+        let open = open.watch();
+        drop(watching);
         let first = world.broker();
         let ended = cut(waits, async { first.end(&account).await.unwrap() });
         let fresh = world.broker();

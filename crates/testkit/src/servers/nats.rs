@@ -1,7 +1,10 @@
 //! A private `NATS` server on a free port, with an operator and a full resolver; gone when its owner is dropped.
 
 use std::fs;
-use std::time::Duration;
+use std::io::Read as _;
+use std::net::TcpStream;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -72,6 +75,21 @@ impl Nats {
         let mut child = Child::spawn("nats-server", &mut server, &self.scratch.path().join(format!("server-{number:04}.log")))?;
         child.wait_for_port(self.port, START_MAX)?;
         self.child = Some(child);
+        // It listens before it lets anybody in.
+        let begin = Instant::now();
+        while !greets(self.port) {
+            if begin.elapsed() > START_MAX {
+                bail!("it does not greet: {}", self.log());
+            }
+            sleep(Duration::from_millis(10));
+        }
         Ok(())
     }
+}
+
+/// Does the server begin with its information?
+fn greets(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let mut first = [0; 4];
+    stream.set_read_timeout(Some(Duration::from_secs(2))).is_ok() && stream.read_exact(&mut first).is_ok() && first == *b"INFO"
 }

@@ -23,14 +23,14 @@ pub(super) async fn preflight(system: &Nats, probe: &AccountName) -> Result<Vec<
                 continue;
             }
         };
-        let allow = || format!("nsc add user --account SYS --name bailiwick --allow-pub '{}' --allow-sub '_INBOX.>'", SUBJECTS.join(","));
+        let allow = || format!("let this user of the system account publish to {}, and subscribe to _INBOX.>", SUBJECTS.join(", "));
         match claims::look_up(system, node, &mut session).await {
             // A server takes a JWT of the system account's user whoever signed it, and does not heed it. So we push none before the account
             // has one that shows that our key is heeded.
             Ok(claims) if claims.get("iss").and_then(Value::as_str) != Some(&system.operator.public()) => {
                 let detail = "the account's JWT is signed by another key of the operator: nothing shows that the servers trust ours";
                 let error = TargetError::new(TargetCode::Refused, Step::Verify, node.name(), detail);
-                let remedy = format!("nsc edit account --private-key {} && nsc push", system.operator.public());
+                let remedy = format!("sign the account with {} once, and push it", system.operator.public());
                 note(&mut findings, error, &remedy)?;
             }
             Ok(_) => {
@@ -40,7 +40,7 @@ pub(super) async fn preflight(system: &Nats, probe: &AccountName) -> Result<Vec<
             }
             Err(error) => {
                 let signed = error.to_string().contains("operator");
-                let remedy = if signed { "configure the key that signed it: `nsc describe account`".to_owned() } else { allow() };
+                let remedy = if signed { "name the key that signed it among the operator's keys".to_owned() } else { allow() };
                 note(&mut findings, error, &remedy)?;
             }
         }
