@@ -41,8 +41,22 @@ pub trait Body: Serialize {
 }
 
 /// Every word that can stand in `kind`.
-pub const WORDS: &[&str] =
-    &["intent", "outcome", "denial", "hold", "hold_step", "task_opened", "task_ended", "tool", "incident", "house", "shard", "erasure", "texts_read", "pruned"];
+pub const WORDS: &[&str] = &[
+    "intent",
+    "outcome",
+    "denial",
+    "hold",
+    "hold_step",
+    "task_opened",
+    "task_ended",
+    "tool",
+    "incident",
+    "house",
+    "shard",
+    "erasure",
+    "texts_read",
+    "pruned",
+];
 
 macro_rules! body {
     ($type:ty, $word:literal) => {

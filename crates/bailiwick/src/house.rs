@@ -326,7 +326,7 @@ impl House {
         if self.pen.stopped().is_none() {
             self.close_left_open("recovered").await?;
             self.finish_erasures().await?;
-        self.finish_pruning().await?;
+            self.finish_pruning().await?;
         }
         self.recover_revoked_tokens().await?;
         let filter = bailiwick_store::TaskFilter { state: Some("open"), limit: usize::MAX, ..Default::default() };
@@ -348,7 +348,17 @@ impl House {
     pub(crate) async fn close_left_open(&self, code: &'static str) -> Result<(), StoreError> {
         let now = self.clock.now();
         for (intent, call) in self.store.open_intents().await? {
-            let body = entry::Outcome { call, intent, result: "unknown", code: Some(code), answer: None, answer_bytes: 0, kept_until: None, told: Vec::new(), duration_ms: 0 };
+            let body = entry::Outcome {
+                call,
+                intent,
+                result: "unknown",
+                code: Some(code),
+                answer: None,
+                answer_bytes: 0,
+                kept_until: None,
+                told: Vec::new(),
+                duration_ms: 0,
+            };
             self.store.outcome(intent, call, entry::encode(now, &body)).await?;
             tracing::warn!(%call, intent, "a call was left open: what it did is unknown");
         }

@@ -16,8 +16,8 @@ use crate::clock::random;
 use crate::config::ToolPattern;
 use crate::entry::{self, Ending, Narrowed};
 use crate::house::House;
-use crate::paces::Door;
 use crate::live::LiveTask;
+use crate::paces::Door;
 
 /// A request for a task, as it is sent.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]

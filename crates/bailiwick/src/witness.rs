@@ -182,7 +182,14 @@ impl Witnesses {
     }
 
     /// Asks those that are due to cosign the published head, all at once.
-    pub(crate) async fn ask(&self, lineage: &Lineage<'_>, note: &Note, size: u64, have: &BTreeSet<String>, tiles: &Path) -> Result<Round, StoreError> {
+    pub(crate) async fn ask(
+        &self,
+        lineage: &Lineage<'_>,
+        note: &Note,
+        size: u64,
+        have: &BTreeSet<String>,
+        tiles: &Path,
+    ) -> Result<Round, StoreError> {
         let mut standing = self.standing.lock().await;
         let now = Instant::now();
         let due = standing.iter_mut().filter(|one| one.due <= now && !have.contains(&one.entry.key_id()));
@@ -245,7 +252,9 @@ impl Witnesses {
                 Ok(Answer::Size(has)) if has == old => return Ok(Asked::Failed(format!("it refuses size {has} and says that it has size {has}"))),
                 Ok(Answer::Size(has)) => old = has,
                 Ok(Answer::Inconsistent) => return self.departed(one, lineage, None, tiles).await,
-                Ok(Answer::UnknownLog) => return Ok(Asked::Failed("it does not know this log: its operator adds the key of `ledger.vkey`".to_owned())),
+                Ok(Answer::UnknownLog) => {
+                    return Ok(Asked::Failed("it does not know this log: its operator adds the key of `ledger.vkey`".to_owned()));
+                }
                 Ok(Answer::NotTrusted) => return Ok(Asked::Failed("it knows this log under another key".to_owned())),
                 Ok(Answer::NotUnderstood) => return Ok(Asked::Failed("it did not understand the request".to_owned())),
                 Err(error) => return Ok(Asked::Failed(error)),

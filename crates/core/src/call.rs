@@ -193,7 +193,14 @@ impl Call<Authenticated> {
 fn digest(task: &Task, tool: &Tool, salt: &Salt, arguments: &Digest) -> Digest {
     Digest::bind(
         "bailiwick/call/v2",
-        &[tool.name.as_str().as_bytes(), tool.definition.as_bytes(), tool.target.as_bytes(), &task.id.to_bytes(), salt.as_bytes(), arguments.as_bytes()],
+        &[
+            tool.name.as_str().as_bytes(),
+            tool.definition.as_bytes(),
+            tool.target.as_bytes(),
+            &task.id.to_bytes(),
+            salt.as_bytes(),
+            arguments.as_bytes(),
+        ],
     )
 }
 

@@ -110,8 +110,7 @@ impl Writing<'_> {
     }
 
     fn erase_task(&mut self, task: [u8; 16]) -> Result<(), StoreError> {
-        let state: Option<String> =
-            self.conn.prepare_cached("SELECT state FROM tasks WHERE id = ?1")?.query_row([task], |r| r.get(0)).optional()?;
+        let state: Option<String> = self.conn.prepare_cached("SELECT state FROM tasks WHERE id = ?1")?.query_row([task], |r| r.get(0)).optional()?;
         if self.state.task(TaskId::from_bytes(task)).is_some() || state.is_some_and(|s| s != "closed") {
             return Err(StoreError::conflict("a task that is still open keeps what it needs: end it first"));
         }
@@ -132,12 +131,8 @@ impl Writing<'_> {
         if open > 0 {
             return Err(StoreError::conflict("a call that still waits for people keeps what they are shown: refuse it first"));
         }
-        self.conn
-            .prepare_cached(&format!("DELETE FROM results WHERE hold IN (SELECT id FROM holds WHERE {of_call})"))?
-            .execute((call, &text))?;
-        self.conn
-            .prepare_cached(&format!("UPDATE holds SET arguments = x'', key = zeroblob(32) WHERE {of_call}"))?
-            .execute((call, &text))?;
+        self.conn.prepare_cached(&format!("DELETE FROM results WHERE hold IN (SELECT id FROM holds WHERE {of_call})"))?.execute((call, &text))?;
+        self.conn.prepare_cached(&format!("UPDATE holds SET arguments = x'', key = zeroblob(32) WHERE {of_call}"))?.execute((call, &text))?;
         Ok(())
     }
 

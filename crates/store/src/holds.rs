@@ -192,17 +192,18 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn holds(&self, filter: HoldFilter) -> Result<Vec<Hold>, StoreError> {
-        let found: Vec<Hold> = self.read(move |conn| {
-            let mut statement = conn.prepare_cached(&format!(
-                "{COLUMNS} WHERE (?1 IS NULL OR task = ?1) AND (?2 IS NULL OR agent = ?2) AND (?3 IS NULL OR state = ?3)
+        let found: Vec<Hold> = self
+            .read(move |conn| {
+                let mut statement = conn.prepare_cached(&format!(
+                    "{COLUMNS} WHERE (?1 IS NULL OR task = ?1) AND (?2 IS NULL OR agent = ?2) AND (?3 IS NULL OR state = ?3)
                  AND (?4 IS NULL OR EXISTS (SELECT 1 FROM json_each(people) WHERE value = ?4)) ORDER BY id DESC LIMIT ?5"
-            ))?;
-            let (task, agent) = (filter.task.map(TaskId::to_bytes), filter.agent.as_ref().map(AgentName::as_str));
-            let approver = filter.approver.as_ref().map(PersonName::as_str);
-            let rows = statement.query_map((task, agent, filter.state, approver, limit(filter.limit)), raw)?;
-            rows.map(|row| row?.parse()).collect()
-        })
-        .await?;
+                ))?;
+                let (task, agent) = (filter.task.map(TaskId::to_bytes), filter.agent.as_ref().map(AgentName::as_str));
+                let approver = filter.approver.as_ref().map(PersonName::as_str);
+                let rows = statement.query_map((task, agent, filter.state, approver, limit(filter.limit)), raw)?;
+                rows.map(|row| row?.parse()).collect()
+            })
+            .await?;
         found.into_iter().map(|hold| self.readable(hold)).collect()
     }
 }

@@ -310,10 +310,7 @@ impl Payloads {
         sent
     }
 
-    async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Keeper) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
+    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&mut Keeper) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.send(Job::Ask(Box::new(move |keeper| drop(reply.send(question(keeper))))))?;
         answer.await.map_err(|_| StoreError::Closed)?

@@ -129,7 +129,8 @@ impl Store {
         self.read(move |conn| {
             let from = minimum_of(conn)?;
             let first = |sql: &str, value: &dyn rusqlite::ToSql| -> Result<Option<u64>, StoreError> {
-                let found = conn.prepare_cached(sql)?.query_row(rusqlite::params![int(from), int(size), value], |r| r.get::<_, Count>(0)).optional()?;
+                let found =
+                    conn.prepare_cached(sql)?.query_row(rusqlite::params![int(from), int(size), value], |r| r.get::<_, Count>(0)).optional()?;
                 Ok(found.map(|c| c.0))
             };
             // An entry that does not say when it was is kept.

@@ -215,7 +215,12 @@ fn continue_anchor(conn: &Connection, head: Head, frontier: &[u8], integrator: &
 }
 
 /// Takes the entries since the anchor into its tree.
-fn replay(conn: &Connection, (mut frontier, mut head): (Vec<u8>, Head), size: u64, integrator: &mut dyn Integrator) -> Result<(Vec<u8>, Head), StoreError> {
+fn replay(
+    conn: &Connection,
+    (mut frontier, mut head): (Vec<u8>, Head),
+    size: u64,
+    integrator: &mut dyn Integrator,
+) -> Result<(Vec<u8>, Head), StoreError> {
     let mut statement = conn.prepare("SELECT idx, body, leaf, note FROM entries WHERE idx >= ?1 ORDER BY idx")?;
     let mut rows = statement.query([int(head.size)])?;
     let (mut bodies, mut leaves, mut bytes, mut note) = (Vec::<Vec<u8>>::new(), Vec::<[u8; 32]>::new(), 0, None);
@@ -255,14 +260,18 @@ fn replay(conn: &Connection, (mut frontier, mut head): (Vec<u8>, Head), size: u6
 fn check_dense(conn: &Connection, anchor: &Head, size: u64, settled: u64) -> Result<(), StoreError> {
     let first: Option<i64> = conn.query_row("SELECT min(idx) FROM entries", [], |r| r.get(0))?;
     let recent: i64 = conn.query_row("SELECT count(*) FROM entries WHERE idx >= ?1", [int(settled)], |r| r.get(0))?;
-    let last_has_note: Option<bool> =
-        conn.query_row("SELECT note IS NOT NULL FROM entries WHERE idx >= ?1 ORDER BY idx DESC LIMIT 1", [int(anchor.size)], |r| r.get(0)).optional()?;
+    let last_has_note: Option<bool> = conn
+        .query_row("SELECT note IS NOT NULL FROM entries WHERE idx >= ?1 ORDER BY idx DESC LIMIT 1", [int(anchor.size)], |r| r.get(0))
+        .optional()?;
     let whole = first == (size > 0).then_some(0) && settled <= anchor.size && anchor.size <= size && recent == int(size.saturating_sub(settled));
     if whole && last_has_note != Some(false) {
         return Ok(());
     }
     let anchor = anchor.size;
-    Err(StoreError::unavailable(Reason::Disagrees, format!("the head counts {anchor} entries, the ledger has {size} from {first:?} on, not all of them whole")))
+    Err(StoreError::unavailable(
+        Reason::Disagrees,
+        format!("the head counts {anchor} entries, the ledger has {size} from {first:?} on, not all of them whole"),
+    ))
 }
 
 fn load_tasks(conn: &Connection, authority: &mut Authority, anchored: u64) -> Result<(), StoreError> {

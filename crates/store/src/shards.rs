@@ -98,9 +98,13 @@ impl Writing<'_> {
         if len > NOTE_BYTES_MAX {
             return Err(StoreError::TooLarge { what: "checkpoint", len, max: NOTE_BYTES_MAX });
         }
-        self.conn
-            .prepare_cached("INSERT OR REPLACE INTO cosigned (origin, size, note, witnesses, at) VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute((&cosigned.origin, int(cosigned.size), &cosigned.note, serde_json::to_string(&cosigned.witnesses)?, cosigned.at.as_millis()))?;
+        self.conn.prepare_cached("INSERT OR REPLACE INTO cosigned (origin, size, note, witnesses, at) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute((
+            &cosigned.origin,
+            int(cosigned.size),
+            &cosigned.note,
+            serde_json::to_string(&cosigned.witnesses)?,
+            cosigned.at.as_millis(),
+        ))?;
         let mut statement = self.conn.prepare_cached("SELECT size, witnesses FROM cosigned WHERE origin = ?1 ORDER BY size DESC")?;
         let rows = statement.query_map([&cosigned.origin], |r| Ok((r.get::<_, Count>(0)?.0, r.get::<_, String>(1)?)))?;
         let mut seen = BTreeSet::new();
@@ -128,9 +132,8 @@ impl Store {
     /// The store's.
     pub async fn shards(&self) -> Result<Vec<Shard>, StoreError> {
         self.read(|conn| {
-            let mut statement = conn.prepare_cached(
-                "SELECT number, origin, vkey, first, old_origin, old_vkey, known, reason, settled, at FROM shards ORDER BY number",
-            )?;
+            let mut statement = conn
+                .prepare_cached("SELECT number, origin, vkey, first, old_origin, old_vkey, known, reason, settled, at FROM shards ORDER BY number")?;
             let rows = statement.query_map([], shard)?;
             Ok(rows.collect::<Result<_, _>>()?)
         })

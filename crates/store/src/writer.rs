@@ -259,8 +259,9 @@ impl Writer {
 
     /// The entries, the last of them with the signed note over the tree with all of them.
     fn write_entries(&self, batch: &Batch, tree: &Integrated) -> Result<(), StoreError> {
-        let mut insert =
-            self.conn.prepare_cached("INSERT INTO entries (idx, kind, task, call, closes, leaf, body, note) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+        let mut insert = self
+            .conn
+            .prepare_cached("INSERT INTO entries (idx, kind, task, call, closes, leaf, body, note) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
         let mut left = batch.pending.len();
         for (index, (entry, leaf)) in (int(self.state.size)..).zip(batch.pending.iter().zip(&tree.leaves)) {
             left = left.saturating_sub(1);

@@ -18,8 +18,8 @@ use super::asker::{Api, ByPerson, has};
 use super::body::{Asked, Json, Named};
 use super::problem::Problem;
 use super::tasks::{LIST_MAX, ListQuery};
-pub(super) use crate::approve::shown;
 use crate::approve::Saying;
+pub(super) use crate::approve::shown;
 use crate::house::House;
 use crate::pages::approval_path;
 
@@ -288,7 +288,10 @@ impl Decision {
         })?;
         if hold.state == HoldState::Pending && digest == hold.digest && !words(house, &hold).await?.contains(&seen) {
             tracing::warn!(person = %by.person.name, hold = %hold.id, "a decision is about other words than the broker shows");
-            return Err(Problem::because(ErrorCode::ApprovalMismatch, "the words that were seen are not those that describe this call now; look at it again"));
+            return Err(Problem::because(
+                ErrorCode::ApprovalMismatch,
+                "the words that were seen are not those that describe this call now; look at it again",
+            ));
         }
         Ok((hold.id, Saying { digest, seen, proof: "key", signature: self.signature, reason: self.reason }))
     }

@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::asker::{Api, ByPerson, has, need};
 use super::body::{Asked, Named};
 use super::problem::Problem;
-use crate::publish::{PublishError, Publication};
+use crate::publish::{Publication, PublishError};
 use crate::trace::{Subject, Trace};
 
 /// A receipt, or the first checkpoint, is waited for so long.
@@ -37,9 +37,7 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Store(error) => error.into(),
-            PublishError::Uncovered(_) => {
-                Self::because(ErrorCode::AuditUnavailable, "no published head covers the entry yet: try again in a moment")
-            }
+            PublishError::Uncovered(_) => Self::because(ErrorCode::AuditUnavailable, "no published head covers the entry yet: try again in a moment"),
             other => {
                 tracing::error!(error = %other, "the published ledger could not be read");
                 Self::new(ErrorCode::Internal)
@@ -213,7 +211,11 @@ pub(super) async fn status(State(api): State<Arc<Api>>, _by: ByPerson) -> Result
         origin: origin.to_string(),
         size: house.store.head().size,
         published: current.as_ref().map_or(0, |current| current.size),
-        cosigned: current.iter().flat_map(|current| Publication::cosigners(&current.note)).filter(|id| !key.to_string().starts_with(id.as_str())).collect(),
+        cosigned: current
+            .iter()
+            .flat_map(|current| Publication::cosigners(&current.note))
+            .filter(|id| !key.to_string().starts_with(id.as_str()))
+            .collect(),
         vkey: key.to_string(),
         stopped: house.pen.stopped().map(|why| why.to_string()),
         shards: shards.collect(),

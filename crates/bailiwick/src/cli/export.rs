@@ -57,7 +57,15 @@ async fn status(place: &Place) -> Result<(), Failure> {
     let number = |e: &Value, name: &str| e.get(name).and_then(Value::as_u64).unwrap_or_default().to_string();
     let all = items(&answer, "exports");
     let row = |e: &Value| {
-        vec![text(e, "name"), text(e, "format"), text(e, "state"), number(e, "lag_entries"), number(e, "lag_seconds"), text(e, "target"), text(e, "error")]
+        vec![
+            text(e, "name"),
+            text(e, "format"),
+            text(e, "state"),
+            number(e, "lag_entries"),
+            number(e, "lag_seconds"),
+            text(e, "target"),
+            text(e, "error"),
+        ]
     };
     let rows: Vec<_> = all.iter().map(row).collect();
     if rows.is_empty() {
@@ -70,7 +78,10 @@ async fn status(place: &Place) -> Result<(), Failure> {
 
 async fn forget(place: &Place, name: &str) -> Result<(), Failure> {
     let Some(store) = open(place)? else {
-        return Err(Failure::new("a broker is running on this data directory", "take the sink out of the configuration, stop the broker, and forget it then"));
+        return Err(Failure::new(
+            "a broker is running on this data directory",
+            "take the sink out of the configuration, stop the broker, and forget it then",
+        ));
     };
     let key = name.to_owned();
     let body = entry::House { what: "export_forgotten", name: Some(name), digest: None };

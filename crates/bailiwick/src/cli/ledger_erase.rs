@@ -58,7 +58,8 @@ fn told(report: &Value) -> String {
     let number = |name: &str| report.get(name).and_then(Value::as_u64).unwrap_or_default();
     let ids = |name: &str| items(report, name).iter().filter_map(Value::as_str).map(line).collect::<Vec<_>>();
     let dry = report.get("dry_run").and_then(Value::as_bool).unwrap_or_default();
-    let mut lines = vec![if dry { "would be erased".to_owned() } else { format!("erased: {} kept texts, and the salts of their digests", number("texts")) }];
+    let mut lines =
+        vec![if dry { "would be erased".to_owned() } else { format!("erased: {} kept texts, and the salts of their digests", number("texts")) }];
     lines.push(field("tasks", &number("tasks_total").to_string()));
     lines.push(field("calls", &number("calls_total").to_string()));
     if dry {

@@ -68,7 +68,8 @@ impl By {
     /// The policy, if one was given.
     pub(crate) fn policy(&self) -> Result<Option<TrustPolicy>, Failure> {
         let Some(file) = &self.policy else { return Ok(None) };
-        let policy = TrustPolicy::parse(&read(file)?).map_err(|e| Failure::new(format!("{}: {e}", file.display()), "the format is C2SP tlog-policy"))?;
+        let policy =
+            TrustPolicy::parse(&read(file)?).map_err(|e| Failure::new(format!("{}: {e}", file.display()), "the format is C2SP tlog-policy"))?;
         Ok(Some(policy))
     }
 
@@ -102,7 +103,12 @@ impl By {
             say(json!({ "verified": true, "log": head.origin.as_str(), "index": receipt.index(), "size": head.size, "witnesses": witnesses,
                 "entry": String::from_utf8_lossy(&entry) }));
         } else {
-            say(format_args!("entry {} is in the log `{}`, in the head of {} entries", receipt.index(), trusted.checkpoint.origin, trusted.checkpoint.size));
+            say(format_args!(
+                "entry {} is in the log `{}`, in the head of {} entries",
+                receipt.index(),
+                trusted.checkpoint.origin,
+                trusted.checkpoint.size
+            ));
             say(seen_by(&trusted));
             say(line(&String::from_utf8_lossy(&entry)));
         }
@@ -124,7 +130,8 @@ pub(crate) fn seen_by(trusted: &Trusted) -> String {
 
 /// What a policy says of an exported directory's checkpoint.
 pub(crate) fn trusted(dir: Option<&Path>, policy: &TrustPolicy) -> Result<Trusted, Failure> {
-    let dir = dir.ok_or_else(|| Failure::new("a policy is about what was published", "name an exported directory: --dir; or a receipt: --receipt"))?;
+    let dir =
+        dir.ok_or_else(|| Failure::new("a policy is about what was published", "name an exported directory: --dir; or a receipt: --receipt"))?;
     let note = Directory::new(dir).checkpoint().map_err(|e| Failure::new(format!("{}: {e}", dir.display()), ""))?;
     policy.open(&note).map_err(|e| Failure::new(format!("THE LEDGER DOES NOT VERIFY: {e}"), "keep it as it is, and ask who should have signed"))
 }
@@ -148,7 +155,10 @@ fn policy_text(status: &Value, witnesses: &[crate::config::WitnessEntry]) -> Res
     let quorum = if names.is_empty() {
         "# No witness is known: whoever holds the log's key could show each of you another history.\nquorum none\n".to_owned()
     } else {
-        format!("# All of them, or fewer: it is you who decides whom to believe.\ngroup all-witnesses all {}\nquorum all-witnesses\n", names.join(" "))
+        format!(
+            "# All of them, or fewer: it is you who decides whom to believe.\ngroup all-witnesses all {}\nquorum all-witnesses\n",
+            names.join(" ")
+        )
     };
     let policy = format!("# C2SP tlog-policy. Compare the keys with what their owners publish before you rely on them.\n{logs}{lines}{quorum}");
     policy.parse::<TrustPolicy>().map_err(|e| Failure::new(format!("the policy would not be one: {e}"), ""))?;

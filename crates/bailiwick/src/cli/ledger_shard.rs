@@ -68,7 +68,11 @@ impl WitnessCommand {
                     say(Value::Array(all.iter().map(row).collect()));
                 } else {
                     let rows: Vec<_> = all.iter().map(|w| vec![w.name.clone(), w.url.to_string(), w.key.to_string()]).collect();
-                    say(if rows.is_empty() { "there are no witnesses".to_owned() } else { table(&["NAME", "URL", "KEY"], &rows, Style::of_terminal()) });
+                    say(if rows.is_empty() {
+                        "there are no witnesses".to_owned()
+                    } else {
+                        table(&["NAME", "URL", "KEY"], &rows, Style::of_terminal())
+                    });
                 }
             }
         }
@@ -103,7 +107,9 @@ impl ShardCommand {
                 let (data_dir, config) = (place.data_dir()?, config(place)?);
                 let begun = crate::shard::begin(&data_dir, config.as_ref(), &reason, even_so).await.map_err(shard)?;
                 if place.json {
-                    say(json!({ "number": begun.number, "origin": begun.origin, "vkey": begun.vkey, "first": begun.first, "known": begun.known, "found": begun.findings }));
+                    say(
+                        json!({ "number": begun.number, "origin": begun.origin, "vkey": begun.vkey, "first": begun.first, "known": begun.known, "found": begun.findings }),
+                    );
                     return Ok(());
                 }
                 for finding in &begun.findings {
@@ -124,11 +130,18 @@ impl ShardCommand {
 
 fn told(status: &Value, style: Style) -> String {
     let of = |name: &str| text(status, name);
-    let mut lines = vec![field("log", &of("origin")), field("key", &of("vkey")), field("entries", &format!("{}, {} of them published", of("size"), of("published")))];
+    let mut lines = vec![
+        field("log", &of("origin")),
+        field("key", &of("vkey")),
+        field("entries", &format!("{}, {} of them published", of("size"), of("published"))),
+    ];
     let cosigned: Vec<_> = items(status, "cosigned").iter().filter_map(Value::as_str).map(line).collect();
     lines.push(field("cosigned by", &if cosigned.is_empty() { "nobody".to_owned() } else { cosigned.join(", ") }));
     for shard in items(status, "shards") {
-        lines.push(field(&format!("shard {}", text(shard, "number")), &format!("from entry {} on, since {}: {}", text(shard, "first"), text(shard, "at"), text(shard, "reason"))));
+        lines.push(field(
+            &format!("shard {}", text(shard, "number")),
+            &format!("from entry {} on, since {}: {}", text(shard, "first"), text(shard, "at"), text(shard, "reason")),
+        ));
     }
     for incident in items(status, "incidents") {
         lines.push(field("incident", &format!("{}: {}", text(incident, "at"), text(incident, "detail"))));

@@ -376,7 +376,9 @@ mod tests {
     #[test]
     fn each_way_out_has_its_defaults() {
         let file = parse("format = \"ocsf\"\nfile = \"events.jsonl\"").unwrap().remove(0);
-        assert!(matches!(&file.sink, ExportSink::File { path, rotate_bytes, keep: 8 } if path == Path::new("/base/events.jsonl") && *rotate_bytes == 64 << 20));
+        assert!(
+            matches!(&file.sink, ExportSink::File { path, rotate_bytes, keep: 8 } if path == Path::new("/base/events.jsonl") && *rotate_bytes == 64 << 20)
+        );
         assert_eq!((file.from, file.batch, file.timeout.as_secs(), file.retry_max.as_secs()), (ExportFrom::Start, 500, 10, 30));
         let http = parse("format = \"otlp\"\nurl = \"https://otel.example.org:4318?key=k1\"\nbearer = \"otel\"").unwrap().remove(0);
         assert!(matches!(&http.sink, ExportSink::Http { bearer: Some(b), .. } if b == "otel"));

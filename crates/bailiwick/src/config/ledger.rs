@@ -113,11 +113,16 @@ impl WitnessEntry {
         if !plain {
             return Err((format!("`{shown}` is no name of a witness"), "letters, digits, `.`, `_` and `-`, at most 64; not `none`"));
         }
-        let key: VerifierKey = key.trim().parse().map_err(|e| (format!("witness `{shown}`: {e}"), "the witness's operator publishes its key as `name+id+key`"))?;
+        let key: VerifierKey =
+            key.trim().parse().map_err(|e| (format!("witness `{shown}`: {e}"), "the witness's operator publishes its key as `name+id+key`"))?;
         if key.kind() != KeyKind::Cosignature {
-            return Err((format!("witness `{shown}`: the key is a log's, not a witness's"), "ask for the key of signature type 0x04 (Ed25519 cosignature/v1)"));
+            return Err((
+                format!("witness `{shown}`: the key is a log's, not a witness's"),
+                "ask for the key of signature type 0x04 (Ed25519 cosignature/v1)",
+            ));
         }
-        let prefix = |text: &str| prefix(text).map_err(|why| (format!("witness `{shown}`: {why}"), "write it as `https://witness.example.org/prefix`"));
+        let prefix =
+            |text: &str| prefix(text).map_err(|why| (format!("witness `{shown}`: {why}"), "write it as `https://witness.example.org/prefix`"));
         let url = prefix(url)?;
         let monitor = monitor.map_or_else(|| Ok(url.clone()), prefix)?;
         Ok(Self { name: name.to_owned(), key, url, monitor })
@@ -204,7 +209,13 @@ mod tests {
 
     #[test]
     fn a_name_or_a_key_counts_once() {
-        let two = |name: &str, seed: u8| format!("[[witness]]\nname = \"a\"\nkey = \"{}\"\nurl = \"https://a.example\"\n[[witness]]\nname = \"{name}\"\nkey = \"{}\"\nurl = \"https://b.example\"\n", key(1), key(seed));
+        let two = |name: &str, seed: u8| {
+            format!(
+                "[[witness]]\nname = \"a\"\nkey = \"{}\"\nurl = \"https://a.example\"\n[[witness]]\nname = \"{name}\"\nkey = \"{}\"\nurl = \"https://b.example\"\n",
+                key(1),
+                key(seed)
+            )
+        };
         assert!(parse(&two("b", 2)).is_ok());
         assert!(parse(&two("a", 2)).unwrap_err().contains("two witnesses"));
         assert!(parse(&two("b", 1)).unwrap_err().contains("key of another"));

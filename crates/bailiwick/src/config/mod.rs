@@ -19,8 +19,8 @@ use toml::Spanned;
 pub use client::{ClientFile, ClientServer};
 pub use error::ConfigError;
 pub use export::{ExportEntry, ExportFormat, ExportFrom, ExportSink, HttpBody, LinkConfig, SyslogTransport};
-pub use retention::Retention;
 pub use ledger::{LedgerConfig, WITNESSES_MAX, WitnessEntry};
+pub use retention::Retention;
 pub(crate) use starter::shop_system;
 pub use starter::{STARTER, default_for_one_person};
 
@@ -524,7 +524,11 @@ impl Config {
             let span = given.span();
             let entry = export::export(given.into_inner(), base, crate::entry::WORDS).map_err(|(what, hint)| fault(span.clone(), what, hint))?;
             if exports.iter().any(|e| e.name == entry.name) {
-                return Err(fault(span, format!("there are two exports called `{}`", entry.name), "each keeps its place in the ledger under its name"));
+                return Err(fault(
+                    span,
+                    format!("there are two exports called `{}`", entry.name),
+                    "each keeps its place in the ledger under its name",
+                ));
             }
             exports.push(entry);
         }

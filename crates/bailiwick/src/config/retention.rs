@@ -126,7 +126,10 @@ impl Retention {
     /// Checks what the file says. `known` are the configured systems.
     pub(super) fn parse(file: RetentionFile, known: impl Fn(&SystemName) -> bool) -> Result<Self, (String, &'static str)> {
         if let Some(stranger) = file.systems.keys().find(|name| !known(name)) {
-            return Err((format!("`retention.systems` names `{stranger}`, and there is no such system"), "add it under [systems], or correct the name"));
+            return Err((
+                format!("`retention.systems` names `{stranger}`, and there is no such system"),
+                "add it under [systems], or correct the name",
+            ));
         }
         if !(1..=TEXT_BYTES_MAX).contains(&file.text_bytes_max) {
             return Err((format!("`text_bytes_max` must be 1 to {TEXT_BYTES_MAX}"), "to keep no texts, say `arguments = 0` and `answers = 0`"));
@@ -135,10 +138,7 @@ impl Retention {
             return Err(("`ledger_days` must be at least 1".to_owned(), "leave it out, and the ledger is never pruned"));
         }
         let acting = |effect: &Effect| u32::from(effect.is_acting()).saturating_mul(REVIEW_DAYS);
-        let defaults = Kinds {
-            arguments: Effect::ALL.iter().map(|e| (*e, acting(e))).collect(),
-            answers: Days::new(),
-        };
+        let defaults = Kinds { arguments: Effect::ALL.iter().map(|e| (*e, acting(e))).collect(), answers: Days::new() };
         let all = Kinds { arguments: merged(&defaults.arguments, file.arguments)?, answers: merged(&defaults.answers, file.answers)? };
         let mut systems = BTreeMap::new();
         for (name, own) in file.systems {

@@ -235,7 +235,8 @@ mod tests {
     #[test]
     fn a_call_is_one_span_from_its_intent_to_its_outcome_under_the_clients_trace() {
         let intent = intent();
-        let outcome = json!({ "kind": "outcome", "at": "2026-11-23T00:00:01.500Z", "call": call(), "intent": 6, "result": "done", "answer_bytes": 12 });
+        let outcome =
+            json!({ "kind": "outcome", "at": "2026-11-23T00:00:01.500Z", "call": call(), "intent": 6, "result": "done", "answer_bytes": 12 });
         assert_eq!(signal(&facts(&intent, None)), None);
         let Some(Signal::Span(span)) = signal(&facts(&outcome, Some(&intent))) else { panic!("no span") };
         assert_eq!(span["name"], "tools/call shop.refund");
@@ -263,7 +264,8 @@ mod tests {
 
     #[test]
     fn a_denied_name_that_nobody_defined_is_no_part_of_a_spans_name() {
-        let denial = |code: &str| json!({ "kind": "denial", "at": "2026-11-23T00:00:00Z", "call": call(), "tool": "shop.x", "code": code, "detail": "no" });
+        let denial =
+            |code: &str| json!({ "kind": "denial", "at": "2026-11-23T00:00:00Z", "call": call(), "tool": "shop.x", "code": code, "detail": "no" });
         for (code, name) in [("tool.unknown", "tools/call"), ("policy.denied", "tools/call shop.x")] {
             let denial = denial(code);
             let Some(Signal::Span(span)) = signal(&facts(&denial, None)) else { panic!("no span") };

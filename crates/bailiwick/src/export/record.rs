@@ -82,18 +82,11 @@ impl Mapper {
     }
 
     /// The record of a row. `None` if the format has none for it.
-    pub(super) async fn record(
-        &mut self,
-        store: &Store,
-        origin: &str,
-        row: &EntryRow,
-        entry: &Value,
-    ) -> Result<Option<Record>, StoreError> {
+    pub(super) async fn record(&mut self, store: &Store, origin: &str, row: &EntryRow, entry: &Value) -> Result<Option<Record>, StoreError> {
         let text = String::from_utf8_lossy(&row.body);
         let (cause, task) =
             if self.format == ExportFormat::Jsonl { (None, None) } else { (self.cause(store, row, entry).await?, self.task(store, row).await?) };
-        let facts =
-            Facts { origin, index: row.index, leaf: row.leaf, text: &text, entry, cause: cause.as_deref(), task: task.as_deref() };
+        let facts = Facts { origin, index: row.index, leaf: row.leaf, text: &text, entry, cause: cause.as_deref(), task: task.as_deref() };
         let (text, shape) = match self.format {
             ExportFormat::Ocsf => (unbroken(&ocsf::event(&facts).to_string()).into_owned(), Shape::Event),
             ExportFormat::Jsonl => (line(&facts), Shape::Event),

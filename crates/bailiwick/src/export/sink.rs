@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::file::FileSink;
 use super::http::HttpSink;
+use super::otlp;
 use super::record::{Record, Shape};
 use super::syslog::SyslogSink;
-use super::otlp;
 
 /// Why records were not taken, in words that hold no secret.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -48,14 +48,7 @@ struct Batch {
 }
 
 impl Worker {
-    pub(super) fn new(
-        house: Arc<House>,
-        entry: ExportEntry,
-        sink: Sink,
-        origins: Arc<Origins>,
-        progress: Arc<Progress>,
-        begin: u64,
-    ) -> Self {
+    pub(super) fn new(house: Arc<House>, entry: ExportEntry, sink: Sink, origins: Arc<Origins>, progress: Arc<Progress>, begin: u64) -> Self {
         let (mapper, limit) = (Mapper::new(entry.format), entry.batch);
         Self { house, entry, sink, mapper, origins, progress, position: begin, saved: begin, saved_at: Instant::now(), limit, pause: PAUSE_MIN }
     }

@@ -42,7 +42,13 @@ impl Line {
     }
 
     /// The checkpoint that it cosigned last, if it shows one that our own key signed. `None`: it never cosigned one.
-    pub(super) async fn shown(&self, witness: &WitnessEntry, origin: &Origin, key: &VerifierKey, within: Duration) -> Result<Option<(Checkpoint, String)>, String> {
+    pub(super) async fn shown(
+        &self,
+        witness: &WitnessEntry,
+        origin: &Origin,
+        key: &VerifierKey,
+        within: Duration,
+    ) -> Result<Option<(Checkpoint, String)>, String> {
         let url = below(&witness.monitor, &monitor_path(origin))?;
         let got = self.exchange(Method::GET, &url, Bytes::new(), within).await?;
         match got.status {

@@ -11,11 +11,11 @@ mod cli;
 #[cfg(test)]
 mod connect;
 #[cfg(test)]
+mod disk;
+#[cfg(test)]
 mod exports;
 #[cfg(test)]
 mod false_broker;
-#[cfg(test)]
-mod disk;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
@@ -46,8 +46,6 @@ mod refusal;
 mod review;
 #[cfg(test)]
 mod running;
-#[cfg(test)]
-mod shards;
 #[cfg(test)]
 mod shards;
 #[cfg(test)]

@@ -23,7 +23,9 @@ fn payment(n: u32) -> String {
 }
 
 fn answer(id: &str) -> String {
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"{CANARY}-answer"}}],"isError":false,"resultType":"complete"}}}}"#)
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"{CANARY}-answer"}}],"isError":false,"resultType":"complete"}}}}"#
+    )
 }
 
 /// A place whose configuration keeps this.
@@ -163,7 +165,10 @@ async fn what_was_erased_is_gone_with_its_salt_and_the_ledger_says_who_and_why_a
     assert_eq!(broker.house.argument_digest(id, arguments(1).as_bytes()).await.unwrap(), None);
     let index = usize::try_from(report["entries"][0].as_u64().unwrap()).unwrap();
     let entry = &broker.entries().await[index];
-    assert_eq!((&entry["kind"], &entry["by"], &entry["reason"], &entry["tasks"]), (&json!("erasure"), &json!("ops"), &json!("request 4711"), &json!([task.id])));
+    assert_eq!(
+        (&entry["kind"], &entry["by"], &entry["reason"], &entry["tasks"]),
+        (&json!("erasure"), &json!("ops"), &json!("request 4711"), &json!([task.id]))
+    );
     assert!(!entry.to_string().contains(CANARY));
     // The held call's arguments, which people were shown, are gone too.
     let hold = broker.house.store.holds(bailiwick_store::HoldFilter::default()).await.unwrap().remove(0);

@@ -48,7 +48,9 @@ async fn a_broker_whose_store_was_set_back_makes_no_call_and_goes_on_as_a_shard_
     let broker = place.open().await;
     let (client, size) = (place.client(), broker.house.store.head().size);
     assert!(size < before);
-    for (tool, arguments) in [("sys.look", r#"{"key":"2"}"#), ("sys.put", r#"{"key":"2","value":"v"}"#), ("sys.pay", r#"{"recipient":"acme","amount":1}"#)] {
+    for (tool, arguments) in
+        [("sys.look", r#"{"key":"2"}"#), ("sys.put", r#"{"key":"2","value":"v"}"#), ("sys.pay", r#"{"recipient":"acme","amount":1}"#)]
+    {
         let answer = client.call(&task, tool, arguments).await;
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         assert!(text.contains("audit.unavailable"), "{tool}: {text}");

@@ -60,7 +60,11 @@ async fn entries_are_found_by_what_they_say_and_each_is_proved_to_be_in_the_ledg
         assert_eq!((entry["intact"].as_bool(), text(&entry["entry"], "task")), (Some(true), task.as_str()));
         assert!(!entry["proof"].as_array().unwrap().is_empty());
     }
-    assert_eq!(kinds(&get(&broker, "aud", "/v1/entries?effect=act&agent=scout&outcome=done").await), ["outcome"], "what became of a call is its agent's");
+    assert_eq!(
+        kinds(&get(&broker, "aud", "/v1/entries?effect=act&agent=scout&outcome=done").await),
+        ["outcome"],
+        "what became of a call is its agent's"
+    );
     assert_eq!(kinds(&get(&broker, "aud", &format!("/v1/entries?task={other}&outcome=denied&tool=shop.absent")).await), ["denial"]);
     assert_eq!(kinds(&get(&broker, "aud", "/v1/entries?approver=ben&kind=hold_step").await), ["hold_step"]);
     let jti = text(&intents["entries"][0]["entry"], "token");
@@ -156,7 +160,10 @@ async fn what_a_person_answers_for_and_what_differs_are_told_from_the_record() {
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     two_agents(&broker).await;
     let own = get(&broker, "ana", "/v1/reports/person").await;
-    assert_eq!((text(&own, "person"), text(&own["calls"][0], "tool"), text(&own["calls"][0]["outcome"], "result")), ("ana", "shop.refund_order", "done"));
+    assert_eq!(
+        (text(&own, "person"), text(&own["calls"][0], "tool"), text(&own["calls"][0]["outcome"], "result")),
+        ("ana", "shop.refund_order", "done")
+    );
     let scout = broker.spiffe_id("scout").to_string();
     let agent = own["agents"].as_array().unwrap().iter().find(|a| text(a, "agent") == scout).unwrap();
     assert_eq!((agent["calls"].as_u64(), agent["owned_now"].as_bool()), (Some(3), Some(true)));

@@ -80,7 +80,13 @@ pub fn audit(path: &Path, origin: &Origin, log: &VerifierKey, witnesses: &[Verif
 
 /// As [`audit`], of a log that may be pruned (C2SP tlog-tiles, section Pruning): bundles at its beginning may be missing, no other.
 /// That they were rightly pruned is for the caller to find out from the entries: whoever deletes files can make it seem so.
-pub fn audit_kept(path: &Path, origin: &Origin, log: &VerifierKey, witnesses: &[VerifierKey], each: impl FnMut(u64, &[u8])) -> Result<Report, AuditError> {
+pub fn audit_kept(
+    path: &Path,
+    origin: &Origin,
+    log: &VerifierKey,
+    witnesses: &[VerifierKey],
+    each: impl FnMut(u64, &[u8]),
+) -> Result<Report, AuditError> {
     let directory = Directory::new(path);
     let opened = Checkpoint::open(&directory.checkpoint()?, origin, log, witnesses)?;
     let (entries, minimum) = walk(directory, &opened.checkpoint, true, each)?;

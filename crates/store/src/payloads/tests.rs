@@ -129,7 +129,8 @@ async fn a_queue_that_nobody_empties_takes_no_more_than_its_bound_and_blocks_nob
     let store = Payloads::open(dir.path(), false).unwrap();
     // The thread is held up by one text that takes its time.
     let (go, wait) = std::sync::mpsc::channel::<()>();
-    let held = Payload { sealed: Box::new(move || wait.recv().map(|()| b"x".to_vec()).map_err(|e| e.to_string())), ..text(0, PayloadKind::Arguments, "x") };
+    let held =
+        Payload { sealed: Box::new(move || wait.recv().map(|()| b"x".to_vec()).map_err(|e| e.to_string())), ..text(0, PayloadKind::Arguments, "x") };
     assert!(store.put(held));
     let mut taken = 0usize;
     for n in 0..10_000u64 {

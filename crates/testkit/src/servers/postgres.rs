@@ -50,7 +50,10 @@ impl Postgres {
     pub fn standby(&self) -> Result<Self> {
         let scratch = place()?;
         let data = scratch.path().join("data");
-        run(self.client("pg_basebackup", Path::new("127.0.0.1"))?.args(["--write-recovery-conf", "--no-sync", "--checkpoint=fast", "--pgdata"]).arg(&data))?;
+        run(self
+            .client("pg_basebackup", Path::new("127.0.0.1"))?
+            .args(["--write-recovery-conf", "--no-sync", "--checkpoint=fast", "--pgdata"])
+            .arg(&data))?;
         let mut standby = Self { child: None, scratch, port: free_port()?, options: self.options.clone() };
         standby.run()?;
         Ok(standby)

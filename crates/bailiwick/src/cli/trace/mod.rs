@@ -236,9 +236,18 @@ impl Trace {
         let style = Style::of_terminal();
         say(if place.json { answer.to_string() } else { view(&answer, style) });
         let checked = proved::check(&answer, &place.data_dir()?.join("ledger.vkey"));
-        let words = checked.map_err(|why| Failure::new(format!("THE RECORD DOES NOT VERIFY: {why}"), "keep the broker's data directory as it is, and compare it with an exported copy"))?;
+        let words = checked.map_err(|why| {
+            Failure::new(
+                format!("THE RECORD DOES NOT VERIFY: {why}"),
+                "keep the broker's data directory as it is, and compare it with an exported copy",
+            )
+        })?;
         // Beside a document, it is for people.
-        if place.json { warn(words) } else { say(style.faint(&format!("\n{words}"))) }
+        if place.json {
+            warn(words)
+        } else {
+            say(style.faint(&format!("\n{words}")))
+        }
         if self.texts {
             super::payload_texts::show(&api, &person, place, &answer).await?;
         }
@@ -260,9 +269,14 @@ impl IndexCommand {
             let answer = ApiClient::of(place)?.post(&place.person()?, "/v1/index/rebuild", &Value::Null).await?;
             answer.get("entries").and_then(Value::as_u64).unwrap_or_default()
         } else {
-            crate::ledger_access::rebuild_index(&place.data_dir()?).map_err(|e| Failure::new(e.to_string(), "name the broker's data directory: --data-dir"))?
+            crate::ledger_access::rebuild_index(&place.data_dir()?)
+                .map_err(|e| Failure::new(e.to_string(), "name the broker's data directory: --data-dir"))?
         };
-        if place.json { say(serde_json::json!({ "entries": entries })) } else { say(format_args!("the index was made anew from {entries} entries")) }
+        if place.json {
+            say(serde_json::json!({ "entries": entries }))
+        } else {
+            say(format_args!("the index was made anew from {entries} entries"))
+        }
         Ok(())
     }
 }
@@ -304,7 +318,9 @@ mod tests {
 
     #[test]
     fn who_asks_can_be_said_beside_every_condition() {
-        for words in [["trace", "--person", "ben", "--as", "ana"].as_slice(), &["trace", "7", "--as", "ana"], &["trace", "person", "ben", "--as", "ana"]] {
+        for words in
+            [["trace", "--person", "ben", "--as", "ana"].as_slice(), &["trace", "7", "--as", "ana"], &["trace", "person", "ben", "--as", "ana"]]
+        {
             let line = crate::cli::Cli::try_parse_from(["bailiwick"].iter().chain(words)).unwrap();
             assert_eq!(line.place.person.as_deref(), Some("ana"), "{words:?}");
         }

@@ -31,7 +31,14 @@ pub(in crate::export) fn acceptor() -> TlsAcceptor {
 }
 
 pub(in crate::export) fn record(index: u64, text: &str) -> Record {
-    Record { index, at: Timestamp::from_millis(1_763_856_000_007), kind: "intent".to_owned(), severity: 1, text: text.to_owned(), shape: Shape::Event }
+    Record {
+        index,
+        at: Timestamp::from_millis(1_763_856_000_007),
+        kind: "intent".to_owned(),
+        severity: 1,
+        text: text.to_owned(),
+        shape: Shape::Event,
+    }
 }
 
 fn injection() -> Injection {
@@ -97,7 +104,10 @@ async fn a_receiver_behind_tls_gets_records_only_if_somebody_vouches_for_it() {
 async fn a_redirect_is_a_refusal_and_what_the_receiver_says_is_told_without_the_secret() {
     for (answer, told) in [
         ("HTTP/1.1 307 Temporary Redirect\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", "it answered 307 Temporary Redirect"),
-        ("HTTP/1.1 400 Bad Request\r\ncontent-length: 25\r\n\r\nno Bearer canary-4471\nx\ty", "it answered 400 Bad Request: no Bearer [redacted]\\nx\\ty"),
+        (
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 25\r\n\r\nno Bearer canary-4471\nx\ty",
+            "it answered 400 Bad Request: no Bearer [redacted]\\nx\\ty",
+        ),
         ("HTTP/1.1 503 Slow Down\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n", "it answered 503 Service Unavailable"),
         ("", "no answer: "),
     ] {

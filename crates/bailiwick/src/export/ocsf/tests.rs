@@ -56,7 +56,8 @@ fn a_denial_is_blocked_and_counts_what_it_stands_for() {
 
 #[test]
 fn in_the_step_of_a_hold_the_person_acts() {
-    let hold = json!({ "kind": "hold", "at": "2026-11-23T00:00:00Z", "tool": "shop.refund", "effect": "transfer", "agent": "spiffe://td/agent/scout" });
+    let hold =
+        json!({ "kind": "hold", "at": "2026-11-23T00:00:00Z", "tool": "shop.refund", "effect": "transfer", "agent": "spiffe://td/agent/scout" });
     let yes = json!({ "kind": "hold_step", "at": "2026-11-23T00:00:09Z", "step": "approved", "approval": { "person": "ben" } });
     let no = json!({ "kind": "hold_step", "at": "2026-11-23T00:00:09Z", "step": "refused", "by": "cat", "reason": "too much" });
     let (yes, no) = (of(&yes, Some(&hold), None), of(&no, Some(&hold), None));

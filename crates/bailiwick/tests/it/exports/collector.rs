@@ -54,8 +54,22 @@ fn items(body: &str, [all, scoped, each]: [&str; 3], check: fn(&Value) -> Item) 
 
 fn span(value: &Value) -> Item {
     let known = [
-        "traceId", "spanId", "traceState", "parentSpanId", "flags", "name", "kind", "startTimeUnixNano", "endTimeUnixNano", "attributes",
-        "droppedAttributesCount", "events", "droppedEventsCount", "links", "droppedLinksCount", "status",
+        "traceId",
+        "spanId",
+        "traceState",
+        "parentSpanId",
+        "flags",
+        "name",
+        "kind",
+        "startTimeUnixNano",
+        "endTimeUnixNano",
+        "attributes",
+        "droppedAttributesCount",
+        "events",
+        "droppedEventsCount",
+        "links",
+        "droppedLinksCount",
+        "status",
     ];
     let own = object(value, &known);
     identity(&own["traceId"], 16);
@@ -75,8 +89,17 @@ fn span(value: &Value) -> Item {
 
 fn log(value: &Value) -> Item {
     let known = [
-        "timeUnixNano", "observedTimeUnixNano", "severityNumber", "severityText", "body", "attributes", "droppedAttributesCount", "flags", "traceId",
-        "spanId", "eventName",
+        "timeUnixNano",
+        "observedTimeUnixNano",
+        "severityNumber",
+        "severityText",
+        "body",
+        "attributes",
+        "droppedAttributesCount",
+        "flags",
+        "traceId",
+        "spanId",
+        "eventName",
     ];
     let own = object(value, &known);
     assert!(unsigned(&own["timeUnixNano"]) > 0 && unsigned(&own["observedTimeUnixNano"]) > 0);

@@ -57,7 +57,9 @@ pub(crate) async fn story(place: &Place, broker: &Broker) -> TaskToken {
     client.approved(&task, "sys.pay", r#"{"recipient":"acme","amount":2}"#).await;
     assert_eq!(client.call(&task, "sys.pay", r#"{"recipient":"acme","amount":2}"#).await.word(), "done");
     // A system that says no, and one that answers nonsense.
-    place.upstream.play(|id| format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"no"}}],"isError":true,"resultType":"complete"}}}}"#));
+    place.upstream.play(|id| {
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"no"}}],"isError":true,"resultType":"complete"}}}}"#)
+    });
     client.call(&task, "sys.look", r#"{"key":"fails"}"#).await;
     place.upstream.play(|_| "nonsense".to_owned());
     client.call(&task, "sys.look", r#"{"key":"breaks"}"#).await;

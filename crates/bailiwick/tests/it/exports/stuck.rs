@@ -137,9 +137,11 @@ async fn a_broker_that_dies_between_sending_and_noting_sends_again_and_loses_not
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_broker_loses_nothing_whenever_it_is_killed() {
     let receiver = Receiver::start(Mood::Takes).await;
-    let (place, dir) =
-        place_with(&format!("{}\n[[export]]\nname = \"file\"\nformat = \"jsonl\"\nfile = \"{{dir}}/e.jsonl\"\n", http_export("siem", &receiver, "batch = 3")))
-            .await;
+    let (place, dir) = place_with(&format!(
+        "{}\n[[export]]\nname = \"file\"\nformat = \"jsonl\"\nfile = \"{{dir}}/e.jsonl\"\n",
+        http_export("siem", &receiver, "batch = 3")
+    ))
+    .await;
     let task = {
         let broker = place.open().await;
         let task = place.client().task("scout").await;

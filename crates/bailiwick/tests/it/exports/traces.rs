@@ -121,7 +121,8 @@ async fn a_file_holds_otlp_as_the_file_exporter_writes_it() {
     let now = size(&broker).await;
     until("the file has everything", || broker.house.exports.all()[0].status(now, broker.house.clock.now()).next >= now).await;
     let lines = read_lines(&dir.path().join("otel.jsonl"));
-    let found: usize = lines.iter().map(|l| if l.get("resourceSpans").is_some() { spans(&l.to_string()).len() } else { logs(&l.to_string()).len() }).sum();
+    let found: usize =
+        lines.iter().map(|l| if l.get("resourceSpans").is_some() { spans(&l.to_string()).len() } else { logs(&l.to_string()).len() }).sum();
     let intents = broker.entries().await.iter().filter(|e| e["kind"] == "intent").count();
     assert_eq!(found + intents, usize::try_from(now).unwrap());
     broker.stop().await;
