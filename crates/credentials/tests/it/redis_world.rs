@@ -28,6 +28,7 @@ impl World {
             world.primary.admin(&["SET", &format!("orders:{n}"), "bread"]).unwrap();
         }
         world.primary.admin(&["SET", "salaries", "secret"]).unwrap();
+        while world.replica.admin(&["GET", "salaries"]).unwrap() != "secret" {}
         world
     }
 

@@ -44,7 +44,10 @@ impl Redis {
         let default = format!("default on >{} ~* &* +@all", Self::PASSWORD);
         let users: String = [default.as_str()].iter().chain(users).map(|user| format!("user {user}\n")).collect();
         let dir = data.display();
-        let mut lines = format!("bind 127.0.0.1\nport {port}\ndir {dir}\nsave \"\"\nmasterauth {}\nslowlog-log-slower-than 0\n", Self::PASSWORD);
+        let mut lines = format!(
+            "bind 127.0.0.1\nport {port}\ndir {dir}\nsave \"\"\nmasterauth {}\nslowlog-log-slower-than 0\nrepl-diskless-sync-delay 0\n",
+            Self::PASSWORD
+        );
         options.iter().for_each(|option| lines.push_str(&format!("{option}\n")));
         if kept == Users::AclFile {
             lines.push_str(&format!("aclfile {}\n", data.join("users.acl").display()));
