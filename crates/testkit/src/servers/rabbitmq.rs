@@ -103,6 +103,8 @@ impl Rabbitmq {
         server.envs(files.map(|(name, file)| (name, path.join(file))));
         server.env("RABBITMQ_NODENAME", format!("b{}@localhost", self.port)).env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1");
         server.env("ERL_EPMD_ADDRESS", "127.0.0.1").env("RABBITMQ_CONF_ENV_FILE", "/dev/null").env("RABBITMQ_LOGS", "-");
+        // Otherwise `epmd` does not let itself be ended while it remembers the server.
+        server.env("ERL_EPMD_RELAXED_COMMAND_CHECK", "true");
         server.env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +S 1");
         let number = fs::read_dir(path)?.count();
         let mut child = Child::spawn("rabbitmq-server", &mut server, &path.join(format!("server-{number:04}.log")))?;
