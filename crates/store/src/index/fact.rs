@@ -1,6 +1,11 @@
 //! What an entry says that it can be found by: read from its own bytes, so that an answer can be held against the entry itself.
 
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// What an entry can be found by, besides its index, its time, its call and its task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,24 +143,26 @@ pub(super) struct Facts {
 impl Facts {
     /// Reads an entry. One that is no JSON object says nothing.
     pub(super) fn of(body: &[u8]) -> Self {
-        let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+        let body: Members<'_> = serde_json::from_slice(body).unwrap_or_default();
         let mut reading = Reading { said: Vec::with_capacity(24) };
         reading.all(&body);
         let mut said = reading.said;
         said.sort_unstable();
         said.dedup();
         let owned = said.iter().any(|(field, _)| *field == Field::Owner);
-        let (task, call) = (text(&body, "task"), text(&body, "call"));
-        let rest = match (body.get("intent").and_then(Value::as_u64), task, call) {
-            (Some(intent), ..) if text(&body, "kind") == Some("outcome") => Rest::Intent(intent),
-            (_, Some(task), _) if !owned => Rest::Task(task.to_owned()),
-            (_, None, Some(call)) if !owned => Rest::Call(call.to_owned()),
+        let (task, call) = (body.text("task"), body.text("call"));
+        let rest = match (body.number("intent"), &task, &call) {
+            (Some(intent), ..) if body.text("kind").as_deref() == Some("outcome") => Rest::Intent(intent),
+            (_, Some(task), _) if !owned => Rest::Task(task.to_string()),
+            (_, None, Some(call)) if !owned => Rest::Call(call.to_string()),
             _ => Rest::Nowhere,
         };
-        let all = |one: Option<&str>, many: &str| one.into_iter().chain(list(&body, many).filter_map(Value::as_str)).map(str::to_owned).collect();
+        let all = |one: Option<Cow<'_, str>>, many: &str| {
+            one.map(Cow::into_owned).into_iter().chain(body.list(many).iter().filter_map(Value::as_str).map(str::to_owned)).collect()
+        };
         Self {
-            at: text(&body, "at").and_then(|at| bailiwick_core::Timestamp::parse(at).ok()).map(bailiwick_core::Timestamp::as_millis),
-            repeats: body.get("repeats").and_then(Value::as_u64).unwrap_or_default(),
+            at: body.text("at").and_then(|at| bailiwick_core::Timestamp::parse(&at).ok()).map(bailiwick_core::Timestamp::as_millis),
+            repeats: body.number("repeats").unwrap_or_default(),
             tasks: all(task, "tasks"),
             calls: all(call, "calls"),
             said,
@@ -173,12 +180,64 @@ impl Facts {
     }
 }
 
-fn text<'a>(body: &'a Value, name: &str) -> Option<&'a str> {
-    body.get(name)?.as_str().filter(|t| !t.is_empty())
+/// The members of an entry, each as it stands: most are looked at once or not at all.
+#[derive(Default)]
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(28);
+                while let Some(name) = map.next_key::<Name<'de>>()? {
+                    members.push((name.0, map.next_value()?));
+                }
+                Ok(Members(members))
+            }
+        }
+        from.deserialize_map(Object)
+    }
 }
 
-fn list<'a>(body: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
-    body.get(name).and_then(Value::as_array).into_iter().flatten().take(LIST_MAX)
+/// The name of a member, borrowed where nothing in it is escaped.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Members<'a> {
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().rfind(|(n, _)| n == name).map(|(_, raw)| raw.get())
+    }
+
+    /// A text that is not empty.
+    fn text(&self, name: &str) -> Option<Cow<'a, str>> {
+        let Name(text) = serde_json::from_str(self.get(name)?).ok()?;
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        serde_json::from_str(self.get(name)?).ok()
+    }
+
+    fn value(&self, name: &str) -> Option<Value> {
+        serde_json::from_str(self.get(name)?).ok()
+    }
+
+    fn list(&self, name: &str) -> Vec<Value> {
+        let mut list: Vec<Value> = self.get(name).and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
+        list.truncate(LIST_MAX);
+        list
+    }
+}
+
+fn text<'a>(body: &'a Value, name: &str) -> Option<&'a str> {
+    body.get(name)?.as_str().filter(|t| !t.is_empty())
 }
 
 struct Reading {
@@ -197,9 +256,9 @@ impl Reading {
         self.say(Field::Person, name);
     }
 
-    fn all(&mut self, body: &Value) {
-        let kind = text(body, "kind").unwrap_or_default();
-        self.say(Field::Kind, kind);
+    fn all(&mut self, body: &Members<'_>) {
+        let kind = body.text("kind").unwrap_or_default();
+        self.say(Field::Kind, &kind);
         for (name, field) in [
             ("agent", Field::Agent),
             ("instance", Field::Instance),
@@ -216,7 +275,9 @@ impl Reading {
             ("incident", Field::Thing),
             ("what", Field::What),
         ] {
-            self.say(field, text(body, name).unwrap_or_default());
+            if let Some(value) = body.text(name) {
+                self.say(field, &value);
+            }
         }
         for (name, field) in [
             ("actors", Field::Agent),
@@ -225,21 +286,21 @@ impl Reading {
             ("resources", Field::Target),
             ("people", Field::Asked),
         ] {
-            list(body, name).filter_map(Value::as_str).for_each(|value| self.say(field, value));
+            body.list(name).iter().filter_map(Value::as_str).for_each(|value| self.say(field, value));
         }
         self.tool(body);
         self.people(body);
-        self.outcome(kind, body);
-        for policy in list(body, "policies") {
+        self.outcome(&kind, body);
+        for policy in &body.list("policies") {
             self.say(Field::Policy, policy.as_str().or_else(|| text(policy, "id")).unwrap_or_default());
         }
-        for ending in list(body, "endings") {
+        for ending in &body.list("endings") {
             self.say(Field::System, text(ending, "system").unwrap_or_default());
             for name in ["lease", "credential", "secret"] {
                 self.say(Field::Credential, text(ending, name).unwrap_or_default());
             }
         }
-        if let Some(opened) = body.get("opened") {
+        if let Some(opened) = &body.value("opened") {
             self.say(Field::Agent, text(opened, "spiffe_id").unwrap_or_default());
             self.say(Field::Instance, text(opened, "instance").unwrap_or_default());
             self.person(Field::Owner, text(opened, "owner").unwrap_or_default());
@@ -247,27 +308,27 @@ impl Reading {
         }
     }
 
-    fn tool(&mut self, body: &Value) {
-        if let Some(tool) = text(body, "tool") {
-            self.say(Field::Tool, tool);
+    fn tool(&mut self, body: &Members<'_>) {
+        if let Some(tool) = body.text("tool") {
+            self.say(Field::Tool, &tool);
             if let Some((system, _)) = tool.split_once('.') {
                 self.say(Field::System, system);
             }
         }
-        if let Some(effect) = text(body, "effect") {
-            self.say(Field::Effect, effect);
+        if let Some(effect) = body.text("effect") {
+            self.say(Field::Effect, &effect);
             if effect != "read" {
                 self.say(Field::Effect, ACT);
             }
         }
     }
 
-    fn people(&mut self, body: &Value) {
-        self.person(Field::Owner, text(body, "owner").unwrap_or_default());
-        self.person(Field::Subject, text(body, "subject").unwrap_or_default());
-        let given = list(body, "approvals").chain(body.get("approval"));
-        given.for_each(|approval| self.person(Field::Approver, text(approval, "person").unwrap_or_default()));
-        match text(body, "by") {
+    fn people(&mut self, body: &Members<'_>) {
+        self.person(Field::Owner, &body.text("owner").unwrap_or_default());
+        self.person(Field::Subject, &body.text("subject").unwrap_or_default());
+        let given = body.list("approvals").into_iter().chain(body.value("approval"));
+        given.for_each(|approval| self.person(Field::Approver, text(&approval, "person").unwrap_or_default()));
+        match body.text("by").as_deref() {
             // What a tool's effect comes from, when no person looked at it.
             None | Some("configuration" | "proposal") => {}
             Some(agent) if agent.starts_with("spiffe://") => self.say(Field::Agent, agent),
@@ -275,18 +336,18 @@ impl Reading {
         }
     }
 
-    fn outcome(&mut self, kind: &str, body: &Value) {
-        let of = |name: &str| text(body, name).unwrap_or_default();
+    fn outcome(&mut self, kind: &str, body: &Members<'_>) {
+        let of = |name: &str| body.text(name).unwrap_or_default();
         match kind {
-            "outcome" => self.say(Field::Outcome, of("result")),
+            "outcome" => self.say(Field::Outcome, &of("result")),
             "denial" => self.say(Field::Outcome, "denied"),
             "hold" => self.say(Field::Outcome, "held"),
-            "hold_step" => self.say(Field::Outcome, of("step")),
-            "task_ended" => self.say(Field::Outcome, of("state")),
-            "tool" => self.say(Field::Outcome, of("status")),
-            "house" => match of("what") {
-                "secret_set" | "secret_removed" | "token_revoked" => self.say(Field::Credential, of("name")),
-                "policy" => self.say(Field::Revision, of("digest")),
+            "hold_step" => self.say(Field::Outcome, &of("step")),
+            "task_ended" => self.say(Field::Outcome, &of("state")),
+            "tool" => self.say(Field::Outcome, &of("status")),
+            "house" => match &*of("what") {
+                "secret_set" | "secret_removed" | "token_revoked" => self.say(Field::Credential, &of("name")),
+                "policy" => self.say(Field::Revision, &of("digest")),
                 _ => {}
             },
             _ => {}

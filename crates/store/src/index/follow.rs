@@ -25,8 +25,9 @@ use crate::sql::{Count, int, limit};
 const STEP: u64 = 10_000;
 /// Entries that are read at a time.
 const PIECE: u64 = 500;
-/// Without questions, the index follows when the ledger rests, or when it is this far behind.
-const BEHIND_MAX: u64 = 100_000;
+/// Without questions, the index follows when the ledger rests, or when it is this far behind: it must not take from calls what it can
+/// do afterwards.
+const BEHIND_MAX: u64 = 1_000_000;
 const REST: Duration = Duration::from_secs(1);
 /// Entries of which the earliest and the latest time are kept together.
 pub(super) const SPAN: u64 = 256;
