@@ -30,15 +30,13 @@ const PROGRAMS: [(&str, &str); 9] = [
 ];
 
 /// Tests that take a number of rounds, and how many they take here: few among the others, these in a step of their own.
-const ROUNDS: [(&str, &str); 4] = [
-    // kill -9 of the store under load, checked and gone on with each time; of the whole broker; moments at which the power is lost;
-    // and seconds of four writers with revocations.
+const ROUNDS: [(&str, &str); 3] = [
+    // kill -9 of the store under load, checked and gone on with each time; of the whole broker; moments at which the power is lost.
     ("BAILIWICK_STORE_KILL_ROUNDS", "500"),
     ("BAILIWICK_KILL_ROUNDS", "50"),
     ("BAILIWICK_POWER_LOSSES", "450"),
-    ("BAILIWICK_RACE_SECONDS", "20"),
 ];
-const OF_ROUNDS: [&str; 4] = ["kill_9_at_random_moments", "whenever_the_power_is_lost", "killed_at_random_under_load", "no_entry_after_a_revocation"];
+const OF_ROUNDS: [&str; 3] = ["kill_9_at_random_moments", "whenever_the_power_is_lost", "killed_at_random_under_load"];
 
 /// The command; `arguments` are those after `test`.
 pub(crate) fn run(workspace: &Path, arguments: impl Iterator<Item = String>) -> Result<()> {
@@ -56,7 +54,7 @@ pub(crate) fn run(workspace: &Path, arguments: impl Iterator<Item = String>) -> 
     if quick {
         return runner.tests(None);
     }
-    step("kill -9, loss of power, races", || runner.rounds())?;
+    step("kill -9, loss of power", || runner.rounds())?;
     step("third-party programs", || tools::install(workspace).map(drop))?;
     // A failure here is told at once, and once more by the exit status; the tests run all the same, because they close the output.
     let conformance = step("conformance", || conformance::run(workspace, std::iter::empty()));
