@@ -186,8 +186,10 @@ impl Exporter {
 
     fn push_leaf(&mut self, leaf: Hash, entry: Option<&[u8]>) -> Result<(), ExportError> {
         let kept = self.contents == Contents::All && self.tiler.size() >= self.minimum;
-        if let Some(entry) = entry.filter(|_| kept) {
-            encode_entry(&mut self.bundle, entry)?;
+        match entry {
+            Some(entry) if kept => encode_entry(&mut self.bundle, entry)?,
+            // What was taken up of a partial bundle must not stand before entries that come later.
+            _ => self.bundle.clear(),
         }
         let (files, published) = (&mut self.files, published_size(self.published.as_ref()));
         self.tiler.push(leaf, |tile, hashes| files.add(&tile.to_string(), &encode_tile(hashes), tile.end() > published))?;

@@ -192,6 +192,8 @@ impl Authority {
                 }
                 Some(Undo::Opened(index)) => {
                     self.unsettled.remove(&index);
+                    // Its index goes to another call, for which somebody waits.
+                    self.left.remove(&index);
                 }
                 Some(Undo::Closed(index, open)) => {
                     self.unsettled.insert(index, open);
@@ -222,5 +224,21 @@ fn replace<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: O
     match value {
         Some(value) => map.insert(key, value),
         None => map.remove(&key),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_was_taken_back_and_given_to_another_call_is_not_left_open() {
+        let intent = |call: u8| Unsettled { call: CallId::from_bytes([call; 16]), task: TaskId::from_bytes([9; 16]) };
+        let mut authority = Authority::default();
+        authority.open_intent(100, intent(1));
+        authority.abandon_call(intent(1).call);
+        authority.undo_to(0);
+        authority.open_intent(100, intent(2));
+        assert!(authority.left_open().is_empty(), "somebody waits for it");
     }
 }

@@ -192,7 +192,8 @@ impl Session {
 /// Is this the refusal of a login, whatever the reason?
 pub(super) fn is_refused_login(words: &str) -> bool {
     let words = words.to_ascii_lowercase();
-    words.contains("authorization violation") || words.contains("authentication")
+    // One that came too late was not looked at.
+    (words.contains("authorization violation") || words.contains("authentication")) && !words.contains("timeout")
 }
 
 /// What a failure means for who asked.
@@ -235,5 +236,11 @@ mod tests {
         }
         assert!(matches!(read(&vec![b'x'; LINE_MAX + 2]).await, Err(Failure::Malformed(_))));
         assert!(matches!(read(b"MSG a 1 5\r\nhel").await, Err(Failure::Lost(_))));
+    }
+
+    #[test]
+    fn a_login_that_came_too_late_was_not_refused() {
+        assert!(is_refused_login("'Authorization Violation'") && is_refused_login("'User Authentication Revoked'"));
+        assert!(!is_refused_login("'Authentication Timeout'"));
     }
 }
