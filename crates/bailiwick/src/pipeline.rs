@@ -183,12 +183,18 @@ impl House {
                 self.denied(decision.call(), code, detail, &[]).await?;
                 return Ok(Refused::answer(code, detail));
             }
+            let approved = decision.spends().is_some();
             let recorder = Recorder { house: self, control, traceparent, brought: sending.extra_text() };
             fault::point("before-record");
             call = match bailiwick_core::record::record(&recorder, decision).await? {
                 Recorded::Permit(call) => {
                     fault::point("after-record");
                     who.live.count();
+                    if approved {
+                        // What people approved is all that is sent: the system is told that nobody answers its questions.
+                        sending.events = sending.events.map(notifications_only);
+                        sending.waits = None;
+                    }
                     return Ok(self.permitted(call, who, tool, sending).await);
                 }
                 Recorded::Denial { code, detail, policies, .. } => {
@@ -344,6 +350,22 @@ async fn send(tool: &ToolEntry, params: &Bytes, sending: &Sending, ended: &Cance
         result = tool.system.upstream.request(request, sending.events.clone()) => result,
         () = ended.cancelled() => Err(UpstreamError::Cancelled { words: "its task has ended".into(), may_have_run: true }),
     }
+}
+
+/// Notifications of one call that may wait to be passed on.
+const EVENTS_WAITING: usize = 64;
+
+/// The way for notifications alone. A question's way back is dropped.
+fn notifications_only(to: mpsc::Sender<Event>) -> mpsc::Sender<Event> {
+    let (from, mut events) = mpsc::channel(EVENTS_WAITING);
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            if matches!(event, Event::Notification { .. }) && to.send(event).await.is_err() {
+                return;
+            }
+        }
+    });
+    from
 }
 
 /// What goes into the outcome's entry.

@@ -21,6 +21,8 @@ use crate::pipeline::{Answer, Asks, Refused};
 use crate::state_seal::State;
 use crate::upstream::{ClientAnswer, Event};
 
+/// Answers of a client in one call. Each is in the entry of its outcome.
+const TOLD_MAX: usize = 64;
 /// How long a call waits for the answer to its question.
 pub(crate) const PARKED_FOR: Duration = Duration::from_secs(300);
 /// Calls of one task that may wait so, and of all.
@@ -218,7 +220,9 @@ impl Run {
         for (key, given) in responses.into_iter().flat_map(Raw::members) {
             let Some(question) = self.open.remove(&*key) else { continue };
             if answers(&question.method, given) {
-                exchange.note_told(self.told.as_ref(), &question.method, given);
+                if !exchange.note_told(self.told.as_ref(), &question.method, given) {
+                    continue;
+                }
                 // A system that took its question back needs no answer.
                 drop(question.answer.send(Ok(given.to_owned())));
             } else {
@@ -298,13 +302,19 @@ impl Exchange {
         Some(run)
     }
 
-    /// Notes what the client answered to a system's question, for the record of the call's outcome.
-    pub(super) fn note_told(&self, told: Option<&ToldList>, method: &str, answer: Raw<'_>) {
-        if let Some(told) = told {
-            let salt = bailiwick_core::Salt::from_bytes(self.who.live.salt.answer(method.as_bytes()));
-            let digest = self.house.salted(&salt, answer.bytes());
-            told.lock().unwrap_or_else(PoisonError::into_inner).push(crate::entry::Told { method: method.to_owned(), answer: digest });
+    /// Notes what the client answered to a system's question, for the record of the call's outcome. False: it has answered so often
+    /// that the outcome could not hold it, and this answer must not be passed on.
+    #[must_use]
+    pub(super) fn note_told(&self, told: Option<&ToldList>, method: &str, answer: Raw<'_>) -> bool {
+        let Some(told) = told else { return true };
+        let salt = bailiwick_core::Salt::from_bytes(self.who.live.salt.answer(method.as_bytes()));
+        let digest = self.house.salted(&salt, answer.bytes());
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= TOLD_MAX {
+            return false;
         }
+        told.push(crate::entry::Told { method: method.to_owned(), answer: digest });
+        true
     }
 }
 

@@ -106,10 +106,9 @@ async fn pass(exchange: &Exchange, event: Event, pieces: &mpsc::Sender<Bytes>) {
                 let mut answer = answer;
                 tokio::select! {
                     given = answered => if let Ok(given) = given {
-                        if let Ok(given) = &given {
-                            exchange.note_told(exchange.told.as_ref(), &method, given.raw());
+                        if given.as_ref().map_or(true, |given| exchange.note_told(exchange.told.as_ref(), &method, given.raw())) {
+                            drop(answer.send(given));
                         }
-                        drop(answer.send(given));
                     },
                     () = answer.closed() => {}
                 }

@@ -219,6 +219,29 @@ async fn a_task_may_have_few_calls_that_wait_for_answers_and_its_end_gives_them_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_system_of_an_approved_call_gets_no_answer_that_nobody_approved() {
+    let asking = Asking::start().await;
+    let address = asking.address;
+    let place = Place::with(|text| {
+        let own = text.lines().find(|line| line.starts_with("url = ")).unwrap().to_owned();
+        let text = text.replacen(&own, &format!("url = \"http://{address}/mcp\"\nera = \"legacy\"\nrelay = [\"elicitation\"]"), 1);
+        text.replacen("look = \"read\"", "look = \"transfer\"", 1)
+    })
+    .await;
+    let broker = place.open().await;
+    let task = place.client().task("scout").await;
+    let scene = Scene { place, broker, task, asking };
+    let held = scene.look(&scene.task, r#"{"key":"a"}"#, "").await;
+    assert_ne!(held.json()["result"]["content"][0]["text"], "nobody", "{held:?}");
+    for hold in scene.client().pending(&scene.task).await {
+        scene.client().decide("ben", &hold, "approve").await;
+    }
+    let done = scene.look(&scene.task, r#"{"key":"a"}"#, "").await.json()["result"].clone();
+    assert_eq!(done["content"][0]["text"], "nobody", "{done}");
+    assert_eq!(scene.asking.calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_leave_to_relay_no_question_reaches_a_client() {
     let scene = Scene::new("").await;
     let answer = scene.look(&scene.task, "{}", "").await.json();
