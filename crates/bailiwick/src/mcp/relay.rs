@@ -105,10 +105,10 @@ async fn pass(exchange: &Exchange, event: Event, pieces: &mpsc::Sender<Bytes>) {
             tokio::spawn(async move {
                 let mut answer = answer;
                 tokio::select! {
-                    given = answered => if let Ok(given) = given {
-                        if given.as_ref().map_or(true, |given| exchange.note_told(exchange.told.as_ref(), &method, given.raw())) {
-                            drop(answer.send(given));
-                        }
+                    given = answered => if let Ok(given) = given
+                        && given.as_ref().map_or(true, |given| exchange.note_told(exchange.told.as_ref(), &method, given.raw()))
+                    {
+                        drop(answer.send(given));
                     },
                     () = answer.closed() => {}
                 }
