@@ -104,8 +104,15 @@ async fn what_is_refused_is_sent_until_it_is_taken_and_what_is_too_large_in_smal
     check_complete(&receiver.indexes(), now);
     assert!(receiver.refused() > 1);
     assert!(receiver.taken().iter().all(|t| t.headers["content-type"] == "application/json" && t.body.len() <= 3000));
-    let metrics = String::from_utf8(client.send(Method::GET, "/metrics", &[], "").await.body.to_vec()).unwrap();
-    assert!(metrics.contains("bailiwick_export_lag_entries{export=\"siem\"}"), "{metrics}");
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let metrics = String::from_utf8(client.send(Method::GET, "/metrics", &[], "").await.body.to_vec()).unwrap();
+        if metrics.contains("bailiwick_export_lag_entries{export=\"siem\"}") {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{metrics}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     broker.stop().await;
 }
 
