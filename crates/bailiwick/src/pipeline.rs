@@ -177,13 +177,13 @@ impl House {
             }
             fault::point("before-decide");
             let decision = self.decide(call, who);
-            if decision.spends().is_some() && !sending.extra.is_empty() {
+            let approved = decision.spends().is_some();
+            if approved && !sending.extra.is_empty() {
                 let code = ErrorCode::ApprovalMismatch;
                 let detail = "the answers that were brought back to the system's questions are not part of what people approved";
                 self.denied(decision.call(), code, detail, &[]).await?;
                 return Ok(Refused::answer(code, detail));
             }
-            let approved = decision.spends().is_some();
             let recorder = Recorder { house: self, control, traceparent, brought: sending.extra_text() };
             fault::point("before-record");
             call = match bailiwick_core::record::record(&recorder, decision).await? {

@@ -49,7 +49,7 @@ pub(crate) struct Authority {
     /// Intents that nobody is working on any more: left by a crash, or their caller is gone.
     left: BTreeSet<u64>,
     /// Tasks whose used calls changed since the anchor was set, or may have: a batch that failed leaves its tasks here.
-    spent: Vec<TaskId>,
+    spent: BTreeSet<TaskId>,
     undo: Vec<Undo>,
 }
 
@@ -63,9 +63,7 @@ impl Authority {
     }
 
     pub(crate) fn load_spent(&mut self, id: TaskId) {
-        if self.spent.last() != Some(&id) {
-            self.spent.push(id);
-        }
+        self.spent.insert(id);
     }
 
     pub(crate) fn load_approval(&mut self, id: HoldId, approval: Usable) {
@@ -105,7 +103,7 @@ impl Authority {
             self.set_approval(hold, None);
         }
         self.set_task(intent.task, Some(OpenTask { used: task.used.saturating_add(1), ..task }));
-        self.load_spent(intent.task);
+        self.spent.insert(intent.task);
         Ok(())
     }
 
@@ -169,9 +167,7 @@ impl Authority {
     }
 
     /// Tasks whose used calls are to be written with the anchor, with the number.
-    pub(crate) fn spent(&mut self) -> Vec<(TaskId, u64)> {
-        self.spent.sort_unstable();
-        self.spent.dedup();
+    pub(crate) fn spent(&self) -> Vec<(TaskId, u64)> {
         self.spent.iter().filter_map(|id| self.tasks.get(id).map(|t| (*id, t.used))).collect()
     }
 
