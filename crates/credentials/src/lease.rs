@@ -15,6 +15,7 @@
 mod ending;
 mod name;
 mod node;
+pub mod rotation;
 
 use std::collections::BTreeMap;
 use std::fmt;
