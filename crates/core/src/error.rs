@@ -92,6 +92,10 @@ codes! {
         "check at the system before trying again";
     UpstreamBroken = "upstream.broken", "the system's answer was not valid; what it did is unknown",
         "check at the system before trying again";
+    CredentialUnavailable = "credential.unavailable", "no credential could be made for the call, so it was not sent",
+        "try again later; the operator sees why with `bailiwick lease list` and `bailiwick system check`";
+    LeaseAbsent = "lease.absent", "there is no such lease",
+        "list the leases: `bailiwick lease list`";
     CallCancelled = "call.cancelled", "the call was stopped because its task ended or its client cancelled it",
         "nothing; what the system did is on record as unknown";
     OauthRequest = "oauth.invalid_request", "the request is not valid",

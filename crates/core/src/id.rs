@@ -93,6 +93,8 @@ id!(/// A running copy of an agent.
     InstanceId, "inst");
 id!(/// Something that should not have happened, on record.
     IncidentId, "inc");
+id!(/// A credential's life for a task. The name of its account at the system is made from it.
+    LeaseId, "lease");
 id!(/// One JWT that we made, or one session of a person.
     SessionId, "ses");
 id!(/// The `jti` of an assertion that we make ourselves.

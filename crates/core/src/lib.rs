@@ -27,7 +27,7 @@ pub use effect::{Effect, ToolHints};
 pub use error::ErrorCode;
 pub use grant::{Constraint, Grant, Scalar, ToolGrant, Violation};
 pub use hold::{Approval, ApprovalError, ApprovalKind, Hold};
-pub use id::{AssertionId, CallId, HoldId, IncidentId, InstanceId, SessionId, TaskId};
+pub use id::{AssertionId, CallId, HoldId, IncidentId, InstanceId, LeaseId, SessionId, TaskId};
 pub use name::{AgentName, NameError, PersonName, SpiffeId, SystemName, ToolName, TrustDomain};
 pub use record::{Journal, Permit, Recorded};
 pub use task::{Budget, EndReason, Task, TaskState};

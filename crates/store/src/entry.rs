@@ -24,6 +24,8 @@ pub mod kind {
     pub const HOLD_OPENED: &str = "hold.opened";
     /// A held call was decided, expired or was withdrawn.
     pub const HOLD_CHANGED: &str = "hold.changed";
+    /// A step in the life of a lease.
+    pub const LEASE: &str = "lease";
 }
 
 /// One entry to append, other than an intent or an outcome.

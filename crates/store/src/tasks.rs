@@ -83,10 +83,11 @@ impl Writing<'_> {
         self.append(Entry::new(kind::TASK_OPENED, body).of_task(task.id))
     }
 
-    /// Brings a task to `closing` or `closed`, never back. From the first step on no call of it passes, and its holds are withdrawn.
+    /// Brings a task to `closing` or `closed`, never back. From the first step on no call of it passes, its holds are withdrawn, and
+    /// its leases are to be ended. It is closed only when each of them has its ending.
     ///
     /// # Errors
-    /// `Conflict` for the state `open`.
+    /// `Conflict` for the state `open`, and for `closed` while a lease of it is not ended.
     pub fn end_task(&mut self, id: TaskId, to: TaskState, body: Vec<u8>) -> Result<Ended, StoreError> {
         let at = match to {
             TaskState::Open => return Err(StoreError::conflict("a task does not open again")),
@@ -101,6 +102,9 @@ impl Writing<'_> {
         if !forward {
             return Ok(Ended::default());
         }
+        if matches!(to, TaskState::Closed { .. }) && self.open_leases(id)? > 0 {
+            return Err(StoreError::conflict("a lease of the task has no ending yet"));
+        }
         // Calls of this batch that were permitted before the end are not on disk yet.
         let used = self.state.task(id).map(|t| int(t.used));
         self.conn.prepare_cached("UPDATE tasks SET state = ?2, state_json = ?3, used = coalesce(?4, used) WHERE id = ?1")?.execute((
@@ -114,6 +118,7 @@ impl Writing<'_> {
             return Ok(Ended { entry: Some(self.append(entry)?), withdrawn: Vec::new() });
         }
         self.state.set_task(id, None);
+        self.leases_ending(id)?;
         let withdrawn = self.withdraw_holds(id, &HoldState::Withdrawn { at })?;
         Ok(Ended { entry: Some(self.append_control(entry)?), withdrawn })
     }

@@ -21,6 +21,7 @@ mod bench;
 mod crash;
 mod faults;
 mod index;
+mod leases;
 
 /// The frontier is the size and a chain over the entries.
 #[derive(Default)]

@@ -1,0 +1,111 @@
+//! Systems that know no MCP: what each offers as tools, and how a call of one becomes work there over a connection that we hold.
+//!
+//! One file for each sort of system. It has the table of the configuration (`[systems.NAME.<kind>]`), the tools, and the glue between
+//! arguments and the typed sessions of `credentials::sessions`. A system of this sort is reached with a leased credential only
+//! ([`crate::leases`]): the model never sees it, and it ends with the task.
+
+mod server;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bailiwick_core::Effect;
+use bailiwick_credentials::lease::{Account, Kind, Tag};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use server::LocalServer;
+
+/// A system that knows no MCP: what it offers as tools, and how a call of one becomes work there.
+#[async_trait::async_trait]
+pub(crate) trait Builtin: Send + Sync + fmt::Debug {
+    /// The tools as MCP definitions: `name`, `title`, `description`, `inputSchema` (closed), `outputSchema` where answers are
+    /// structured, `annotations`. One tool for each effect that calls can have: see [`judge`](Self::judge).
+    fn tools(&self) -> Vec<Value>;
+
+    /// The effect that a tool has unless the configuration says otherwise.
+    fn effect(&self, tool: &str) -> Option<Effect>;
+
+    /// What this very call would do, told from its arguments alone and never lower than what it can do. The house refuses a call whose
+    /// judged effect is above the effect of its tool in force: what deletes needs the tool that deletes.
+    ///
+    /// # Errors
+    /// It can never be done: a plain sentence with a hint, told to the client before anything is decided.
+    fn judge(&self, tool: &str, arguments: &Value) -> Result<Effect, Refusal>;
+
+    /// The credential that calls of this judged effect need.
+    fn rights(&self, effect: Effect) -> Rights;
+
+    /// Opens a connection with the task's credential.
+    ///
+    /// # Errors
+    /// [`UseError`]; nothing was done at the system.
+    async fn open(&self, account: &Account, tag: &Tag) -> Result<Arc<dyn Session>, UseError>;
+}
+
+/// A connection that we hold with a task's credential.
+#[async_trait::async_trait]
+pub(crate) trait Session: Send + Sync + fmt::Debug {
+    /// Does what was judged, with the same arguments. Dropping the future or `cancel` stops what can be stopped.
+    ///
+    /// # Errors
+    /// [`UseError`] if there is no answer of the system.
+    async fn call(&self, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError>;
+
+    /// Closes it, and waits for that, but not long.
+    async fn close(&self);
+}
+
+/// What a system answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// An object, as the tool's `outputSchema` says.
+    pub(crate) structured: Value,
+    /// The system refused.
+    pub(crate) is_error: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{words}")]
+pub(crate) struct UseError {
+    /// What happened, without secrets.
+    pub(crate) words: String,
+    /// May the system have done it all the same? False only where that is certain.
+    pub(crate) may_have_run: bool,
+    /// The connection is of no use any more: the next call opens another.
+    pub(crate) gone: bool,
+}
+
+/// Why a call can never be done, as a plain sentence with what to do instead.
+#[derive(Debug, thiserror::Error)]
+#[error("{words}")]
+pub(crate) struct Refusal {
+    /// The sentence.
+    pub(crate) words: String,
+}
+
+impl Refusal {
+    /// With these words.
+    pub(crate) fn new(words: impl Into<String>) -> Self {
+        Self { words: words.into() }
+    }
+}
+
+/// What a credential may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rights {
+    /// `read` or `write`: a task has one lease for each class.
+    pub(crate) class: &'static str,
+    /// In the kind's own words: groups, roles, patterns.
+    pub(crate) rights: Vec<String>,
+}
+
+/// A built-in system, put together from its settings and secrets.
+#[derive(Debug)]
+pub(crate) struct Built {
+    /// How its credentials are made and ended.
+    pub(crate) kind: Arc<dyn Kind>,
+    /// Its tools.
+    pub(crate) builtin: Arc<dyn Builtin>,
+}
