@@ -14,6 +14,7 @@ mod redaction;
 mod root;
 mod seal;
 mod secret;
+pub mod sessions;
 
 pub use injection::{Injection, InjectionError, Part};
 pub use record::{RecordKey, TaskSalt};
