@@ -4,7 +4,7 @@
 //! verifies. Version 2 of `intent`, `outcome` and `hold` says that the digests are salted, and until when a text is kept.
 
 use bailiwick_core::{
-    Approval, CallId, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, PersonName, PolicyRef, SpiffeId, TaskId, Timestamp, ToolName,
+    Approval, CallId, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, LeaseId, PersonName, PolicyRef, SpiffeId, TaskId, Timestamp, ToolName,
 };
 use serde::Serialize;
 
@@ -56,6 +56,7 @@ pub const WORDS: &[&str] = &[
     "erasure",
     "texts_read",
     "pruned",
+    "lease",
 ];
 
 macro_rules! body {
@@ -131,6 +132,9 @@ pub struct Intent<'a> {
     /// The names of the sealed secrets that are injected into it.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub injects: &'a [&'a str],
+    /// The lease of the credential with which it is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
     /// W3C trace context of the client, if it sent one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<&'a str>,
@@ -293,7 +297,7 @@ pub struct TaskEnded<'a> {
     /// Who ended it, where a person or its agent did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<&'a str>,
-    /// How each thing that it used ended: system and ending.
+    /// How each credential that it used ended.
     pub endings: &'a [Ending],
 }
 body!(TaskEnded<'_>, "task_ended");
@@ -303,9 +307,14 @@ body!(TaskEnded<'_>, "task_ended");
 pub struct Ending {
     /// The system.
     pub system: String,
-    /// `injection-stopped`: the broker injects it into no further call of the task.
-    pub ending: &'static str,
+    /// The lease, if the credential was made for the task; its own entry has the evidence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
+    /// `revoked-verified`, `revoked-unverified`, `expires-at`, `injection-stopped` (the broker uses it for no further call of the task), or
+    /// `by-hand` (a person said so).
+    pub ending: String,
 }
+
 
 /// A tool was seen, classified or quarantined.
 #[derive(Debug, Serialize)]
@@ -427,6 +436,62 @@ pub struct Pruned<'a> {
     pub policy_days: u64,
 }
 body!(Pruned<'_>, "pruned");
+
+/// A step in the life of a credential that is made for a task.
+#[derive(Debug, Serialize)]
+pub struct LeaseStep<'a> {
+    /// The lease.
+    pub lease: LeaseId,
+    /// `intended` (nothing is made before this is durable), `live`, `assigned`, `not_used` (made while its task ended), `ended`.
+    pub state: &'a str,
+    /// Its task; none while it is pooled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// The permitted call for which it is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<CallId>,
+    /// The agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<&'a SpiffeId>,
+    /// The running copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+    /// The agent's owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<&'a PersonName>,
+    /// On whose behalf.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<&'a PersonName>,
+    /// The system.
+    pub system: &'a str,
+    /// The kind of credential: `postgresql`, `ssh`, ...
+    pub credential_kind: &'a str,
+    /// The rights' class.
+    pub class: &'a str,
+    /// The name of its account at the system.
+    pub account: &'a str,
+    /// What it may do there, in the kind's own words.
+    pub rights: &'a [String],
+    /// Under which ids the system knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<&'a serde_json::Value>,
+    /// When the account ends by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// How it ended, with what was tried and seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<&'a serde_json::Value>,
+    /// How often the end was tried in vain before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// Who ended it by hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'a str>,
+    /// Why, in that person's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+}
+body!(LeaseStep<'_>, "lease");
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,7 @@ use crate::holds::Holds;
 use crate::journal::DenialBook;
 use crate::keyring::Keyring;
 use crate::keys::{Keys, TreeIntegrator};
+use crate::leases::Leases;
 use crate::live::{LiveTask, LiveTasks};
 use crate::mcp::session::Sessions;
 use crate::payload::TextSealer;
@@ -160,6 +161,8 @@ pub struct House {
     pub pen: Arc<Pen>,
     /// What is published of the ledger.
     pub publication: Publication,
+    /// Credentials that are made for tasks.
+    pub(crate) leases: Arc<Leases>,
     /// What decides.
     pub engine: ArcSwap<Engine>,
     /// The systems and tools.
@@ -204,7 +207,7 @@ pub struct House {
     pub refreshing: tokio::sync::Mutex<()>,
     /// Rings when the tools changed.
     pub tools_changed: watch::Sender<u64>,
-    sealer: Sealer,
+    sealer: Arc<Sealer>,
     pub(crate) texts: Arc<TextSealer>,
     pub(crate) record_key: RecordKey,
     sources: Vec<Source>,
@@ -250,7 +253,12 @@ impl House {
         let (issuer, verifier) = keys.issuer(&urls.base, &config.trust_domain)?;
         let sightings = Mutex::new(Sightings::new(config.tasks.token_ttl.saturating_add(bailiwick_identity::token::SKEW)));
         let keyring = Keyring::load(data_dir, &config)?;
+        let record_key = keys.record_key();
+        let state_seal = StateSeal::new(keys.state_key())?;
+        let sealer = Arc::new(keys.into_sealer());
+        let (leases, happened) = Leases::new(store.clone(), Arc::clone(&sealer) as _, Arc::clone(&clock));
         let house = Arc::new(Self {
+            leases,
             data_dir: data_dir.to_path_buf(),
             urls,
             clock,
@@ -269,7 +277,7 @@ impl House {
             tokens: TokenCache::default(),
             keyring,
             sightings,
-            state_seal: StateSeal::new(keys.state_key())?,
+            state_seal,
             sessions: Sessions::default(),
             paces: crate::paces::Paces::default(),
             parking: crate::mcp::parked::Parking::default(),
@@ -281,8 +289,8 @@ impl House {
             exports: crate::export::Exports::default(),
             refreshing: tokio::sync::Mutex::default(),
             tools_changed: watch::Sender::new(0),
-            record_key: keys.record_key(),
-            sealer: keys.into_sealer(),
+            record_key,
+            sealer,
             sources,
             config,
         });
@@ -290,6 +298,7 @@ impl House {
         house.recover().await?;
         house.start_exports().await?;
         house.start_systems().await?;
+        house.leases.recover(|task| house.live.find(task).map(|live| Arc::clone(&live.task))).await?;
         let stopped = house.pen.stopped().is_some();
         if premature && !stopped {
             house.judge_policies_late().await?;
@@ -300,6 +309,7 @@ impl House {
             house.append(&entry::House { what: "started", name: Some(env!("CARGO_PKG_VERSION")), digest: Some(&revision) }).await?;
         }
         house.start_workers();
+        house.start_leases(happened);
         house.start_soundness(behind);
         house.start_publication();
         Ok(Opened { house, listener })
@@ -367,7 +377,7 @@ impl House {
 
     /// What unseals the secrets of systems.
     #[must_use]
-    pub const fn sealer(&self) -> &Sealer {
+    pub fn sealer(&self) -> &Sealer {
         &self.sealer
     }
 

@@ -25,6 +25,8 @@ pub struct Recorder<'a> {
     pub traceparent: Option<&'a str>,
     /// What the client brought back to the system's questions, beside the arguments.
     pub brought: Option<Vec<u8>>,
+    /// The lease with which the call would be sent.
+    pub lease: Option<bailiwick_core::LeaseId>,
 }
 
 /// Who acts, as entries say it.
@@ -92,6 +94,7 @@ impl Journal for Recorder<'_> {
                 hold: hold.map(|h| h.id),
                 approvals: hold.map_or(&[], |h| h.approvals.as_slice()),
                 injects: &injects,
+                lease: self.lease,
                 traceparent: self.traceparent,
             },
         );

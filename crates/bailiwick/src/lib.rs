@@ -3,6 +3,7 @@
 pub mod api;
 pub mod approve;
 pub mod authn;
+pub mod builtin;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -17,6 +18,7 @@ pub mod house;
 pub mod journal;
 pub mod keyring;
 pub mod keys;
+mod leases;
 pub mod ledger_access;
 pub mod live;
 pub mod mcp;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use bailiwick_core::call::{Binding, Spent};
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{Authenticated, Bound, Call, CallId, Caller, Decision, ErrorCode, Hold, Permitted, Received, Recorded, Salt, Scalar, decide};
+use bailiwick_core::{Authenticated, Bound, Call, CallId, Caller, Decision, Effect, ErrorCode, Hold, Permitted, Received, Recorded, Salt, Scalar, decide};
+use bailiwick_credentials::Injection;
 use bailiwick_store::{PayloadKind, StoreError};
 use bailiwick_wire::json::Kind as JsonKind;
 use bailiwick_wire::mcp::{Id, Method, Version};
@@ -16,10 +17,12 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::builtin::{Refusal, Rights};
 use crate::entry;
 use crate::fault;
 use crate::house::House;
 use crate::journal::Recorder;
+use crate::leases::{Held, LeaseError};
 use crate::live::LiveTask;
 use crate::payload::Whose;
 use crate::registry::ToolEntry;
@@ -76,6 +79,8 @@ pub struct Sending {
     pub life: Option<u64>,
     /// What the client answers to such questions.
     pub told: Option<crate::mcp::parked::ToldList>,
+    /// The credential that is made for the task.
+    pub(crate) lease: Option<Arc<crate::leases::Held>>,
 }
 
 impl Sending {
@@ -160,6 +165,10 @@ impl House {
         if let Some(refused) = self.refused_before(&call).await? {
             return Ok(refused);
         }
+        sending.lease = match self.reserve_lease(&call, who, tool).await? {
+            Ok(lease) => lease,
+            Err(answer) => return Ok(answer),
+        };
         for _ in 0..DECIDE_AGAIN_MAX {
             // Read first: a server that starts anew from here on is looked at before anything is sent to it.
             sending.life = (!tool.tool.name.is_operation()).then(|| tool.system.listed_life.load(Ordering::Acquire));
@@ -184,7 +193,8 @@ impl House {
                 self.denied(decision.call(), code, detail, &[]).await?;
                 return Ok(Refused::answer(code, detail));
             }
-            let recorder = Recorder { house: self, control, traceparent, brought: sending.extra_text() };
+            let lease = sending.lease.as_ref().map(|held| held.id);
+            let recorder = Recorder { house: self, control, traceparent, brought: sending.extra_text(), lease };
             fault::point("before-record");
             call = match bailiwick_core::record::record(&recorder, decision).await? {
                 Recorded::Permit(call) => {
@@ -272,6 +282,31 @@ impl House {
         Ok(Some(Refused::answer(ErrorCode::HoldRefused, detail)))
     }
 
+    /// The lease that the call would be sent with, by name: nothing is made before the permit. What a call of a built-in system does is
+    /// judged here, from its arguments: it may not do more than its tool is said to do.
+    async fn reserve_lease(&self, call: &Call<Bound>, who: &Who, tool: &ToolEntry) -> Result<Result<Option<Arc<Held>>, Answer>, StoreError> {
+        let Some(leasing) = &tool.system.leasing else { return Ok(Ok(None)) };
+        let rights = match &leasing.builtin {
+            None => Rights { class: "use", rights: leasing.rights.clone() },
+            Some(builtin) => {
+                let allowed = call.tool().effect;
+                let judged = serde_json::from_slice(call.arguments())
+                    .map_err(|_| Refusal::new("the arguments are no JSON"))
+                    .and_then(|arguments| builtin.judge(tool.tool.name.tool(), &arguments))
+                    .and_then(|effect| if effect <= allowed { Ok(effect) } else { Err(too_much(&tool.tool.name, allowed, effect)) });
+                match judged {
+                    Ok(effect) => builtin.rights(effect),
+                    Err(refusal) => {
+                        let code = ErrorCode::ArgumentsInvalid;
+                        self.denied(call, code, &refusal.words, &[]).await?;
+                        return Ok(Err(Refused::answer(code, refusal.words)));
+                    }
+                }
+            }
+        };
+        Ok(Ok(Some(self.leases.reserve(&who.live.task, leasing, rights))))
+    }
+
     /// Law 2: an approval is a fact, not a door. The policy is asked again with it.
     fn decide(&self, call: Call<Bound>, who: &Who) -> Decision {
         let now = self.clock.now();
@@ -297,8 +332,25 @@ impl House {
         forwarded.await.unwrap_or_else(|_| Refused::plain(ErrorCode::Internal))
     }
 
+    /// The credential is there, made now if it was only a name. Its making comes to its end even if nobody waits any more.
+    async fn leased(&self, held: &Arc<Held>, call: CallId, ended: &CancellationToken) -> Result<(), UpstreamError> {
+        let stopped = |words: &'static str| UpstreamError::Cancelled { words: words.into(), may_have_run: false };
+        let made = tokio::select! {
+            biased;
+            made = self.leases.ready(held, call) => made,
+            () = ended.cancelled() => return Err(stopped("its task ended before it was sent")),
+        };
+        made.map_err(|error| {
+            if matches!(error, LeaseError::TaskClosed) {
+                return stopped("its task ended before it was sent");
+            }
+            tracing::warn!(%error, lease = %held.id, system = %held.leasing.system, %call, "a call was not sent: it has no credential");
+            UpstreamError::NoCredential
+        })
+    }
+
     /// Sends the exact bytes that were decided, and completes the entry, whatever happens.
-    async fn forward(self: Arc<Self>, call: Call<Permitted>, live: Arc<LiveTask>, tool: Arc<ToolEntry>, sending: Sending) -> Answer {
+    async fn forward(self: Arc<Self>, call: Call<Permitted>, live: Arc<LiveTask>, tool: Arc<ToolEntry>, mut sending: Sending) -> Answer {
         let started = Instant::now();
         let spent = match call.spend() {
             Ok(spent) => spent,
@@ -308,14 +360,22 @@ impl House {
         let mut open = OpenEntry { house: &self, live: &live, spent: &spent, started, told, closed: false };
         let params = tool.params(&spent.arguments, &sending.extra);
         fault::point("before-forward");
-        let mut result = send(&tool, &params, &sending, live.ended()).await;
+        let leased = match &sending.lease {
+            Some(held) => self.leased(held, spent.id, live.ended()).await,
+            None => Ok(()),
+        };
+        let mut result = match leased {
+            Ok(()) => send(&tool, &params, &sending, live.ended()).await,
+            Err(error) => Err(error),
+        };
         if matches!(result, Err(UpstreamError::Anew)) && self.look_again(&tool).await {
             // It is the same tool, and nothing was sent.
             let life = Some(tool.system.listed_life.load(Ordering::Acquire));
-            result = send(&tool, &params, &Sending { life, ..sending }, live.ended()).await;
+            sending.life = life;
+            result = send(&tool, &params, &sending, live.ended()).await;
         }
         fault::point("after-forward");
-        let (answer, outcome) = conclude(result, &tool);
+        let (answer, outcome) = conclude(result, &tool, sending.lease.as_deref());
         let written = open.complete(outcome, tool.tool.effect.is_acting()).await;
         fault::point("after-outcome");
         // Law 1: completing the entry never hides an answer. It is retried by the sweeper if it could not be written.
@@ -324,6 +384,11 @@ impl House {
         }
         answer
     }
+}
+
+/// What its arguments do is more than the tool is said to do.
+fn too_much(tool: &bailiwick_core::ToolName, allowed: Effect, effect: Effect) -> Refusal {
+    Refusal::new(format!("`{tool}` is for calls that {allowed}, and this one would {effect}: use the tool of this system that is for that"))
 }
 
 /// Sends to the one upstream of the tool that was decided (law 5), until it answers, the client gives up, or the task ends.
@@ -341,6 +406,8 @@ async fn send(tool: &ToolEntry, params: &Bytes, sending: &Sending, ended: &Cance
     request.headers = &tool.header_params;
     request.cancel = sending.cancel.clone();
     request.life = sending.life;
+    request.inject = sending.lease.as_ref().and_then(|held| held.inject());
+    request.lease.clone_from(&sending.lease);
     request.timeout = sending.waits.map(|more| tool.system.upstream.config().call_timeout.saturating_add(more));
     if ended.is_cancelled() {
         return Err(UpstreamError::Cancelled { words: "its task ended before it was sent".into(), may_have_run: false });
@@ -375,9 +442,9 @@ struct Concluded {
     answer: Option<Bytes>,
 }
 
-fn conclude(result: Result<Reply, UpstreamError>, tool: &ToolEntry) -> (Answer, Concluded) {
+fn conclude(result: Result<Reply, UpstreamError>, tool: &ToolEntry, lease: Option<&Held>) -> (Answer, Concluded) {
     match result {
-        Ok(Reply::Result(result)) => match clean(tool, &result) {
+        Ok(Reply::Result(result)) => match clean(tool, lease, &result) {
             Ok(result) => {
                 let failed = result.raw().member("isError").and_then(Raw::boolean) == Some(true);
                 let outcome = if failed { "failed" } else { "done" };
@@ -394,7 +461,11 @@ fn conclude(result: Result<Reply, UpstreamError>, tool: &ToolEntry) -> (Answer, 
         },
         Ok(Reply::Error { code, message, data, http_status }) => {
             let message = tool.system.injection.redact_text(&message).into_owned();
-            let data = data.and_then(|d| clean(tool, &d).ok());
+            let message = match lease.and_then(Held::injection) {
+                Some(injection) => injection.redact_text(&message).into_owned(),
+                None => message,
+            };
+            let data = data.and_then(|d| clean(tool, lease, &d).ok());
             let concluded = Concluded { result: "failed", code: None, answer: Some(Bytes::from(message.clone())) };
             (Answer::Done(Reply::Error { code, message, data, http_status }), concluded)
         }
@@ -407,8 +478,16 @@ fn conclude(result: Result<Reply, UpstreamError>, tool: &ToolEntry) -> (Answer, 
 }
 
 /// Takes out of an answer whatever was injected into the request.
-fn clean(tool: &ToolEntry, answer: &RawBuf) -> Result<RawBuf, ()> {
-    match tool.system.injection.redact(answer.raw().bytes()) {
+fn clean(tool: &ToolEntry, lease: Option<&Held>, answer: &RawBuf) -> Result<RawBuf, ()> {
+    let cleaned = cleaned_by(&tool.system.injection, answer)?;
+    match lease.and_then(Held::injection) {
+        Some(injection) => cleaned_by(&injection, &cleaned),
+        None => Ok(cleaned),
+    }
+}
+
+fn cleaned_by(injection: &Injection, answer: &RawBuf) -> Result<RawBuf, ()> {
+    match injection.redact(answer.raw().bytes()) {
         Cow::Borrowed(_) => Ok(answer.clone()),
         Cow::Owned(clean) => {
             metrics::counter!("bailiwick_redactions_total").increment(1);

@@ -25,6 +25,8 @@ pub struct System {
     pub upstream: Arc<Upstream>,
     /// The credentials, never shown.
     pub injection: Arc<Injection>,
+    /// How credentials are made for its tasks, if they are.
+    pub(crate) leasing: Option<Arc<crate::leases::Leasing>>,
     /// Held while its tools are listed.
     pub listing: tokio::sync::Mutex<()>,
     /// Its tools were listed, or could not be, since the broker started.

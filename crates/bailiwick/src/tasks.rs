@@ -9,7 +9,7 @@ use bailiwick_core::{
 };
 use bailiwick_identity::token::{Issued, Purpose, Statement};
 use bailiwick_policy::{Possible, TaskQuestion};
-use bailiwick_store::StoreError;
+use bailiwick_store::{LeaseFilter, LeaseState, StoreError};
 use serde::Deserialize;
 
 use crate::clock::random;
@@ -385,12 +385,17 @@ impl House {
             }
         }
         self.holds.ring();
+        self.leases.end_of_task(id).await;
         self.close_task(id, reason, live.as_deref().map(|l| &*l.task)).await
     }
 
-    /// The last step of the end. The broker injects credentials itself and hands none out, so what a task used ends with it:
-    /// `injection-stopped`. Kinds of credential that are minted come with the credentials issue.
+    /// The last step of the end, once each lease of the task has its ending; until then the task stays `closing`. A credential that the
+    /// broker holds for all tasks of a system, and hands to none, ends for this one by not being used: `injection-stopped`.
     pub(crate) async fn close_task(&self, id: TaskId, reason: EndReason, task: Option<&Task>) -> Result<(), StoreError> {
+        let leases = self.store.leases(LeaseFilter { task: Some(id), limit: usize::MAX, ..LeaseFilter::default() }).await?;
+        if leases.iter().any(|row| row.state != LeaseState::Ended) {
+            return Ok(());
+        }
         let registry = self.registry.load_full();
         let mut endings = Vec::new();
         let key = crate::upstream::SessionKey::new(&id.to_string());
@@ -401,13 +406,22 @@ impl House {
             let used = task.is_none_or(|t| t.grant.tools().keys().any(|n| n.system() == system.entry.name.as_str()));
             if used {
                 system.upstream.end_session(&key).await;
-                endings.push(Ending { system: system.entry.name.to_string(), ending: "injection-stopped" });
+                if system.leasing.is_none() {
+                    endings.push(Ending { system: system.entry.name.to_string(), lease: None, ending: "injection-stopped".to_owned() });
+                }
             }
         }
+        endings.extend(leases.iter().map(|row| Ending {
+            system: row.lease.system.to_string(),
+            lease: Some(row.lease.id),
+            ending: row.life.ending.as_ref().map_or("revoked-unverified", crate::leases::word).to_owned(),
+        }));
         let now = self.clock.now();
         let body = entry::encode(now, &entry::TaskEnded { task: id, state: "closed", reason, by: None, endings: &endings });
-        self.store.end_task(id, TaskState::Closed { reason, at: now }, body).await?;
-        metrics::counter!("bailiwick_tasks_closed_total", "reason" => reason.word()).increment(1);
+        let ended = self.store.end_task(id, TaskState::Closed { reason, at: now }, body).await?;
+        if ended.entry.is_some() {
+            metrics::counter!("bailiwick_tasks_closed_total", "reason" => reason.word()).increment(1);
+        }
         Ok(())
     }
 }

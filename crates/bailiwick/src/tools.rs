@@ -10,9 +10,11 @@ use bailiwick_credentials::{Injection, Part};
 use bailiwick_store::{Entry, Pin, PinStatus, StoreError};
 use bailiwick_wire::mcp::tool::ToolDefinition;
 
+use crate::builtin::{Built, LocalServer, Settings};
 use crate::config::{EraChoice, RelayKind, SystemEntry, Transport, Value};
 use crate::entry::{self, Body};
 use crate::house::{House, StartError};
+use crate::leases::Leasing;
 use crate::registry::{Judgement, Pinned, Registry, Status, System, ToolEntry, definition_digest, judge};
 use crate::upstream::{self, Inject, SessionKey, Upstream, UpstreamConfig};
 
@@ -37,16 +39,28 @@ impl House {
         for entry in self.config.systems.values() {
             let injection = Arc::new(self.injection(entry).await?);
             let inject: Arc<dyn Inject> = Arc::clone(&injection) as Arc<dyn Inject>;
-            let upstream = Upstream::start(upstream_config(entry), inject).map_err(|e| StartError::System(entry.name.to_string(), e.to_string()))?;
+            let (transport, leasing) = self.reach(entry).await?;
+            let mut entry = entry.clone();
+            if let Some(builtin) = leasing.as_ref().and_then(|l| l.builtin.as_ref()) {
+                // We know what our own tools do; the configuration may say more.
+                for tool in builtin.tools().iter().filter_map(|t| t.get("name")?.as_str()) {
+                    if let (None, Some(effect)) = (entry.effect_of(tool), builtin.effect(tool)) {
+                        entry.effects.insert(tool.to_owned(), effect);
+                    }
+                }
+            }
+            let upstream = Upstream::start(upstream_config(&entry, transport), inject).map_err(|e| StartError::System(entry.name.to_string(), e.to_string()))?;
+            let name = entry.name.clone();
             let system = System {
-                entry: entry.clone(),
+                entry,
                 upstream: Arc::new(upstream),
                 injection,
+                leasing,
                 listing: tokio::sync::Mutex::default(),
                 listed: AtomicBool::new(false),
                 listed_life: AtomicU64::new(0),
             };
-            systems.insert(entry.name.clone(), Arc::new(system));
+            systems.insert(name, Arc::new(system));
         }
         let operations: Vec<ToolEntry> = systems.values().flat_map(operations).collect();
         self.registry.store(Arc::new(Registry::new(systems.clone(), operations)));
@@ -55,6 +69,43 @@ impl House {
             self.workers.spawn(async move { house.keep_tools(system).await });
         }
         Ok(())
+    }
+
+    /// How a system is reached, and how credentials are made for its tasks, if they are.
+    async fn reach(&self, entry: &SystemEntry) -> Result<(upstream::Transport, Option<Arc<Leasing>>), StartError> {
+        let transport = match &entry.transport {
+            Transport::Stdio { command, args, cwd } => {
+                upstream::Transport::Stdio { command: command.into(), args: args.clone(), cwd: cwd.clone(), env_allow: Vec::new() }
+            }
+            Transport::Http { url, allow_plain } => {
+                upstream::Transport::Http { url: url.to_string(), allow_plain_http: *allow_plain, extra_roots: Vec::new() }
+            }
+            Transport::Builtin(settings) => {
+                let built = self.build(entry, settings).await?;
+                let leasing = Leasing {
+                    system: entry.name.clone(),
+                    kind: built.kind,
+                    prefix: settings.prefix(),
+                    builtin: Some(Arc::clone(&built.builtin)),
+                    rights: Vec::new(),
+                    header: None,
+                };
+                let leasing = Arc::new(leasing);
+                self.leases.add(Arc::clone(&leasing));
+                let server = LocalServer::new(Arc::clone(&self.leases), Arc::clone(&leasing), built.builtin);
+                return Ok((upstream::Transport::Local(Arc::new(server)), Some(leasing)));
+            }
+        };
+        Ok((transport, None))
+    }
+
+    /// Puts a built-in system together, with its secrets.
+    async fn build(&self, entry: &SystemEntry, settings: &Settings) -> Result<Built, StartError> {
+        let mut sealed = HashMap::new();
+        for name in settings.secrets() {
+            sealed.insert(name.to_owned(), self.store.secret(name).await?);
+        }
+        crate::builtin::build(settings, &sealed, self.sealer(), &self.clock).map_err(|why| StartError::System(entry.name.to_string(), why))
     }
 
     async fn injection(&self, entry: &SystemEntry) -> Result<Injection, StartError> {
@@ -335,15 +386,7 @@ fn operations(system: &Arc<System>) -> impl Iterator<Item = ToolEntry> {
     all.into_iter().filter_map(move |(name, effect)| ToolEntry::operation(&system, name, effect?))
 }
 
-fn upstream_config(entry: &SystemEntry) -> UpstreamConfig {
-    let transport = match &entry.transport {
-        Transport::Stdio { command, args, cwd } => {
-            upstream::Transport::Stdio { command: command.into(), args: args.clone(), cwd: cwd.clone(), env_allow: Vec::new() }
-        }
-        Transport::Http { url, allow_plain } => {
-            upstream::Transport::Http { url: url.to_string(), allow_plain_http: *allow_plain, extra_roots: Vec::new() }
-        }
-    };
+fn upstream_config(entry: &SystemEntry, transport: upstream::Transport) -> UpstreamConfig {
     let mut config = UpstreamConfig::new(entry.name.clone(), transport);
     config.era = match entry.era {
         EraChoice::Auto => upstream::EraChoice::Auto,

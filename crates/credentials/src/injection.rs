@@ -147,6 +147,27 @@ impl Injection {
         Ok(())
     }
 
+    /// Puts nothing anywhere; every answer is cleaned of this secret.
+    #[must_use]
+    pub fn cleaned_of(secret: Option<&Secret>) -> Self {
+        let mut injection = Self::default();
+        if let Some(secret) = secret {
+            injection.redaction.add(secret.expose());
+        }
+        injection
+    }
+
+    /// One header: literal text, such as `Bearer `, and a secret that its lease goes on holding.
+    ///
+    /// # Errors
+    /// As for [`add_header`](Self::add_header).
+    pub fn header_of(name: &str, before: &str, secret: &Secret) -> Result<Self, InjectionError> {
+        let mut injection = Self::default();
+        let copy = Secret::from(Zeroizing::new(secret.expose().to_vec()));
+        injection.add_header(name, vec![Part::literal(before), Part::secret(copy)])?;
+        Ok(injection)
+    }
+
     fn checked(&mut self, name: &str, value: Vec<Part>, forbidden: fn(u8) -> bool) -> Result<Vec<Part>, InjectionError> {
         if self.env.len().saturating_add(self.headers.len()) >= NAMES_MAX {
             return Err(InjectionError::TooMany);

@@ -61,7 +61,7 @@ pub(super) const fn status_of(code: ErrorCode) -> StatusCode {
         | ErrorCode::ApprovalSelf
         | ErrorCode::ApprovalNotEligible
         | ErrorCode::BudgetCalls => StatusCode::FORBIDDEN,
-        ErrorCode::TaskAbsent | ErrorCode::ToolUnknown | ErrorCode::HoldAbsent => StatusCode::NOT_FOUND,
+        ErrorCode::TaskAbsent | ErrorCode::ToolUnknown | ErrorCode::HoldAbsent | ErrorCode::LeaseAbsent => StatusCode::NOT_FOUND,
         ErrorCode::TaskClosed | ErrorCode::ApprovalMismatch => StatusCode::CONFLICT,
         ErrorCode::HoldExpired => StatusCode::GONE,
         ErrorCode::CallMalformed | ErrorCode::ArgumentsInvalid | ErrorCode::OauthRequest | ErrorCode::ConfigInvalid => StatusCode::BAD_REQUEST,
@@ -69,7 +69,7 @@ pub(super) const fn status_of(code: ErrorCode) -> StatusCode {
         ErrorCode::HoldPending => StatusCode::ACCEPTED,
         ErrorCode::HoldFlood | ErrorCode::BudgetRate => StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-        ErrorCode::UpstreamUnavailable | ErrorCode::UpstreamBroken => StatusCode::BAD_GATEWAY,
+        ErrorCode::UpstreamUnavailable | ErrorCode::UpstreamBroken | ErrorCode::CredentialUnavailable => StatusCode::BAD_GATEWAY,
         ErrorCode::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorCode::CallCancelled | ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -5,6 +5,7 @@
 //! ([`crate::leases`]): the model never sees it, and it ends with the task.
 
 mod server;
+mod settings;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use server::LocalServer;
+pub use settings::Settings;
+pub(crate) use settings::build;
 
 /// A system that knows no MCP: what it offers as tools, and how a call of one becomes work there.
 #[async_trait::async_trait]

@@ -16,6 +16,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::builtin::Settings;
+
 pub use client::{ClientFile, ClientServer};
 pub use error::ConfigError;
 pub use export::{ExportEntry, ExportFormat, ExportFrom, ExportSink, HttpBody, LinkConfig, SyslogTransport};
@@ -400,6 +402,8 @@ pub enum Transport {
         /// Plain HTTP beyond loopback.
         allow_plain: bool,
     },
+    /// A system that knows no MCP, by built-in tools.
+    Builtin(Settings),
 }
 
 /// A value that is sent to a system: literal, or the name of a sealed secret.
@@ -474,6 +478,7 @@ impl SystemEntry {
                 shown.set_query(None);
                 shown.to_string()
             }
+            Transport::Builtin(settings) => settings.target(),
         }
     }
 }

@@ -149,6 +149,7 @@ impl Exchange {
             waits: parked::may_ask(self, asked).map(|_| parked::PARKED_FOR),
             life: None,
             told: self.told.clone(),
+            lease: None,
         };
         self.house.handle(call, &self.who, asked.entry.as_ref(), self.traceparent.as_deref(), sending).await
     }

@@ -226,6 +226,8 @@ const fn shape(code: ErrorCode) -> Shape {
         | ErrorCode::UpstreamUnavailable
         | ErrorCode::UpstreamTimeout
         | ErrorCode::UpstreamBroken
+        | ErrorCode::CredentialUnavailable
+        | ErrorCode::LeaseAbsent
         | ErrorCode::CallCancelled
         | ErrorCode::OauthRequest => Shape::Model,
     }

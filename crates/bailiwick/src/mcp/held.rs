@@ -330,6 +330,7 @@ async fn run_released(house: &Arc<House>, who: &Who, id: HoldId) {
         waits: None,
         life: None,
         told: None,
+        lease: None,
     };
     let stored = match house.handle(call, who, entry.as_ref(), None, sending).await {
         Answer::Done(Reply::Result(result)) => format!("{{\"result\":{}}}", result.raw().text()),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bailiwick_core::SystemName;
@@ -60,6 +61,8 @@ pub enum Transport {
         /// Certificate authorities trusted beside the web's.
         extra_roots: Vec<CertificateDer<'static>>,
     },
+    /// No server at all: done in this process.
+    Local(Arc<dyn super::Local>),
 }
 
 impl Transport {

@@ -21,6 +21,9 @@ pub enum UpstreamError {
     /// The caller stopped waiting.
     #[error("the call was stopped: {words}")]
     Cancelled { words: Words, may_have_run: bool },
+    /// No credential could be made for it: nothing was sent.
+    #[error("no credential could be made for the call, so it was not sent")]
+    NoCredential,
     /// It started anew since its tools were looked at: nothing was sent.
     #[error("the system is not available: it has started anew, and its tools are looked at first")]
     Anew,
@@ -44,8 +47,10 @@ impl UpstreamError {
 
     fn parts(&self) -> (&Words, bool) {
         const ANEW: &Words = &Cow::Borrowed("it has started anew, and its tools are looked at first");
+        const NONE: &Words = &Cow::Borrowed("no credential could be made for the call");
         match self {
             Self::Anew => (ANEW, false),
+            Self::NoCredential => (NONE, false),
             Self::Unavailable { words, may_have_run }
             | Self::Timeout { words, may_have_run }
             | Self::Broken { words, may_have_run }
@@ -71,6 +76,7 @@ impl UpstreamError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Anew | Self::Unavailable { may_have_run: false, .. } | Self::Died { may_have_run: false, .. } => ErrorCode::UpstreamUnavailable,
+            Self::NoCredential => ErrorCode::CredentialUnavailable,
             Self::Timeout { .. } => ErrorCode::UpstreamTimeout,
             Self::Cancelled { .. } => ErrorCode::CallCancelled,
             Self::Unavailable { .. } | Self::Broken { .. } | Self::Died { .. } => ErrorCode::UpstreamBroken,

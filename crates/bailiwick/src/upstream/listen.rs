@@ -116,6 +116,8 @@ async fn keep_listening(shared: &Arc<Shared>, params: &str) {
         let request = UpstreamRequest::new(era, &key, Method::SubscriptionsListen, params);
         let ended = match &live.link {
             Link::Http(link) => link.listen_once(&request).await,
+            // Its tools change with the configuration only.
+            Link::Local(_) => Ended::Unsupported,
             Link::Stdio(channel) => {
                 let scope = CallScope { cancel: CancellationToken::new(), sent: AtomicU64::new(0) };
                 match channel.call(shared, &request, None, &scope).await {

@@ -11,6 +11,7 @@ mod frame;
 mod http;
 mod list;
 mod listen;
+mod local;
 mod process;
 mod session;
 mod stdio;
@@ -35,6 +36,7 @@ pub use config::{Backoff, ConfigError, EraChoice, Inject, NoCredential, Relay, T
 pub use error::UpstreamError;
 pub use list::{LIST_ITEMS_MAX, LIST_PAGES_MAX};
 pub use listen::Listening;
+pub use local::Local;
 
 /// Notifications kept for a subscriber that is slow; beyond that it misses the oldest.
 const NOTICES_KEPT: usize = 256;
@@ -88,6 +90,7 @@ struct Live {
 enum Link {
     Stdio(Arc<stdio::Channel>),
     Http(Arc<http::HttpLink>),
+    Local(Arc<dyn Local>),
 }
 
 /// Which eras an upstream speaks.
@@ -166,6 +169,8 @@ pub struct UpstreamRequest<'a> {
     pub life: Option<u64>,
     /// The call's own lease, instead of the upstream's injector (HTTP). A legacy session keeps that of its first call.
     pub inject: Option<Arc<dyn Inject>>,
+    /// The credential that was made for the task, for a system without a server.
+    pub(crate) lease: Option<Arc<crate::leases::Held>>,
 }
 
 impl<'a> UpstreamRequest<'a> {
@@ -184,6 +189,7 @@ impl<'a> UpstreamRequest<'a> {
             cancel: CancellationToken::new(),
             life: None,
             inject: None,
+            lease: None,
         }
     }
 }
@@ -286,7 +292,11 @@ impl Upstream {
             Transport::Stdio { command, .. } if command.as_os_str().is_empty() => {
                 return Err(ConfigError::Command { system: config.system });
             }
-            Transport::Stdio { .. } => None,
+            Transport::Stdio { .. } | Transport::Local(_) => None,
+        };
+        let local = match &config.transport {
+            Transport::Local(local) => Some(Arc::clone(local)),
+            Transport::Stdio { .. } | Transport::Http { .. } => None,
         };
         let shared = Arc::new(Shared {
             config,
@@ -299,9 +309,10 @@ impl Upstream {
             lives: AtomicU64::new(0),
             subscriptions: listen::Subscriptions::default(),
         });
-        match http {
-            Some(pool) => shared.workers.spawn(http::supervise(Arc::clone(&shared), pool)),
-            None => shared.workers.spawn(stdio::supervise(Arc::clone(&shared))),
+        match (http, local) {
+            (Some(pool), _) => shared.workers.spawn(http::supervise(Arc::clone(&shared), pool)),
+            (None, Some(local)) => shared.workers.spawn(local::supervise(Arc::clone(&shared), local)),
+            (None, None) => shared.workers.spawn(stdio::supervise(Arc::clone(&shared))),
         };
         Ok(Self { shared, _stop: Arc::new(stop.drop_guard()) })
     }
@@ -325,6 +336,7 @@ impl Upstream {
             let reply = match &live.link {
                 Link::Stdio(channel) => channel.call(&self.shared, &request, events, &call).await,
                 Link::Http(link) => link.call(&request, events, &call).await,
+                Link::Local(local) => local::call(&**local, &request, &call).await,
             };
             self.shared.check_wants(&request, reply?)
         };

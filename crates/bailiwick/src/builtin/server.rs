@@ -1,0 +1,81 @@
+//! A built-in system in the place of a server: lists its tools, and does calls over the connection of the call's lease.
+
+use std::sync::Arc;
+
+use bailiwick_wire::mcp::{Method, code};
+use bailiwick_wire::{Limits, Raw, RawBuf};
+use serde_json::{Value, json};
+
+use super::{Builtin, UseError};
+use crate::leases::{Leases, Leasing};
+use crate::upstream::{Local, Reply, UpstreamError, UpstreamRequest, UseEra};
+
+/// A system that knows no MCP, as the house reaches it.
+#[derive(Debug)]
+pub(crate) struct LocalServer {
+    leases: Arc<Leases>,
+    leasing: Arc<Leasing>,
+    builtin: Arc<dyn Builtin>,
+}
+
+impl LocalServer {
+    /// With what makes and ends its credentials.
+    pub(crate) const fn new(leases: Arc<Leases>, leasing: Arc<Leasing>, builtin: Arc<dyn Builtin>) -> Self {
+        Self { leases, leasing, builtin }
+    }
+
+    async fn call(&self, request: &UpstreamRequest<'_>, sent: &(dyn Fn() + Send + Sync)) -> Result<Value, UpstreamError> {
+        let unavailable = |words: String| UpstreamError::Unavailable { words: words.into(), may_have_run: false };
+        let tool = request.params.member("name").and_then(Raw::string).unwrap_or_default();
+        let arguments = request.params.member("arguments").map_or("{}", Raw::text);
+        let arguments: Value = serde_json::from_str(arguments).map_err(|_| unavailable("the arguments are no JSON".to_owned()))?;
+        let lease = request.lease.as_ref().ok_or_else(|| unavailable("the call has no lease".to_owned()))?;
+        let session = lease.session().await.map_err(|error| unavailable(error.words))?;
+        sent();
+        match session.call(&tool, &arguments, &request.cancel).await {
+            Ok(answer) => Ok(json!({
+                "content": [{ "type": "text", "text": answer.structured.to_string() }],
+                "structuredContent": answer.structured,
+                "isError": answer.is_error,
+            })),
+            Err(UseError { words, may_have_run, gone }) => {
+                if gone {
+                    lease.forget(&session).await;
+                }
+                Err(UpstreamError::Died { words: words.into(), may_have_run })
+            }
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Local for LocalServer {
+    async fn ready(&self) -> Result<(), String> {
+        let missing = self.leases.preflight(&self.leasing).await.map_err(|e| e.to_string())?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let words: Vec<String> = missing.iter().map(|f| format!("on `{}`: {}; {}", f.node, f.missing, f.remedy)).collect();
+        Err(format!("its credentials could not be ended here: {}", words.join(" | ")))
+    }
+
+    async fn request(&self, request: &UpstreamRequest<'_>, sent: &(dyn Fn() + Send + Sync)) -> Result<Reply, UpstreamError> {
+        let mut result = match request.method {
+            Method::ToolsList => json!({ "tools": self.builtin.tools() }),
+            Method::ToolsCall => self.call(request, sent).await?,
+            _ => {
+                let message = "the system has tools only".to_owned();
+                return Ok(Reply::Error { code: i64::from(code::METHOD_NOT_FOUND), message, data: None, http_status: 200 });
+            }
+        };
+        if let (UseEra::Modern { .. }, Some(members)) = (&request.era, result.as_object_mut()) {
+            members.insert("resultType".to_owned(), "complete".into());
+        }
+        raw(&result).map(Reply::Result).ok_or_else(|| UpstreamError::Broken { words: "its answer is too large".into(), may_have_run: true })
+    }
+}
+
+fn raw(value: &Value) -> Option<RawBuf> {
+    let text = value.to_string();
+    Raw::parse(text.as_bytes(), &Limits::REPLY).ok().map(Raw::to_owned)
+}

@@ -1,0 +1,253 @@
+//! The end of leases: tried until it is shown, with back-off and without a cap (law 6), and told to people when it does not come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bailiwick_core::{LeaseId, TaskId, Timestamp};
+use bailiwick_credentials::lease::{Account, TargetIds};
+use bailiwick_store::{LeaseFilter, LeaseLife, LeaseRow, LeaseState, StoreError};
+
+use super::{Event, Held, Leases, locked, seal_name};
+use crate::entry::{self, LeaseStep};
+use crate::fault;
+
+/// The first wait between two tries; it doubles.
+const AGAIN_FIRST: Duration = Duration::from_secs(1);
+/// The longest.
+const AGAIN_MAX: Duration = Duration::from_secs(300);
+/// Tries in vain after which somebody is called.
+const STUCK_AFTER: u32 = 4;
+/// How long the end of a task waits for the ends of its leases, before they go on behind it.
+const END_WITHIN: Duration = Duration::from_secs(8);
+/// Evidence in an entry beyond this many bytes is cut at its beginning: what verifies stands at its end.
+const EVIDENCE_BYTES_MAX: usize = 40_000;
+
+/// A lease that is being worked on. Given back when dropped.
+pub(super) struct Busy<'a> {
+    leases: &'a Leases,
+    id: LeaseId,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        locked(&self.leases.busy).remove(&self.id);
+        // Somebody may have come for it meanwhile.
+        self.leases.wake.notify_one();
+    }
+}
+
+/// What came of one try.
+#[derive(Debug)]
+pub(crate) enum Tried {
+    /// It has its ending.
+    Ended,
+    /// It has not, and why.
+    NotYet(String),
+    /// Somebody else is at it.
+    Busy,
+}
+
+impl Leases {
+    /// Nobody else mints or ends it meanwhile. `None`: somebody does.
+    pub(super) fn occupy(&self, id: LeaseId) -> Option<Busy<'_>> {
+        locked(&self.busy).insert(id).then_some(Busy { leases: self, id })
+    }
+
+    /// A task has ended (its leases are `ending` in the store): our connections are closed, and the ends are tried at once. Waits for them,
+    /// but not long; what is left goes on behind it.
+    pub(crate) async fn end_of_task(self: &Arc<Self>, task: TaskId) {
+        let held: Vec<Arc<Held>> = locked(&self.held).extract_if(|(of, ..), _| *of == task).map(|(_, held)| held).collect();
+        futures_util::future::join_all(held.iter().map(|held| held.close())).await;
+        let filter = LeaseFilter { task: Some(task), open: true, limit: usize::MAX, ..LeaseFilter::default() };
+        let Ok(rows) = self.store.leases(filter).await else { return self.wake.notify_one() };
+        let ends: Vec<_> = rows.into_iter().map(|row| self.spawn_end(row)).collect();
+        drop(tokio::time::timeout(END_WITHIN, futures_util::future::join_all(ends)).await);
+    }
+
+    fn spawn_end(self: &Arc<Self>, row: LeaseRow) -> tokio::task::JoinHandle<()> {
+        let leases = Arc::clone(self);
+        tokio::spawn(async move {
+            let Ok(_place) = Arc::clone(&leases.places).acquire_owned().await else { return };
+            if let Err(error) = leases.end(&row).await {
+                tracing::error!(%error, lease = %row.lease.id, "the end of a lease could not be recorded yet");
+            }
+        })
+    }
+
+    /// Tries to end whatever is due. Gives the time until the next one is.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn end_due(self: &Arc<Self>) -> Result<Option<Duration>, StoreError> {
+        self.say_unsaid().await?;
+        let filter = LeaseFilter { state: Some(LeaseState::Ending), limit: usize::MAX, ..LeaseFilter::default() };
+        let now = self.clock.now();
+        let (mut ends, mut soonest) = (Vec::new(), None::<Duration>);
+        for row in self.store.leases(filter).await? {
+            match row.life.next_at {
+                Some(next) if now < next => {
+                    let wait = now.until(next);
+                    soonest = Some(soonest.map_or(wait, |s| s.min(wait)));
+                }
+                _ => ends.push(self.spawn_end(row)),
+            }
+        }
+        futures_util::future::join_all(ends).await;
+        Ok(soonest)
+    }
+
+    /// The store is told of leases that are to be ended.
+    async fn say_unsaid(&self) -> Result<(), StoreError> {
+        let ids = std::mem::take(&mut *locked(&self.unsaid));
+        for (at, id) in ids.iter().enumerate() {
+            if let Err(error) = self.store.lease_ending(*id).await {
+                locked(&self.unsaid).extend(ids.iter().skip(at));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// One try to end one lease that is `ending`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn end(&self, row: &LeaseRow) -> Result<Tried, StoreError> {
+        let id = row.lease.id;
+        let Some(_busy) = self.occupy(id) else { return Ok(Tried::Busy) };
+        // What was read may be old: the mint's own ids may have come meanwhile, or the ending.
+        let Some(row) = self.store.lease(id).await? else { return Ok(Tried::Ended) };
+        match row.state {
+            LeaseState::Ended => return Ok(Tried::Ended),
+            LeaseState::Ending => {}
+            LeaseState::Pooled | LeaseState::Intended | LeaseState::Live => return Ok(Tried::Busy),
+        }
+        let leasing = self.leasing(&row.lease.system).filter(|l| l.kind.kind() == row.lease.kind);
+        let Some(leasing) = leasing else {
+            let why = format!("the system `{}` is not configured as it was: configure it again, or end the lease by hand", row.lease.system);
+            return self.not_yet(row, why, true).await;
+        };
+        let account = match self.account(&row) {
+            Ok(account) => account,
+            Err(why) => return self.not_yet(row, why, true).await,
+        };
+        fault::point("lease-ending");
+        match leasing.kind.end(&account).await {
+            Ok(ending) => {
+                fault::point("lease-dead");
+                let ending = serde_json::to_value(&ending).unwrap_or_default();
+                self.ended(row, ending, None, None).await?;
+                fault::point("lease-ended");
+                Ok(Tried::Ended)
+            }
+            Err(error) => self.not_yet(row, error.to_string(), !error.is_transient()).await,
+        }
+    }
+
+    /// The account of a lease, with its secret.
+    pub(super) fn account(&self, row: &LeaseRow) -> Result<Account, String> {
+        let name = row.lease.account.parse().map_err(|_| "the name of the account is not well-formed".to_owned())?;
+        let ids: TargetIds = serde_json::from_value(row.life.ids.clone()).unwrap_or_default();
+        let open = |sealed: &Vec<u8>| self.sealer.open(&seal_name(row.lease.id), sealed).map_err(|e| format!("its secret does not open: {e}"));
+        let secret = row.secret.as_ref().map(open).transpose()?;
+        Ok(Account { name, ids, secret, expires_at: row.life.expires_at })
+    }
+
+    async fn not_yet(&self, row: LeaseRow, why: String, lasting: bool) -> Result<Tried, StoreError> {
+        let attempts = row.life.attempts.saturating_add(1);
+        let wait = AGAIN_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(AGAIN_MAX);
+        let next_at = self.clock.now().plus(wait);
+        let life = LeaseLife { attempts, next_at: Some(next_at), failure: Some(why.clone()), ..row.life };
+        tracing::warn!(lease = %row.lease.id, system = %row.lease.system, attempts, %why, "a lease could not be ended yet; it is tried again");
+        metrics::counter!("bailiwick_lease_end_failures_total", "system" => row.lease.system.to_string()).increment(1);
+        self.store.lease_tried(row.lease.id, life).await?;
+        // Once for a reason that lasts, else after some tries; and again each time that the number has doubled.
+        let count = if lasting { attempts } else { attempts.saturating_sub(STUCK_AFTER - 1) };
+        if count > 0 && count.is_power_of_two() {
+            let event = Event::Stuck { lease: row.lease.id, task: row.task, system: row.lease.system, why: why.clone() };
+            drop(self.events.send(event));
+        }
+        Ok(Tried::NotYet(why))
+    }
+
+    /// A person says that it is over, although nothing shows it.
+    ///
+    /// # Errors
+    /// The store's. False: it had its ending already, or is not being ended.
+    pub(crate) async fn end_by_hand(&self, id: LeaseId, by: &str, reason: &str) -> Result<bool, StoreError> {
+        let Some(_busy) = self.occupy(id) else { return Ok(false) };
+        let Some(row) = self.store.lease(id).await? else { return Ok(false) };
+        if row.state != LeaseState::Ending {
+            return Ok(false);
+        }
+        let ending = serde_json::json!({ "ending": "by-hand", "last_failure": row.life.failure });
+        self.ended(row, ending, Some(by), Some(reason)).await?;
+        Ok(true)
+    }
+
+    async fn ended(&self, row: LeaseRow, ending: serde_json::Value, by: Option<&str>, reason: Option<&str>) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let ending = fitting(ending);
+        let life = LeaseLife { ending: Some(ending.clone()), by: by.map(str::to_owned), next_at: None, failure: None, ..row.life.clone() };
+        let body = ended_step(now, &row, &ending, by, reason);
+        self.store.lease_ended(row.lease.id, life, now, body).await?;
+        locked(&self.known).remove(&row.lease.id.to_bytes());
+        let word = word(&ending).to_owned();
+        metrics::counter!("bailiwick_leases_ended_total", "system" => row.lease.system.to_string(), "ending" => word).increment(1);
+        drop(self.events.send(Event::Ended { task: row.task }));
+        Ok(())
+    }
+
+    /// Resolves when there may be something to end.
+    pub(crate) async fn rung(&self) {
+        self.wake.notified().await;
+    }
+}
+
+/// The word of an ending.
+pub(crate) fn word(ending: &serde_json::Value) -> &str {
+    ending.get("ending").and_then(serde_json::Value::as_str).unwrap_or("revoked-unverified")
+}
+
+/// Evidence that fits into an entry: what is cut is its beginning, and that it was cut is said.
+fn fitting(mut ending: serde_json::Value) -> serde_json::Value {
+    let mut cut = 0_u32;
+    while ending.to_string().len() > EVIDENCE_BYTES_MAX {
+        let Some(lines) = ending.get_mut("evidence").and_then(serde_json::Value::as_array_mut).filter(|lines| !lines.is_empty()) else { break };
+        lines.remove(0);
+        cut = cut.saturating_add(1);
+    }
+    if cut > 0
+        && let Some(object) = ending.as_object_mut()
+    {
+        object.insert("evidence_cut".to_owned(), cut.into());
+    }
+    ending
+}
+
+fn ended_step(now: Timestamp, row: &LeaseRow, ending: &serde_json::Value, by: Option<&str>, reason: Option<&str>) -> Vec<u8> {
+    entry::encode(
+        now,
+        &LeaseStep {
+            lease: row.lease.id,
+            state: "ended",
+            task: row.task,
+            call: row.life.call,
+            agent: None,
+            instance: None,
+            owner: None,
+            subject: None,
+            system: row.lease.system.as_str(),
+            credential_kind: &row.lease.kind,
+            class: &row.lease.class,
+            account: &row.lease.account,
+            rights: &row.lease.rights,
+            ids: Some(&row.life.ids),
+            expires_at: row.life.expires_at,
+            ended: Some(ending),
+            attempts: Some(row.life.attempts),
+            by,
+            reason,
+        },
+    )
+}

@@ -1,0 +1,159 @@
+//! One lease as calls hold it: a name at first, then a credential over a connection of ours, until it ends.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bailiwick_core::{LeaseId, Task, Timestamp};
+use bailiwick_credentials::lease::{Account, AccountName, Tag};
+use bailiwick_credentials::{Injection, InjectionError};
+
+use super::Leasing;
+use crate::builtin::{Rights, Session, UseError};
+use crate::upstream::Inject;
+
+/// A credential that ends by itself sooner than this is not used for another call.
+const LEFT_MIN: Duration = Duration::from_secs(20);
+/// How long a connection may take to close.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How a system with a server of its own is given a credential: in a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeaderUse {
+    /// The header's name.
+    pub(crate) name: String,
+    /// What stands before the secret, such as `Bearer `.
+    pub(crate) before: String,
+}
+
+/// A lease as calls hold it.
+pub(crate) struct Held {
+    /// Its id.
+    pub(crate) id: LeaseId,
+    /// The name of its account.
+    pub(crate) account: AccountName,
+    /// Its task.
+    pub(crate) task: Arc<Task>,
+    /// How it is made.
+    pub(crate) leasing: Arc<Leasing>,
+    /// What it may do.
+    pub(crate) rights: Rights,
+    /// Held while it is made.
+    pub(super) making: tokio::sync::Mutex<()>,
+    live: OnceLock<Live>,
+    over: AtomicBool,
+}
+
+struct Live {
+    account: Account,
+    injection: Arc<Injection>,
+    session: tokio::sync::Mutex<Option<Arc<dyn Session>>>,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Held").field("id", &self.id).field("account", &self.account).field("live", &self.is_live()).finish_non_exhaustive()
+    }
+}
+
+impl Held {
+    /// Only a name yet.
+    pub(super) const fn reserved(id: LeaseId, account: AccountName, task: Arc<Task>, leasing: Arc<Leasing>, rights: Rights) -> Self {
+        Self { id, account, task, leasing, rights, making: tokio::sync::Mutex::const_new(()), live: OnceLock::new(), over: AtomicBool::new(false) }
+    }
+
+    /// Its tag at the system.
+    pub(crate) fn tag(&self) -> Tag {
+        Tag { task: self.task.id.to_string(), agent: self.task.spiffe_id.to_string(), expires_at: self.task.expires_at }
+    }
+
+    /// It is made, and durable as such.
+    ///
+    /// # Errors
+    /// The secret is none that can be given to the system.
+    pub(super) fn set_live(&self, account: Account) -> Result<(), InjectionError> {
+        let injection = match (&self.leasing.header, &account.secret) {
+            (Some(header), Some(secret)) => Injection::header_of(&header.name, &header.before, secret)?,
+            (_, secret) => Injection::cleaned_of(secret.as_ref()),
+        };
+        let live = Live { account, injection: Arc::new(injection), session: tokio::sync::Mutex::default() };
+        // It is set once: whoever makes it holds `making`.
+        drop(self.live.set(live));
+        Ok(())
+    }
+
+    /// Is it made?
+    pub(crate) fn is_live(&self) -> bool {
+        self.live.get().is_some() && !self.is_over()
+    }
+
+    /// May another call be given it?
+    pub(super) fn is_usable(&self, now: Timestamp) -> bool {
+        let expires_at = self.live.get().and_then(|live| live.account.expires_at);
+        !self.is_over() && expires_at.is_none_or(|at| now.plus(LEFT_MIN) < at || at >= self.task.expires_at)
+    }
+
+    /// Nothing is to be done with it any more.
+    pub(super) fn set_over(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// What answers are cleaned of, and what is put into requests.
+    pub(crate) fn injection(&self) -> Option<Arc<Injection>> {
+        self.live.get().map(|live| Arc::clone(&live.injection))
+    }
+
+    /// The header, for a system with a server of its own.
+    pub(crate) fn inject(&self) -> Option<Arc<dyn Inject>> {
+        self.leasing.header.as_ref()?;
+        self.injection().map(|injection| injection as Arc<dyn Inject>)
+    }
+
+    /// The connection, opened if there is none.
+    ///
+    /// # Errors
+    /// Nothing was done at the system.
+    pub(crate) async fn session(&self) -> Result<Arc<dyn Session>, UseError> {
+        let unusable = |words: &str| UseError { words: words.to_owned(), may_have_run: false, gone: true };
+        let live = self.live.get().filter(|_| !self.is_over()).ok_or_else(|| unusable("the credential has ended"))?;
+        let builtin = self.leasing.builtin.as_ref().ok_or_else(|| unusable("the system has a server of its own"))?;
+        let mut session = live.session.lock().await;
+        if let Some(session) = &*session {
+            return Ok(Arc::clone(session));
+        }
+        let fresh = builtin.open(&live.account, &self.tag()).await?;
+        if self.is_over() {
+            fresh.close().await;
+            return Err(unusable("the credential has ended"));
+        }
+        *session = Some(Arc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    /// This connection is of no use any more: the next call opens another.
+    pub(crate) async fn forget(&self, gone: &Arc<dyn Session>) {
+        if let Some(live) = self.live.get() {
+            let mut session = live.session.lock().await;
+            if session.as_ref().is_some_and(|s| Arc::ptr_eq(s, gone)) {
+                *session = None;
+            }
+        }
+    }
+
+    /// Closes our own connection. What is open elsewhere is ended at the system.
+    pub(super) async fn close(&self) {
+        self.set_over();
+        let Some(live) = self.live.get() else { return };
+        let closing = async {
+            let session = live.session.lock().await.take();
+            if let Some(session) = session {
+                session.close().await;
+            }
+        };
+        drop(tokio::time::timeout(CLOSE_WITHIN, closing).await);
+    }
+}

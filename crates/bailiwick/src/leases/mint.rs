@@ -1,0 +1,135 @@
+//! From a name to a credential: written down, made, written down again, and only then used.
+
+use std::sync::Arc;
+
+use bailiwick_core::{CallId, LeaseId, Timestamp};
+use bailiwick_credentials::lease::{Account, Minted, Plan};
+use bailiwick_store::{Lease, LeaseLife, LeaseRow, LeaseState};
+
+use super::{Held, LeaseError, Leases, locked, seal_name};
+use crate::entry::{self, LeaseStep};
+use crate::fault;
+
+impl Leases {
+    /// Makes the credential if it is only a name yet. Whoever waits may go away: the making comes to its end all the same.
+    ///
+    /// # Errors
+    /// There is none; what may have been made is being ended.
+    pub(crate) async fn ready(self: &Arc<Self>, held: &Arc<Held>, call: CallId) -> Result<(), LeaseError> {
+        if held.is_live() {
+            return Ok(());
+        }
+        let (leases, held) = (Arc::clone(self), Arc::clone(held));
+        let made = tokio::spawn(async move {
+            let _making = held.making.lock().await;
+            if held.is_live() {
+                return Ok(());
+            }
+            if held.is_over() {
+                return Err(LeaseError::TaskClosed);
+            }
+            let made = leases.make(&held, call).await;
+            if made.is_err() {
+                leases.let_go(&held);
+                leases.retire(held.id);
+            }
+            made
+        });
+        made.await.map_err(|_| LeaseError::Seal("the broker stops".to_owned()))?
+    }
+
+    /// The next call of the task gets another one.
+    fn let_go(&self, held: &Arc<Held>) {
+        held.set_over();
+        let key = (held.task.id, held.leasing.system.clone(), held.rights.class);
+        let mut all = locked(&self.held);
+        if all.get(&key).is_some_and(|found| Arc::ptr_eq(found, held)) {
+            all.remove(&key);
+        }
+    }
+
+    async fn make(&self, held: &Arc<Held>, call: CallId) -> Result<(), LeaseError> {
+        let _busy = self.occupy(held.id).ok_or(LeaseError::TaskClosed)?;
+        let now = self.clock.now();
+        let kind = &held.leasing.kind;
+        let proposed = kind.propose()?;
+        let tag = held.tag();
+        let sealed = proposed.as_ref().map(|s| self.sealer.seal(&seal_name(held.id), s)).transpose().map_err(|e| LeaseError::Seal(e.to_string()))?;
+        let row = LeaseRow {
+            lease: Lease {
+                id: held.id,
+                system: held.leasing.system.clone(),
+                class: held.rights.class.to_owned(),
+                kind: kind.kind().to_owned(),
+                account: held.account.to_string(),
+                rights: held.rights.rights.clone(),
+                begun_at: now,
+            },
+            task: Some(held.task.id),
+            state: LeaseState::Intended,
+            life: LeaseLife { call: Some(call), tag: tag.to_text(), ..LeaseLife::default() },
+            secret: sealed,
+        };
+        locked(&self.known).insert(held.id.to_bytes());
+        fault::point("before-lease");
+        let body = step(now, held, &row, "intended");
+        let begun = self.store.lease_begin(row.clone(), body).await;
+        if !matches!(begun, Ok(Ok(_))) {
+            // Nothing is made, and nothing is on record that says so.
+            locked(&self.known).remove(&held.id.to_bytes());
+            begun?.map_err(|_| LeaseError::TaskClosed)?;
+        }
+        fault::point("lease-intended");
+        let plan = Plan { name: held.account.clone(), tag, rights: held.rights.rights.clone() };
+        let minted = kind.mint(&plan, proposed.as_ref()).await?;
+        fault::point("lease-minted");
+        let Minted { ids, secret, expires_at } = minted;
+        let sealed = secret.as_ref().map(|s| self.sealer.seal(&seal_name(held.id), s)).transpose().map_err(|e| LeaseError::Seal(e.to_string()))?;
+        let life = LeaseLife { ids: serde_json::to_value(&ids).unwrap_or_default(), expires_at, ..row.life.clone() };
+        let row = LeaseRow { life: life.clone(), ..row };
+        let body = step(self.clock.now(), held, &row, "live");
+        if !self.store.lease_made(held.id, life, sealed, body).await? {
+            return Err(LeaseError::TaskClosed);
+        }
+        fault::point("lease-live");
+        let account = Account { name: held.account.clone(), ids, secret: secret.or(proposed), expires_at };
+        held.set_live(account).map_err(|e| LeaseError::Seal(e.to_string()))?;
+        metrics::counter!("bailiwick_leases_made_total", "kind" => kind.kind()).increment(1);
+        Ok(())
+    }
+
+    /// It is not used any more, and is to be ended.
+    pub(super) fn retire(&self, id: LeaseId) {
+        locked(&self.unsaid).push(id);
+        self.wake.notify_one();
+    }
+}
+
+/// The entry of a step that a task's call takes.
+fn step(now: Timestamp, held: &Held, row: &LeaseRow, state: &str) -> Vec<u8> {
+    let made = state == "live";
+    entry::encode(
+        now,
+        &LeaseStep {
+            lease: held.id,
+            state,
+            task: Some(held.task.id),
+            call: row.life.call,
+            agent: Some(&held.task.spiffe_id),
+            instance: Some(held.task.instance),
+            owner: Some(&held.task.owner),
+            subject: Some(&held.task.subject),
+            system: held.leasing.system.as_str(),
+            credential_kind: held.leasing.kind.kind(),
+            class: held.rights.class,
+            account: held.account.as_str(),
+            rights: &held.rights.rights,
+            ids: made.then_some(&row.life.ids),
+            expires_at: row.life.expires_at,
+            ended: None,
+            attempts: None,
+            by: None,
+            reason: None,
+        },
+    )
+}

@@ -1,0 +1,228 @@
+//! Leases: credentials that are made for a task, used over connections that we hold, and ended with evidence.
+//!
+//! The order is that of `credentials::lease`: the intent with the account's name and the sealed secret is durable before anything is made
+//! at a system, so that a crash leaves a name to clean. A task stays `closing` while any of its leases has no ending; tries never stop.
+//! This module journals, mints and ends; what follows from it for tasks and people is in [`work`].
+
+mod ending;
+mod held;
+mod mint;
+#[cfg(test)]
+mod simulation;
+mod sweep;
+mod work;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use bailiwick_core::{Clock, LeaseId, SystemName, Task, TaskId};
+use bailiwick_credentials::lease::{AccountName, Kind, Prefix, TargetError};
+use bailiwick_credentials::{SealError, Sealer, Secret};
+use bailiwick_store::{LeaseFilter, LeaseRow, LeaseState, Store, StoreError};
+use tokio::sync::{Notify, Semaphore, mpsc};
+
+use crate::builtin::{Builtin, Rights};
+use crate::clock::random;
+
+pub(crate) use ending::word;
+pub(crate) use held::{HeaderUse, Held};
+pub(crate) use sweep::SweepFinding;
+
+/// Ends that are tried at a time.
+const ENDS_AT_ONCE: usize = 16;
+
+/// Seals the secrets of leases.
+pub(crate) trait Seals: Send + Sync {
+    /// Seals a secret under a name.
+    fn seal(&self, name: &str, secret: &Secret) -> Result<Vec<u8>, SealError>;
+    /// Opens it again.
+    fn open(&self, name: &str, sealed: &[u8]) -> Result<Secret, SealError>;
+}
+
+impl Seals for Sealer {
+    fn seal(&self, name: &str, secret: &Secret) -> Result<Vec<u8>, SealError> {
+        Self::seal(self, name, secret)
+    }
+    fn open(&self, name: &str, sealed: &[u8]) -> Result<Secret, SealError> {
+        Self::open(self, name, sealed)
+    }
+}
+
+/// How one system's credentials are made, and how its calls use them.
+#[derive(Debug)]
+pub(crate) struct Leasing {
+    /// The system.
+    pub(crate) system: SystemName,
+    /// Mints and ends.
+    pub(crate) kind: Arc<dyn Kind>,
+    /// What the names of its accounts begin with.
+    pub(crate) prefix: Prefix,
+    /// What a call of it does; none for a system with a server of its own.
+    pub(crate) builtin: Option<Arc<dyn Builtin>>,
+    /// The rights of a credential of a system with a server of its own.
+    pub(crate) rights: Vec<String>,
+    /// How a system with a server of its own is given it.
+    pub(crate) header: Option<HeaderUse>,
+}
+
+/// Why a call gets no credential.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LeaseError {
+    /// The task is not open any more.
+    #[error("its task has ended")]
+    TaskClosed,
+    /// The system, or the way to it.
+    #[error("no credential could be made: {0}")]
+    Target(#[from] TargetError),
+    /// The store's.
+    #[error("the lease could not be written down: {0}")]
+    Store(#[from] StoreError),
+    /// The secret could not be sealed or used.
+    #[error("the credential cannot be kept: {0}")]
+    Seal(String),
+}
+
+/// What happened to a lease, for whoever looks after tasks and calls people.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// It has its ending.
+    Ended {
+        /// Its task.
+        task: Option<TaskId>,
+    },
+    /// Its end was tried in vain so often, or for such a reason, that somebody should look.
+    Stuck {
+        /// The lease.
+        lease: LeaseId,
+        /// Its task.
+        task: Option<TaskId>,
+        /// Its system.
+        system: SystemName,
+        /// Why, in words.
+        why: String,
+    },
+}
+
+type Key = (TaskId, SystemName, &'static str);
+
+/// All leases of this broker.
+pub(crate) struct Leases {
+    store: Store,
+    sealer: Arc<dyn Seals>,
+    clock: Arc<dyn Clock>,
+    systems: RwLock<BTreeMap<SystemName, Arc<Leasing>>>,
+    held: Mutex<HashMap<Key, Arc<Held>>>,
+    /// Accounts that the journal explains: from before the intent until after the ending.
+    known: Mutex<HashSet<[u8; 16]>>,
+    /// Leases that are being minted or ended at this moment.
+    busy: Mutex<HashSet<LeaseId>>,
+    /// Leases that are to be ended, and the store could not be told so.
+    unsaid: Mutex<Vec<LeaseId>>,
+    /// Rings when there is something to end.
+    wake: Notify,
+    places: Arc<Semaphore>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl std::fmt::Debug for Leases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leases").field("held", &locked(&self.held).len()).finish_non_exhaustive()
+    }
+}
+
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The name under which a lease's secret is sealed.
+fn seal_name(lease: LeaseId) -> String {
+    format!("lease/{lease}")
+}
+
+impl Leases {
+    /// No leases yet. What happens to them comes out of the receiver.
+    pub(crate) fn new(store: Store, sealer: Arc<dyn Seals>, clock: Arc<dyn Clock>) -> (Arc<Self>, mpsc::UnboundedReceiver<Event>) {
+        let (events, happened) = mpsc::unbounded_channel();
+        let leases = Self {
+            store,
+            sealer,
+            clock,
+            systems: RwLock::default(),
+            held: Mutex::default(),
+            known: Mutex::default(),
+            busy: Mutex::default(),
+            unsaid: Mutex::default(),
+            wake: Notify::new(),
+            places: Arc::new(Semaphore::new(ENDS_AT_ONCE)),
+            events,
+        };
+        (Arc::new(leases), happened)
+    }
+
+    /// Leases of this system are made and ended so from now on.
+    pub(crate) fn add(&self, leasing: Arc<Leasing>) {
+        self.systems.write().unwrap_or_else(PoisonError::into_inner).insert(leasing.system.clone(), leasing);
+    }
+
+    /// How leases of a system are made.
+    pub(crate) fn leasing(&self, system: &SystemName) -> Option<Arc<Leasing>> {
+        self.systems.read().unwrap_or_else(PoisonError::into_inner).get(system).cloned()
+    }
+
+    /// The task's lease of this system and class: the one that it has, or one that is only a name yet. Nothing is made or written.
+    pub(crate) fn reserve(&self, task: &Arc<Task>, leasing: &Arc<Leasing>, rights: Rights) -> Arc<Held> {
+        let now = self.clock.now();
+        let key = (task.id, leasing.system.clone(), rights.class);
+        let mut held = locked(&self.held);
+        if let Some(found) = held.get(&key) {
+            if found.is_usable(now) {
+                return Arc::clone(found);
+            }
+            // It is at its end before the task is: the task gets another one.
+            self.retire(found.id);
+        }
+        let id = LeaseId::new(now, random());
+        let account = AccountName::new(&leasing.prefix, id.to_bytes());
+        let fresh = Arc::new(Held::reserved(id, account, Arc::clone(task), Arc::clone(leasing), rights));
+        held.insert(key, Arc::clone(&fresh));
+        fresh
+    }
+
+    /// Takes up what the store remembers: what may be used is used on, everything else is ended. `task` gives the open tasks.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn recover(&self, task: impl Fn(TaskId) -> Option<Arc<Task>>) -> Result<(), StoreError> {
+        let open = LeaseFilter { open: true, limit: usize::MAX, ..LeaseFilter::default() };
+        for row in self.store.leases(open).await? {
+            locked(&self.known).insert(row.lease.id.to_bytes());
+            let live = (row.state == LeaseState::Live).then(|| row.task.and_then(&task)).flatten();
+            let taken = live.is_some_and(|task| self.take_up(&row, &task));
+            if !taken && row.state != LeaseState::Ending {
+                self.store.lease_ending(row.lease.id).await?;
+            }
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Takes up a live lease of an open task, if its system is the one that it was and its secret opens.
+    fn take_up(&self, row: &LeaseRow, task: &Arc<Task>) -> bool {
+        let Some(leasing) = self.leasing(&row.lease.system).filter(|l| l.kind.kind() == row.lease.kind) else { return false };
+        let Some(class) = ["read", "write", "use"].into_iter().find(|c| *c == row.lease.class) else { return false };
+        let Ok(account) = self.account(row) else { return false };
+        let rights = Rights { class, rights: row.lease.rights.clone() };
+        let held = Held::reserved(row.lease.id, account.name.clone(), Arc::clone(task), leasing, rights);
+        if held.set_live(account).is_err() {
+            return false;
+        }
+        let key = (task.id, row.lease.system.clone(), class);
+        locked(&self.held).insert(key, Arc::new(held));
+        true
+    }
+
+    /// The tasks that have leases in use.
+    pub(crate) fn in_use(&self) -> usize {
+        locked(&self.held).values().filter(|held| held.is_live()).count()
+    }
+}

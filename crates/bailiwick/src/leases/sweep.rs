@@ -1,0 +1,56 @@
+//! Preflight, and the sweep: a system is served only when its credentials can be ended there, and accounts that no lease explains are removed.
+
+use std::sync::Arc;
+
+use bailiwick_core::{LeaseId, SystemName};
+use bailiwick_credentials::lease::{self, AccountName, Finding, TargetError};
+
+use super::{Leases, Leasing, locked};
+use crate::clock::random;
+
+/// An account of ours that no lease explains.
+#[derive(Debug)]
+pub(crate) struct SweepFinding {
+    /// What it is called.
+    pub(crate) account: AccountName,
+    /// In words: where, whose it says it is, and what became of it.
+    pub(crate) words: String,
+}
+
+impl Leases {
+    /// Can everything be done at this system that a lease needs, its end above all? What is missing, with the statement that grants it.
+    ///
+    /// # Errors
+    /// It could not be found out.
+    pub(crate) async fn preflight(&self, leasing: &Leasing) -> Result<Vec<Finding>, TargetError> {
+        let id = LeaseId::new(self.clock.now(), random()).to_bytes();
+        // The probe is no orphan while it is there.
+        locked(&self.known).insert(id);
+        let found = leasing.kind.preflight(&AccountName::new(&leasing.prefix, id)).await;
+        locked(&self.known).remove(&id);
+        found
+    }
+
+    /// Removes accounts of this broker at a system that no lease explains.
+    ///
+    /// # Errors
+    /// They could not be listed.
+    pub(crate) async fn sweep(&self, system: &SystemName) -> Result<Vec<SweepFinding>, TargetError> {
+        let Some(leasing) = self.leasing(system) else { return Ok(Vec::new()) };
+        let orphans = lease::sweep(&*leasing.kind, &leasing.prefix, &|name| locked(&self.known).contains(&name.lease())).await?;
+        let words = |orphan: &lease::Orphan| {
+            let whose = orphan.found.tag.as_ref().map_or_else(|| "without a tag".to_owned(), |t| format!("of {} for {}", t.task, t.agent));
+            let became = match &orphan.ending {
+                Ok(ending) => format!("it is ended: {}", ending.word()),
+                Err(error) => format!("it could not be ended yet: {error}"),
+            };
+            format!("account `{}` at `{system}` ({}, {whose}) is explained by no lease; {became}", orphan.found.name, orphan.found.node)
+        };
+        Ok(orphans.iter().map(|orphan| SweepFinding { account: orphan.found.name.clone(), words: words(orphan) }).collect())
+    }
+
+    /// All systems that leases are made at.
+    pub(crate) fn systems(&self) -> Vec<Arc<Leasing>> {
+        self.systems.read().unwrap_or_else(std::sync::PoisonError::into_inner).values().cloned().collect()
+    }
+}

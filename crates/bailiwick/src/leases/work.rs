@@ -1,0 +1,103 @@
+//! What follows from leases for tasks and people: workers that end and sweep, and tasks that are closed when all is ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bailiwick_core::{EndReason, SystemName, TaskState};
+use tokio::sync::mpsc;
+
+use super::Event;
+use crate::house::House;
+
+/// The longest that nothing is looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Between two sweeps of a system.
+const SWEEP_AGAIN: Duration = Duration::from_secs(300);
+
+impl House {
+    /// Starts what ends leases, closes tasks after them, and sweeps systems.
+    pub(crate) fn start_leases(self: &Arc<Self>, mut happened: mpsc::UnboundedReceiver<Event>) {
+        let house = Arc::clone(self);
+        self.workers.spawn(async move {
+            loop {
+                let wait = match house.leases.end_due().await {
+                    Ok(next) => next.unwrap_or(LOOK_AGAIN).clamp(Duration::from_millis(50), LOOK_AGAIN),
+                    Err(error) => {
+                        tracing::error!(%error, "leases could not be looked at");
+                        Duration::from_secs(1)
+                    }
+                };
+                tokio::select! {
+                    () = house.stop.cancelled() => return,
+                    () = house.leases.rung() => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        });
+        let house = Arc::clone(self);
+        self.workers.spawn(async move {
+            loop {
+                let event = tokio::select! {
+                    () = house.stop.cancelled() => return,
+                    event = happened.recv() => event,
+                };
+                let Some(event) = event else { return };
+                house.happened(event).await;
+            }
+        });
+        for leasing in self.leases.systems() {
+            let (house, system) = (Arc::clone(self), leasing.system.clone());
+            self.workers.spawn(async move { house.keep_swept(system).await });
+        }
+    }
+
+    async fn happened(&self, event: Event) {
+        match event {
+            Event::Ended { task: Some(task) } => {
+                let Ok(Some(row)) = self.store.task(task).await else { return };
+                if !matches!(row.state, TaskState::Closing { .. }) {
+                    return;
+                }
+                let reason = row.state.reason().unwrap_or(EndReason::Expired);
+                if let Err(error) = self.close_task(task, reason, Some(&row.task)).await {
+                    tracing::error!(%error, %task, "a task could not be closed yet");
+                }
+            }
+            Event::Ended { task: None } => {}
+            Event::Stuck { lease, task, system, why } => {
+                let agent = match task {
+                    Some(task) => self.store.task(task).await.ok().flatten().map(|row| row.task.agent),
+                    None => None,
+                };
+                let agent = agent.and_then(|name| self.agent(name.as_str()).cloned());
+                let detail = format!("{lease} at `{system}` is not ended yet, and is tried again: {why}");
+                self.incident("lease_not_ended", agent.as_ref(), task, &detail).await;
+            }
+        }
+    }
+
+    async fn keep_swept(self: Arc<Self>, system: SystemName) {
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.sweep_system(&system) => {}
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(SWEEP_AGAIN) => {}
+            }
+        }
+    }
+
+    /// Removes accounts that no lease explains; each is an incident.
+    pub(crate) async fn sweep_system(&self, system: &SystemName) {
+        match self.leases.sweep(system).await {
+            Ok(orphans) => {
+                for orphan in orphans {
+                    self.incident("orphan_account", None, None, &orphan.words).await;
+                }
+            }
+            Err(error) => tracing::warn!(%system, %error, "the accounts of a system could not be listed"),
+        }
+    }
+}
