@@ -4,6 +4,7 @@ pub mod canonical;
 pub mod json;
 pub mod lines;
 pub mod mcp;
+pub mod openapi;
 pub mod render;
 pub mod schema;
 pub mod sse;
