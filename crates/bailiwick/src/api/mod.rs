@@ -6,6 +6,7 @@ mod exports;
 mod health;
 mod hold_view;
 mod holds;
+mod leases;
 mod ledger;
 mod oauth;
 mod payloads;
@@ -77,7 +78,7 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
         tasks::TaskDocument, tasks::GrantedTool, tasks::OpenedDocument, tasks::TaskList, crate::tasks::TaskRequest, crate::tasks::AskedBudget,
         holds::HoldDocument, holds::HoldList, holds::Decision,
         registry::ToolDocument, registry::ToolList, registry::Classification, registry::AgentDocument, registry::AgentList,
-        registry::SystemDocument, registry::SystemList, registry::SecretList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus,
+        registry::SystemDocument, registry::SystemList, registry::SecretList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus, leases::LeaseDocument, leases::LeaseList, leases::ByHand, leases::CheckReport,
         crate::trace::Trace, crate::trace::Chain, crate::trace::TracedTask, crate::trace::Decision, crate::trace::TracedHold,
         crate::trace::Outcome, crate::trace::Entry, crate::trace::Head, crate::trace::asked::Page, trace::Rebuilt,
         crate::trace::changes::Changes, crate::trace::changes::Change, crate::trace::changes::Answered, crate::trace::changes::Read,
@@ -163,6 +164,9 @@ fn all() -> Routes {
         .add(web::__path_decide, web::decide)
         .add(web::__path_style, web::style)
         .add(exports::__path_list, exports::list)
+        .add(leases::__path_list, leases::list)
+        .add(leases::__path_end, leases::end)
+        .add(leases::__path_check, leases::check)
         .add(health::__path_alive, health::alive)
         .add(health::__path_ready, health::ready)
         .add(health::__path_counted, health::counted)
@@ -213,7 +217,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let paths = document["paths"].as_object().unwrap();
         let operations: Vec<_> = paths.values().flat_map(|p| p.as_object().unwrap().values()).collect();
-        assert_eq!(operations.len(), 48);
+        assert_eq!(operations.len(), 51);
         for operation in operations {
             assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{operation}");
             assert!(operation["responses"]["default"].is_object(), "{operation}");

@@ -6,13 +6,14 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bailiwick_core::{AgentName, Budget, Constraint, Effect, EndReason, ErrorCode, InstanceId, PersonName, Role, SpiffeId, Task, TaskId, Timestamp};
 use bailiwick_policy::{Possible, TaskQuestion};
-use bailiwick_store::{TaskFilter, TaskRow};
+use bailiwick_store::{LeaseFilter, TaskFilter, TaskRow};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::asker::{Api, Asker, ByAgent, ByPerson, has, sees_task};
 use super::body::{Asked, Json, Named};
+use super::leases::LeaseDocument;
 use super::oauth::{TokenDocument, json};
 use super::problem::Problem;
 use crate::entry::Narrowed;
@@ -93,6 +94,9 @@ pub(super) struct TaskDocument {
     /// When it ends by itself.
     #[schema(value_type = String)]
     expires_at: Timestamp,
+    /// The credentials that were made for it, each with its ending or why it has none yet. Where one task is asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    leases: Vec<LeaseDocument>,
 }
 
 /// A tool that a task was granted.
@@ -153,7 +157,15 @@ impl TaskDocument {
             calls_used: used,
             opened_at: task.opened_at,
             expires_at: task.expires_at,
+            leases: Vec::new(),
         }
+    }
+
+    /// With its leases.
+    async fn whole(house: &House, row: &TaskRow) -> Result<Self, Problem> {
+        let filter = LeaseFilter { task: Some(row.task.id), limit: LIST_MAX, ..LeaseFilter::default() };
+        let leases = house.store.leases(filter).await?;
+        Ok(Self { leases: leases.into_iter().map(LeaseDocument::new).collect(), ..Self::new(house, row) })
     }
 }
 
@@ -250,7 +262,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, asker: Asker, Asked(query)
 )]
 pub(super) async fn show(State(api): State<Arc<Api>>, asker: Asker, name: Named) -> Result<Response, Problem> {
     let row = find(&api.house, &asker, &name).await?;
-    Ok(axum::Json(TaskDocument::new(&api.house, &row)).into_response())
+    Ok(axum::Json(TaskDocument::whole(&api.house, &row).await?).into_response())
 }
 
 /// The agent says that the work is done: the task ends, and every credential that it used with it.
@@ -291,5 +303,5 @@ async fn end(house: &House, row: TaskRow, reason: EndReason, by: impl FnOnce(&Ta
         house.end_task(row.task.id, reason, Some(&by(&row.task))).await?;
     }
     let row = house.store.task(row.task.id).await?.unwrap_or(row);
-    Ok(axum::Json(TaskDocument::new(house, &row)).into_response())
+    Ok(axum::Json(TaskDocument::whole(house, &row).await?).into_response())
 }

@@ -29,6 +29,11 @@ impl Place {
         }
     }
 
+    /// The configuration file, read and checked.
+    pub(crate) fn configuration(&self) -> Result<Config, Failure> {
+        Config::load(&self.config_file()?).map_err(config_failure)
+    }
+
     /// The trust domain that the configuration names, even if the rest of it is not complete yet; else the default one.
     pub(crate) fn trust_domain(&self) -> Result<TrustDomain, Failure> {
         let file = self.config_file()?;

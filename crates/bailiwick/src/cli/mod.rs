@@ -6,6 +6,7 @@ mod decide;
 mod export;
 pub(crate) mod http;
 pub(crate) mod key_files;
+mod lease;
 pub(crate) mod ledger;
 mod ledger_erase;
 mod ledger_prune;
@@ -63,6 +64,11 @@ impl Place {
         Self { data_dir: Some(dir.to_path_buf()), config: None, url: None, person: None, json: false }
     }
 
+    /// Is a broker meant that is not the one of the data directory?
+    pub(crate) const fn is_remote(&self) -> bool {
+        self.url.is_some()
+    }
+
     /// The data directory: as given, or `bailiwick` under the user's data directory.
     ///
     /// # Errors
@@ -107,6 +113,12 @@ enum Command {
     /// Tasks: list, show, complete, revoke.
     #[command(subcommand)]
     Task(task::TaskCommand),
+    /// Leases: credentials that were made for tasks, and how they ended.
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
+    /// Systems: how each stands, and whether credentials can be ended there.
+    #[command(subcommand)]
+    System(lease::SystemCommand),
     /// Tools: how each is classified, and the review of those that wait for it.
     #[command(subcommand)]
     Tools(tools::ToolsCommand),
@@ -219,6 +231,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Secret(command) => done(blocking(command.run(&place))),
         Command::Token(token) => done(blocking(token.run(&place))),
         Command::Task(command) => done(blocking(command.run(&place))),
+        Command::Lease(command) => done(blocking(command.run(&place))),
+        Command::System(command) => done(blocking(command.run(&place))),
         Command::Tools(command) => done(blocking(command.run(&place))),
         Command::Approvals => done(blocking(decide::approvals(&place))),
         Command::Approve(decide) => done(blocking(decide.run(&place, true))),

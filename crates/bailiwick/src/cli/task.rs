@@ -131,6 +131,11 @@ fn described(task: &Value) -> String {
         let label = if index == 0 { "tools" } else { "" };
         lines.push(field(label, &format!("{} ({}{needs}{bounds})", text(tool, "name"), text(tool, "effect"))));
     }
+    for (index, lease) in items(task, "leases").iter().enumerate() {
+        let label = if index == 0 { "credentials" } else { "" };
+        let what = format!("{} at {} ({})", text(lease, "account"), text(lease, "system"), text(lease, "class"));
+        lines.push(field(label, &format!("{what}: {}", super::lease::standing(lease))));
+    }
     lines.join("\n")
 }
 

@@ -455,6 +455,15 @@ impl SystemEntry {
         prefixes.max_by_key(|(length, _)| *length).map(|(_, effect)| effect)
     }
 
+    /// How credentials are made for tasks of this system, if they are.
+    #[must_use]
+    pub const fn leasing_settings(&self) -> Option<&Settings> {
+        match &self.transport {
+            Transport::Builtin(settings) => Some(settings),
+            Transport::Stdio { .. } | Transport::Http { .. } => None,
+        }
+    }
+
     /// The names of the sealed secrets that are injected into its calls.
     #[must_use]
     pub fn secret_names(&self) -> Vec<&str> {

@@ -4,6 +4,7 @@
 //! at a system, so that a crash leaves a name to clean. A task stays `closing` while any of its leases has no ending; tries never stop.
 //! This module journals, mints and ends; what follows from it for tasks and people is in [`work`].
 
+mod check;
 mod ending;
 mod held;
 mod mint;
@@ -24,9 +25,9 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use crate::builtin::{Builtin, Rights};
 use crate::clock::random;
 
-pub(crate) use ending::word;
+pub(crate) use check::check_stopped;
+pub(crate) use ending::{Tried, word};
 pub(crate) use held::{HeaderUse, Held};
-pub(crate) use sweep::SweepFinding;
 
 /// Ends that are tried at a time.
 const ENDS_AT_ONCE: usize = 16;
@@ -221,8 +222,16 @@ impl Leases {
         true
     }
 
-    /// The tasks that have leases in use.
-    pub(crate) fn in_use(&self) -> usize {
-        locked(&self.held).values().filter(|held| held.is_live()).count()
+    /// A lease is taken from its task: our connection is closed, and it is to be ended. Nothing if it is not in use.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn stop_using(&self, id: LeaseId) -> Result<(), StoreError> {
+        let held = locked(&self.held).extract_if(|_, held| held.id == id).map(|(_, held)| held).next();
+        if let Some(held) = held {
+            held.close().await;
+        }
+        self.store.lease_ending(id).await?;
+        Ok(())
     }
 }

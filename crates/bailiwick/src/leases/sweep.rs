@@ -11,8 +11,6 @@ use crate::clock::random;
 /// An account of ours that no lease explains.
 #[derive(Debug)]
 pub(crate) struct SweepFinding {
-    /// What it is called.
-    pub(crate) account: AccountName,
     /// In words: where, whose it says it is, and what became of it.
     pub(crate) words: String,
 }
@@ -46,7 +44,7 @@ impl Leases {
             };
             format!("account `{}` at `{system}` ({}, {whose}) is explained by no lease; {became}", orphan.found.name, orphan.found.node)
         };
-        Ok(orphans.iter().map(|orphan| SweepFinding { account: orphan.found.name.clone(), words: words(orphan) }).collect())
+        Ok(orphans.iter().map(|orphan| SweepFinding { words: words(orphan) }).collect())
     }
 
     /// All systems that leases are made at.
