@@ -7,6 +7,7 @@ pub mod mcp;
 pub mod openapi;
 pub mod render;
 pub mod schema;
+pub mod sql;
 pub mod sse;
 
 pub use canonical::{Canonical, canonical};
