@@ -198,7 +198,7 @@ impl Injection {
     }
 
     /// Replaces every secret of at least 6 bytes by [`crate::REDACTED`], as it is and in the forms that answers carry it in: base64,
-    /// hexadecimal, percent-encoded, escaped in JSON. Give it a whole answer: a secret that is cut in two is not found.
+    /// hexadecimal, and escaped as in JSON, URLs, HTML and C, in any mixture. Give it a whole answer: a secret that is cut in two is not found.
     #[must_use]
     pub fn redact<'a>(&self, answer: &'a [u8]) -> Cow<'a, [u8]> {
         self.redaction.redact(answer)
@@ -207,11 +207,12 @@ impl Injection {
     /// [`Injection::redact`] for text.
     #[must_use]
     pub fn redact_text<'a>(&self, answer: &'a str) -> Cow<'a, str> {
-        match self.redaction.redact(answer.as_bytes()) {
-            Cow::Borrowed(_) => Cow::Borrowed(answer),
-            // What is cut out of the text is text, so what is left is text too.
-            Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
-        }
+        self.redaction.redact_text(answer)
+    }
+
+    /// [`Injection::redact`] for each string, key and number of a JSON value, whatever way they were written. Gives how many it replaced.
+    pub fn redact_value(&self, answer: &mut serde_json::Value) -> usize {
+        self.redaction.redact_value(answer)
     }
 }
 

@@ -6,53 +6,87 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
-use super::Form;
+/// Base64 within base64 is looked for up to this length of a secret: enough for tokens.
+const TWICE_MAX: usize = 8 << 10;
+/// A line of a secret of many lines is a secret by itself from this length on, if it has no space: a key's, not a word's.
+const LINE_MIN: usize = 32;
+const LINES_MAX: usize = 100;
 
-const HEX_LOWER: &[u8; 16] = b"0123456789abcdef";
-const HEX_UPPER: &[u8; 16] = b"0123456789ABCDEF";
+/// One form.
+#[derive(PartialEq, Eq)]
+pub(super) struct Form {
+    pub(super) way: Way,
+    pub(super) text: Zeroizing<Vec<u8>>,
+}
+
+/// How a form may be spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// Each character as it is or escaped.
+    Text,
+    /// Characters of base64, which may be broken into lines. Only `+`, `/` and `=` are ever escaped.
+    Base64,
+    /// Each byte as two hexadecimal digits, with or without something between them.
+    Hex,
+}
 
 /// Every form of a secret, and of what is secret within it, at least `min` bytes long.
 pub(super) fn of(secret: &[u8], min: usize) -> Vec<Form> {
-    let mut all: BTreeSet<Vec<u8>> = BTreeSet::new();
+    let mut all: BTreeSet<(Way, Vec<u8>)> = BTreeSet::new();
     for core in cores(secret) {
         if core.len() < min {
             continue;
         }
-        all.insert(core.to_vec());
-        all.insert(hex(core, HEX_LOWER));
-        all.insert(hex(core, HEX_UPPER));
-        all.extend(base64_forms(core));
-        all.extend(percent_forms(core));
-        all.extend(json_forms(core));
+        let once = base64_forms(&core);
+        if core.len() <= TWICE_MAX {
+            all.extend(once.iter().flat_map(|form| base64_forms(form)).map(|form| (Way::Base64, form)));
+        }
+        all.extend(once.into_iter().map(|form| (Way::Base64, form)));
+        all.insert((Way::Text, backwards(&core)));
+        all.insert((Way::Hex, core.to_vec()));
+        all.insert((Way::Text, core.to_vec()));
     }
-    all.into_iter().filter(|form| form.len() >= min).map(Zeroizing::new).collect()
+    all.into_iter().map(|(way, text)| Form { way, text: Zeroizing::new(text) }).filter(|form| form.text.len() >= min).collect()
 }
 
-/// The secret, and the part of it that is a secret by itself: a token after its scheme, a password inside a URL.
-fn cores(secret: &[u8]) -> Vec<&[u8]> {
-    let mut cores = vec![secret, secret.trim_ascii()];
-    let Ok(text) = std::str::from_utf8(secret) else { return cores };
-    if let Some((scheme, token)) = text.split_once(' ')
-        && ["bearer", "basic", "token", "apikey"].iter().any(|s| scheme.eq_ignore_ascii_case(s))
-    {
-        cores.push(token.trim().as_bytes());
+/// The secret, and the part of it that is a secret by itself: a token after its scheme, a password inside a URL, a line of a key.
+fn cores(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+    let mut cores = vec![secret.to_vec(), secret.trim_ascii().to_vec()];
+    if let Ok(text) = std::str::from_utf8(secret) {
+        if let Some((scheme, token)) = text.split_once(' ')
+            && ["bearer", "basic", "token", "apikey"].iter().any(|s| scheme.eq_ignore_ascii_case(s))
+        {
+            cores.push(token.trim().as_bytes().to_vec());
+        }
+        if let Some((_, rest)) = text.split_once("://")
+            && let Some((authority, _)) = rest.split_at_checked(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
+            && let Some((user, _)) = authority.rsplit_once('@')
+            && let Some((_, password)) = user.split_once(':')
+        {
+            cores.push(password.as_bytes().to_vec());
+            cores.push(percent_decoded(password));
+        }
+        let lines = text.lines().map(str::trim).filter(|line| line.len() >= LINE_MIN && line.len() < secret.len() && !line.contains([' ', '\t']));
+        cores.extend(lines.take(LINES_MAX).map(|line| line.as_bytes().to_vec()));
     }
-    if let Some((_, rest)) = text.split_once("://")
-        && let Some((authority, _)) = rest.split_at_checked(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
-        && let Some((user, _)) = authority.rsplit_once('@')
-        && let Some((_, password)) = user.split_once(':')
-    {
-        cores.push(password.as_bytes());
-    }
-    cores
+    cores.sort();
+    cores.dedup();
+    cores.into_iter().map(Zeroizing::new).collect()
 }
 
-fn hex(bytes: &[u8], digits: &[u8; 16]) -> Vec<u8> {
-    bytes.iter().flat_map(|b| [nibble(digits, b >> 4), nibble(digits, b & 15)]).collect()
+fn backwards(core: &[u8]) -> Vec<u8> {
+    std::str::from_utf8(core).map_or_else(|_| core.iter().rev().copied().collect(), |text| text.chars().rev().collect::<String>().into_bytes())
 }
 
-fn nibble(digits: &[u8; 16], n: u8) -> u8 {
-    digits.get(usize::from(n)).copied().unwrap_or(b'0')
+fn percent_decoded(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, tail)) = rest.split_first() {
+        let decoded = tail.first_chunk::<2>().filter(|_| *byte == b'%').and_then(|pair| super::spelling::hex_pair(*pair));
+        out.push(decoded.unwrap_or(*byte));
+        rest = if decoded.is_some() { tail.get(2..).unwrap_or_default() } else { tail };
+    }
+    out
 }
 
 /// Base64 of the secret alone, and the characters of it that stay the same at each of the three places where it can begin inside
@@ -72,84 +106,7 @@ fn base64_forms(secret: &[u8]) -> Vec<Vec<u8>> {
             forms.push(text.get(first..whole).unwrap_or_default().to_vec());
         }
     }
+    forms.sort();
+    forms.dedup();
     forms
-}
-
-fn percent_forms(secret: &[u8]) -> Vec<Vec<u8>> {
-    let unreserved = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-    // What JavaScript's `encodeURIComponent` leaves alone, and what a form leaves alone.
-    let component = move |b: u8| unreserved(b) || matches!(b, b'!' | b'\'' | b'(' | b')' | b'*');
-    let form = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'*' | b' ');
-    // What may stand in a path or a query unescaped (RFC 3986 section 3.3).
-    let path = move |b: u8| component(b) || matches!(b, b'$' | b'&' | b'+' | b',' | b';' | b'=' | b':' | b'@' | b'/');
-    let mut forms = Vec::new();
-    for digits in [HEX_UPPER, HEX_LOWER] {
-        forms.push(percent(secret, digits, unreserved));
-        forms.push(percent(secret, digits, component));
-        forms.push(percent(secret, digits, path));
-        forms.push(percent(secret, digits, form).into_iter().map(|b| if b == b' ' { b'+' } else { b }).collect());
-    }
-    forms
-}
-
-fn percent(secret: &[u8], digits: &[u8; 16], plain: impl Fn(u8) -> bool) -> Vec<u8> {
-    let one = |b: &u8| if plain(*b) { vec![*b] } else { vec![b'%', nibble(digits, b >> 4), nibble(digits, b & 15)] };
-    secret.iter().flat_map(one).collect()
-}
-
-/// JSON strings of the secret as common writers escape it, and once more, for JSON that stands as text inside JSON.
-fn json_forms(secret: &[u8]) -> Vec<Vec<u8>> {
-    let Ok(text) = std::str::from_utf8(secret) else { return Vec::new() };
-    let ways = [
-        Escape::default(),
-        Escape { slash: true, ..Escape::default() },
-        Escape { ascii: true, ..Escape::default() },
-        Escape { ascii: true, slash: true, ..Escape::default() },
-        Escape { html: true, ..Escape::default() },
-    ];
-    let mut forms = Vec::new();
-    for way in ways {
-        let once = Zeroizing::new(way.json(text));
-        for again in ways {
-            forms.push(again.json(&once).into_bytes());
-        }
-        forms.push(once.as_bytes().to_vec());
-    }
-    forms
-}
-
-/// What a writer of JSON escapes beyond what it must.
-#[derive(Clone, Copy, Default)]
-struct Escape {
-    /// `/`, as PHP does.
-    slash: bool,
-    /// Everything beyond ASCII, as Python does.
-    ascii: bool,
-    /// `<`, `>` and `&`, as Go does.
-    html: bool,
-}
-
-impl Escape {
-    fn json(self, text: &str) -> String {
-        let mut out = String::with_capacity(text.len().saturating_mul(2));
-        for c in text.chars() {
-            match c {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '\u{8}' => out.push_str("\\b"),
-                '\u{c}' => out.push_str("\\f"),
-                '/' if self.slash => out.push_str("\\/"),
-                c if c < ' ' || (self.html && matches!(c, '<' | '>' | '&')) || (self.ascii && !c.is_ascii()) => {
-                    for unit in c.encode_utf16(&mut [0; 2]) {
-                        out.push_str(&format!("\\u{unit:04x}"));
-                    }
-                }
-                c => out.push(c),
-            }
-        }
-        out
-    }
 }
