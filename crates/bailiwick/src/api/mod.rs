@@ -80,7 +80,7 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
         registry::ToolDocument, registry::ToolList, registry::Classification, registry::AgentDocument, registry::AgentList,
         registry::SystemDocument, registry::SystemList, registry::SecretList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus, leases::LeaseDocument, leases::LeaseList, leases::ByHand, leases::CheckReport,
         crate::trace::Trace, crate::trace::Chain, crate::trace::TracedTask, crate::trace::Decision, crate::trace::TracedHold,
-        crate::trace::Outcome, crate::trace::Entry, crate::trace::Head, crate::trace::asked::Page, trace::Rebuilt,
+        crate::trace::Outcome, crate::trace::TracedLease, crate::trace::Entry, crate::trace::Head, crate::trace::asked::Page, trace::Rebuilt,
         crate::trace::changes::Changes, crate::trace::changes::Change, crate::trace::changes::Answered, crate::trace::changes::Read,
         crate::trace::changes::Redefined, crate::trace::person::Answerable, crate::trace::person::OwnedAgent, crate::trace::person::TaskLine,
         crate::trace::person::CallLine, crate::trace::person::ApprovalLine, crate::trace::person::DeedLine, crate::trace::difference::Difference,

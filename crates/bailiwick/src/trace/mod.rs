@@ -10,7 +10,7 @@ pub mod proof;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{CallId, Hold, HoldId, IncidentId, PersonName, TaskId, Timestamp};
+use bailiwick_core::{CallId, Hold, HoldId, IncidentId, LeaseId, PersonName, TaskId, Timestamp};
 use bailiwick_store::{EntryRow, Fact, Field, Search, Store, StoreError, TaskRow};
 use serde::Serialize;
 use serde_json::Value;
@@ -29,6 +29,8 @@ pub enum Subject {
     Task(TaskId),
     /// An incident.
     Incident(IncidentId),
+    /// A lease.
+    Lease(LeaseId),
     /// The entry at an index.
     Entry(u64),
 }
@@ -40,13 +42,13 @@ impl std::str::FromStr for Subject {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let index = || digits.then(|| text.parse().ok().map(Self::Entry)).flatten();
         let call = text.parse().ok().map(Self::Call).or_else(|| text.parse().ok().map(Self::Hold));
-        call.or_else(|| text.parse().ok().map(Self::Task)).or_else(|| text.parse().ok().map(Self::Incident)).or_else(index).ok_or(NoSubject)
+        call.or_else(|| text.parse().ok().map(Self::Task)).or_else(|| text.parse().ok().map(Self::Incident)).or_else(|| text.parse().ok().map(Self::Lease)).or_else(index).ok_or(NoSubject)
     }
 }
 
 /// A text that names nothing that can be traced.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("expected a call, a held call, a task, an incident, or the index of an entry")]
+#[error("expected a call, a held call, a task, a lease, an incident, or the index of an entry")]
 pub struct NoSubject;
 
 /// Entries of a task that its trace shows, from its opening on. All of them are found by [`asked`].
@@ -79,6 +81,9 @@ pub struct Trace {
     /// Where the permit stands in the ledger.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intent: Option<u64>,
+    /// The credential with which it was sent, if that was made for the task, from its making to its ending.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<TracedLease>,
     /// What became of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
@@ -212,6 +217,32 @@ pub struct TracedHold {
     pub refusal: Option<String>,
 }
 
+/// A credential that was made for a task.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TracedLease {
+    /// Its id.
+    pub id: String,
+    /// The system.
+    pub system: String,
+    /// The kind of credential.
+    pub kind: String,
+    /// The rights' class.
+    pub class: String,
+    /// The name of its account at the system, by which the system's own log has it.
+    pub account: String,
+    /// What it could do there, in the kind's own words.
+    #[schema(value_type = Vec<Object>)]
+    pub rights: Vec<Value>,
+    /// The last step that is on record: `intended`, `live`, `ended`.
+    pub state: String,
+    /// How it ended, with what was tried and seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub ending: Option<Value>,
+    /// Where its steps stand in the ledger.
+    pub entries: Vec<u64>,
+}
+
 /// What became of a permitted call.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Outcome {
@@ -245,6 +276,7 @@ impl Trace {
             Subject::Entry(index) => gathered.entry(store, index).await?,
             Subject::Task(task) => gathered.whole_task(store, task).await?,
             Subject::Incident(incident) => gathered.incident(store, incident).await?,
+            Subject::Lease(lease) => gathered.leased(store, lease).await?,
         }
         if gathered.rows.is_empty() {
             return Ok(None);
@@ -271,6 +303,7 @@ struct Gathered {
     entries: BTreeMap<u64, Entry>,
     call: Option<CallId>,
     hold: Option<Hold>,
+    lease: Option<LeaseId>,
     task: Option<TaskRow>,
     task_id: Option<TaskId>,
 }
@@ -305,6 +338,10 @@ impl Gathered {
     async fn call(&mut self, store: &Store, call: CallId) -> Result<(), StoreError> {
         self.call = Some(call);
         self.entries_of(store, call).await?;
+        let sent_with = self.rows.values().filter(|row| member::<String>(row, "kind").as_deref() == Some("intent"));
+        if let Some(lease) = sent_with.filter_map(|row| member::<LeaseId>(row, "lease")).next_back() {
+            self.leased(store, lease).await?;
+        }
         match self.rows.values().find_map(|row| member::<HoldId>(row, "hold")) {
             Some(hold) => self.held(store, hold).await,
             None => Ok(()),
@@ -333,6 +370,15 @@ impl Gathered {
             Some(call) => self.call(store, call).await,
             None => Ok(()),
         }
+    }
+
+    /// The steps of one lease.
+    async fn leased(&mut self, store: &Store, lease: LeaseId) -> Result<(), StoreError> {
+        self.lease = Some(lease);
+        let facts = vec![(Field::Thing, lease.to_string()), (Field::Kind, "lease".to_owned())];
+        let found = store.search(Search { facts, limit: BESIDE_MAX, ..Search::default() }).await?;
+        found.rows.into_iter().for_each(|row| self.take(row));
+        Ok(())
     }
 
     async fn incident(&mut self, store: &Store, incident: IncidentId) -> Result<(), StoreError> {
@@ -382,11 +428,30 @@ impl Gathered {
             approvals,
             intent: intent.map(|e| e.index),
             outcome,
+            lease: self.lease.and_then(|id| self.traced_lease(id)),
             concerned: self.concerned(),
             task: self.task.as_ref().map(|row| task(row, endings)),
             entries: self.entries.into_values().collect(),
             ledger,
         }
+    }
+
+    fn traced_lease(&self, id: LeaseId) -> Option<TracedLease> {
+        let id = id.to_string();
+        let steps: Vec<&Entry> = self.of_kind("lease").filter(|e| text(&e.entry, "lease").as_ref() == Some(&id)).collect();
+        let last = steps.last()?;
+        let of = |name: &str| text(&last.entry, name).unwrap_or_default();
+        Some(TracedLease {
+            system: of("system"),
+            kind: of("credential_kind"),
+            class: of("class"),
+            account: of("account"),
+            rights: last.entry.get("rights").and_then(Value::as_array).cloned().unwrap_or_default(),
+            state: of("state"),
+            ending: last.entry.get("ended").cloned(),
+            entries: steps.iter().map(|e| e.index).collect(),
+            id,
+        })
     }
 
     /// As the entry of the decision says it; by the task where there is none.

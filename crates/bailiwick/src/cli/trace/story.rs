@@ -81,6 +81,7 @@ fn told(index: u64, entry: &Value, style: Style) -> Vec<String> {
             lines.extend(items(entry, "endings").iter().map(|e| field(&text(e, "system"), &text(e, "ending"))));
             lines
         }
+        "lease" => lease(entry, &head, style),
         // Whatever it is, all of it.
         other => {
             let mut lines = vec![head(other.to_owned())];
@@ -102,6 +103,30 @@ fn told(index: u64, entry: &Value, style: Style) -> Vec<String> {
         lines.push(field("code", &of("code")));
     }
     lines.insert(0, String::new());
+    lines
+}
+
+/// A step in the life of a credential.
+fn lease(entry: &Value, head: &impl Fn(String) -> String, style: Style) -> Vec<String> {
+    let of = |name: &str| text(entry, name);
+    let ended = entry.get("ended");
+    let words = match (of("state").as_str(), ended) {
+        ("intended", _) => "a credential is to be made: written down first".to_owned(),
+        ("live", _) => style.good("the credential is made"),
+        ("ended", Some(ending)) => style.strong(&format!("the credential has ended: {}", text(ending, "ending"))),
+        (other, _) => format!("credential: {other}"),
+    };
+    let mut lines = vec![head(words), field("lease", &of("lease")), field("account", &format!("{} at {} ({})", of("account"), of("system"), of("credential_kind")))];
+    if of("state") == "intended" {
+        lines.push(field("rights", &texts(entry, "rights").join(", ")));
+    }
+    if of("by") != "-" {
+        lines.push(field("by hand", &format!("{}: {}", of("by"), of("reason"))));
+    }
+    for (at, tried) in ended.map(|e| items(e, "evidence")).unwrap_or_default().iter().enumerate() {
+        let label = if at == 0 { "evidence" } else { "" };
+        lines.push(field(label, &format!("{} on {}: {}", text(tried, "step"), text(tried, "node"), line(&text(tried, "saw")))));
+    }
     lines
 }
 
