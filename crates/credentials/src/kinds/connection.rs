@@ -10,20 +10,20 @@ use tokio_rustls::TlsConnector;
 use crate::lease::{Node, Step, TargetCode, TargetError};
 
 /// How long a connection may take to open, with TLS and login.
-pub(super) const OPEN_MAX: Duration = Duration::from_secs(8);
+pub(crate) const OPEN_MAX: Duration = Duration::from_secs(8);
 /// How long one answer may take.
-pub(super) const ANSWER_MAX: Duration = Duration::from_secs(15);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// Whatever is called ends after this long, with `busy`.
 const CALL_MAX: Duration = Duration::from_secs(55);
 
 /// Bytes to and from a node.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// Why a question has no answer that can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The way there failed.
     Lost(String),
     /// What came is no answer of this protocol.
@@ -33,7 +33,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    pub(super) fn words(&self) -> &str {
+    pub(crate) fn words(&self) -> &str {
         match self {
             Self::Lost(words) | Self::Said(words) => words,
             Self::Malformed(words) => words,
@@ -48,13 +48,13 @@ impl From<std::io::Error> for Failure {
 }
 
 /// Opens a stream, under TLS where the node has it.
-pub(super) async fn open(node: &Node) -> Result<Box<dyn Stream>, Failure> {
+pub(crate) async fn open(node: &Node) -> Result<Box<dyn Stream>, Failure> {
     let plain = open_plain(node).await?;
     secure(plain, node).await
 }
 
 /// Opens a stream without TLS, for protocols that begin in the clear. Nothing secret goes over it before [`secure`].
-pub(super) async fn open_plain(node: &Node) -> Result<Box<dyn Stream>, Failure> {
+pub(crate) async fn open_plain(node: &Node) -> Result<Box<dyn Stream>, Failure> {
     let opening = async {
         if node.host().starts_with('/') {
             return Ok::<Box<dyn Stream>, Failure>(Box::new(UnixStream::connect(node.host()).await?));
@@ -67,7 +67,7 @@ pub(super) async fn open_plain(node: &Node) -> Result<Box<dyn Stream>, Failure> 
 }
 
 /// Puts TLS over the stream where the node has it. The server proves that it is the node's host.
-pub(super) async fn secure(stream: Box<dyn Stream>, node: &Node) -> Result<Box<dyn Stream>, Failure> {
+pub(crate) async fn secure(stream: Box<dyn Stream>, node: &Node) -> Result<Box<dyn Stream>, Failure> {
     let Some(trust) = node.tls() else { return Ok(stream) };
     let host =
         ServerName::try_from(node.host().to_owned()).map_err(|_| Failure::Lost("the host is no name that a certificate can have".to_owned()))?;
@@ -76,12 +76,12 @@ pub(super) async fn secure(stream: Box<dyn Stream>, node: &Node) -> Result<Box<d
 }
 
 /// The answer, unless it takes too long.
-pub(super) async fn timed<T>(limit: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(crate) async fn timed<T>(limit: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let late = || Failure::Lost(format!("no answer within {} seconds", limit.as_secs()));
     tokio::time::timeout(limit, work).await.map_err(|_| late())?
 }
 
 /// A whole call of a kind.
-pub(super) async fn within<T>(step: Step, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, TargetError> {
+pub(crate) async fn within<T>(step: Step, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, TargetError> {
     tokio::time::timeout(CALL_MAX, work).await.map_err(|_| TargetError::new(TargetCode::Busy, step, "", "it takes longer than 55 seconds"))?
 }

@@ -2,25 +2,27 @@
 //!
 //! What was measured on real servers, and rules this file: a revocation in the account's JWT ends open connections at once and refuses every JWT of
 //! the user's key that is not newer; an account's JWT that is pushed later *without* it lets the user in again. So each push begins with what the
-//! nodes have and what the caller remembers ([`Revocations`]), and [`Nats::restore`] puts back what somebody else's push took away. An empty
-//! list of subjects means every subject to NATS; here it means none. A refused login is worded alike whatever the reason, so a control login with a
-//! fresh user of the same account must go through beside it.
+//! nodes have, read a moment before, and nothing has to be remembered here: a revocation of ours says itself until when it is needed. What somebody
+//! else's push takes away is seen by [`list`](Kind::list) as an account that is back, and put back by the next end or [`Nats::restore`]. An empty list
+//! of subjects means every subject to NATS; here it means none. A refused login is worded alike whatever the reason, so a control login with a fresh
+//! user of the same account must go through beside it.
 //!
 //! Servers with a full resolver (`resolver: { type: full, .. }`): others forget at a restart what was pushed, or do not take it.
 
 mod claims;
 mod ending;
-mod jwt;
-mod nkey;
+pub(crate) mod jwt;
+pub(crate) mod nkey;
 mod preflight;
-mod session;
+pub(crate) mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bailiwick_core::{Clock, Timestamp};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
@@ -42,6 +44,8 @@ const PAGE: usize = 512;
 const PAGES_MAX: usize = 200;
 /// How long a server may take for an answer of its own. The first push to a server that has just started takes longest.
 const ASK_MAX: Duration = Duration::from_secs(4);
+/// How far apart the servers' clocks and ours may be: a revocation stays this long after its user has expired.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(12 * 3600);
 /// The word under which a user's public key is remembered.
 pub(super) const USER: &str = "user";
 
@@ -84,20 +88,13 @@ pub struct Keys {
     pub system: Secret,
 }
 
-/// A user that was revoked, as the caller's own records have it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Revocation {
-    /// Its public key: what [`Minted::ids`] has under `user`.
-    pub user: String,
-    /// When its JWT expires: [`Minted::expires_at`].
-    pub expires_at: Timestamp,
-}
-
-/// What the caller remembers of users that were ended.
-pub trait Revocations: Send + Sync {
-    /// Every user that was ended and whose JWT has not expired, and those whose JWT expired within the last day, which are then taken out.
-    /// An account's JWT without one of the former is an incident.
-    fn revoked(&self) -> Vec<Revocation>;
+/// A user that was ended, as long as its revocation is needed.
+struct Ended {
+    name: AccountName,
+    /// No JWT of it was issued later, in seconds.
+    at: i64,
+    /// Until when its revocation is needed, in seconds.
+    until: i64,
 }
 
 /// Users of one account.
@@ -108,7 +105,8 @@ pub struct Nats {
     system: Key,
     system_jwt: String,
     clock: Arc<dyn Clock>,
-    remembered: Arc<dyn Revocations>,
+    /// Users that this process ended or was told of, by their public keys.
+    ended: std::sync::Mutex<BTreeMap<String, Ended>>,
     /// Who changes the account's JWT: two changes at once would lose one.
     turn: Mutex<()>,
 }
@@ -118,7 +116,7 @@ impl Nats {
     ///
     /// # Errors
     /// [`TargetCode::Plan`] if a setting is out of its range, a subject is none, or a key is none of its kind.
-    pub fn new(settings: Settings, keys: &Keys, clock: Arc<dyn Clock>, remembered: Arc<dyn Revocations>) -> Result<Self, TargetError> {
+    pub fn new(settings: Settings, keys: &Keys, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
         let wrong = |what: &str| TargetError::new(TargetCode::Plan, Step::Connect, "", what);
         let names: BTreeSet<_> = settings.nodes.iter().map(Node::name).collect();
         if settings.nodes.is_empty() || settings.nodes.len() > NODES_MAX || names.len() < settings.nodes.len() {
@@ -147,33 +145,58 @@ impl Nats {
             system_jwt: jwt::jwt_in(keys.system.expose()).ok_or_else(|| wrong("expected credentials with a JWT"))?.to_owned(),
             settings,
             clock,
-            remembered,
+            ended: std::sync::Mutex::default(),
             turn: Mutex::new(()),
         })
     }
 
-    /// Looks at every node whether each user that the caller remembers is still revoked, and revokes anew those that are not. Gives their
-    /// public keys: each is an incident. To be called at start, when a node is back, and now and then.
+    /// Says that a user was ended, by this process or one before: name, [`ids`](Account::ids) and expiry are read. From then on a node that would
+    /// let it in again is seen. What was never said is revoked all the same, as long as nobody pushes the account's JWT without it.
+    pub fn remember(&self, account: &Account) {
+        if let Some(user) = account.ids.find(USER).filter(|user| nkey::public(user, Role::User).is_some()) {
+            self.remember_user(user, &account.name, account.expires_at);
+        }
+    }
+
+    fn remember_user(&self, user: &str, name: &AccountName, expires_at: Option<Timestamp>) {
+        let now = self.clock.now();
+        // No lease is longer, whatever is remembered of it.
+        let last = now.plus(self.settings.lease_max);
+        let until = seconds(expires_at.map_or(last, |at| at.min(last)).plus(CLOCKS_DIFFER));
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.retain(|_, ended| ended.until >= seconds(now));
+        ended.insert(user.to_owned(), Ended { name: name.clone(), at: seconds(now), until });
+    }
+
+    /// Looks at every node whether each user that is [remembered](Nats::remember) is still revoked, and revokes anew those that are not. Gives their
+    /// public keys: each is an incident. To be called when a node is back.
     ///
     /// # Errors
-    /// What the system said.
+    /// What the first system that could not be asked said. The others are as they must be.
     pub async fn restore(&self) -> Result<Vec<String>, TargetError> {
         within(Step::Remove, async {
-            let mut sessions = self.sessions(Step::Remove).await?;
-            claims::revoke(self, &mut sessions, None).await.map(|change| change.missing)
+            let (mut sessions, mut trouble) = self.reach(Step::Connect).await;
+            let change = claims::revoke(self, &mut sessions, None).await?;
+            trouble.extend(change.trouble);
+            trouble.into_iter().next().map_or(Ok(change.missing), Err)
         })
         .await
     }
 
-    /// A connection to every node with our own user of the system account.
-    async fn sessions(&self, step: Step) -> Result<Vec<(&Node, Session)>, TargetError> {
-        let mut sessions = Vec::new();
-        for node in &self.settings.nodes {
+    /// Connections with our own user of the system account to the nodes that can be reached, and what kept the others from it.
+    async fn reach(&self, step: Step) -> (Vec<(&Node, Session)>, Vec<TargetError>) {
+        let open = |node| async move {
             let opened = Session::open(node, &self.system_jwt, &self.system, "bailiwick").await;
-            let step = if step == Step::List { step } else { Step::Connect };
-            sessions.push((node, opened.map_err(|failure| target(&failure, step, node.name()))?));
+            opened.map(|session| (node, session)).map_err(|failure| target(&failure, step, node.name()))
+        };
+        let (mut sessions, mut trouble) = (Vec::new(), Vec::new());
+        for opened in join_all(self.settings.nodes.iter().map(open)).await {
+            match opened {
+                Ok(session) => sessions.push(session),
+                Err(error) => trouble.push(error),
+            }
         }
-        Ok(sessions)
+        (sessions, trouble)
     }
 
     /// The claims of a user, signed by the account.
@@ -215,15 +238,27 @@ impl Nats {
     }
 
     async fn list_users(&self, prefix: &Prefix) -> Result<Vec<Found>, TargetError> {
+        let (mut sessions, trouble) = self.reach(Step::List).await;
+        if let Some(first) = trouble.into_iter().next() {
+            return Err(first);
+        }
+        let lists = join_all(sessions.iter_mut().map(|(node, session)| self.list_at(node, session))).await;
         let mut found: BTreeMap<String, Found> = BTreeMap::new();
-        for (node, mut session) in self.sessions(Step::List).await? {
-            for connection in connections(&mut session, Step::List, &self.settings.account).await? {
-                let Some(name) = connection.name.parse::<AccountName>().ok().filter(|name| prefix.covers(name)) else { continue };
-                let this = Found { name, ids: TargetIds::one(USER, &connection.user), tag: None, node: node.name().to_owned() };
-                found.entry(connection.user).or_insert(this);
+        for ((node, _), users) in sessions.iter().zip(lists) {
+            for (user, name) in users?.into_iter().filter(|(_, name)| prefix.covers(name)) {
+                let this = Found { name, ids: TargetIds::one(USER, &user), tag: None, node: node.name().to_owned() };
+                found.entry(user).or_insert(this);
             }
         }
         Ok(found.into_values().collect())
+    }
+
+    /// Who is connected to the node, and whom it would let in although it was ended.
+    async fn list_at(&self, node: &Node, session: &mut Session) -> Result<Vec<(String, AccountName)>, TargetError> {
+        let open = connections(session, Step::List, &self.settings.account).await?;
+        let open = open.into_iter().filter_map(|connection| Some((connection.user, connection.name.parse().ok()?)));
+        let claims = claims::look_up(self, Step::List, node, session).await?;
+        Ok(open.chain(claims::back(self, &claims)).collect())
     }
 }
 
@@ -243,15 +278,15 @@ impl Kind for Nats {
     }
 
     async fn mint(&self, plan: &Plan, secret: Option<&Secret>) -> Result<Minted, TargetError> {
-        let secret = secret.ok_or_else(|| TargetError::new(TargetCode::Plan, Step::Mint, "", "a user needs the seed that was proposed"))?;
-        self.mint_user(plan, secret)
+        self.mint_user(plan, super::proposed(secret)?)
     }
 
     async fn end(&self, account: &Account) -> Result<Ending, TargetError> {
         within(Step::Remove, ending::end(self, account)).await
     }
 
-    /// Those that have a connection open. NATS keeps no list of users: one that is not connected is seen by nobody, and expires.
+    /// Those that have a connection open, and those that were ended and that some node would let in again. NATS keeps no list of users: another one that
+    /// is not connected is seen by nobody, and expires.
     async fn list(&self, prefix: &Prefix) -> Result<Vec<Found>, TargetError> {
         within(Step::List, self.list_users(prefix)).await
     }

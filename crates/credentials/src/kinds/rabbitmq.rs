@@ -9,7 +9,7 @@
 //! The server has no locks and tells of no API connection, so bytes of a mint that was killed could come after its end. The first of them makes a user
 //! without any permission, and the second is refused without the first. An end that does not know its mint's answer waits and looks again.
 
-mod amqp;
+pub(crate) mod amqp;
 mod api;
 mod ending;
 mod preflight;
@@ -163,8 +163,7 @@ impl Kind for Rabbitmq {
     }
 
     async fn mint(&self, plan: &Plan, secret: Option<&Secret>) -> Result<Minted, TargetError> {
-        let secret = secret.ok_or_else(|| TargetError::new(TargetCode::Plan, Step::Mint, "", "a user needs the secret that was proposed"))?;
-        within(Step::Mint, self.mint_user(plan, secret)).await
+        within(Step::Mint, self.mint_user(plan, super::proposed(secret)?)).await
     }
 
     async fn end(&self, account: &Account) -> Result<Ending, TargetError> {

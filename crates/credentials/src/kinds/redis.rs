@@ -3,22 +3,25 @@
 //! What was measured on real servers, and rules this file: `off` and `resetpass` leave open connections as they are, and `ACL DELUSER` ends them,
 //! also within `MULTI`, `SUBSCRIBE` and blocking commands. Users do not replicate, so every node is told. Nothing expires a user. Whoever
 //! runs `ACL SAVE` while a lease lives, or `CONFIG REWRITE` where there is no ACL file (as Sentinel does at each failover), writes the user
-//! into a file from which `ACL LOAD` or a restart brings it back. So an end writes that file anew, wherever the user can stand in it.
+//! into a file from which `ACL LOAD` or a restart brings it back. So an end writes that file anew, wherever the user can stand in it; where the
+//! server cannot write it, the ending says so and is less than verified.
 //!
 //! `Redis` 7.0 or newer, or Valkey. The broker's own user needs the commands of [`COMMANDS`], and no keys.
 
 mod ending;
 mod preflight;
-mod resp;
+pub(crate) mod resp;
 mod rules;
-mod session;
+pub(crate) mod session;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use bailiwick_core::Clock;
+use futures_util::future::join_all;
 
 use super::connection::within;
 use crate::Secret;
@@ -96,9 +99,10 @@ impl Redis {
         }
         let rules = rules::of(plan.rights.iter().filter_map(|right| self.settings.rights.get(right)).flatten());
         let digest = password_digest(secret);
+        let made = join_all(self.settings.nodes.iter().map(|node| self.mint_at(node, plan, &digest, &rules))).await;
         let mut ids = TargetIds::default();
-        for node in &self.settings.nodes {
-            ids = ids.and(&run_word(node), self.mint_at(node, plan, &digest, &rules).await?);
+        for (node, run) in self.settings.nodes.iter().zip(made) {
+            ids = ids.and(&run_word(node), run?);
         }
         Ok(Minted { ids, secret: None, expires_at: None })
     }
@@ -122,17 +126,21 @@ impl Redis {
     }
 
     async fn list_users(&self, prefix: &Prefix) -> Result<Vec<Found>, TargetError> {
-        let mut found: BTreeMap<String, Found> = BTreeMap::new();
-        for node in &self.settings.nodes {
-            let mut session = self.at(node, OURS).await?;
-            let reply = session.run(Step::List, &["ACL", "USERS"]).await?;
-            let names = reply.items().iter().filter_map(Reply::text).filter_map(|name| name.parse::<AccountName>().ok());
-            for name in names.filter(|name| prefix.covers(name)) {
+        let lists = join_all(self.settings.nodes.iter().map(|node| self.list_at(node))).await;
+        let mut found: BTreeMap<AccountName, Found> = BTreeMap::new();
+        for (node, names) in self.settings.nodes.iter().zip(lists) {
+            for name in names?.into_iter().filter(|name| prefix.covers(name)) {
                 let this = Found { name: name.clone(), ids: TargetIds::default(), tag: None, node: node.name().to_owned() };
-                found.entry(name.to_string()).or_insert(this);
+                found.entry(name).or_insert(this);
             }
         }
         Ok(found.into_values().collect())
+    }
+
+    async fn list_at(&self, node: &Node) -> Result<Vec<AccountName>, TargetError> {
+        let mut session = self.at(node, OURS).await?;
+        let reply = session.run(Step::List, &["ACL", "USERS"]).await?;
+        Ok(reply.items().iter().filter_map(Reply::text).filter_map(|name| name.parse().ok()).collect())
     }
 }
 
@@ -151,8 +159,7 @@ impl Kind for Redis {
     }
 
     async fn mint(&self, plan: &Plan, secret: Option<&Secret>) -> Result<Minted, TargetError> {
-        let secret = secret.ok_or_else(|| TargetError::new(TargetCode::Plan, Step::Mint, "", "a user needs the secret that was proposed"))?;
-        within(Step::Mint, self.mint_user(plan, secret)).await
+        within(Step::Mint, self.mint_user(plan, super::proposed(secret)?)).await
     }
 
     async fn end(&self, account: &Account) -> Result<Ending, TargetError> {
@@ -177,9 +184,9 @@ async fn passwords(session: &mut Session, step: Step, name: &str) -> Result<Opti
         return Ok(None);
     }
     let fields = reply.items();
-    let at = fields.iter().position(|field| field.text() == Some("passwords"));
+    let at = fields.iter().position(|field| field.text().as_deref() == Some("passwords"));
     let values = at.and_then(|at| fields.get(at.saturating_add(1))).map_or(&[][..], Reply::items);
-    Ok(Some(values.iter().filter_map(Reply::text).map(str::to_owned).collect()))
+    Ok(Some(values.iter().filter_map(Reply::text).map(Cow::into_owned).collect()))
 }
 
 /// SHA-256 of the password in hexadecimal, as Redis keeps it: 256 random bits need no salt.

@@ -1,7 +1,7 @@
 //! `NATS`: the life of a user that no server is told of, and each trap that a revoked one leaves.
 
 use bailiwick_credentials::Secret;
-use bailiwick_credentials::kinds::nats::{Keys, Nats, Revocation, SUBJECTS};
+use bailiwick_credentials::kinds::nats::{Keys, Nats, SUBJECTS};
 use bailiwick_credentials::lease::{Account, Kind as _, Minted, Node, Plan, Prefix, TargetCode, TargetIds, sweep};
 
 use crate::nats_world::{Agent, Nkey, World, claims, credentials};
@@ -90,35 +90,63 @@ async fn a_user_has_what_its_rights_name_and_an_empty_list_is_nothing() {
 }
 
 #[tokio::test]
-async fn revocations_are_carried_on_and_what_another_push_took_away_is_put_back() {
+async fn a_broker_that_was_restarted_carries_on_what_the_servers_have_and_remembers_nothing() {
+    let world = World::start();
+    let (one, two) = (mint(&world.broker(), &plan(&["orders_ro"])).await, mint(&world.broker(), &plan(&["orders_ro"])).await);
+    let stranger = Nkey::new(b'U', 9).public;
+    assert!(world.push(&[&stranger]).await.contains("\"code\":200"));
+    let before = world.revoked().await[&stranger];
+    for lease in [&one, &two] {
+        // Each by a process of its own.
+        assert_verified(&world.broker().end(&lease.account).await.unwrap(), &["one"], REFUSED);
+    }
+    for lease in [&one, &two] {
+        assert!(Agent::log_in(&world.server, &lease.jwt, &lease.seed).await.err().unwrap().contains(REFUSED));
+    }
+    let revoked = world.revoked().await;
+    assert_eq!((revoked.len(), revoked[&stranger]), (3, before), "that of somebody else is as it was");
+}
+
+#[tokio::test]
+async fn what_another_push_took_away_is_found_and_put_back() {
     let world = World::start();
     let broker = world.broker();
     let (one, two) = (mint(&broker, &plan(&["orders_ro"])).await, mint(&broker, &plan(&["orders_ro"])).await);
-    let stranger = Nkey::new(b'U', 9).public;
-    assert!(world.push(&[&stranger]).await.contains("\"code\":200"));
     for lease in [&one, &two] {
         assert_verified(&broker.end(&lease.account).await.unwrap(), &["one"], REFUSED);
     }
-    // The second push had the first revocation in it, and that of somebody else.
-    assert!(Agent::log_in(&world.server, &one.jwt, &one.seed).await.is_err());
     assert_eq!(broker.restore().await.unwrap(), Vec::<String>::new());
+    assert_eq!(broker.list(&Prefix::default()).await.unwrap(), []);
 
     // What other tools do: push the account as they know it. The server lets the revoked users in again.
     world.push(&[]).await;
     let mut back = Agent::log_in(&world.server, &one.jwt, &one.seed).await.expect("a revocation is forgotten by a push without it");
-    let expires_at = one.account.expires_at.unwrap();
-    let remembered = [&one, &two].map(|lease| Revocation { user: lease.user.clone(), expires_at });
-    world.journal.0.lock().unwrap().extend(remembered);
-    let mut missing = world.broker().restore().await.unwrap();
-    missing.sort();
-    let mut both = [one.user.clone(), two.user.clone()];
-    both.sort();
-    assert_eq!(missing, both);
+    // Nobody else may be connected: whoever was ended and could come in is found, and ended by the sweep.
+    let orphans = sweep(&broker, &Prefix::default(), &|_| false).await.unwrap();
+    let mut names: Vec<_> = orphans.iter().map(|orphan| orphan.found.name.clone()).collect();
+    names.sort();
+    assert_eq!(names, [one.account.name.clone(), two.account.name.clone()]);
     assert!(back.last_words().await.ends_with("closed"));
     for lease in [&one, &two] {
         assert!(Agent::log_in(&world.server, &lease.jwt, &lease.seed).await.is_err());
     }
-    assert_eq!(world.broker().restore().await.unwrap(), Vec::<String>::new());
+
+    // A revocation with a time before their JWTs were issued is none, and is not taken for one.
+    world.push_at(&[(&one.user, 1), (&two.user, 1)]).await;
+    assert!(Agent::log_in(&world.server, &one.jwt, &one.seed).await.is_ok());
+    let mut both = [one.user.clone(), two.user.clone()];
+    both.sort();
+    assert_eq!(broker.restore().await.unwrap(), both);
+    assert!(Agent::log_in(&world.server, &one.jwt, &one.seed).await.is_err());
+
+    // A process that was told of them, as after a restart.
+    world.push(&[]).await;
+    let fresh = world.broker();
+    for lease in [&one, &two] {
+        fresh.remember(&lease.account);
+    }
+    assert_eq!(fresh.restore().await.unwrap(), both);
+    assert_eq!(fresh.restore().await.unwrap(), Vec::<String>::new());
 
     // An end of another user puts them back as well, and says so.
     world.push(&[]).await;
@@ -127,19 +155,36 @@ async fn revocations_are_carried_on_and_what_another_push_took_away_is_put_back(
     assert_verified(&ending, &["one"], REFUSED);
     assert_eq!(ending.evidence().tried().iter().filter(|t| t.saw.contains("was no longer revoked and is again")).count(), 2, "{ending:#?}");
     assert!(Agent::log_in(&world.server, &one.jwt, &one.seed).await.is_err());
+}
 
-    // Those whose JWT has expired are taken out, so that the account's JWT does not grow for ever.
-    let past = bailiwick_core::Timestamp::from_millis(expires_at.as_millis() - 3_600_000);
-    world.journal.0.lock().unwrap().iter_mut().for_each(|revocation| revocation.expires_at = past);
-    let ending = broker.end(&three.account).await.unwrap();
-    assert!(ending.evidence().tried().iter().any(|t| t.saw.ends_with("is revoked, with 0 others")), "{ending:#?}");
+/// So that the account's JWT does not grow for ever, and clocks may differ.
+#[tokio::test]
+async fn a_revocation_goes_half_a_day_after_its_user_has_expired_and_that_of_somebody_else_never() {
+    const HOUR: u64 = 3600;
+    let world = World::start();
+    let lease = mint(&world.broker(), &plan(&["orders_ro"])).await;
+    assert_verified(&world.broker().end(&lease.account).await.unwrap(), &["one"], REFUSED);
+    let (stranger, ours) = (Nkey::new(b'U', 9).public, world.revoked().await[&lease.user]);
+    assert!(world.push_at(&[(&stranger, 1), (&lease.user, ours)]).await.contains("\"code\":200"));
+    // It expires in ten minutes.
+    for (ahead, expected) in [(HOUR, true), (12 * HOUR, true), (12 * HOUR + 1200, false)] {
+        let broker = world.broker_ahead(std::time::Duration::from_secs(ahead));
+        let mut later = plan(&[]);
+        later.tag.expires_at = soon().plus(std::time::Duration::from_secs(ahead));
+        let other = mint(&broker, &later).await;
+        assert_verified(&broker.end(&other.account).await.unwrap(), &["one"], REFUSED);
+        let revoked = world.revoked().await;
+        assert_eq!(revoked.contains_key(&lease.user), expected, "{ahead}");
+        assert_eq!(revoked.get(&stranger), Some(&1));
+        assert!(revoked.contains_key(&other.user));
+    }
 }
 
 #[tokio::test]
 async fn an_end_is_one_on_every_node_and_a_node_that_was_away_is_told_when_it_is_back() {
     let (mut world, mut second) = World::cluster();
     let mut settings = world.settings();
-    settings.nodes.push(Node::new("two", "127.0.0.1", second.port(), None).unwrap());
+    settings.nodes.insert(0, Node::new("two", "127.0.0.1", second.port(), None).unwrap());
     let broker = world.try_broker(settings, &world.keys(&SUBJECTS)).unwrap();
     assert_eq!(broker.preflight(&fresh_name()).await.unwrap(), []);
     let lease = mint(&broker, &plan(&["orders_ro"])).await;
@@ -149,11 +194,14 @@ async fn an_end_is_one_on_every_node_and_a_node_that_was_away_is_told_when_it_is
     assert!(Agent::log_in(&second, &lease.jwt, &lease.seed).await.err().unwrap().contains(REFUSED));
 
     let lease = mint(&broker, &plan(&["orders_ro"])).await;
+    let mut open = Agent::log_in(&world.server, &lease.jwt, &lease.seed).await.unwrap();
     second.stop().unwrap();
+    // The one that is down is the first of the configuration, and keeps no other alive.
     let error = broker.end(&lease.account).await.unwrap_err();
     assert_eq!((error.code(), error.node()), (TargetCode::Unreachable, "two"), "{error}");
+    assert!(open.last_words().await.ends_with("closed"));
+    assert!(Agent::log_in(&world.server, &lease.jwt, &lease.seed).await.err().unwrap().contains(REFUSED));
     // Only the first knows of it, and goes away before the second is back.
-    assert_verified(&world.broker().end(&lease.account).await.unwrap(), &["one"], REFUSED);
     world.server.stop().unwrap();
     second.run().unwrap();
     assert!(Agent::log_in(&second, &lease.jwt, &lease.seed).await.is_ok(), "a node that was away lets in whom the others forgot");

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use bailiwick_core::Clock as _;
-use bailiwick_credentials::kinds::nats::{Keys, Nats, Revocation, Revocations, Right, SUBJECTS, Settings};
+use bailiwick_core::{Clock, Timestamp};
+use bailiwick_credentials::kinds::nats::{Keys, Nats, Right, SUBJECTS, Settings};
 use bailiwick_credentials::lease::{Minted, Node};
 use bailiwick_credentials::{RootKey, Secret};
 use bailiwick_testkit::free_port;
@@ -82,21 +82,10 @@ fn base32(bytes: &[u8]) -> String {
     bits.as_bytes().chunks(5).map(digit).collect()
 }
 
-/// What the house remembers of ended users.
-#[derive(Default)]
-pub(crate) struct Journal(pub(crate) Mutex<Vec<Revocation>>);
-
-impl Revocations for Journal {
-    fn revoked(&self) -> Vec<Revocation> {
-        self.0.lock().unwrap().clone()
-    }
-}
-
 pub(crate) struct World {
     pub(crate) server: Server,
     pub(crate) operator: Nkey,
     pub(crate) account: Nkey,
-    pub(crate) journal: Arc<Journal>,
     system: Nkey,
     broker: Nkey,
 }
@@ -122,7 +111,7 @@ impl World {
     fn with_more(full: bool, more: &str) -> Self {
         let (operator, account, system, broker) = (Nkey::new(b'O', 1), Nkey::new(b'A', 2), Nkey::new(b'A', 3), Nkey::new(b'U', 4));
         let server = start(&operator, &account, &system, full, more);
-        Self { server, operator, account, journal: Arc::default(), system, broker }
+        Self { server, operator, account, system, broker }
     }
 
     fn server_with(&self, full: bool, more: &str) -> Server {
@@ -134,9 +123,13 @@ impl World {
         self.try_broker(self.settings(), &self.keys(&SUBJECTS)).unwrap()
     }
 
+    /// A broker whose clock is ahead of everybody's.
+    pub(crate) fn broker_ahead(&self, by: Duration) -> Nats {
+        Nats::new(self.settings(), &self.keys(&SUBJECTS), Arc::new(Ahead(by))).unwrap()
+    }
+
     pub(crate) fn try_broker(&self, settings: Settings, keys: &Keys) -> Result<Nats, bailiwick_credentials::lease::TargetError> {
-        let journal = Arc::clone(&self.journal);
-        Nats::new(settings, keys, clock(), journal)
+        Nats::new(settings, keys, clock())
     }
 
     pub(crate) fn settings(&self) -> Settings {
@@ -168,15 +161,42 @@ impl World {
         Keys { operator: Secret::from(self.operator.seed.clone()), account: Secret::from(self.account.seed.clone()), system: Secret::from(system) }
     }
 
-    /// What another tool does: pushes the account's JWT as it knows it, with these users revoked.
+    /// What another tool does: pushes the account's JWT as it knows it, with these users revoked by now.
     pub(crate) async fn push(&self, revoked: &[&str]) -> String {
+        let now = Now.now().as_millis() / 1000;
+        self.push_at(&revoked.iter().map(|user| (*user, now)).collect::<Vec<_>>()).await
+    }
+
+    /// The same, with the times until which each is revoked.
+    pub(crate) async fn push_at(&self, revoked: &[(&str, i64)]) -> String {
+        let jwt = account_jwt(&self.operator, &self.account, revoked);
+        self.ask("$SYS.REQ.CLAIMS.UPDATE", &jwt).await
+    }
+
+    /// The revocations that the server has.
+    pub(crate) async fn revoked(&self) -> BTreeMap<String, i64> {
+        let jwt = self.ask(&format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP", self.account.public), "").await;
+        serde_json::from_value(claims(&jwt)["nats"]["revocations"].clone()).unwrap_or_default()
+    }
+
+    /// As an administrator.
+    async fn ask(&self, subject: &str, body: &str) -> String {
         let all = json!({ "sub": self.broker.public, "name": "admin", "iat": 1, "nats": { "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 } });
         let mut admin = Agent::connect(&self.server, &self.system.sign(all), &self.broker).await.unwrap();
-        let jwt = account_jwt(&self.operator, &self.account, revoked);
         admin.send("SUB _INBOX.x 1").await;
-        admin.send(&format!("PUB $SYS.REQ.CLAIMS.UPDATE _INBOX.x {}\r\n{jwt}", jwt.len())).await;
+        admin.send(&format!("PUB {subject} _INBOX.x {}\r\n{body}", body.len())).await;
         assert!(admin.hear().await.unwrap().starts_with("MSG"));
         admin.hear().await.unwrap()
+    }
+}
+
+/// A clock that is so much ahead.
+#[derive(Debug)]
+struct Ahead(Duration);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Now.now().plus(self.0)
     }
 }
 
@@ -187,9 +207,9 @@ fn start(operator: &Nkey, account: &Nkey, system: &Nkey, full: bool, more: &str)
     Server::start(&trusted, &system.public, &accounts, full, more).unwrap()
 }
 
-fn account_jwt(operator: &Nkey, account: &Nkey, revoked: &[&str]) -> String {
+fn account_jwt(operator: &Nkey, account: &Nkey, revoked: &[(&str, i64)]) -> String {
     let limits = json!({ "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1 });
-    let revoked: BTreeMap<_, _> = revoked.iter().map(|user| (*user, Now.now().as_millis() / 1000)).collect();
+    let revoked: BTreeMap<_, _> = revoked.iter().copied().collect();
     let mut claims = json!({ "sub": account.public, "name": "shop", "iat": 1, "nats": { "type": "account", "version": 2, "limits": limits } });
     if !revoked.is_empty() {
         claims["nats"]["revocations"] = json!(revoked);

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use bailiwick_credentials::lease::{Kind as _, Prefix, TargetCode, sweep};
+use bailiwick_credentials::lease::{Kind as _, Plan, Prefix, TargetCode, sweep};
 use bailiwick_credentials::{Secret, kinds};
 
-use crate::cut::cut;
+use crate::cut::Cuts;
 use crate::rabbitmq_world::{Agent, World};
 use crate::words::{PASSWORD, assert_verified, clock, count, fresh_name, only_intent, plan, remembered, secret};
 
@@ -24,8 +24,7 @@ fn users_of_rabbitmq_work_and_are_dead_afterwards_whatever_was_open_or_cut_off()
         a_sweep_removes_what_no_lease_explains(&world).await;
         fifty_at_once_leave_the_users_as_they_were(&world).await;
     });
-    a_mint_cut_at_any_wait_leaves_nothing(&world);
-    an_end_cut_at_any_wait_is_taken_up(&world);
+    any_mint_and_any_end_may_be_cut(&world);
     runtime.block_on(a_server_that_is_down_is_ended_as_soon_as_it_is_back(&mut world));
     let log = world.server.log();
     assert!(log.contains("login refused") && !log.contains(PASSWORD) && !log.contains("broker-password"), "{log}");
@@ -169,45 +168,17 @@ async fn fifty_at_once_leave_the_users_as_they_were(world: &World) {
 }
 
 /// Each end of a cut mint waits for what may still be on its way, so only every third place is cut.
-fn a_mint_cut_at_any_wait_leaves_nothing(world: &World) {
-    for waits in (0..1000).step_by(3) {
-        let plan = plan(&["orders_ro"]);
-        let broker = world.broker();
-        let minted = cut(waits, async { broker.mint(&plan, Some(&secret())).await.unwrap() });
-        let fresh = world.broker();
-        let ending = cut(1000, async { fresh.end(&only_intent(&plan)).await }).unwrap().unwrap();
-        assert_verified(&ending, &["one"], REFUSED);
-        assert_eq!(world.left(), "", "cut after {waits} waits");
-        if minted.is_some() {
-            assert!(waits > 3);
-            return;
-        }
-    }
-    panic!("the mint never came to its end");
-}
-
-fn an_end_cut_at_any_wait_is_taken_up(world: &World) {
+fn any_mint_and_any_end_may_be_cut(world: &World) {
     let sessions = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    for waits in (0..1000).step_by(3) {
-        let plan = plan(&["orders_rw"]);
-        let broker = world.broker();
-        let account = remembered(&plan, cut(1000, async { broker.mint(&plan, Some(&secret())).await.unwrap() }).unwrap());
+    let cuts =
+        Cuts { broker: &|| Box::new(world.broker()), left: &|| world.left(), rights: &["orders_rw"], nodes: &["one"], refused: REFUSED, step: 3 };
+    cuts.any_mint();
+    let open = |plan: &Plan, _| {
         let open = sessions.block_on(Agent::open(&world.server, &plan.name)).unwrap();
-        let watching = sessions.enter();
-        let open = open.watch();
-        drop(watching);
-        let first = world.broker();
-        let ended = cut(waits, async { first.end(&account).await.unwrap() });
-        let fresh = world.broker();
-        let ending = cut(1000, async { fresh.end(&account).await }).unwrap().unwrap();
-        assert_verified(&ending, &["one"], REFUSED);
-        assert_eq!(world.left(), "", "cut after {waits} waits");
-        assert!(sessions.block_on(open).unwrap().starts_with("320"), "cut after {waits} waits");
-        if ended.is_some() {
-            return;
-        }
-    }
-    panic!("the end never came to its end");
+        let _watching = sessions.enter();
+        open.watch()
+    };
+    cuts.any_end(true, open, |open, waits| assert!(sessions.block_on(open).unwrap().starts_with("320"), "cut after {waits} waits"));
 }
 
 async fn a_server_that_is_down_is_ended_as_soon_as_it_is_back(world: &mut World) {

@@ -1,6 +1,6 @@
 //! `Redis`: the life of a user on a server and its replica, and each trap that a removed one leaves.
 
-use bailiwick_credentials::lease::{Kind as _, Prefix, Step, TargetCode, sweep};
+use bailiwick_credentials::lease::{Ending, Kind as _, Prefix, Step, TargetCode, sweep};
 use bailiwick_testkit::servers::redis::{Redis as Server, Users};
 
 use crate::redis_world::{Agent, World, broker, broker_line, left, node, of, settings};
@@ -131,22 +131,53 @@ async fn a_configuration_that_was_written_meanwhile_does_not_bring_it_back() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_down_is_ended_as_soon_as_it_is_back() {
+async fn a_node_that_is_down_keeps_no_other_alive_and_is_ended_as_soon_as_it_is_back() {
     let mut world = World::start(Users::AclFile);
-    let broker = world.broker();
+    // The one that is down is the first of the configuration.
+    let broker = broker(vec![node("replica", &world.replica), node("primary", &world.primary)]);
     let plan = plan(&["orders_ro"]);
     let account = remembered(&plan, broker.mint(&plan, Some(&secret())).await.unwrap());
+    let mut open = Agent::log_in(&world.primary, &plan.name).await.unwrap();
     world.replica.admin(&["ACL", "SAVE"]).unwrap();
     world.replica.stop().unwrap();
     for _ in 0..3 {
         let error = broker.end(&account).await.unwrap_err();
         assert_eq!((error.code(), error.node(), error.is_transient()), (TargetCode::Unreachable, "replica", true), "{error}");
+        assert_eq!(left(&world.primary), "", "the node that answers is ended");
     }
+    assert_eq!(open.hear().await.unwrap_err(), "closed");
     world.replica.run().unwrap();
     assert!(Agent::log_in(&world.primary, &plan.name).await.is_err());
     assert!(Agent::log_in(&world.replica, &plan.name).await.is_ok(), "a replica that was away has what the primary forgot");
     assert_verified(&broker.end(&account).await.unwrap(), &BOTH, REFUSED);
     assert_eq!(world.left(), "");
+}
+
+#[tokio::test]
+async fn where_a_file_of_users_cannot_be_written_an_ending_is_less_than_verified_and_says_why() {
+    for (kept, file) in [(Users::AclFile, "ACL file"), (Users::Configuration, "configuration")] {
+        let mut server = Server::start(kept, &[&broker_line()], &[]).unwrap();
+        let broker = broker(vec![node("one", &server)]);
+        let plan = plan(&["orders_ro"]);
+        drop(broker.mint(&plan, Some(&secret())).await.unwrap());
+        server.admin(if kept == Users::AclFile { &["ACL", "SAVE"] } else { &["CONFIG", "REWRITE"] }).unwrap();
+        server.freeze(true).unwrap();
+        let ending = broker.end(&only_intent(&plan)).await.unwrap();
+        let Ending::RevokedUnverified { why, .. } = &ending else { panic!("{ending:#?}") };
+        assert_eq!(*why, format!("`one` cannot write its {file}: if the user stands in it, a restart brings it back"));
+        assert!(Agent::log_in(&server, &plan.name).await.is_err(), "it is gone for now");
+        let found = broker.preflight(&fresh_name()).await.unwrap();
+        assert!(found.len() == 1 && found[0].missing.contains(&format!("cannot write its {file}")), "{found:#?}");
+        server.stop().unwrap();
+        server.run().unwrap();
+        assert!(Agent::log_in(&server, &plan.name).await.is_ok(), "the doubt was right");
+        server.freeze(false).unwrap();
+        assert_verified(&broker.end(&only_intent(&plan)).await.unwrap(), &["one"], REFUSED);
+        assert_eq!(broker.preflight(&fresh_name()).await.unwrap(), []);
+        server.stop().unwrap();
+        server.run().unwrap();
+        assert!(Agent::log_in(&server, &plan.name).await.is_err());
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A private `Redis` server on a free port, alone or as a replica; gone when its owner is dropped.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -116,6 +117,12 @@ impl Redis {
     /// A file of its folder.
     pub fn file(&self, name: &str) -> Result<String> {
         Ok(fs::read_to_string(self.scratch.path().join("data").join(name))?)
+    }
+
+    /// Lets it write no file of its folder, or lets it again.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let mode = if frozen { 0o555 } else { 0o755 };
+        Ok(fs::set_permissions(self.scratch.path().join("data"), fs::Permissions::from_mode(mode))?)
     }
 
     /// Stops it at once, as a crash would; its files stay.

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use super::nkey::{Key, Role};
 use super::session::{Session, is_refused_login, target};
 use super::{Nats, Right, USER, claims, connections, jwt, nkey, permissions};
 use crate::kinds::connection::Failure;
+use crate::kinds::{NO_SECRET, revoked};
 use crate::lease::{Account, Ending, Evidence, Node, Step, TargetCode, TargetError};
 
 /// How often connections are looked for, until none is left. The node closes them by itself.
@@ -27,18 +30,36 @@ pub(super) async fn end(system: &Nats, account: &Account) -> Result<Ending, Targ
     if nkey::public(&user, Role::User).is_none() {
         return Err(TargetError::new(TargetCode::Plan, Step::Gate, "", "the remembered key is none of a user"));
     }
-    let mut sessions = system.sessions(Step::Gate).await?;
+    system.remember_user(&user, &account.name, account.expires_at);
+    // A node that cannot be reached keeps this from being an end, and the others from nothing.
+    let (mut sessions, mut trouble) = system.reach(Step::Connect).await;
     let change = claims::revoke(system, &mut sessions, Some(&user)).await?;
-    for (node, _) in &sessions {
-        end.saw(node, Step::Remove, &format!("user {user} is revoked, with {} others", change.count.saturating_sub(1)));
+    trouble.extend(change.trouble);
+    let closed = join_all(sessions.iter_mut().map(|(node, session)| nothing_open(system, node, session, &user))).await;
+    trouble.extend(closed.into_iter().filter_map(Result::err));
+    if let Some(first) = trouble.into_iter().next() {
+        return Err(first);
     }
     for missing in change.missing {
-        end.saw_anywhere(Step::Remove, &format!("user {missing}, ended before, was no longer revoked and is again"));
+        end.saw("", Step::Remove, &format!("user {missing}, ended before, was no longer revoked and is again"));
     }
-    for (node, session) in &mut sessions {
-        end.nothing_open(node, session, &user).await?;
+    for (node, _) in &sessions {
+        end.saw(node.name(), Step::Remove, &format!("user {user} is revoked, with {} others", change.count.saturating_sub(1)));
+        end.saw(node.name(), Step::Verify, "no connection");
     }
     end.verify(key.as_ref()).await
+}
+
+/// No connection of the user, by the node's own word.
+async fn nothing_open(system: &Nats, node: &Node, session: &mut Session, user: &str) -> Result<(), TargetError> {
+    for _ in 0..LOOKS_MAX {
+        let all = connections(session, Step::Verify, &system.settings.account).await?;
+        if !all.iter().any(|connection| connection.user == user) {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+    Err(TargetError::new(TargetCode::Busy, Step::Kill, node.name(), "connections do not end"))
 }
 
 struct End<'a> {
@@ -48,55 +69,33 @@ struct End<'a> {
 }
 
 impl End<'_> {
-    fn saw(&mut self, node: &Node, step: Step, saw: &str) {
+    fn saw(&mut self, node: &str, step: Step, saw: &str) {
         let now = self.system.clock.now();
-        self.evidence.saw(node.name(), step, now, saw, self.account.secret.as_ref());
-    }
-
-    fn saw_anywhere(&mut self, step: Step, saw: &str) {
-        let now = self.system.clock.now();
-        self.evidence.saw("", step, now, saw, self.account.secret.as_ref());
-    }
-
-    /// No connection of the user, by the node's own word.
-    async fn nothing_open(&mut self, node: &Node, session: &mut Session, user: &str) -> Result<(), TargetError> {
-        for _ in 0..LOOKS_MAX {
-            let all = connections(session, Step::Verify, &self.system.settings.account).await?;
-            if !all.iter().any(|connection| connection.user == user) {
-                self.saw(node, Step::Verify, "no connection");
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-        Err(TargetError::new(TargetCode::Busy, Step::Kill, node.name(), "connections do not end"))
+        self.evidence.saw(node, step, now, saw, self.account.secret.as_ref());
     }
 
     /// Tries the login on every node, and beside it that of a fresh user of the account that may do nothing.
     async fn verify(mut self, key: Option<&Key>) -> Result<Ending, TargetError> {
-        let Some(key) = key else {
-            let why = "its secret is not known, so that a login could not be tried".to_owned();
-            return Ok(Ending::RevokedUnverified { why, evidence: self.evidence });
-        };
+        let Some(key) = key else { return Ok(revoked(&[NO_SECRET.to_owned()], self.evidence)) };
         let fresh = nkey::fresh_seed()?;
         let internal = || TargetError::new(TargetCode::Internal, Step::Verify, "", "a fresh seed is no seed");
         let control = Key::from_seed(fresh.expose(), Role::User).ok_or_else(internal)?;
-        let (system, mut why) = (self.system, None);
-        for node in &system.settings.nodes {
-            match self.try_login(node, key).await {
+        let nodes = &self.system.settings.nodes;
+        let tried = join_all(nodes.iter().map(async |node| (self.try_login(node, key).await, self.try_login(node, &control).await))).await;
+        let mut doubts = Vec::new();
+        for (node, (login, control)) in nodes.iter().zip(tried) {
+            match login {
                 Ok(_) => return Err(TargetError::new(TargetCode::Busy, Step::Verify, node.name(), "the login is still accepted")),
-                Err(Failure::Said(words)) if is_refused_login(&words) => self.saw(node, Step::Verify, &words),
+                Err(Failure::Said(words)) if is_refused_login(&words) => self.saw(node.name(), Step::Verify, &words),
                 Err(failure) => return Err(target(&failure, Step::Verify, node.name())),
             }
-            match self.try_login(node, &control).await {
-                Ok(_) => self.saw(node, Step::Verify, "a login of a fresh user of the same account is accepted"),
-                Err(Failure::Said(words)) => why = Some(format!("`{}` refuses every user of the account: {words}", node.name())),
+            match control {
+                Ok(_) => self.saw(node.name(), Step::Verify, "a login of a fresh user of the same account is accepted"),
+                Err(Failure::Said(words)) => doubts.push(format!("`{}` refuses every user of the account: {words}", node.name())),
                 Err(failure) => return Err(target(&failure, Step::Verify, node.name())),
             }
         }
-        Ok(match why {
-            None => Ending::RevokedVerified { evidence: self.evidence },
-            Some(why) => Ending::RevokedUnverified { why, evidence: self.evidence },
-        })
+        Ok(revoked(&doubts, self.evidence))
     }
 
     /// A login with a JWT of this key that has not expired: the one that was minted may have, and its refusal would show that only.

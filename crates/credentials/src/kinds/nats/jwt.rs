@@ -61,12 +61,12 @@ pub(super) fn credentials(jwt: &str, seed: &[u8]) -> Vec<u8> {
 }
 
 /// The JWT in such credentials.
-pub(super) fn jwt_in(credentials: &[u8]) -> Option<&str> {
+pub(crate) fn jwt_in(credentials: &[u8]) -> Option<&str> {
     part(credentials, b"BEGIN NATS USER JWT").and_then(|jwt| str::from_utf8(jwt).ok())
 }
 
 /// The seed in such credentials, or the whole text if it is a bare seed.
-pub(super) fn seed_in(credentials: &[u8]) -> &[u8] {
+pub(crate) fn seed_in(credentials: &[u8]) -> &[u8] {
     part(credentials, b"BEGIN USER NKEY SEED").unwrap_or(credentials)
 }
 

@@ -12,7 +12,7 @@ const SEED: u8 = 18 << 3;
 
 /// Whose key it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Operator,
     Account,
     User,
@@ -29,14 +29,14 @@ impl Role {
 }
 
 /// A key that signs.
-pub(super) struct Key {
+pub(crate) struct Key {
     pair: Ed25519KeyPair,
     role: Role,
 }
 
 impl Key {
     /// From its seed, such as `SUA..`.
-    pub(super) fn from_seed(text: &[u8], role: Role) -> Option<Self> {
+    pub(crate) fn from_seed(text: &[u8], role: Role) -> Option<Self> {
         let bytes = decode(text.trim_ascii())?;
         let ([first, second], seed) = bytes.split_first_chunk::<2>()?;
         if (first & 0xf8, (first & 7) << 5 | second >> 3) != (SEED, role.byte()) || seed.len() != 32 {

@@ -3,6 +3,7 @@
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -12,14 +13,22 @@ use crate::lease::{Node, Step, TargetCode, TargetError};
 
 const LINE_MAX: usize = 64 << 10;
 const PAYLOAD_MAX: usize = 8 << 20;
+/// What is said of a message that is longer than its limit.
+pub(crate) const TOO_LONG: &str = "a message is too long";
 
 /// A connection that is logged in.
-pub(super) struct Session {
+pub(crate) struct Session {
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,
     server: String,
     node: String,
     asked: u32,
+    /// What subjects of answers begin with.
+    inbox: String,
+    /// The longest message that the server takes.
+    payload_max: usize,
+    /// The longest message that is read.
+    answer_max: usize,
 }
 
 /// Something that the server sent.
@@ -28,18 +37,46 @@ enum Sent {
     Ping,
     Pong,
     Refused(String),
-    Message { subscription: String, payload: Vec<u8>, nobody: bool },
+    Message { subscription: String, message: Message },
     Other,
 }
 
+/// An answer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Message {
+    /// `NATS/1.0`, a status if there is one, and lines of `name: value`.
+    pub(crate) head: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Message {
+    /// Did the server answer that nobody listens?
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.head.starts_with(b"NATS/1.0 503")
+    }
+}
+
 impl Session {
+    fn over(stream: Box<dyn Stream>, node: &str) -> Self {
+        let (server, inbox) = (String::new(), "_INBOX".to_owned());
+        Self { stream, buffer: Vec::new(), server, node: node.to_owned(), asked: 0, inbox, payload_max: 0, answer_max: PAYLOAD_MAX }
+    }
+
+    /// For somebody else's work: answers come below `inbox`, and are at most `answer_max` bytes long.
+    pub(crate) fn held(mut self, inbox: String, answer_max: usize) -> Self {
+        self.inbox = inbox;
+        self.answer_max = answer_max.min(PAYLOAD_MAX);
+        self
+    }
+
     /// Connects and logs in with a user's JWT, of which we have the key.
-    pub(super) async fn open(node: &Node, jwt: &str, key: &Key, name: &str) -> Result<Self, Failure> {
+    pub(crate) async fn open(node: &Node, jwt: &str, key: &Key, name: &str) -> Result<Self, Failure> {
         timed(OPEN_MAX, async {
             let stream = open_plain(node).await?;
-            let mut session = Self { stream, buffer: Vec::new(), server: String::new(), node: node.name().to_owned(), asked: 0 };
+            let mut session = Self::over(stream, node.name());
             let Sent::Info(info) = session.read().await? else { return Err(Failure::Malformed("the server does not begin with its information")) };
             let is = |word: &str| info.get(word).and_then(Value::as_bool) == Some(true);
+            session.payload_max = info.get("max_payload").and_then(Value::as_u64).and_then(|max| usize::try_from(max).ok()).unwrap_or(0);
             session.server = info.get("server_id").and_then(Value::as_str).unwrap_or_default().to_owned();
             let tls = node.tls().is_some();
             if tls && !is("tls_required") && !is("tls_available") {
@@ -63,6 +100,11 @@ impl Session {
         .await
     }
 
+    /// The longest message that the server takes, with its headers.
+    pub(crate) const fn payload_max(&self) -> usize {
+        self.payload_max
+    }
+
     /// The id of the server.
     pub(super) fn server(&self) -> &str {
         &self.server
@@ -81,30 +123,105 @@ impl Session {
 
     /// Asks, and gives the first answer that `take` takes.
     pub(super) async fn ask<T>(&mut self, subject: &str, body: &str, take: impl Fn(&[u8]) -> Option<T>) -> Result<T, Failure> {
-        self.asked = self.asked.wrapping_add(1);
-        let subscription = self.asked.to_string();
-        let mut random = [0; 16];
-        rand::fill(&mut random).map_err(|_| Failure::Lost("no randomness is available".to_owned()))?;
-        let inbox = format!("_INBOX.{}", URL_SAFE_NO_PAD.encode(random));
-        let length = body.len();
-        self.send(format!("SUB {inbox} {subscription}\r\nPUB {subject} {inbox} {length}\r\n{body}\r\n").as_bytes()).await?;
+        let subscription = self.publish_for_answer(subject, &[], body.as_bytes()).await?;
         let answer = loop {
-            match self.read().await? {
-                Sent::Message { subscription: of, payload, nobody } if of == subscription => {
-                    if nobody {
-                        return Err(Failure::Said("nobody answers to this: no responders".to_owned()));
-                    }
-                    if let Some(answer) = take(&payload) {
-                        break answer;
-                    }
-                }
-                Sent::Refused(words) => return Err(Failure::Said(words)),
-                Sent::Ping => self.send(b"PONG\r\n").await?,
-                Sent::Info(_) | Sent::Message { .. } | Sent::Pong | Sent::Other => {}
+            let message = self.answer(&subscription).await?;
+            if message.is_nobody() {
+                return Err(Failure::Said("nobody answers to this: no responders".to_owned()));
+            }
+            if let Some(answer) = take(&message.payload) {
+                break answer;
             }
         };
         self.send(format!("UNSUB {subscription}\r\n").as_bytes()).await?;
         Ok(answer)
+    }
+
+    /// Publishes, and waits until the server has seen it. `head` has no line break but between its lines.
+    pub(crate) async fn publish(&mut self, subject: &str, head: &[u8], body: &[u8]) -> Result<(), Failure> {
+        self.put(subject, "", head, body).await?;
+        self.flush().await
+    }
+
+    /// Publishes, and waits for one answer.
+    pub(crate) async fn request(&mut self, subject: &str, head: &[u8], body: &[u8]) -> Result<Message, Failure> {
+        let subscription = self.publish_for_answer(subject, head, body).await?;
+        let message = self.answer(&subscription).await;
+        self.send(format!("UNSUB {subscription}\r\n").as_bytes()).await?;
+        if let Err(Failure::Said(words)) = message {
+            // Another refusal may be on its way, and belongs to this.
+            return match self.flush().await {
+                Ok(()) | Err(Failure::Said(_)) => Err(Failure::Said(words)),
+                Err(_) => Err(Failure::Lost(words)),
+            };
+        }
+        message
+    }
+
+    async fn publish_for_answer(&mut self, subject: &str, head: &[u8], body: &[u8]) -> Result<String, Failure> {
+        self.asked = self.asked.wrapping_add(1);
+        let subscription = self.asked.to_string();
+        let mut random = [0; 16];
+        rand::fill(&mut random).map_err(|_| Failure::Lost("no randomness is available".to_owned()))?;
+        let inbox = format!("{}.{}", self.inbox, URL_SAFE_NO_PAD.encode(random));
+        self.send(format!("SUB {inbox} {subscription}\r\n").as_bytes()).await?;
+        self.put(subject, &inbox, head, body).await?;
+        Ok(subscription)
+    }
+
+    /// The next message of a subscription.
+    async fn answer(&mut self, subscription: &str) -> Result<Message, Failure> {
+        loop {
+            match self.read().await? {
+                Sent::Message { subscription: of, message } if of == subscription => return Ok(message),
+                Sent::Refused(words) => return Err(Failure::Said(words)),
+                Sent::Ping => self.send(b"PONG\r\n").await?,
+                Sent::Info(_) | Sent::Message { .. } | Sent::Pong | Sent::Other => {}
+            }
+        }
+    }
+
+    async fn put(&mut self, subject: &str, answers: &str, head: &[u8], body: &[u8]) -> Result<(), Failure> {
+        let whole = head.len().saturating_add(body.len());
+        let line = if head.is_empty() {
+            format!("PUB {subject} {answers} {whole}\r\n")
+        } else {
+            format!("HPUB {subject} {answers} {} {whole}\r\n", head.len())
+        };
+        self.send(&[line.as_bytes(), head, body, b"\r\n"].concat()).await
+    }
+
+    /// Waits until everything that was sent is done. What was refused of it is told, and the connection goes on.
+    pub(crate) async fn flush(&mut self) -> Result<(), Failure> {
+        self.send(b"PING\r\n").await?;
+        let mut refused = None;
+        loop {
+            match self.read().await {
+                Ok(Sent::Pong) => return refused.map_or(Ok(()), |words| Err(Failure::Said(words))),
+                Ok(Sent::Refused(words)) => refused = Some(words),
+                Ok(Sent::Ping) => self.send(b"PONG\r\n").await?,
+                Ok(Sent::Info(_) | Sent::Message { .. } | Sent::Other) => {}
+                Err(failure) => return Err(refused.map_or(failure, Failure::Lost)),
+            }
+        }
+    }
+
+    /// Reads what has come without waiting for more: pings are answered, and a server that hung up is seen.
+    pub(crate) async fn look(&mut self) -> Result<(), Failure> {
+        while let Some(filled) = self.fill().now_or_never() {
+            filled?;
+            if self.buffer.len() > PAYLOAD_MAX {
+                return Err(Failure::Malformed(TOO_LONG));
+            }
+        }
+        while self.buffer.windows(2).any(|pair| pair == b"\r\n") {
+            match self.read().await? {
+                Sent::Ping => self.send(b"PONG\r\n").await?,
+                Sent::Refused(words) => return Err(Failure::Lost(words)),
+                Sent::Info(_) | Sent::Message { .. } | Sent::Pong | Sent::Other => {}
+            }
+        }
+        Ok(())
     }
 
     /// As [`Session::ask`], for a step of an account's life, within `limit`.
@@ -122,11 +239,7 @@ impl Session {
 
     /// Has the server hung up, or does it answer?
     pub(super) async fn answers(&mut self) -> bool {
-        let asking = async {
-            self.send(b"PING\r\n").await?;
-            self.wait_for_pong().await
-        };
-        timed(OPEN_MAX, asking).await.is_ok()
+        timed(OPEN_MAX, self.flush()).await.is_ok()
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -139,7 +252,7 @@ impl Session {
         let (word, rest) = line.split_once([' ', '\t']).unwrap_or((&line, ""));
         let rest = rest.trim();
         let fields: Vec<_> = rest.split_ascii_whitespace().collect();
-        let number = |text: &str| text.parse::<usize>().ok().filter(|length| *length <= PAYLOAD_MAX);
+        let number = |text: &str| text.parse::<usize>().ok().filter(|length| *length <= self.answer_max);
         match (word.to_ascii_uppercase().as_str(), fields.as_slice()) {
             ("INFO", _) => serde_json::from_str(rest).map(Sent::Info).map_err(|_| Failure::Malformed("information that is no JSON")),
             ("PING", _) => Ok(Sent::Ping),
@@ -147,15 +260,16 @@ impl Session {
             ("+OK", _) => Ok(Sent::Other),
             ("-ERR", _) => Ok(Sent::Refused(rest.trim_matches('\'').to_owned())),
             ("MSG", [_, subscription, .., length]) => {
-                let length = number(length).ok_or(Failure::Malformed("a message is too long"))?;
-                Ok(Sent::Message { subscription: (*subscription).to_owned(), payload: self.payload(length).await?, nobody: false })
+                let length = number(length).ok_or(Failure::Malformed(TOO_LONG))?;
+                let message = Message { head: Vec::new(), payload: self.payload(length).await? };
+                Ok(Sent::Message { subscription: (*subscription).to_owned(), message })
             }
             ("HMSG", [_, subscription, .., head, length]) => {
-                let (Some(head), Some(length)) = (number(head), number(length)) else { return Err(Failure::Malformed("a message is too long")) };
+                let (Some(head), Some(length)) = (number(head), number(length)) else { return Err(Failure::Malformed(TOO_LONG)) };
                 let both = self.payload(length).await?;
                 let (head, payload) = both.split_at_checked(head).ok_or(Failure::Malformed("a message is shorter than its head"))?;
-                let nobody = head.starts_with(b"NATS/1.0 503");
-                Ok(Sent::Message { subscription: (*subscription).to_owned(), payload: payload.to_vec(), nobody })
+                let message = Message { head: head.to_vec(), payload: payload.to_vec() };
+                Ok(Sent::Message { subscription: (*subscription).to_owned(), message })
             }
             _ => Err(Failure::Malformed("an operation that nobody knows")),
         }
@@ -217,16 +331,17 @@ mod tests {
         let (mut there, here) = tokio::io::duplex(1 << 20);
         there.write_all(bytes).await.unwrap();
         drop(there);
-        let mut session = Session { stream: Box::new(here), buffer: Vec::new(), server: String::new(), node: "one".into(), asked: 0 };
-        session.read().await
+        Session::over(Box::new(here), "one").read().await
     }
 
     #[tokio::test]
     async fn what_the_server_sends_is_read_and_its_lengths_have_limits() {
-        assert!(matches!(read(b"MSG a.b 7 5\r\nhello\r\n").await, Ok(Sent::Message { payload, nobody: false, .. }) if payload == b"hello"));
+        assert!(
+            matches!(read(b"MSG a.b 7 5\r\nhello\r\n").await, Ok(Sent::Message { message, .. }) if message.payload == b"hello" && !message.is_nobody())
+        );
         assert!(matches!(read(b"MSG a.b 7 reply 5\r\nhello\r\n").await, Ok(Sent::Message { subscription, .. }) if subscription == "7"));
         assert!(
-            matches!(read(b"HMSG a 1 16 18\r\nNATS/1.0 503\r\n\r\nhi\r\n").await, Ok(Sent::Message { payload, nobody: true, .. }) if payload == b"hi")
+            matches!(read(b"HMSG a 1 16 18\r\nNATS/1.0 503\r\n\r\nhi\r\n").await, Ok(Sent::Message { message, .. }) if message.payload == b"hi" && message.is_nobody())
         );
         assert!(matches!(read(b"-ERR 'Authorization Violation'\r\n").await, Ok(Sent::Refused(words)) if is_refused_login(&words)));
         for bytes in

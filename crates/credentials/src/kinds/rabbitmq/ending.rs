@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::Value;
 
 use super::amqp::Connection;
 use super::api::encoded;
 use super::{Rabbitmq, user_path};
 use crate::kinds::connection::Failure;
+use crate::kinds::{NO_SECRET, revoked};
 use crate::lease::{Account, Ending, Evidence, Step, TargetCode, TargetError};
 
 /// How long the bytes of a killed mint may be on their way.
@@ -71,27 +73,26 @@ impl End<'_> {
 
     /// Tries the login on every node, and beside it our own: a server that lets nobody in says nothing about the user.
     async fn verify(mut self) -> Result<Ending, TargetError> {
-        let Some(secret) = &self.account.secret else {
-            let why = "its secret is not known, so that a login could not be tried".to_owned();
-            return Ok(Ending::RevokedUnverified { why, evidence: self.evidence });
-        };
-        let (system, mut why) = (self.system, None);
-        for node in &system.settings.nodes {
-            match Connection::log_in(node, self.account.name.as_str(), secret).await {
+        let Some(secret) = &self.account.secret else { return Ok(revoked(&[NO_SECRET.to_owned()], self.evidence)) };
+        let (system, name) = (self.system, self.account.name.as_str());
+        let nodes = &system.settings.nodes;
+        let tried = nodes
+            .iter()
+            .map(async |node| (Connection::log_in(node, name, secret).await, Connection::log_in(node, &system.settings.user, &system.secret).await));
+        let (tried, mut doubts) = (join_all(tried).await, Vec::new());
+        for (node, (login, ours)) in nodes.iter().zip(tried) {
+            match login {
                 Ok(_) => return Err(TargetError::new(TargetCode::Busy, Step::Verify, node.name(), "the login is still accepted")),
                 Err(Failure::Said(words)) if words.starts_with("403 ACCESS_REFUSED") => self.saw(node.name(), Step::Verify, &words),
                 Err(failure) => return Err(target(&failure, node.name())),
             }
-            match Connection::log_in(node, &system.settings.user, &system.secret).await {
+            match ours {
                 Ok(_) => self.saw(node.name(), Step::Verify, "a login of the broker's own user is accepted"),
-                Err(Failure::Said(words)) => why = Some(format!("`{}` refuses the broker's own login, too: {words}", node.name())),
+                Err(Failure::Said(words)) => doubts.push(format!("`{}` refuses the broker's own login, too: {words}", node.name())),
                 Err(failure) => return Err(target(&failure, node.name())),
             }
         }
-        Ok(match why {
-            None => Ending::RevokedVerified { evidence: self.evidence },
-            Some(why) => Ending::RevokedUnverified { why, evidence: self.evidence },
-        })
+        Ok(revoked(&doubts, self.evidence))
     }
 }
 

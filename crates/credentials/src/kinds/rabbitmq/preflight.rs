@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::amqp::Connection;
 use super::api::encoded;
 use super::{Rabbitmq, ending};
+use crate::kinds::finding::Findings;
 use crate::lease::{Account, AccountName, Ending, Finding, Plan, Step, Tag, TargetCode, TargetError, TargetIds};
 
 const PROBE_LIFE: Duration = Duration::from_secs(120);
@@ -14,39 +15,35 @@ const CLOSE_MAX: Duration = Duration::from_secs(20);
 
 /// What is missing; nothing, if a probe lived and died as it must.
 pub(super) async fn preflight(system: &Rabbitmq, probe: &AccountName) -> Result<Vec<Finding>, TargetError> {
-    let mut findings = Vec::new();
+    let mut findings = Findings::default();
     let user = &system.settings.user;
     let us = system.api.find(Step::Verify, "/whoami").await?.unwrap_or_default();
     let tags = us.get("tags").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if !tags.iter().any(|tag| tag.as_str() == Some("administrator")) {
         let missing = "the tag `administrator`: no user can be made, removed or disconnected";
-        find(&mut findings, "", missing, format!("rabbitmqctl set_user_tags {user} administrator"));
-        return Ok(findings);
+        findings.find("", missing, format!("rabbitmqctl set_user_tags {user} administrator"));
+        return Ok(findings.into_list());
     }
     for right in system.settings.rights.values() {
         let vhost = &right.vhost;
         if system.api.find(Step::Verify, &format!("/vhosts/{}", encoded(vhost))).await?.is_none() {
-            find(&mut findings, "", format!("the virtual host `{vhost}` is not there"), format!("rabbitmqctl add_vhost {vhost}"));
+            findings.find("", format!("the virtual host `{vhost}` is not there"), format!("rabbitmqctl add_vhost {vhost}"));
         }
     }
     let members = system.api.find(Step::Verify, "/nodes?columns=name").await?.and_then(|nodes| nodes.as_array().map(Vec::len)).unwrap_or(0);
     if members > system.settings.nodes.len() {
         let missing = format!("the cluster has {members} nodes, and {} are configured", system.settings.nodes.len());
-        find(&mut findings, "", missing, "name every node in the configuration");
+        findings.find("", missing, "name every node in the configuration");
     }
     // What is missing would make the probe fail at the same place, and leave it there.
     if findings.is_empty() {
         try_probe(system, probe, &mut findings).await?;
     }
-    Ok(findings)
-}
-
-fn find(findings: &mut Vec<Finding>, node: &str, missing: impl Into<String>, remedy: impl Into<String>) {
-    findings.push(Finding { node: node.to_owned(), missing: missing.into(), remedy: remedy.into() });
+    Ok(findings.into_list())
 }
 
 /// A whole life: made, logged in on every node, removed, refused.
-async fn try_probe(system: &Rabbitmq, probe: &AccountName, findings: &mut Vec<Finding>) -> Result<(), TargetError> {
+async fn try_probe(system: &Rabbitmq, probe: &AccountName, findings: &mut Findings) -> Result<(), TargetError> {
     let secret = crate::kinds::random_password()?;
     let tag = Tag { task: "preflight".to_owned(), agent: "bailiwick".to_owned(), expires_at: system.clock.now().plus(PROBE_LIFE) };
     // One right is enough to open a virtual host with.
@@ -65,7 +62,7 @@ async fn try_probe(system: &Rabbitmq, probe: &AccountName, findings: &mut Vec<Fi
             };
             match logged_in.await {
                 Ok(connection) => open.push((node, connection)),
-                Err(failure) => note(findings, ending::target(&failure, node.name()), "let users of the internal database log in with PLAIN")?,
+                Err(failure) => findings.note(ending::target(&failure, node.name()), "let users of the internal database log in with PLAIN")?,
             }
         }
     }
@@ -84,27 +81,18 @@ async fn try_probe(system: &Rabbitmq, probe: &AccountName, findings: &mut Vec<Fi
     };
     let (ending, left) = tokio::join!(ending::end(system, &account), closing);
     if let Err(error) = minted {
-        note(findings, error, "let the server do what it refuses")?;
+        findings.note(error, "let the server do what it refuses")?;
     }
     for node in left {
-        find(findings, node, "an open connection of a probe was not ended", "upgrade the server");
+        findings.find(node, "an open connection of a probe was not ended", "upgrade the server");
     }
     match ending {
         Ok(Ending::RevokedVerified { .. }) => Ok(()),
         Ok(Ending::RevokedUnverified { why, .. }) => {
-            find(findings, "", format!("an end could not be verified: {why}"), "let the broker's own user log in with PLAIN on every node");
+            findings.find("", format!("an end could not be verified: {why}"), "let the broker's own user log in with PLAIN on every node");
             Ok(())
         }
         Ok(_) => Err(TargetError::new(TargetCode::Internal, Step::Verify, "", "an ending that is none of this kind")),
-        Err(error) => note(findings, error, "let the server do what it refuses"),
+        Err(error) => findings.note(error, "let the server do what it refuses"),
     }
-}
-
-/// What lasts until a person changes something is a finding; the rest is an error.
-fn note(findings: &mut Vec<Finding>, error: TargetError, remedy: &str) -> Result<(), TargetError> {
-    if error.is_transient() || error.code() == TargetCode::Internal {
-        return Err(error);
-    }
-    find(findings, error.node(), error.to_string(), remedy);
-    Ok(())
 }

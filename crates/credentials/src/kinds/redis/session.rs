@@ -1,33 +1,53 @@
 //! One connection to a node, logged in: the broker's own, or a try to log in as an account.
 
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::resp::{REPLY_MAX, Reply, encode, parse};
+use super::resp::{Limits, OWN, Reply, TOO_LONG, encode, parse};
 use crate::Secret;
 use crate::kinds::connection::{ANSWER_MAX, Failure, OPEN_MAX, Stream, open, timed};
 use crate::lease::{Node, Step, TargetCode, TargetError};
 
 /// A connection that is logged in.
-pub(super) struct Session {
+pub(crate) struct Session {
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,
     node: String,
+    limits: Limits,
+    is_primary: bool,
 }
 
 impl Session {
     /// Connects, logs in and gives the connection a name, which `CLIENT LIST` shows from then on.
     pub(super) async fn open(node: &Node, user: &str, secret: &Secret, name: &str) -> Result<Self, Failure> {
+        Self::open_with(node, user, secret, name, OWN).await
+    }
+
+    /// As [`Session::open`], with other limits of replies. The name has no spaces.
+    pub(crate) async fn open_with(node: &Node, user: &str, secret: &Secret, name: &str, limits: Limits) -> Result<Self, Failure> {
         timed(OPEN_MAX, async {
-            let mut session = Self { stream: open(node).await?, buffer: Vec::new(), node: node.name().to_owned() };
+            let stream = open(node).await?;
+            let mut session = Self { stream, buffer: Vec::new(), node: node.name().to_owned(), limits: OWN, is_primary: false };
             let words: [&[u8]; 7] = [b"HELLO", b"2", b"AUTH", user.as_bytes(), secret.expose(), b"SETNAME", name.as_bytes()];
             match session.exchange(&words).await {
-                Ok(_) => Ok(session),
+                Ok(hello) => {
+                    let role = hello.items().iter().position(|item| item.text().as_deref() == Some("role"));
+                    let role = role.and_then(|at| hello.items().get(at.saturating_add(1))).and_then(Reply::text);
+                    session.is_primary = role.as_deref() == Some("master");
+                    session.limits = limits;
+                    Ok(session)
+                }
                 // A server that does not know the command repeats its arguments, and with them the password.
                 Err(Failure::Said(words)) if words.contains("with args") => Err(Failure::Said("ERR unknown command `HELLO`".to_owned())),
                 Err(failure) => Err(failure),
             }
         })
         .await
+    }
+
+    /// Did the node say that it accepts writes?
+    pub(crate) const fn is_primary(&self) -> bool {
+        self.is_primary
     }
 
     /// The same, with our own account and for a step.
@@ -48,21 +68,32 @@ impl Session {
         timed(ANSWER_MAX, self.exchange(&words)).await
     }
 
-    async fn exchange(&mut self, words: &[&[u8]]) -> Result<Reply, Failure> {
+    /// Sends a command and waits for its reply, without a limit of time. After one that is dropped in between, the connection is of no use.
+    pub(crate) async fn exchange(&mut self, words: &[&[u8]]) -> Result<Reply, Failure> {
         self.stream.write_all(&encode(words)).await?;
         self.stream.flush().await?;
         loop {
-            if let Some((reply, used)) = parse(&self.buffer).map_err(Failure::Malformed)? {
+            if let Some((reply, used)) = parse(&self.buffer, self.limits).map_err(Failure::Malformed)? {
                 self.buffer.drain(..used);
                 return if let Reply::Error(words) = reply { Err(Failure::Said(words)) } else { Ok(reply) };
             }
-            if self.buffer.len() > REPLY_MAX {
-                return Err(Failure::Malformed("a reply is too long"));
+            if self.buffer.len() > self.limits.bytes {
+                return Err(Failure::Malformed(TOO_LONG));
             }
             self.buffer.reserve(64 << 10);
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(Failure::Lost("the node hung up".to_owned()));
             }
+        }
+    }
+
+    /// Has the server hung up, or said something that nobody asked for? Waits for nothing.
+    pub(crate) fn look(&mut self) -> Result<(), Failure> {
+        match self.stream.read_buf(&mut self.buffer).now_or_never() {
+            None if self.buffer.is_empty() => Ok(()),
+            Some(Ok(0)) => Err(Failure::Lost("the node hung up".to_owned())),
+            Some(Err(error)) => Err(error.into()),
+            None | Some(Ok(_)) => Err(Failure::Malformed("something that nobody asked for")),
         }
     }
 
@@ -78,7 +109,7 @@ impl Session {
     pub(super) async fn info(&mut self, step: Step, sections: &[&str]) -> Result<Info, TargetError> {
         let words: Vec<_> = ["INFO"].into_iter().chain(sections.iter().copied()).collect();
         let reply = self.run(step, &words).await?;
-        Ok(Info(reply.text().unwrap_or_default().to_owned()))
+        Ok(Info(reply.text().unwrap_or_default().into_owned()))
     }
 }
 
