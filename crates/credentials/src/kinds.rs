@@ -7,6 +7,7 @@ pub mod nats;
 pub mod postgresql;
 pub mod rabbitmq;
 pub mod redis;
+pub mod ssh;
 
 use aws_lc_rs::rand;
 use base64::Engine as _;

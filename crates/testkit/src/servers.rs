@@ -5,6 +5,7 @@ pub mod nats;
 pub mod postgres;
 pub mod rabbitmq;
 pub mod redis;
+pub mod sshd;
 pub mod unprivileged;
 
 use std::path::{Path, PathBuf};

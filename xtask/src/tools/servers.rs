@@ -19,6 +19,12 @@ struct Server {
 const SERVERS: &[Server] = &[
     // Makes certificates for the others.
     Server { name: "OpenSSL", there: || which("openssl"), packages: &["openssl"] },
+    // An SSH server with accounts that are not the machine's.
+    Server {
+        name: "OpenSSH",
+        there: || all(&["/usr/sbin/sshd", "/usr/bin/ssh", "/usr/bin/ssh-keygen"]) && wrapper(),
+        packages: &["openssh-server", "openssh-client", "libnss-wrapper"],
+    },
     Server { name: "PostgreSQL", there: postgresql, packages: &["postgresql", "postgresql-client"] },
     Server {
         name: "MariaDB",
@@ -52,6 +58,11 @@ pub(super) fn ensure() -> Result<()> {
 
 fn all(programs: &[&str]) -> bool {
     programs.iter().all(|program| Path::new(program).is_file())
+}
+
+/// A library, which Debian puts into a folder of the machine's architecture.
+fn wrapper() -> bool {
+    fs::read_dir("/usr/lib").into_iter().flatten().flatten().any(|folder| folder.path().join("libnss_wrapper.so").is_file())
 }
 
 /// Debian has a folder for each version; elsewhere it is on the path.

@@ -33,6 +33,12 @@ mod redis_cuts;
 #[cfg(test)]
 mod redis_world;
 #[cfg(test)]
+mod ssh;
+#[cfg(test)]
+mod ssh_session;
+#[cfg(test)]
+mod ssh_world;
+#[cfg(test)]
 mod tls;
 #[cfg(test)]
 mod words;
