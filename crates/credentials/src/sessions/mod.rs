@@ -8,6 +8,13 @@
 //! * A future of a session can be dropped at any await: the connection is then of no use, and what can be stopped at the system is stopped.
 //! * No secret stands in an error, an answer or a debug form: [`words_of`] cleans what a system says.
 
+pub mod http;
+pub mod mariadb;
+pub mod nats;
+pub mod rabbitmq;
+pub mod redis;
+pub mod postgresql;
+mod rows;
 pub mod ssh;
 
 use crate::Secret;
