@@ -8,6 +8,7 @@ pub mod postgresql;
 pub mod rabbitmq;
 pub mod redis;
 pub mod ssh;
+pub mod static_key;
 
 use aws_lc_rs::rand;
 use base64::Engine as _;

@@ -6,6 +6,7 @@
 //! and writes files and tables, and sees sealed bytes only.
 #![deny(missing_docs)]
 
+pub mod address;
 mod injection;
 pub mod kinds;
 pub mod lease;
