@@ -6,6 +6,7 @@
 
 mod server;
 mod settings;
+pub(crate) mod ssh;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use server::LocalServer;
 pub use settings::Settings;
-pub(crate) use settings::build;
+pub(crate) use settings::{Tables, build};
 
 /// A system that knows no MCP: what it offers as tools, and how a call of one becomes work there.
 #[async_trait::async_trait]

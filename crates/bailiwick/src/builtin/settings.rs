@@ -1,6 +1,7 @@
 //! Which sort of built-in system a configuration asks for, and how it is put together.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use bailiwick_core::Clock;
@@ -9,36 +10,84 @@ use bailiwick_credentials::{Sealer, Secret};
 
 use super::Built;
 
+/// One line for each sort: its table in the configuration, which is the name of its module.
+macro_rules! sorts {
+    ($($table:ident: $variant:ident),* $(,)?) => {
+        /// The tables of a system, as they are written. At most one is given.
+        #[derive(Debug, Default)]
+        pub(crate) struct Tables {
+            $(pub(crate) $table: Option<super::$table::File>,)*
+        }
+
+        #[derive(Clone, Debug)]
+        enum Sort {
+            $($variant(Arc<super::$table::Settings>),)*
+        }
+
+        impl Tables {
+            /// The names of all tables.
+            pub(crate) const NAMES: &'static [&'static str] = &[$(stringify!($table)),*];
+
+            /// The settings of the one that is given.
+            ///
+            /// # Errors
+            /// In words: there are two, or what is wrong with the one.
+            pub(crate) fn check(self, folder: &Path) -> Result<Option<Settings>, String> {
+                let mut found = Vec::new();
+                $(if let Some(file) = self.$table {
+                    let settings = file.check(folder).map_err(|why| format!("`{}`: {why}", stringify!($table)))?;
+                    found.push((stringify!($table), Sort::$variant(Arc::new(settings))));
+                })*
+                match <[_; 1]>::try_from(found) {
+                    Ok([(_, sort)]) => Ok(Some(Settings(sort))),
+                    Err(found) if found.is_empty() => Ok(None),
+                    Err(found) => {
+                        let names: Vec<_> = found.iter().map(|(name, _)| format!("`{name}`")).collect();
+                        Err(format!("it is {} at once", names.join(" and ")))
+                    }
+                }
+            }
+        }
+
+        impl Settings {
+            /// The names of the sealed secrets that it needs.
+            pub(crate) fn secrets(&self) -> Vec<&str> {
+                match &self.0 { $(Sort::$variant(settings) => settings.secrets(),)* }
+            }
+
+            /// What the names of its accounts begin with.
+            pub(crate) fn prefix(&self) -> Prefix {
+                match &self.0 { $(Sort::$variant(settings) => settings.prefix(),)* }
+            }
+
+            /// Where its calls go, for people and for the call's digest: no secrets.
+            pub(crate) fn target(&self) -> String {
+                match &self.0 { $(Sort::$variant(settings) => settings.target(),)* }
+            }
+
+            fn build(&self, secret: &dyn Fn(&str) -> Result<Secret, String>, clock: &Arc<dyn Clock>) -> Result<Built, String> {
+                match &self.0 { $(Sort::$variant(settings) => settings.build(secret, clock),)* }
+            }
+        }
+    };
+}
+
+sorts! {
+    ssh: Ssh,
+}
+
 /// The settings of a built-in system, checked. No secret is in them, only names of secrets.
 #[derive(Clone, Debug)]
-pub enum Settings {}
-
-impl Settings {
-    /// The names of the sealed secrets that it needs.
-    pub(crate) fn secrets(&self) -> Vec<&str> {
-        match *self {}
-    }
-
-    /// What the names of its accounts begin with.
-    pub(crate) fn prefix(&self) -> Prefix {
-        match *self {}
-    }
-
-    /// Where its calls go, for people and for the call's digest: no secrets.
-    pub(crate) fn target(&self) -> String {
-        match *self {}
-    }
-}
+pub struct Settings(Sort);
 
 /// Puts it together with its secrets, which are opened for as long as that takes.
 ///
 /// # Errors
 /// In words: a secret is not set or does not open, or the settings do not fit together.
 pub(crate) fn build(settings: &Settings, sealed: &HashMap<String, Option<Vec<u8>>>, sealer: &Sealer, clock: &Arc<dyn Clock>) -> Result<Built, String> {
-    let _secret = |name: &str| -> Result<Secret, String> {
+    let secret = |name: &str| -> Result<Secret, String> {
         let sealed = sealed.get(name).and_then(Option::as_ref).ok_or_else(|| format!("the secret `{name}` is not set: `bailiwick secret set {name}`"))?;
         sealer.open(name, sealed).map_err(|e| format!("the secret `{name}`: {e}"))
     };
-    let _ = clock;
-    match *settings {}
+    settings.build(&secret, clock)
 }

@@ -5,6 +5,7 @@ mod error;
 mod export;
 mod ledger;
 mod retention;
+mod sealing;
 mod starter;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,13 +17,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::builtin::Settings;
+use crate::builtin::{Settings, Tables};
 
 pub use client::{ClientFile, ClientServer};
 pub use error::ConfigError;
 pub use export::{ExportEntry, ExportFormat, ExportFrom, ExportSink, HttpBody, LinkConfig, SyslogTransport};
 pub use ledger::{LedgerConfig, WITNESSES_MAX, WitnessEntry};
 pub use retention::Retention;
+pub use sealing::{PinPlace, Sealing, TokenPlace};
 pub(crate) use starter::shop_system;
 pub use starter::{STARTER, default_for_one_person};
 
@@ -64,6 +66,9 @@ struct File {
     /// Which texts of calls are kept, and for how long.
     #[schemars(with = "Option<retention::RetentionFile>")]
     retention: Option<Spanned<retention::RetentionFile>>,
+    /// Where the root key comes from, under which everything is sealed.
+    #[serde(default)]
+    sealing: sealing::SealingFile,
     /// Where entries of the ledger go besides the ledger: one `[[export]]` for each place.
     #[serde(default)]
     #[schemars(with = "Vec<export::ExportFile>")]
@@ -223,6 +228,8 @@ struct SystemFile {
     /// Plain `http://` to an address that is not loopback. Default false.
     #[serde(default)]
     allow_plain_http: bool,
+    /// Hosts reached by SSH with certificates that are made for the task; each allowed command is a tool.
+    ssh: Option<crate::builtin::ssh::File>,
     /// The effect of each tool: `read`, `influence`, `write`, `delete`, `transfer`, `approve`. A name may end in `*`.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, String>")]
@@ -321,6 +328,8 @@ pub struct Config {
     pub systems: BTreeMap<SystemName, SystemEntry>,
     /// Which texts of calls are kept, and for how long.
     pub retention: Retention,
+    /// Where the root key comes from.
+    pub sealing: Sealing,
     /// Where entries of the ledger go besides the ledger.
     pub exports: Vec<ExportEntry>,
 }
@@ -550,6 +559,7 @@ impl Config {
         let retention = Retention::parse(file.retention.map(Spanned::into_inner).unwrap_or_default(), |name| systems.contains_key(name))
             .map_err(|(what, hint)| fault(retention_span, what, hint))?;
         let ledger = ledger::ledger(file.ledger, base).map_err(|(span, what, hint)| fault(span.unwrap_or(0..0), what, hint))?;
+        let sealing = sealing::sealing(file.sealing, base).map_err(|(span, what, hint)| fault(span.unwrap_or(0..0), what, hint))?;
         let policy_directory = match file.policy.directory {
             None => None,
             Some(given) => {
@@ -584,6 +594,7 @@ impl Config {
             agents,
             systems,
             retention,
+            sealing,
             exports,
         })
     }
@@ -627,14 +638,26 @@ fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person
 }
 
 fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntry, (String, &'static str)> {
-    let transport = match (given.command, given.url) {
-        (Some(command), None) => {
+    let tables = Tables { ssh: given.ssh };
+    let builtin = tables.check(base).map_err(|why| (format!("system `{name}`: {why}"), "see docs/guides/leases.md"))?;
+    let transport = match (given.command, given.url, builtin) {
+        (None, None, Some(settings)) => {
+            let more = [&given.env, &given.secret_env, &given.headers, &given.secret_headers].iter().any(|m| !m.is_empty());
+            if more || !given.args.is_empty() {
+                return Err((format!("system `{name}` has no server: `args`, `env` and `headers` are for systems with one"), "leave them out"));
+            }
+            Transport::Builtin(settings)
+        }
+        (_, _, Some(_)) => {
+            return Err((format!("system `{name}` has `command` or `url`, and a table of a system without a server"), "keep the one by which it is reached"));
+        }
+        (Some(command), None, None) => {
             if !given.headers.is_empty() || !given.secret_headers.is_empty() {
                 return Err((format!("system `{name}` has headers, but it is started by `command`"), "use `env` or `secret_env`"));
             }
             Transport::Stdio { command, args: given.args, cwd: given.cwd.map(|c| base.join(c)) }
         }
-        (None, Some(url)) => {
+        (None, Some(url), None) => {
             if !given.env.is_empty() || !given.secret_env.is_empty() || !given.args.is_empty() {
                 return Err((format!("system `{name}` has `env` or `args`, but it is reached by `url`"), "use `headers` or `secret_headers`"));
             }
@@ -647,8 +670,11 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
             }
             Transport::Http { url, allow_plain: given.allow_plain_http }
         }
-        (Some(_), Some(_)) => return Err((format!("system `{name}` has both `command` and `url`"), "keep the one by which it is reached")),
-        (None, None) => return Err((format!("system `{name}` has neither `command` nor `url`"), "say how it is reached")),
+        (Some(_), Some(_), None) => return Err((format!("system `{name}` has both `command` and `url`"), "keep the one by which it is reached")),
+        (None, None, None) => {
+            let what = format!("system `{name}` has neither `command` nor `url`, nor one of the tables {}", Tables::NAMES.join(", "));
+            return Err((what, "say how it is reached"));
+        }
     };
     let join = |plain: BTreeMap<String, String>, secret: BTreeMap<String, String>, imported: BTreeMap<String, String>| {
         let plain = plain.into_iter().map(|(k, v)| (k, Value::Literal(v)));

@@ -43,6 +43,7 @@ pub fn event(facts: &Facts<'_>) -> Value {
         "tool" => tool(facts),
         "incident" => incident(facts),
         "house" => house(facts),
+        "lease" => lease(facts),
         "shard" | "erasure" | "texts_read" | "pruned" => upkeep(facts),
         other => base(facts, &BASE_EVENT, 99, Some(other), INFORMATIONAL),
     };
@@ -57,6 +58,8 @@ pub fn severity(facts: &Facts<'_>) -> u8 {
         ("outcome", Some("unknown"), _) | ("tool", _, Some("quarantined")) => MEDIUM,
         ("denial" | "hold", ..) | ("outcome", Some("failed" | "not_sent"), _) | ("tool", _, Some("review")) => LOW,
         ("incident" | "shard", ..) => HIGH,
+        // A person said that it is over; nothing showed it.
+        ("lease", ..) if facts.own("by").is_some() => MEDIUM,
         ("erasure" | "pruned", ..) => LOW,
         _ => INFORMATIONAL,
     }
@@ -387,6 +390,33 @@ fn tool(facts: &Facts<'_>) -> Event {
         Some(name) => json!({ "user": person(name) }),
     };
     event.insert("actor".to_owned(), actor);
+    event
+}
+
+/// A credential that is made for a task, or ended.
+fn lease(facts: &Facts<'_>) -> Event {
+    let state = facts.own("state").unwrap_or("unknown");
+    let activity = match state {
+        "live" => (1, "Create"),
+        "ended" => (4, "Delete"),
+        other => (99, other),
+    };
+    let account = facts.own("account").unwrap_or("unknown");
+    let about = kept(json!({
+        "name": account, "uid": facts.own("lease"), "type_id": 99, "type": "Credential",
+        "data": kept(json!({
+            "system": facts.own("system"), "kind": facts.own("credential_kind"), "class": facts.own("class"), "rights": facts.entry.get("rights"),
+            "state": state, "expires_at": facts.own("expires_at"), "ending": facts.entry.get("ended"),
+        })),
+    }));
+    let ending = facts.entry.get("ended").and_then(|e| e.get("ending")).and_then(Value::as_str);
+    let message = match ending {
+        Some(ending) => format!("the credential {account} has ended: {ending}"),
+        None => format!("the credential {account}: {state}"),
+    };
+    let mut event = entity(facts, activity, about, message);
+    event.insert("comment".to_owned(), facts.own("reason").into());
+    event.insert("actor".to_owned(), facts.own("by").map_or_else(|| json!({ "app_name": PRODUCT }), |name| json!({ "user": person(name) })));
     event
 }
 

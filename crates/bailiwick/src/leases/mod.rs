@@ -136,7 +136,7 @@ fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The name under which a lease's secret is sealed.
-fn seal_name(lease: LeaseId) -> String {
+pub(crate) fn seal_name(lease: LeaseId) -> String {
     format!("lease/{lease}")
 }
 

@@ -21,6 +21,8 @@ mod faults;
 #[cfg(test)]
 mod hazards;
 #[cfg(test)]
+mod leases;
+#[cfg(test)]
 mod oauth;
 #[cfg(test)]
 mod pages;
@@ -44,6 +46,8 @@ mod races_fence;
 mod refusal;
 #[cfg(test)]
 mod review;
+#[cfg(test)]
+mod root_key;
 #[cfg(test)]
 mod running;
 #[cfg(test)]

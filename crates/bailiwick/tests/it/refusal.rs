@@ -57,6 +57,8 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("get", "/v1/agents", Person, None),
         ("get", "/v1/systems", Person, None),
         ("get", "/v1/secrets", Role("ops"), None),
+        ("get", "/v1/root-key", Role("aud|ops"), None),
+        ("post", "/v1/root-key/rotate", Role("ops"), None),
         ("get", "/v1/trace/{id}", Person, None),
         ("get", "/v1/entries", Person, None),
         ("get", "/v1/tasks/{id}/changes", Person, None),

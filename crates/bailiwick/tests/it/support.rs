@@ -443,7 +443,7 @@ impl Broker {
         self.house.shutdown().await;
     }
 
-    fn possible(&self, tool: &str) -> bool {
+    pub(crate) fn possible(&self, tool: &str) -> bool {
         let house = &self.house;
         let Some(agent) = house.agent("scout") else { return false };
         let tool = tool.parse().unwrap();
@@ -611,6 +611,15 @@ impl Client<'_> {
         let answer = self.try_token(agent, instance, &[]).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// A token, as long as the broker is there.
+    pub(crate) async fn token_if_there(&self, agent: &str) -> Option<String> {
+        let mut fields = self.proved_as(agent, None);
+        fields.extend([("grant_type", "client_credentials".to_owned()), ("resource", format!("{}/mcp", self.base()))]);
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        let answer = self.try_send(Method::POST, "/oauth/token", &[("content-type", "application/x-www-form-urlencoded")], body).await?;
+        answer.json()["access_token"].as_str().map(str::to_owned)
     }
 
     /// Asks for a token with these fields beside the proof.

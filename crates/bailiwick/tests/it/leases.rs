@@ -1,0 +1,392 @@
+//! Credentials that are made for a task on real PostgreSQL and MariaDB: used without being shown, and provably dead at its end, also
+//! when the broker is killed between any two steps or the system is down.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
+
+use bailiwick_testkit::servers::mariadb::Mariadb;
+use bailiwick_testkit::servers::postgres::Postgres;
+use http::Method;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::support::{Broker, Client, PATIENCE, Place, TaskToken, entries, until};
+
+const ADMIN_PASSWORD: &str = "canary-admin-password-3b1f";
+
+/// What an administrator does once, as the guide says it.
+const POSTGRES_ONCE: &str = "
+    CREATE ROLE broker LOGIN CREATEROLE PASSWORD 'canary-admin-password-3b1f';
+    GRANT pg_signal_backend TO broker;
+    CREATE ROLE orders_ro NOLOGIN; CREATE ROLE orders_rw NOLOGIN;
+    GRANT orders_ro, orders_rw TO broker WITH ADMIN OPTION;";
+const POSTGRES_SHOP: &str = "
+    CREATE TABLE orders (id int PRIMARY KEY, note text);
+    INSERT INTO orders SELECT n, 'note ' || n FROM generate_series(1, 20) n;
+    GRANT SELECT ON orders TO orders_ro;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO orders_rw;";
+const MARIADB_ONCE: &str = "
+    CREATE USER broker@'%' IDENTIFIED BY 'canary-admin-password-3b1f';
+    GRANT CREATE USER, CONNECTION ADMIN, PROCESS ON *.* TO broker@'%';
+    GRANT SELECT (User, Host) ON mysql.user TO broker@'%';
+    CREATE DATABASE stock;
+    CREATE TABLE stock.items (id int PRIMARY KEY, note text);
+    INSERT INTO stock.items VALUES (1, 'one'), (2, 'two');
+    CREATE ROLE stock_ro; GRANT SELECT ON stock.* TO stock_ro; GRANT stock_ro TO broker@'%' WITH ADMIN OPTION;
+    CREATE ROLE stock_rw; GRANT SELECT, INSERT, UPDATE, DELETE ON stock.* TO stock_rw; GRANT stock_rw TO broker@'%' WITH ADMIN OPTION;";
+
+/// Both tools that write pass by themselves here: holding is shown elsewhere.
+const PERMITTED: &str = r#"
+@id("sql-by-itself")
+permit (principal, action in [Action::"orders.execute", Action::"stock.execute", Action::"orders.delete"], resource);
+"#;
+
+fn postgres() -> Postgres {
+    let server = Postgres::start(&[]).unwrap();
+    server.sql("postgres", POSTGRES_ONCE).unwrap();
+    server.sql("postgres", "CREATE DATABASE shop").unwrap();
+    server.sql("shop", POSTGRES_SHOP).unwrap();
+    server
+}
+
+fn mariadb() -> Mariadb {
+    let server = Mariadb::start(&[]).unwrap();
+    server.sql(MARIADB_ONCE).unwrap();
+    let setup = bailiwick_credentials::kinds::mariadb::SETUP;
+    server.sql(&format!("DELIMITER //\n{setup}//\nDELIMITER ;\nGRANT EXECUTE ON PROCEDURE bailiwick.default_role TO broker@'%';")).unwrap();
+    server
+}
+
+fn orders(server: &Postgres) -> String {
+    format!(
+        "\n[systems.orders.postgresql]\nnodes = [{{ name = \"primary\", host = \"127.0.0.1\", port = {} }}]\ndatabase = \"shop\"\nuser = \"broker\"\n\
+         secret = \"orders_admin\"\nread_rights = [\"orders_ro\"]\nwrite_rights = [\"orders_rw\"]\n",
+        server.port()
+    )
+}
+
+fn stock(server: &Mariadb) -> String {
+    format!(
+        "\n[systems.stock.mariadb]\nnodes = [{{ name = \"primary\", host = \"127.0.0.1\", port = {} }}]\ndatabase = \"stock\"\nuser = \"broker\"\n\
+         secret = \"orders_admin\"\nread_rights = [\"stock_ro\"]\nwrite_rights = [\"stock_rw\"]\n",
+        server.port()
+    )
+}
+
+/// A place whose agent may use the databases of these sections.
+async fn place(sections: &[String]) -> Place {
+    let sections = sections.concat();
+    let place = Place::with(|text| text.replace("\"twin.look\"]", "\"twin.look\", \"orders.*\", \"stock.*\"]") + &sections).await;
+    place.add_policy(&if sections.contains("stock") { PERMITTED.to_owned() } else { PERMITTED.replace(", Action::\"stock.execute\"", "") });
+    bailiwick::secrets::set(&place.data, "orders_admin", Zeroizing::new(ADMIN_PASSWORD.as_bytes().to_vec())).await.unwrap();
+    place
+}
+
+/// Accounts of ours, and sessions of accounts of ours or of nobody.
+fn left_on(server: &Postgres) -> String {
+    let sql = "SELECT 'role ' || rolname FROM pg_roles WHERE rolname LIKE 'ag\\_%';
+         SELECT 'session ' || pid FROM pg_stat_activity WHERE usesysid IS NOT NULL AND (usename IS NULL OR usename LIKE 'ag\\_%')";
+    server.sql("shop", sql).unwrap()
+}
+
+fn left_on_mariadb(server: &Mariadb) -> String {
+    let sql = "SELECT 'user', User FROM mysql.user WHERE User LIKE 'ag\\_%';
+         SELECT 'session', id FROM information_schema.processlist WHERE user LIKE 'ag\\_%'";
+    server.sql(sql).unwrap()
+}
+
+/// The tools of the databases are listed, and policy knows them.
+async fn ready(broker: &Broker, tools: &[&str]) {
+    until("the databases' tools are listed", || {
+        let registry = broker.house.registry.load();
+        tools.iter().all(|t| registry.tool(t).is_some_and(|t| t.callable()) && broker.possible(t))
+    })
+    .await;
+}
+
+async fn complete(client: &Client<'_>, task: &TaskToken) -> Value {
+    let answer = client.with_token(&task.token, Method::POST, &format!("/v1/tasks/{}/complete", task.id), "").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+fn rows(answer: &crate::support::Answer) -> Value {
+    answer.json()["result"]["structuredContent"]["rows"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_reads_and_writes_with_credentials_that_are_made_for_it_and_end_with_it() {
+    let server = postgres();
+    let place = place(&[orders(&server)]).await;
+    let broker = place.open().await;
+    ready(&broker, &["orders.query", "orders.execute"]).await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    // Nothing is made before a call is permitted.
+    assert_eq!(left_on(&server), "");
+    let refused = client.call(&task, "orders.query", r#"{"sql":"DELETE FROM orders"}"#).await;
+    assert_eq!(refused.word(), "call.arguments", "{refused:?}");
+    assert_eq!(left_on(&server), "");
+    let read = client.call(&task, "orders.query", r#"{"sql":"SELECT id, note FROM orders ORDER BY id LIMIT 2"}"#).await;
+    assert_eq!(rows(&read), json!([[1, "note 1"], [2, "note 2"]]), "{read:?}");
+    // One account, of the group that reads, with the chain in its comment; the session carries it too.
+    let account = server.sql("shop", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'ag\\_%'").unwrap();
+    let comment = server.sql("shop", "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname LIKE 'ag\\_%'").unwrap();
+    assert!(comment.contains(&task.id) && comment.contains("spiffe://bailiwick.local/agent/scout"), "{comment}");
+    let group = "SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member WHERE r.rolname LIKE 'ag\\_%'";
+    assert_eq!(server.sql("shop", group).unwrap(), "orders_ro");
+    let session = server.sql("shop", "SELECT application_name FROM pg_stat_activity WHERE usename LIKE 'ag\\_%'").unwrap();
+    assert!(session.contains(&task.id[..20]), "{session}");
+    // What writes is done with another one, made only now.
+    let wrote = client.call(&task, "orders.execute", r#"{"sql":"UPDATE orders SET note = $1 WHERE id = 1","parameters":["new"]}"#).await;
+    assert_eq!(wrote.word(), "done", "{wrote:?}");
+    assert_eq!(server.sql("shop", "SELECT note FROM orders WHERE id = 1").unwrap(), "new");
+    assert_eq!(server.sql("shop", "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'ag\\_%'").unwrap(), "2");
+    let ended = complete(&client, &task).await;
+    assert_eq!(ended["state"], "closed", "{ended}");
+    assert_eq!(left_on(&server), "");
+    let endings: Vec<&str> = ended["leases"].as_array().unwrap().iter().map(|l| l["ending"]["ending"].as_str().unwrap()).collect();
+    assert_eq!(endings, ["revoked-verified", "revoked-verified"]);
+    // The record says it in this order, all of it under the task.
+    let entries = broker.entries().await;
+    let at = |what: &dyn Fn(&Value) -> bool| entries.iter().position(|e| e["task"] == *task.id && what(e)).unwrap();
+    let lease = |state: &'static str| at(&move |e: &Value| e["kind"] == "lease" && e["state"] == state && e["account"] == *account);
+    let intent = at(&|e| e["kind"] == "intent" && e["tool"] == "orders.query");
+    let closed = at(&|e| e["kind"] == "task_ended" && e["state"] == "closed");
+    let closing = at(&|e| e["kind"] == "task_ended" && e["state"] == "closing");
+    let order = [intent, lease("intended"), lease("live"), closing, lease("ended"), closed];
+    assert!(order.is_sorted(), "{order:?}");
+    assert_eq!(entries[intent]["lease"], entries[lease("ended")]["lease"]);
+    assert!(entries[closed]["endings"].as_array().unwrap().iter().any(|e| e["lease"] == entries[intent]["lease"]), "{}", entries[closed]);
+    // And the trace of the call has the credential from its making to its refusal.
+    let call = entries[intent]["call"].as_str().unwrap();
+    let trace = client.by("ben", Method::GET, &format!("/v1/trace/{call}"), None).await.json();
+    assert_eq!((&trace["lease"]["account"], &trace["lease"]["state"]), (&json!(account), &json!("ended")), "{trace}");
+    let evidence = trace["lease"]["ending"]["evidence"].to_string();
+    assert!(evidence.contains("28P01"), "the login was tried and refused: {evidence}");
+    broker.check_sound(&place).await;
+    broker.stop().await;
+    place.verify();
+    no_canary(&place, &server.log());
+}
+
+/// The administrator's password and the minted ones are nowhere.
+fn no_canary(place: &Place, log: &str) {
+    for file in walk(&place.data) {
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(ADMIN_PASSWORD.len()).any(|w| w == ADMIN_PASSWORD.as_bytes()), "the password stands in {}", file.display());
+    }
+    assert_eq!(log.matches(ADMIN_PASSWORD).count(), log.matches("CREATE ROLE broker").count(), "only the administrator ever said it");
+}
+
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_system_is_down_a_task_stays_closing_and_says_why_and_is_closed_soon_after_its_return() {
+    let mut server = postgres();
+    let place = place(&[orders(&server)]).await;
+    let broker = place.open().await;
+    ready(&broker, &["orders.query"]).await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    assert_eq!(client.call(&task, "orders.query", r#"{"sql":"SELECT 1"}"#).await.word(), "done");
+    server.stop().unwrap();
+    let ended = complete(&client, &task).await;
+    assert_eq!(ended["state"], "closing", "{ended}");
+    assert!(ended["leases"][0]["failure"].as_str().unwrap().contains("primary"), "{ended}");
+    assert_eq!(client.call(&task, "orders.query", r#"{"sql":"SELECT 1"}"#).await.status, 401);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    server.run().unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let shown = client.by("ops", Method::GET, &format!("/v1/tasks/{}", task.id), None).await.json();
+        if shown["state"] == "closed" {
+            assert_eq!(shown["leases"][0]["ending"]["ending"], "revoked-verified", "{shown}");
+            assert!(shown["leases"][0]["attempts"].as_u64().unwrap() > 0, "{shown}");
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{shown}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(left_on(&server), "");
+    broker.stop().await;
+    place.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_may_end_a_lease_by_hand_and_the_record_says_so() {
+    let mut server = postgres();
+    let place = place(&[orders(&server)]).await;
+    let broker = place.open().await;
+    ready(&broker, &["orders.query"]).await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    assert_eq!(client.call(&task, "orders.query", r#"{"sql":"SELECT 1"}"#).await.word(), "done");
+    server.stop().unwrap();
+    let ended = complete(&client, &task).await;
+    let id = ended["leases"][0]["id"].as_str().unwrap();
+    let end = format!("/v1/leases/{id}/end");
+    let reason = json!({ "reason": "the server is scrapped" });
+    assert_eq!(client.by("ana", Method::POST, &end, Some(reason.clone())).await.status, 403, "an owner is no operator");
+    assert_eq!(client.by("ops", Method::POST, &end, Some(json!({ "reason": " " }))).await.status, 400);
+    let lease = client.by("ops", Method::POST, &end, Some(reason)).await.json();
+    assert_eq!((&lease["ending"]["ending"], &lease["ended_by"]), (&json!("by-hand"), &json!("ops")), "{lease}");
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while client.by("ops", Method::GET, &format!("/v1/tasks/{}", task.id), None).await.json()["state"] != "closed" {
+        assert!(tokio::time::Instant::now() < deadline, "the task is not closed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let entries = broker.entries().await;
+    let step = entries.iter().find(|e| e["kind"] == "lease" && e["state"] == "ended").unwrap();
+    assert_eq!((&step["by"], &step["reason"]), (&json!("ops"), &json!("the server is scrapped")));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_no_lease_explains_is_removed_and_is_an_incident() {
+    let server = postgres();
+    server.sql("shop", "CREATE ROLE ag_00000000000000000000000007 LOGIN; CREATE ROLE ag_of_a_person LOGIN").unwrap();
+    let place = place(&[orders(&server)]).await;
+    let broker = place.open().await;
+    until("the orphan is gone", || !left_on(&server).contains("00007")).await;
+    assert_eq!(left_on(&server), "role ag_of_a_person");
+    let house = &broker.house;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !entries(house).await.iter().any(|e| e["kind"] == "incident" && e["what"] == "orphan_account") {
+        assert!(tokio::time::Instant::now() < deadline, "no incident");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_system_whose_credentials_could_not_be_ended_is_not_served_and_the_check_names_what_is_missing() {
+    let server = postgres();
+    server.sql("postgres", "REVOKE pg_signal_backend FROM broker").unwrap();
+    let place = place(&[orders(&server)]).await;
+    let broker = place.open().await;
+    let client = place.client();
+    let check = async || client.by("ops", Method::POST, "/v1/systems/orders/check", Some(json!({}))).await.json();
+    let report = check().await;
+    assert_eq!(report["passed"], false, "{report}");
+    assert!(report["missing"].to_string().contains("GRANT pg_signal_backend TO"), "{report}");
+    let systems = client.by("ops", Method::GET, "/v1/systems", None).await.json();
+    let orders = systems["systems"].as_array().unwrap().iter().find(|s| s["name"] == "orders").unwrap().clone();
+    assert_eq!(orders["status"], "backing_off", "{orders}");
+    assert!(broker.house.registry.load().tool("orders.query").is_none());
+    server.sql("postgres", "GRANT pg_signal_backend TO broker").unwrap();
+    assert_eq!(check().await["passed"], true);
+    ready(&broker, &["orders.query"]).await;
+    assert_eq!(left_on(&server), "", "a check leaves nothing behind");
+    broker.stop().await;
+}
+
+const POINTS: [&str; 7] = ["before-lease", "lease-intended", "lease-minted", "lease-live", "lease-ending", "lease-dead", "lease-ended"];
+
+/// kill -9 at each step, and at random, against both databases at once: after each restart every account that is left is that of a live
+/// lease of an open task, and with the tasks ended nothing is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_between_any_two_steps_it_leaves_no_account_that_no_live_lease_explains() {
+    let rounds: usize = std::env::var("BAILIWICK_LEASE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(POINTS.len() + 3);
+    let (server, other) = (postgres(), mariadb());
+    let place = place(&[orders(&server), stock(&other)]).await;
+    let broker = place.open().await;
+    ready(&broker, &["orders.query", "orders.execute", "stock.query", "stock.execute"]).await;
+    broker.stop().await;
+    for round in 0..rounds {
+        let point = POINTS.get(round % (POINTS.len() * 2)).copied();
+        let mut child = place.spawn(point);
+        let client = place.client();
+        wait_for(&client).await;
+        let after = Duration::from_millis(u64::try_from(round).unwrap() * 37 % 400);
+        tokio::select! {
+            () = busy(&client) => {}
+            () = tokio::time::sleep(if point.is_some() { PATIENCE } else { after }) => assert!(point.is_none(), "it did not die at {point:?}"),
+        }
+        child.start_kill().ok();
+        let status = child.wait().await.unwrap();
+        assert!(status.signal().is_some(), "{status:?}");
+        let broker = place.open().await;
+        settled(&broker, &server, &other).await;
+        end_open_tasks(&broker).await;
+        settled(&broker, &server, &other).await;
+        assert_eq!((left_on(&server), left_on_mariadb(&other)), (String::new(), String::new()), "in round {round} at {point:?}");
+        broker.check_sound(&place).await;
+        broker.stop().await;
+    }
+    place.verify();
+}
+
+async fn wait_for(client: &Client<'_>) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while client.try_send(Method::GET, "/readyz", &[], "").await.is_none_or(|a| a.status != 200) {
+        assert!(tokio::time::Instant::now() < deadline, "the broker did not come up");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Tasks with calls to both databases, one after another, until the broker is gone.
+async fn busy(client: &Client<'_>) {
+    loop {
+        let Some(token) = client.token_if_there("scout").await else { return };
+        let asked = json!({ "purpose": "tests", "tools": ["orders.*", "stock.*"] }).to_string();
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let Some(answer) = client.try_send(Method::POST, "/v1/tasks", &headers, asked).await else { return };
+        if answer.status != 201 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        }
+        let opened = answer.json();
+        let task = TaskToken { id: opened["task"]["id"].as_str().unwrap().to_owned(), token: opened["token"]["access_token"].as_str().unwrap().to_owned() };
+        for (tool, sql) in [
+            ("orders.query", "SELECT count(*) FROM orders"),
+            ("stock.query", "SELECT count(*) FROM items"),
+            ("orders.execute", "UPDATE orders SET note = 'x' WHERE id = 2"),
+            ("stock.execute", "UPDATE items SET note = 'x' WHERE id = 2"),
+        ] {
+            let arguments = json!({ "sql": sql }).to_string();
+            if client.try_call(&task, tool, &arguments).await.is_none() {
+                return;
+            }
+        }
+        let bearer = format!("Bearer {}", task.token);
+        let done = client.try_send(Method::POST, &format!("/v1/tasks/{}/complete", task.id), &[("authorization", &bearer)], "").await;
+        if done.is_none() {
+            return;
+        }
+    }
+}
+
+/// Waits until nothing is being ended, and holds what is left against the leases that are live.
+async fn settled(broker: &Broker, server: &Postgres, other: &Mariadb) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let filter = bailiwick_store::LeaseFilter { open: true, limit: 1000, ..Default::default() };
+        let leases = broker.house.store.leases(filter).await.unwrap();
+        let ending = leases.iter().any(|l| l.state != bailiwick_store::LeaseState::Live);
+        let closing = bailiwick_store::TaskFilter { state: Some("closing"), limit: 10, ..Default::default() };
+        let closing = broker.house.store.tasks(closing).await.unwrap();
+        let left = [left_on(server), left_on_mariadb(other)].concat();
+        let unexplained: Vec<&str> = left
+            .lines()
+            .filter_map(|line| line.strip_prefix("role ").or_else(|| line.strip_prefix("user\t")))
+            .filter(|account| !leases.iter().any(|l| l.lease.account == *account))
+            .collect();
+        if !ending && closing.is_empty() && unexplained.is_empty() {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{unexplained:?} {leases:?} {closing:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn end_open_tasks(broker: &Broker) {
+    let filter = bailiwick_store::TaskFilter { state: Some("open"), limit: 1000, ..Default::default() };
+    for row in broker.house.store.tasks(filter).await.unwrap() {
+        broker.house.end_task(row.task.id, bailiwick_core::EndReason::Revoked, None).await.unwrap();
+    }
+}
