@@ -27,6 +27,7 @@ use crate::mcp::session::Sessions;
 use crate::payload::TextSealer;
 use crate::publish::Publication;
 use crate::registry::Registry;
+use crate::root_key::RootKeeper;
 use crate::shard::Pen;
 use crate::sign_in::SignIns;
 use crate::state_seal::StateSeal;
@@ -71,6 +72,14 @@ pub enum StartError {
         /// The time of the newest entry.
         last: Timestamp,
     },
+    /// The root key cannot be had from where it comes from.
+    #[error("{what}")]
+    Sealing {
+        /// What.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
     /// A sink of the ledger's entries can never work.
     #[error("export `{0}`: {1}")]
     Export(String, String),
@@ -94,6 +103,7 @@ impl StartError {
             Self::Policy(_) => "correct the policy that the report shows; `bailiwick check` tries it without starting",
             Self::Listen { .. } => "choose another address with --listen, or stop what listens there",
             Self::System(..) => "correct the system in the configuration",
+            Self::Sealing { hint, .. } => hint,
             Self::Export(..) => "correct the `[[export]]` in the configuration",
         }
     }
@@ -210,6 +220,7 @@ pub struct House {
     sealer: Arc<Sealer>,
     pub(crate) texts: Arc<TextSealer>,
     pub(crate) record_key: RecordKey,
+    pub(crate) root_key: RootKeeper,
     sources: Vec<Source>,
 }
 
@@ -229,7 +240,7 @@ impl House {
     /// Why it cannot start; nothing is served then.
     pub async fn open(config: Config, data_dir: &Path, clock: Arc<dyn Clock>) -> Result<Opened, StartError> {
         crate::place::prepare(data_dir)?;
-        let mut keys = Keys::load_or_make(data_dir)?;
+        let mut keys = Keys::open(data_dir, &config.sealing)?;
         let pen = keys.pen()?;
         let sources = policy_sources(&config)?;
         let store = Store::open(data_dir, Box::new(TreeIntegrator::new(Arc::clone(&pen))))?;
@@ -255,6 +266,7 @@ impl House {
         let keyring = Keyring::load(data_dir, &config)?;
         let record_key = keys.record_key();
         let state_seal = StateSeal::new(keys.state_key())?;
+        let root_key = RootKeeper::new(keys.held());
         let sealer = Arc::new(keys.into_sealer());
         let (leases, happened) = Leases::new(store.clone(), Arc::clone(&sealer) as _, Arc::clone(&clock));
         let house = Arc::new(Self {
@@ -291,6 +303,7 @@ impl House {
             tools_changed: watch::Sender::new(0),
             record_key,
             sealer,
+            root_key,
             sources,
             config,
         });
@@ -309,6 +322,9 @@ impl House {
             house.append(&entry::House { what: "started", name: Some(env!("CARGO_PKG_VERSION")), digest: Some(&revision) }).await?;
         }
         house.start_workers();
+        if !stopped {
+            house.resume_root();
+        }
         house.start_leases(happened);
         house.start_soundness(behind);
         house.start_publication();
@@ -385,6 +401,12 @@ impl House {
     #[must_use]
     pub fn revision(&self) -> Revision {
         bailiwick_core::Policy::revision(&**self.engine.load())
+    }
+
+    /// Where kinds keep secrets that outlive their tasks and are replaced at their systems.
+    #[must_use]
+    pub fn kept_secrets(&self) -> Arc<crate::kept_secrets::KeptSecrets> {
+        Arc::new(crate::kept_secrets::KeptSecrets::new(self.store.clone(), Sealer::clone(&self.sealer), Arc::clone(&self.clock)))
     }
 
     /// The people who may approve a call of this task.

@@ -1,10 +1,15 @@
 //! The broker's own keys: made at the first start, sealed under the root key, read at every other.
+//!
+//! What must outlive a root key is sealed under it and not derived from it: the key of salted digests, because the ledger's digests stay, and the key
+//! of states on the wire, because clients bring them back.
+
+pub(crate) mod root;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use bailiwick_core::TrustDomain;
-use bailiwick_credentials::{RecordKey, RootKey, Sealer};
+use bailiwick_credentials::{RecordKey, Sealer};
 use bailiwick_identity::{Issuer, SigningKey, Verifier};
 use bailiwick_ledger::checkpoint::Origin;
 use bailiwick_ledger::note;
@@ -13,18 +18,30 @@ use bailiwick_store::{Integrated, Integrator};
 use zeroize::Zeroizing;
 
 use crate::clock::random;
+use crate::config::Sealing;
 use crate::house::StartError;
 use crate::place::{read_private, write_private};
 use crate::shard::Pen;
+use root::Generations;
 
 /// The broker's keys.
 pub struct Keys {
-    root: RootKey,
     sealer: Sealer,
+    held: Held,
     token: Zeroizing<Vec<u8>>,
     ledger: Zeroizing<[u8; 32]>,
+    record: Zeroizing<[u8; 32]>,
     state: Zeroizing<[u8; 32]>,
     origin: Origin,
+}
+
+/// Where the root key comes from, and whether it is being replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// The source that holds the one in force: `file`, `credential`, `pkcs11`.
+    pub(crate) by: &'static str,
+    /// The root key that is being replaced, if one is.
+    pub(crate) replacing: Option<bailiwick_credentials::RootId>,
 }
 
 impl std::fmt::Debug for Keys {
@@ -39,9 +56,20 @@ impl Keys {
     /// # Errors
     /// Which key cannot be used, and why. A key that is missing while the store exists is not made anew: the ledger would fork.
     pub fn load_or_make(dir: &Path) -> Result<Self, StartError> {
-        let root = root(dir)?;
-        let fault = |what: &'static str| move |e: &dyn std::fmt::Display| StartError::place(what, e);
-        let sealer = root.sealer().map_err(|e| fault("root.key")(&e))?;
+        Self::open(dir, &Sealing::File)
+    }
+
+    /// As [`load_or_make`](Self::load_or_make); the first root key is made as the configuration says.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(dir: &Path, source: &Sealing) -> Result<Self, StartError> {
+        let Generations { current, next } = Generations::open(dir, source)?;
+        let sealer = current.key.sealer().map_err(|e| StartError::place("root.key", e))?;
+        if let Some(next) = &next {
+            sealer.adopt(&next.key).map_err(|e| StartError::place("root.next", e))?;
+        }
+        let held = Held { by: next.as_ref().unwrap_or(&current).held, replacing: next.as_ref().map(|_| current.key.id()) };
         let fresh = !dir.join("bailiwick.sqlite").exists();
         let origin = origin(dir, fresh)?;
         let token = sealed(dir, &sealer, "token", fresh, || {
@@ -50,8 +78,11 @@ impl Keys {
         })?;
         let name = crate::shard::key_name(&origin);
         let ledger = log_seed(&sealed(dir, &sealer, &name, fresh, || Ok(Zeroizing::new(random::<32>().to_vec())))?)?;
-        let state = root.derive("request-state");
-        let keys = Self { root, sealer, token, ledger, state, origin };
+        // Where there were none yet, they were derived from the root key, and stay what they were.
+        let derived = |purpose: &str| if fresh { Zeroizing::new(random::<32>()) } else { current.key.derive(purpose) };
+        let record = key_of_32(&sealed(dir, &sealer, "record", true, || Ok(Zeroizing::new(derived("record").to_vec())))?)?;
+        let state = key_of_32(&sealed(dir, &sealer, "request-state", true, || Ok(Zeroizing::new(derived("request-state").to_vec())))?)?;
+        let keys = Self { sealer, held, token, ledger, record, state, origin };
         keys.show_vkey(dir)?;
         Ok(keys)
     }
@@ -127,7 +158,7 @@ impl Keys {
     /// The key of salted digests in the ledger.
     #[must_use]
     pub fn record_key(&self) -> RecordKey {
-        self.root.record_key()
+        RecordKey::of(&self.record)
     }
 
     /// What seals texts of calls.
@@ -135,7 +166,12 @@ impl Keys {
     /// # Errors
     /// If the cryptographic library does not take the key.
     pub fn text_sealer(&self) -> Result<crate::payload::TextSealer, StartError> {
-        self.root.sealer().map(crate::payload::TextSealer::new).map_err(|e| StartError::place("root.key", e))
+        Ok(crate::payload::TextSealer::new(self.sealer.clone()))
+    }
+
+    /// Where the root key comes from.
+    pub(crate) const fn held(&self) -> Held {
+        self.held
     }
 
     /// What seals secrets.
@@ -151,18 +187,52 @@ impl Keys {
     }
 }
 
-fn root(dir: &Path) -> Result<RootKey, StartError> {
-    let path = dir.join("root.key");
-    let fault = |e: &dyn std::fmt::Display| StartError::place(path.display().to_string(), e);
-    if !path.exists() {
-        if dir.join("bailiwick.sqlite").exists() {
-            return Err(fault(&"is missing, but the store is there: put the key back; without it secrets and keys cannot be opened"));
+/// Seals the keys of a data directory anew under the current root key. Gives how many it were.
+///
+/// # Errors
+/// Which one cannot be, and why; the others may be.
+pub(crate) fn reseal_files(dir: &Path, sealer: &Sealer) -> Result<usize, StartError> {
+    let mut done = 0usize;
+    for (path, label) in sealed_files(dir)? {
+        let fault = |e: &dyn std::fmt::Display| StartError::place(path.display().to_string(), e);
+        let anew = sealer.reseal(&label, &read_private(&path)?).map_err(|e| fault(&e))?;
+        if let Some(anew) = anew {
+            // Opened before it takes the place of what opens now.
+            sealer.open_bytes(&label, &anew).map_err(|e| fault(&e))?;
+            write_private(&path, &anew).map_err(|e| fault(&e))?;
+            done = done.saturating_add(1);
         }
-        let (key, text) = RootKey::generate().map_err(|e| fault(&e))?;
-        write_private(&path, &text).map_err(|e| fault(&e))?;
-        return Ok(key);
     }
-    RootKey::parse(&read_private(&path)?).map_err(|e| fault(&e))
+    Ok(done)
+}
+
+/// How many of the keys of a data directory are sealed under this root key.
+///
+/// # Errors
+/// Which one cannot be read.
+pub(crate) fn files_under(dir: &Path, root: bailiwick_credentials::RootId) -> Result<usize, StartError> {
+    let mut count = 0usize;
+    for (path, _) in sealed_files(dir)? {
+        count = count.saturating_add(usize::from(bailiwick_credentials::RootId::of(&read_private(&path)?) == Some(root)));
+    }
+    Ok(count)
+}
+
+/// The files of sealed keys, with the names under which they are sealed.
+fn sealed_files(dir: &Path) -> Result<Vec<(std::path::PathBuf, String)>, StartError> {
+    let keys = dir.join("keys");
+    let fault = |e: std::io::Error| StartError::place(keys.display().to_string(), e);
+    let mut found = Vec::new();
+    for file in std::fs::read_dir(&keys).map_err(fault)? {
+        let path = file.map_err(fault)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".sealed"));
+        if let Some(name) = name {
+            let label = format!("key/{name}");
+            found.push((path, label));
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 fn sealed(
@@ -185,6 +255,11 @@ fn sealed(
     let blob = sealer.seal_bytes(&label, &key).map_err(|e| fault(&e))?;
     write_private(&path, &blob).map_err(|e| fault(&e))?;
     Ok(key)
+}
+
+fn key_of_32(bytes: &[u8]) -> Result<Zeroizing<[u8; 32]>, StartError> {
+    let key: [u8; 32] = bytes.try_into().map_err(|_| StartError::place("a key of the data directory", "is not 32 bytes"))?;
+    Ok(Zeroizing::new(key))
 }
 
 fn log_seed(bytes: &[u8]) -> Result<Zeroizing<[u8; 32]>, StartError> {

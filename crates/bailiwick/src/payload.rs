@@ -48,7 +48,7 @@ impl TextSeal for TextSealer {
 }
 
 /// The name under which a text is sealed: it opens as no other call's, and as nothing else of this call.
-fn name(kind: PayloadKind, call: CallId) -> String {
+pub(crate) fn name(kind: PayloadKind, call: CallId) -> String {
     format!("payload/{}/{call}", kind.word())
 }
 
@@ -287,6 +287,6 @@ pub(crate) struct Whose {
     pub(crate) kind: PayloadKind,
 }
 
-fn salt_name(task: TaskId) -> String {
+pub(crate) fn salt_name(task: TaskId) -> String {
     format!("salt/{task}")
 }

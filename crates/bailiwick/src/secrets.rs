@@ -111,7 +111,7 @@ fn noted(what: &'static str, name: &str) -> Entry {
 }
 
 /// Opens the store to write to it. A ledger that was set back is not written to here either.
-async fn writable(data_dir: &Path) -> Result<(Keys, Store), SecretError> {
+pub(crate) async fn writable(data_dir: &Path) -> Result<(Keys, Store), SecretError> {
     crate::place::prepare(data_dir)?;
     let mut keys = Keys::load_or_make(data_dir)?;
     let pen = keys.pen()?;

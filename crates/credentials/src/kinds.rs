@@ -1,5 +1,6 @@
 //! The kinds of credentials, one file each. Each implements [`Kind`](crate::lease::Kind) against the real protocol of its system.
 
+pub mod checkout;
 pub(crate) mod connection;
 mod finding;
 pub mod mariadb;

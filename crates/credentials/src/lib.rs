@@ -20,6 +20,9 @@ pub mod sessions;
 pub use injection::{Injection, InjectionError, Part};
 pub use record::{RecordKey, TaskSalt};
 pub use redaction::REDACTED;
+#[cfg(feature = "pkcs11")]
+pub use root::pkcs11::TokenKey;
+pub use root::wrapped::{RootWrap, WrapError, WrappedRoot};
 pub use root::{KeyFileError, RootKey, check_key_file};
-pub use seal::{PAYLOAD_MAX, SECRET_MAX, SealError, Sealer};
+pub use seal::{PAYLOAD_MAX, RootId, SECRET_MAX, SealError, Sealer};
 pub use secret::Secret;

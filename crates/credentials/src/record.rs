@@ -13,6 +13,12 @@ impl RecordKey {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
 
+    /// From bytes that were kept sealed: digests outlive root keys.
+    #[must_use]
+    pub fn of(bytes: &[u8; 32]) -> Self {
+        Self::new(bytes)
+    }
+
     /// The digest of `bytes` under this key and a salt that is kept beside the text, and nowhere else. Without the salt, not even
     /// whoever has this key can find the text by trying texts.
     #[must_use]

@@ -1,4 +1,8 @@
-//! The root key: 32 random bytes in a file that only we can read. Every other key of this room is derived from it.
+//! The root key: 32 random bytes, in a file that only we can read, or wrapped by a key in a token. Every other key of this room is derived from it.
+
+#[cfg(feature = "pkcs11")]
+pub(crate) mod pkcs11;
+pub(crate) mod wrapped;
 
 use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -80,6 +84,16 @@ impl RootKey {
         rand::fill(bytes.as_mut_slice()).map_err(|_| KeyFileError::Random)?;
         let content = Zeroizing::new(bytes.to_vec());
         Ok((Self(bytes), content))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The content of its file.
+    #[must_use]
+    pub fn content(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.0.to_vec())
     }
 
     /// Seals and opens under this key.

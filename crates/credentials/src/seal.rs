@@ -1,16 +1,21 @@
 //! Envelope encryption: each secret under a key of its own, that key under the root key, both bound to the secret's name.
 //!
-//! Format, version 1: `BWS` and `1`; 8 bytes that name the root key; nonce (12), data key (32), tag (16); nonce (12), secret, tag (16).
-//! Both parts are AES-256-GCM (NIST SP 800-38D). Their associated data is what they are, the bytes before them that are not
-//! encrypted, and the name, so that a blob under another name, or put together from two, does not open. Texts of calls have the same
-//! format under `BWP` in the place of `BWS`, so that neither is ever taken for the other.
+//! Format, version 2: `BWS` and `2`; 8 bytes that name the root key; nonce (12), data key (32), tag (16); nonce (12), secret, tag (16).
+//! Both parts are AES-256-GCM (NIST SP 800-38D). The first part's associated data is version, root key and name, the second part's is version and
+//! name, so that a blob under another name does not open, nor one put together from two, whose data keys differ. Texts of calls have the same
+//! format under `BWP` in the place of `BWS`, so that neither is ever taken for the other. In version 1, which is still opened, the second part
+//! was bound to the root key too, so that all of it had to be encrypted again under another one.
+//!
+//! A [`Sealer`] seals under one root key, its current one, and opens under every one that it knows: while a root key is replaced, there are two.
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
+use crate::root::RootKey;
 use crate::secret::Secret;
 
 /// The longest secret, in bytes.
@@ -18,8 +23,9 @@ pub const SECRET_MAX: usize = 1 << 20;
 /// The longest text of a call, in bytes.
 pub const PAYLOAD_MAX: usize = 17 << 20;
 const NAME_MAX: usize = 512;
-const VERSION: [u8; 4] = *b"BWS1";
-const PAYLOAD: [u8; 4] = *b"BWP1";
+/// The newest version of each sort, then the earlier ones.
+const SECRET: [[u8; 4]; 2] = [*b"BWS2", *b"BWS1"];
+const PAYLOAD: [[u8; 4]; 2] = [*b"BWP2", *b"BWP1"];
 const ID: usize = 8;
 const NONCE: usize = 12;
 const KEY: usize = 32;
@@ -49,17 +55,105 @@ pub enum SealError {
     Library,
 }
 
-/// Seals secrets under the root key and opens them again.
-pub struct Sealer {
+/// Which root key something is sealed under: 8 bytes that say nothing about the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RootId([u8; ID]);
+
+impl RootId {
+    /// Under which root key this was sealed. `None` if it is nothing that we sealed.
+    #[must_use]
+    pub fn of(sealed: &[u8]) -> Option<Self> {
+        let (version, rest) = sealed.split_first_chunk::<4>()?;
+        let known = SECRET.contains(version) || PAYLOAD.contains(version);
+        rest.first_chunk().filter(|_| known).copied().map(Self)
+    }
+
+    /// The bytes, as they stand in what is sealed, from the fifth byte on.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; ID] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::str::FromStr for RootId {
+    type Err = SealError;
+
+    fn from_str(text: &str) -> Result<Self, SealError> {
+        let mut id = [0; ID];
+        if text.len() != 2 * ID || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(SealError::Version);
+        }
+        for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
+            *byte = str::from_utf8(digits).ok().and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or(SealError::Version)?;
+        }
+        Ok(Self(id))
+    }
+}
+
+/// One root key's part in sealing.
+struct Generation {
     root: RandomizedNonceKey,
-    id: [u8; ID],
+    id: RootId,
+}
+
+/// Seals secrets under the current root key and opens what was sealed under any that it knows. Clones share what they know.
+#[derive(Clone)]
+pub struct Sealer {
+    /// The current one first.
+    ring: Arc<RwLock<Vec<Arc<Generation>>>>,
 }
 
 impl Sealer {
     pub(crate) fn new(key: &[u8; 32], id: &[u8; 32]) -> Result<Self, SealError> {
-        let root = RandomizedNonceKey::new(&AES_256_GCM, key).map_err(|_| SealError::Library)?;
-        let id = id.first_chunk().copied().ok_or(SealError::Library)?;
-        Ok(Self { root, id })
+        Ok(Self { ring: Arc::new(RwLock::new(vec![generation(key, id)?])) })
+    }
+
+    /// The root key under which is sealed from now on.
+    #[must_use]
+    pub fn current(&self) -> RootId {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).first().map_or(RootId([0; ID]), |generation| generation.id)
+    }
+
+    /// The root keys under which is opened, the current one first.
+    #[must_use]
+    pub fn known(&self) -> Vec<RootId> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).iter().map(|generation| generation.id).collect()
+    }
+
+    /// From here on, this sealer and its clones seal under another root key, and still open under those before.
+    ///
+    /// # Errors
+    /// `Library` if the cryptographic library fails.
+    pub fn adopt(&self, key: &RootKey) -> Result<(), SealError> {
+        let next = key.generation()?;
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        ring.retain(|generation| generation.id != next.id);
+        ring.insert(0, next);
+        Ok(())
+    }
+
+    /// From here on, this sealer and its clones open under another root key too. What it seals under stays.
+    ///
+    /// # Errors
+    /// `Library` if the cryptographic library fails.
+    pub fn also_open(&self, key: &RootKey) -> Result<(), SealError> {
+        let other = key.generation()?;
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        if ring.iter().all(|generation| generation.id != other.id) {
+            ring.push(other);
+        }
+        Ok(())
+    }
+
+    /// Forgets every root key but the current one: what is still sealed under another is lost to it.
+    pub fn forget_others(&self) {
+        self.ring.write().unwrap_or_else(PoisonError::into_inner).truncate(1);
     }
 
     /// Seals a secret under its name.
@@ -83,7 +177,15 @@ impl Sealer {
     /// # Errors
     /// As [`Sealer::seal`].
     pub fn seal_bytes(&self, name: &str, bytes: &[u8]) -> Result<Vec<u8>, SealError> {
-        self.envelope(VERSION, SECRET_MAX, name, bytes)
+        self.envelope(SECRET, SECRET_MAX, name, bytes)
+    }
+
+    /// Opens bytes of the house itself.
+    ///
+    /// # Errors
+    /// As [`Sealer::open`].
+    pub fn open_bytes(&self, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        self.unfold(SECRET, name, sealed)
     }
 
     /// Seals the text of a call. The name says whose it is and what, so that it opens as nothing else.
@@ -102,51 +204,77 @@ impl Sealer {
         self.unfold(PAYLOAD, name, sealed)
     }
 
-    fn envelope(&self, version: [u8; 4], most: usize, name: &str, bytes: &[u8]) -> Result<Vec<u8>, SealError> {
+    /// The same secret or text, sealed under the current root key. `None` if it is already. Of the newest version only the data key is opened;
+    /// the whole is not, so whoever must know that it opens opens it.
+    ///
+    /// # Errors
+    /// As [`Sealer::open`]: it is to be left as it is then.
+    pub fn reseal(&self, name: &str, sealed: &[u8]) -> Result<Option<Vec<u8>>, SealError> {
+        let current = self.first()?;
+        let id = RootId::of(sealed).ok_or(SealError::Version)?;
+        if id == current.id {
+            return Ok(None);
+        }
+        check_name(name)?;
+        let versions = if SECRET.iter().any(|version| sealed.starts_with(version)) { SECRET } else { PAYLOAD };
+        let [newest, _] = versions;
+        if !sealed.starts_with(&newest) {
+            let most = if versions == SECRET { SECRET_MAX } else { PAYLOAD_MAX };
+            let plain = self.unfold(versions, name, sealed)?;
+            return self.envelope(versions, most, name, &plain).map(Some);
+        }
+        let mut key = self.data_key(newest, name, sealed)?;
+        let (_, body) = parts(newest, sealed)?;
+        let mut blob = Vec::with_capacity(sealed.len());
+        blob.extend_from_slice(&newest);
+        blob.extend_from_slice(&current.id.0);
+        encrypt(&current.root, &key_aad(newest, current.id, name), &mut key, &mut blob)?;
+        blob.extend_from_slice(body);
+        Ok(Some(blob))
+    }
+
+    fn first(&self) -> Result<Arc<Generation>, SealError> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).first().cloned().ok_or(SealError::Library)
+    }
+
+    fn under(&self, id: RootId) -> Result<Arc<Generation>, SealError> {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        ring.iter().find(|generation| generation.id == id).cloned().ok_or(SealError::OtherRoot)
+    }
+
+    fn envelope(&self, [version, _]: [[u8; 4]; 2], most: usize, name: &str, bytes: &[u8]) -> Result<Vec<u8>, SealError> {
         check_name(name)?;
         if bytes.len() > most {
             return Err(SealError::TooLong);
         }
+        let current = self.first()?;
         let mut data_key = Zeroizing::new([0; KEY]);
         rand::fill(data_key.as_mut_slice()).map_err(|_| SealError::Library)?;
         let data = RandomizedNonceKey::new(&AES_256_GCM, data_key.as_slice()).map_err(|_| SealError::Library)?;
         let mut blob = Vec::with_capacity(version.len() + ID + 2 * (NONCE + TAG) + KEY + bytes.len());
         blob.extend_from_slice(&version);
-        blob.extend_from_slice(&self.id);
-        encrypt(&self.root, &self.aad(version, "key", name), data_key.as_mut_slice(), &mut blob)?;
+        blob.extend_from_slice(&current.id.0);
+        encrypt(&current.root, &key_aad(version, current.id, name), data_key.as_mut_slice(), &mut blob)?;
         let mut body = Zeroizing::new(bytes.to_vec());
-        encrypt(&data, &self.aad(version, "body", name), &mut body, &mut blob)?;
+        encrypt(&data, &body_aad(version, current.id, name), &mut body, &mut blob)?;
         Ok(blob)
     }
 
-    /// Opens bytes of the house itself.
-    ///
-    /// # Errors
-    /// As [`Sealer::open`].
-    pub fn open_bytes(&self, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        self.unfold(VERSION, name, sealed)
+    fn unfold(&self, versions: [[u8; 4]; 2], name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        check_name(name)?;
+        let version = versions.into_iter().find(|version| sealed.starts_with(version)).ok_or(SealError::Version)?;
+        let key = self.data_key(version, name, sealed)?;
+        let (id, body) = parts(version, sealed)?;
+        let data = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| SealError::Library)?;
+        decrypt(&data, &body_aad(version, id, name), body)
     }
 
-    fn unfold(&self, version: [u8; 4], name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        check_name(name)?;
+    fn data_key(&self, version: [u8; 4], name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let rest = sealed.strip_prefix(&version).ok_or(SealError::Version)?;
         let (id, rest) = rest.split_first_chunk::<ID>().ok_or(SealError::Changed)?;
-        if *id != self.id {
-            return Err(SealError::OtherRoot);
-        }
-        let (wrapped, body) = rest.split_at_checked(NONCE + KEY + TAG).ok_or(SealError::Changed)?;
-        let key = decrypt(&self.root, &self.aad(version, "key", name), wrapped)?;
-        let data = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| SealError::Library)?;
-        decrypt(&data, &self.aad(version, "body", name), body)
-    }
-
-    fn aad(&self, version: [u8; 4], part: &str, name: &str) -> Vec<u8> {
-        let mut aad = version.to_vec();
-        aad.extend_from_slice(&self.id);
-        aad.extend_from_slice(part.as_bytes());
-        aad.push(0);
-        aad.extend_from_slice(name.as_bytes());
-        aad
+        let generation = self.under(RootId(*id))?;
+        let (wrapped, _) = rest.split_at_checked(NONCE + KEY + TAG).ok_or(SealError::Changed)?;
+        decrypt(&generation.root, &key_aad(version, generation.id, name), wrapped)
     }
 }
 
@@ -154,6 +282,52 @@ impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sealer(..)")
     }
+}
+
+impl RootKey {
+    fn generation(&self) -> Result<Arc<Generation>, SealError> {
+        generation(&self.derive("seal"), &self.derive("seal-id"))
+    }
+
+    /// What stands in everything that is sealed under this key.
+    #[must_use]
+    pub fn id(&self) -> RootId {
+        root_id(&self.derive("seal-id"))
+    }
+}
+
+fn generation(key: &[u8; 32], id: &[u8; 32]) -> Result<Arc<Generation>, SealError> {
+    let root = RandomizedNonceKey::new(&AES_256_GCM, key).map_err(|_| SealError::Library)?;
+    Ok(Arc::new(Generation { root, id: root_id(id) }))
+}
+
+fn root_id(id: &[u8; 32]) -> RootId {
+    let mut first = [0; ID];
+    for (to, from) in first.iter_mut().zip(id) {
+        *to = *from;
+    }
+    RootId(first)
+}
+
+/// The root key's id and the encrypted body.
+fn parts(version: [u8; 4], sealed: &[u8]) -> Result<(RootId, &[u8]), SealError> {
+    let rest = sealed.strip_prefix(&version).ok_or(SealError::Version)?;
+    let (id, rest) = rest.split_first_chunk::<ID>().ok_or(SealError::Changed)?;
+    let (_, body) = rest.split_at_checked(NONCE + KEY + TAG).ok_or(SealError::Changed)?;
+    Ok((RootId(*id), body))
+}
+
+fn key_aad(version: [u8; 4], id: RootId, name: &str) -> Vec<u8> {
+    aad(&[&version, &id.0, b"key\0", name.as_bytes()])
+}
+
+fn body_aad(version: [u8; 4], id: RootId, name: &str) -> Vec<u8> {
+    let bound = version.last() == Some(&b'1');
+    aad(&[&version, if bound { &id.0 } else { &[] }, b"body\0", name.as_bytes()])
+}
+
+fn aad(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
 }
 
 fn check_name(name: &str) -> Result<(), SealError> {
@@ -180,7 +354,6 @@ fn decrypt(key: &RandomizedNonceKey, aad: &[u8], sealed: &[u8]) -> Result<Zeroiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RootKey;
     use proptest::prelude::*;
 
     fn sealer() -> Sealer {
@@ -212,13 +385,12 @@ mod tests {
     fn a_blob_put_together_from_two_does_not_open() {
         let sealer = sealer();
         let (one, two) = (sealer.seal("a", &secret("hunter2")).unwrap(), sealer.seal("a", &secret("hunter3")).unwrap());
-        let cut = VERSION.len() + ID + NONCE + KEY + TAG;
+        let cut = 4 + ID + NONCE + KEY + TAG;
         let mixed = [&one[..cut], &two[cut..]].concat();
         assert_eq!(sealer.open("a", &mixed).err(), Some(SealError::Changed));
         // The wrapped key is itself no body, nor the reverse.
-        let mut moved = one[..VERSION.len() + ID].to_vec();
-        moved.extend_from_slice(&one[VERSION.len() + ID..cut]);
-        moved.extend_from_slice(&one[VERSION.len() + ID..cut]);
+        let mut moved = one[..cut].to_vec();
+        moved.extend_from_slice(&one[4 + ID..cut]);
         assert_eq!(sealer.open("a", &moved).err(), Some(SealError::Changed));
     }
 
@@ -235,7 +407,7 @@ mod tests {
     fn a_blob_of_version_1_written_by_another_implementation_opens() {
         // Written once with the format in this file's first lines; a new version must still open it.
         let sealer = RootKey::parse(&(0..32).collect::<Vec<u8>>()).unwrap().sealer().unwrap();
-        let id: String = sealer.id.iter().map(|b| format!("{b:02x}")).collect();
+        let id = sealer.current();
         let hex = include_str!("seal/version_1.hex").trim();
         let blob: Vec<u8> = hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect();
         assert!(hex.starts_with(&format!("42575331{id}")), "{id}");
@@ -249,7 +421,7 @@ mod tests {
         assert_eq!(sealer.open_payload("a", &payload).unwrap().as_slice(), b"hunter2");
         assert_eq!(sealer.open_bytes("a", &payload).err(), Some(SealError::Version));
         assert_eq!(sealer.open_payload("a", &secret).err(), Some(SealError::Version));
-        let disguised = [VERSION.as_slice(), &payload[4..]].concat();
+        let disguised = [b"BWS2".as_slice(), &payload[4..]].concat();
         assert_eq!(sealer.open_bytes("a", &disguised).err(), Some(SealError::Changed));
         assert_eq!(sealer.open_payload("b", &payload).err(), Some(SealError::Changed));
     }
@@ -260,8 +432,62 @@ mod tests {
         assert_eq!(sealer.seal("a", &Secret::from(vec![0; SECRET_MAX + 1])).err(), Some(SealError::TooLong));
         assert_eq!(sealer.seal(&"n".repeat(513), &secret("x")).err(), Some(SealError::Name));
         assert_eq!(sealer.open("a", b"").err(), Some(SealError::Version));
-        assert_eq!(sealer.open("a", b"BWS2........").err(), Some(SealError::Version));
+        assert_eq!(sealer.open("a", b"BWS3........").err(), Some(SealError::Version));
         assert_eq!(sealer.open("a", b"BWS1").err(), Some(SealError::Changed));
+    }
+
+    #[test]
+    fn while_a_root_key_is_replaced_both_open_and_only_the_new_one_seals() {
+        let (old, new) = (RootKey::generate().unwrap().0, RootKey::generate().unwrap().0);
+        let sealer = old.sealer().unwrap();
+        let clone = sealer.clone();
+        let (before, text) = (sealer.seal("a", &secret("hunter2")).unwrap(), sealer.seal_payload("a", b"a text").unwrap());
+        clone.adopt(&new).unwrap();
+        assert_eq!((sealer.current(), sealer.known()), (new.id(), vec![new.id(), old.id()]));
+        assert_eq!(sealer.open("a", &before).unwrap().expose(), b"hunter2");
+        let after = sealer.seal("a", &secret("hunter3")).unwrap();
+        assert_eq!((RootId::of(&before), RootId::of(&after)), (Some(old.id()), Some(new.id())));
+        assert_eq!(old.sealer().unwrap().open("a", &after).err(), Some(SealError::OtherRoot));
+
+        assert_eq!(sealer.reseal("a", &after).unwrap(), None);
+        let (moved, moved_text) = (sealer.reseal("a", &before).unwrap().unwrap(), sealer.reseal("a", &text).unwrap().unwrap());
+        let alone = new.sealer().unwrap();
+        assert_eq!(alone.open("a", &moved).unwrap().expose(), b"hunter2");
+        assert_eq!(alone.open_payload("a", &moved_text).unwrap().as_slice(), b"a text");
+        assert_eq!(alone.open_bytes("a", &moved_text).err(), Some(SealError::Version), "a text stays a text");
+        assert_eq!(sealer.reseal("b", &before).err(), Some(SealError::Changed), "under another name it is not resealed either");
+        assert_ne!(moved, before);
+
+        sealer.forget_others();
+        assert_eq!(clone.open("a", &before).err(), Some(SealError::OtherRoot));
+        assert_eq!(clone.reseal("a", &before).err(), Some(SealError::OtherRoot));
+        assert_eq!(clone.open("a", &moved).unwrap().expose(), b"hunter2");
+        sealer.also_open(&old).unwrap();
+        assert_eq!((sealer.current(), clone.open("a", &before).unwrap().expose()), (new.id(), b"hunter2".as_slice()));
+    }
+
+    #[test]
+    fn version_1_is_resealed_as_version_2() {
+        let old = RootKey::parse(&(0..32).collect::<Vec<u8>>()).unwrap();
+        let hex = include_str!("seal/version_1.hex").trim();
+        let blob: Vec<u8> = hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect();
+        let new = RootKey::generate().unwrap().0;
+        let sealer = old.sealer().unwrap();
+        sealer.adopt(&new).unwrap();
+        let moved = sealer.reseal("github/env/TOKEN", &blob).unwrap().unwrap();
+        assert!(moved.starts_with(b"BWS2"));
+        assert_eq!(new.sealer().unwrap().open("github/env/TOKEN", &moved).unwrap().expose(), b"hunter2 of version 1");
+        assert_eq!(sealer.reseal("gitlab/env/TOKEN", &blob).err(), Some(SealError::Changed));
+    }
+
+    #[test]
+    fn the_name_of_a_root_key_reads_back_and_nothing_else_does() {
+        let id = RootKey::generate().unwrap().0.id();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in ["", "00", "0123456789ABCDEF", "0123456789abcdeg", "0123456789abcdef0"] {
+            assert_eq!(bad.parse::<RootId>(), Err(SealError::Version), "{bad}");
+        }
+        assert_eq!((RootId::of(b""), RootId::of(b"BWS2"), RootId::of(b"XXXX12345678")), (None, None, None));
     }
 
     proptest! {
@@ -293,10 +519,12 @@ mod tests {
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let sealer = sealer();
             let _ = sealer.open("a", &bytes).is_ok();
-            let mut ours = VERSION.to_vec();
-            ours.extend_from_slice(&sealer.id);
-            ours.extend_from_slice(&bytes);
-            prop_assert!(sealer.open("a", &ours).is_err());
+            for version in SECRET {
+                let ours = [version.as_slice(), sealer.current().as_bytes(), &bytes].concat();
+                prop_assert!(sealer.open("a", &ours).is_err());
+                let _ = sealer.reseal("a", &ours).is_ok();
+            }
+            let _ = sealer.reseal("a", &bytes).is_ok();
         }
     }
 }

@@ -4,6 +4,8 @@
 //! A text that finds no place in the queue, or cannot be written, is lost, and counted: see [`Payloads::lost`]. Who must not lose one
 //! waits for [`Payloads::put_durable`].
 
+mod sealed;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

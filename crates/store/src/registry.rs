@@ -162,7 +162,7 @@ impl Writing<'_> {
     pub fn secret_put(&mut self, name: &str, sealed: &[u8]) -> Result<(), StoreError> {
         check("secret", sealed, VALUE_BYTES_MAX)?;
         self.conn.prepare_cached("INSERT OR REPLACE INTO secrets VALUES (?1, ?2)")?.execute((name, sealed))?;
-        Ok(())
+        self.kept_reset(name)
     }
 
     /// Removes a sealed secret. False: there was none.
@@ -170,6 +170,7 @@ impl Writing<'_> {
     /// # Errors
     /// The store's.
     pub fn secret_delete(&mut self, name: &str) -> Result<bool, StoreError> {
+        self.kept_reset(name)?;
         Ok(self.conn.prepare_cached("DELETE FROM secrets WHERE name = ?1")?.execute([name])? > 0)
     }
 

@@ -13,6 +13,7 @@ mod payloads;
 mod problem;
 mod record;
 mod registry;
+mod root_key;
 mod routes;
 mod tasks;
 mod trace;
@@ -167,6 +168,8 @@ fn all() -> Routes {
         .add(leases::__path_list, leases::list)
         .add(leases::__path_end, leases::end)
         .add(leases::__path_check, leases::check)
+        .add(root_key::__path_show, root_key::show)
+        .add(root_key::__path_rotate, root_key::rotate)
         .add(health::__path_alive, health::alive)
         .add(health::__path_ready, health::ready)
         .add(health::__path_counted, health::counted)
@@ -217,7 +220,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let paths = document["paths"].as_object().unwrap();
         let operations: Vec<_> = paths.values().flat_map(|p| p.as_object().unwrap().values()).collect();
-        assert_eq!(operations.len(), 51);
+        assert_eq!(operations.len(), 53);
         for operation in operations {
             assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{operation}");
             assert!(operation["responses"]["default"].is_object(), "{operation}");

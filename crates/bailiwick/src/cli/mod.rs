@@ -13,6 +13,7 @@ mod ledger_prune;
 mod ledger_receipt;
 mod ledger_shard;
 mod payload_texts;
+mod root_key;
 pub(crate) mod screen;
 pub(crate) mod task;
 mod tools;
@@ -108,6 +109,9 @@ enum Command {
     /// Secrets that are injected into systems, sealed.
     #[command(subcommand)]
     Secret(admin::SecretCommand),
+    /// The root key: where it comes from, and its replacement.
+    #[command(subcommand)]
+    RootKey(root_key::RootKeyCommand),
     /// Open a task for an agent whose key is here, and print its token.
     Token(task::Token),
     /// Tasks: list, show, complete, revoke.
@@ -229,6 +233,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Agent(command) => done(blocking(command.run(&place))),
         Command::Person(command) => done(command.run(&place)),
         Command::Secret(command) => done(blocking(command.run(&place))),
+        Command::RootKey(command) => done(blocking(command.run(&place))),
         Command::Token(token) => done(blocking(token.run(&place))),
         Command::Task(command) => done(blocking(command.run(&place))),
         Command::Lease(command) => done(blocking(command.run(&place))),

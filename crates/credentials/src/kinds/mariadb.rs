@@ -10,8 +10,8 @@
 
 mod ending;
 mod preflight;
-mod session;
-mod sql;
+pub(super) mod session;
+pub(super) mod sql;
 
 use std::fmt;
 use std::sync::Arc;
@@ -192,7 +192,7 @@ async fn within<T>(step: Step, work: impl Future<Output = Result<T, TargetError>
 
 /// `*` and the hex of SHA-1 of SHA-1, as `mysql_native_password` stores it. What is hashed is 256 random bits, so that nothing is found from it,
 /// and the server's log of statements never has the password.
-fn password_hash(secret: &Secret) -> String {
+pub(super) fn password_hash(secret: &Secret) -> String {
     let once = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, secret.expose());
     let twice = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, once.as_ref());
     twice.as_ref().iter().fold("*".to_owned(), |hash, byte| format!("{hash}{byte:02X}"))

@@ -8,9 +8,9 @@
 
 mod ending;
 mod preflight;
-mod scram;
-mod session;
-mod sql;
+pub(super) mod scram;
+pub(super) mod session;
+pub(super) mod sql;
 mod tls;
 
 use std::fmt;

@@ -12,6 +12,7 @@
 //!
 //! An open phase without a candidate says that an answer may have been lost.
 
+use super::AccountName;
 use crate::Secret;
 
 /// What is kept of one secret.
@@ -91,4 +92,30 @@ pub trait Rotation: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Moved`; `Step` if none is open, or `Truth::Candidate` is said where there is none; `Unset` or `Store`.
     async fn settle(&self, name: &str, seen: u64, truth: Truth) -> Result<u64, RotationError>;
+}
+
+/// A secret of which one lease has the use at a time: for accounts that were there before us, and that a task checks out.
+///
+/// What the house must keep durably, for each name: at most one holder. [`Custody::take`] is a compare-and-swap, in the same
+/// place as the secret itself, so that it holds whatever crashes: that is the lock of the account. A name under which something is held
+/// is not changed by a person in any other way than setting the secret, which takes it from nobody.
+#[async_trait::async_trait]
+pub trait Custody: Rotation {
+    /// Who has it now.
+    ///
+    /// # Errors
+    /// `Unset` or `Store`.
+    async fn holder(&self, name: &str) -> Result<Option<AccountName>, RotationError>;
+
+    /// Gives it to this holder, and to no other until it is given back. `true`: it is the holder's, now or since before.
+    ///
+    /// # Errors
+    /// `Unset` or `Store`.
+    async fn take(&self, name: &str, holder: &AccountName) -> Result<bool, RotationError>;
+
+    /// It is nobody's, if it was this holder's.
+    ///
+    /// # Errors
+    /// `Unset` or `Store`.
+    async fn give_back(&self, name: &str, holder: &AccountName) -> Result<(), RotationError>;
 }

@@ -1,6 +1,12 @@
 //! The kinds of credentials against real servers, through public doors only.
 
 #[cfg(test)]
+mod checkout;
+#[cfg(test)]
+mod checkout_cuts;
+#[cfg(test)]
+mod checkout_world;
+#[cfg(test)]
 mod cut;
 #[cfg(test)]
 mod mariadb;

@@ -20,7 +20,7 @@ const AT_ONCE_MAX: usize = 8;
 const LOCK_WAIT: u32 = 3;
 
 /// What holds in each session of the broker. Without `NO_AUTO_CREATE_USER`, a late `GRANT` would make an account.
-const SETTINGS: &str = "SET SESSION sql_mode = 'NO_AUTO_CREATE_USER,NO_BACKSLASH_ESCAPES', lock_wait_timeout = 3, innodb_lock_wait_timeout = 3, \
+pub(in crate::kinds) const SETTINGS: &str = "SET SESSION sql_mode = 'NO_AUTO_CREATE_USER,NO_BACKSLASH_ESCAPES', lock_wait_timeout = 3, innodb_lock_wait_timeout = 3, \
                         max_statement_time = 20";
 
 /// The way into one node with the broker's own account.
@@ -91,7 +91,7 @@ impl Door {
 }
 
 /// One open connection.
-pub(super) struct Session {
+pub(in crate::kinds) struct Session {
     connection: Conn,
     node: String,
     /// The place that it takes on its node; an idle one takes none.
@@ -112,7 +112,7 @@ impl Session {
     }
 
     /// As [`Session::column`], for a caller that tells the failures apart.
-    pub(super) async fn ask(&mut self, sql: &str) -> Result<Vec<String>, Failure> {
+    pub(in crate::kinds) async fn ask(&mut self, sql: &str) -> Result<Vec<String>, Failure> {
         // Rows and not strings: the client panics on a row that has another form than it was told.
         let asking = self.connection.query::<Row, _>(sql);
         let rows = tokio::time::timeout(RUN_MAX, asking).await.map_err(|_| Failure::lost("no answer within 25 seconds"))??;
@@ -120,13 +120,13 @@ impl Session {
     }
 
     /// As [`Session::run`], for a caller that tells the failures apart.
-    pub(super) async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
+    pub(in crate::kinds) async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
         let running = self.connection.query_drop(sql);
         Ok(tokio::time::timeout(RUN_MAX, running).await.map_err(|_| Failure::lost("no answer within 25 seconds"))??)
     }
 
     /// Is the node a replica that takes no writes from us?
-    pub(super) async fn read_only(&mut self, step: Step) -> Result<bool, TargetError> {
+    pub(in crate::kinds) async fn read_only(&mut self, step: Step) -> Result<bool, TargetError> {
         Ok(self.column(step, "SELECT @@global.read_only").await?.first().is_none_or(|read_only| read_only != "0"))
     }
 
@@ -150,7 +150,7 @@ impl Session {
     }
 
     /// Ends one session, whatever it does.
-    pub(super) async fn kill(&mut self, step: Step, id: u64) -> Result<(), TargetError> {
+    pub(in crate::kinds) async fn kill(&mut self, step: Step, id: u64) -> Result<(), TargetError> {
         match self.execute(&format!("KILL HARD CONNECTION {id}")).await {
             Ok(()) => Ok(()),
             Err(failure) if failure.is(super::sql::NO_SUCH_THREAD) => Ok(()),
@@ -178,7 +178,7 @@ async fn turn(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
     Arc::clone(places).acquire_owned().await.ok()
 }
 
-async fn open(node: &Node, user: &str, secret: &Secret) -> Result<Session, Failure> {
+pub(in crate::kinds) async fn open(node: &Node, user: &str, secret: &Secret) -> Result<Session, Failure> {
     let password = str::from_utf8(secret.expose()).map_err(|_| Failure::lost("the password is no UTF-8"))?.to_owned();
     let mut options = OptsBuilder::default()
         .user(Some(user))

@@ -5,7 +5,7 @@ use mysql_async::Error;
 use crate::lease::{AccountName, Step, TargetCode, TargetError};
 
 /// `Access denied for user`: a wrong password, or no such account.
-pub(super) const ACCESS_DENIED: u16 = 1045;
+pub(in crate::kinds) const ACCESS_DENIED: u16 = 1045;
 /// `Unknown thread id`.
 pub(super) const NO_SUCH_THREAD: u16 = 1094;
 /// `Operation ALTER USER failed`: there is no such account.
@@ -20,7 +20,7 @@ pub(super) const NO_PROCEDURE: u16 = 1305;
 pub(super) const PROCEDURE_DENIED: u16 = 1370;
 
 /// A quoted literal; every session of ours has `NO_BACKSLASH_ESCAPES`, so a backslash is a backslash.
-pub(super) fn name_literal(text: &str) -> String {
+pub(in crate::kinds) fn name_literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
@@ -35,9 +35,9 @@ pub(super) fn account(name: &AccountName) -> String {
 
 /// Why a statement or a login did not go through.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(in crate::kinds) struct Failure {
     /// The server's number; `None` if the connection failed.
-    pub(super) number: Option<u16>,
+    pub(in crate::kinds) number: Option<u16>,
     message: String,
 }
 
@@ -46,16 +46,16 @@ impl Failure {
         Self { number: None, message: message.into() }
     }
 
-    pub(super) fn is(&self, number: u16) -> bool {
+    pub(in crate::kinds) fn is(&self, number: u16) -> bool {
         self.number == Some(number)
     }
 
     /// Number and words, as evidence keeps them.
-    pub(super) fn words(&self) -> String {
+    pub(in crate::kinds) fn words(&self) -> String {
         self.number.map_or_else(|| self.message.clone(), |number| format!("{number}: {}", self.message))
     }
 
-    pub(super) fn target(&self, step: Step, node: &str) -> TargetError {
+    pub(in crate::kinds) fn target(&self, step: Step, node: &str) -> TargetError {
         let code = match self.number {
             None => TargetCode::Unreachable,
             // Denied by password or host; for a database, a table, a column, a statement, a routine.

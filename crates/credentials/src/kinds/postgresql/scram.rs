@@ -16,7 +16,7 @@ use crate::lease::{Step, TargetCode, TargetError};
 const ITERATIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(4095);
 
 /// The verifier of a password of printable ASCII, under a random salt. (Other passwords would need `SASLprep` first; ours never do.)
-pub(super) fn verifier(secret: &Secret) -> Result<String, TargetError> {
+pub(in crate::kinds) fn verifier(secret: &Secret) -> Result<String, TargetError> {
     let mut salt = [0; 16];
     rand::fill(&mut salt).map_err(|_| TargetError::new(TargetCode::Internal, Step::Mint, "", "no randomness is available"))?;
     if !secret.expose().iter().all(u8::is_ascii_graphic) || secret.is_empty() {

@@ -18,7 +18,7 @@ const IDLE_MAX: usize = 4;
 const AT_ONCE_MAX: usize = 8;
 
 /// What holds in each session of the broker. The search path keeps objects that an account made out of our statements.
-const OPTIONS: &str = "-c search_path=pg_catalog -c standard_conforming_strings=on -c lock_timeout=3000 -c statement_timeout=20000 \
+pub(in crate::kinds) const OPTIONS: &str = "-c search_path=pg_catalog -c standard_conforming_strings=on -c lock_timeout=3000 -c statement_timeout=20000 \
                        -c idle_in_transaction_session_timeout=20000 -c synchronous_commit=on -c client_encoding=UTF8";
 
 /// The way into one node with the broker's own role.
@@ -88,7 +88,7 @@ impl Door {
 }
 
 /// One open connection.
-pub(super) struct Session {
+pub(in crate::kinds) struct Session {
     client: Client,
     node: String,
     /// The place that it takes on its node; an idle one takes none.
@@ -102,7 +102,7 @@ impl Session {
     }
 
     /// The same, for a caller that tells the failures apart.
-    pub(super) async fn ask(&self, sql: &str) -> Result<Rows, Failure> {
+    pub(in crate::kinds) async fn ask(&self, sql: &str) -> Result<Rows, Failure> {
         let mut rows = Rows::new();
         for message in self.client.simple_query(sql).await? {
             if let SimpleQueryMessage::Row(row) = message {
@@ -118,7 +118,7 @@ async fn turn(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
     Arc::clone(places).acquire_owned().await.ok()
 }
 
-async fn open(node: &Node, user: &str, secret: &Secret, database: &str, application: &str, options: &str) -> Result<Session, Failure> {
+pub(in crate::kinds) async fn open(node: &Node, user: &str, secret: &Secret, database: &str, application: &str, options: &str) -> Result<Session, Failure> {
     let mut config = Config::new();
     config.host(node.host()).port(node.port()).user(user).password(secret.expose()).dbname(database).application_name(application);
     config.connect_timeout(OPEN_MAX).keepalives_idle(Duration::from_secs(15)).tcp_user_timeout(Duration::from_secs(15));

@@ -5,19 +5,19 @@ use tokio_postgres::error::SqlState;
 use crate::lease::{Step, TargetCode, TargetError};
 
 /// Rows of all statements of a batch, one after the other; `None` is NULL.
-pub(super) type Rows = Vec<Vec<Option<String>>>;
+pub(in crate::kinds) type Rows = Vec<Vec<Option<String>>>;
 
-pub(super) fn cell(rows: &Rows, row: usize, column: usize) -> Option<&str> {
+pub(in crate::kinds) fn cell(rows: &Rows, row: usize, column: usize) -> Option<&str> {
     rows.get(row)?.get(column)?.as_deref()
 }
 
 /// A quoted identifier. It has no NUL: names are checked when they come in.
-pub(super) fn identifier(name: &str) -> String {
+pub(in crate::kinds) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A quoted literal; every session of ours has `standard_conforming_strings` on, so a backslash is a backslash.
-pub(super) fn literal(text: &str) -> String {
+pub(in crate::kinds) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\0', "").replace('\'', "''"))
 }
 
@@ -37,9 +37,9 @@ pub(super) fn text_literal(json: &str) -> String {
 
 /// Why a statement or a login did not go through.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(in crate::kinds) struct Failure {
     /// The server's code; `None` if the connection failed.
-    pub(super) state: Option<SqlState>,
+    pub(in crate::kinds) state: Option<SqlState>,
     /// The server's words. Statements are not quoted in them.
     pub(super) message: String,
     /// The function of the server that refused: tells apart what shares a code.
@@ -51,19 +51,19 @@ impl Failure {
         Self { state: None, message: message.into(), routine: None }
     }
 
-    pub(super) fn is(&self, state: &SqlState) -> bool {
+    pub(in crate::kinds) fn is(&self, state: &SqlState) -> bool {
         self.state.as_ref() == Some(state)
     }
 
     /// Code and words, as evidence keeps them.
-    pub(super) fn words(&self) -> String {
+    pub(in crate::kinds) fn words(&self) -> String {
         match &self.state {
             Some(state) => format!("{}: {}", state.code(), self.message),
             None => self.message.clone(),
         }
     }
 
-    pub(super) fn target(&self, step: Step, node: &str) -> TargetError {
+    pub(in crate::kinds) fn target(&self, step: Step, node: &str) -> TargetError {
         TargetError::new(self.code(step), step, node, &self.words())
     }
 
