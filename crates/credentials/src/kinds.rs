@@ -1,15 +1,21 @@
 //! The kinds of credentials, one file each. Each implements [`Kind`](crate::lease::Kind) against the real protocol of its system.
 
 pub mod checkout;
+pub mod aws_sts;
 pub(crate) mod connection;
 mod finding;
+pub mod github_app;
+pub mod kubernetes;
 pub mod mariadb;
 pub mod nats;
+pub mod oauth2;
 pub mod postgresql;
 pub mod rabbitmq;
 pub mod redis;
+pub mod signing;
 pub mod ssh;
 pub mod static_key;
+pub mod web;
 
 use aws_lc_rs::rand;
 use base64::Engine as _;

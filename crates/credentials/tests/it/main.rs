@@ -7,7 +7,17 @@ mod checkout_cuts;
 #[cfg(test)]
 mod checkout_world;
 #[cfg(test)]
+mod aws_sts;
+#[cfg(test)]
+mod clouds_cuts;
+#[cfg(test)]
+mod clouds_world;
+#[cfg(test)]
 mod cut;
+#[cfg(test)]
+mod github_app;
+#[cfg(test)]
+mod kubernetes;
 #[cfg(test)]
 mod mariadb;
 #[cfg(test)]
@@ -18,6 +28,8 @@ mod mariadb_world;
 mod nats;
 #[cfg(test)]
 mod nats_world;
+#[cfg(test)]
+mod oauth2;
 #[cfg(test)]
 mod postgresql;
 #[cfg(test)]

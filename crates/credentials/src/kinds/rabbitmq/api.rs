@@ -1,12 +1,11 @@
 //! The management API: one request, one answer, on a connection of its own.
 
-use std::pin::pin;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
@@ -15,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::Secret;
 use crate::kinds::connection::{ANSWER_MAX, Failure, open, timed};
+use crate::kinds::web::exchange;
 use crate::lease::{Node, Step, TargetCode, TargetError};
 
 /// The list of 100,000 users has about 4 MiB.
@@ -31,7 +31,7 @@ pub(super) struct Api {
 struct Answer {
     node: String,
     status: u16,
-    body: Bytes,
+    body: Zeroizing<Vec<u8>>,
 }
 
 impl Api {
@@ -77,13 +77,13 @@ impl Api {
                     continue;
                 }
             };
-            let asked = timed(ANSWER_MAX, self.exchange(node, TokioIo::new(stream), method, path, body)).await;
+            let asked = timed(ANSWER_MAX, self.send(node, TokioIo::new(stream), method, path, body)).await;
             return asked.map_err(|failure| TargetError::new(TargetCode::Unreachable, step, node.name(), failure.words()));
         }
         Err(unreached)
     }
 
-    async fn exchange(
+    async fn send(
         &self,
         node: &Node,
         stream: impl hyper::rt::Read + hyper::rt::Write + Unpin,
@@ -91,30 +91,12 @@ impl Api {
         path: &str,
         body: Bytes,
     ) -> Result<Answer, Failure> {
-        let lost = |error: hyper::Error| Failure::Lost(error.to_string());
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(lost)?;
         let host = if node.host().contains(':') { format!("[{}]:{}", node.host(), node.port()) } else { format!("{}:{}", node.host(), node.port()) };
         let request = Request::builder().method(method).uri(format!("/api{path}")).header(HOST, host).header(CONTENT_TYPE, "application/json");
         let request = request.header(AUTHORIZATION, self.authorization()?).body(Full::new(body));
         let request = request.map_err(|_| Failure::Malformed("the request cannot be written"))?;
-        let exchange = async {
-            let answer = sender.send_request(request).await.map_err(lost)?;
-            let status = answer.status().as_u16();
-            let body = Limited::new(answer.into_body(), BODY_MAX)
-                .collect()
-                .await
-                .map_err(|_| Failure::Lost("the answer broke off, or is too long".to_owned()))?;
-            Ok(Answer { node: node.name().to_owned(), status, body: body.to_bytes() })
-        };
-        let (mut exchange, mut connection) = (pin!(exchange), pin!(connection));
-        tokio::select! {
-            biased;
-            answer = &mut exchange => answer,
-            ended = &mut connection => match ended {
-                Ok(()) => exchange.await,
-                Err(error) => Err(lost(error)),
-            },
-        }
+        let reply = exchange(stream, request, BODY_MAX).await?;
+        Ok(Answer { node: node.name().to_owned(), status: reply.status, body: reply.body })
     }
 
     /// `Basic`, RFC 7617 section 2. Marked as secret, so that nothing shows it.
@@ -161,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_whether_to_wait() {
-        let answer = |status, body: &'static str| Answer { node: "one".into(), status, body: Bytes::from_static(body.as_bytes()) };
+        let answer = |status, body: &'static str| Answer { node: "one".into(), status, body: Zeroizing::new(body.as_bytes().to_vec()) };
         assert_eq!(
             refusal(&answer(401, "{\"error\":\"x\",\"reason\":\"Login failed\"}"), Step::Remove).to_string(),
             "remove on `one` failed (refused): status 401 Login failed"
