@@ -4,6 +4,7 @@
 //! arguments and the typed sessions of `credentials::sessions`. A system of this sort is reached with a leased credential only
 //! ([`crate::leases`]): the model never sees it, and it ends with the task.
 
+pub(crate) mod http;
 mod server;
 mod settings;
 pub(crate) mod ssh;

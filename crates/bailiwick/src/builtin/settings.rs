@@ -73,6 +73,7 @@ macro_rules! sorts {
 }
 
 sorts! {
+    http: Http,
     ssh: Ssh,
 }
 

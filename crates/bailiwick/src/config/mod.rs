@@ -228,6 +228,8 @@ struct SystemFile {
     /// Plain `http://` to an address that is not loopback. Default false.
     #[serde(default)]
     allow_plain_http: bool,
+    /// An HTTP API with an OpenAPI document, reached with a key that is injected; each operation is a tool.
+    http: Option<crate::builtin::http::File>,
     /// Hosts reached by SSH with certificates that are made for the task; each allowed command is a tool.
     ssh: Option<crate::builtin::ssh::File>,
     /// The effect of each tool: `read`, `influence`, `write`, `delete`, `transfer`, `approve`. A name may end in `*`.
@@ -638,7 +640,7 @@ fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person
 }
 
 fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntry, (String, &'static str)> {
-    let tables = Tables { ssh: given.ssh };
+    let tables = Tables { http: given.http, ssh: given.ssh };
     let builtin = tables.check(base).map_err(|why| (format!("system `{name}`: {why}"), "see docs/guides/leases.md"))?;
     let transport = match (given.command, given.url, builtin) {
         (None, None, Some(settings)) => {
