@@ -495,6 +495,7 @@ impl House {
     /// Stops: no new calls, those that run are given a moment, then everything is closed.
     pub async fn shutdown(&self) {
         self.stop.cancel();
+        drop(tokio::time::timeout(Duration::from_secs(5), self.leases.drain_pools()).await);
         self.workers.close();
         let _ = tokio::time::timeout(Duration::from_secs(10), self.workers.wait()).await;
         for system in self.registry.load().systems.values() {

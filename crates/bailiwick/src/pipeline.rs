@@ -208,12 +208,14 @@ impl House {
                     return Ok(self.permitted(call, who, tool, sending).await);
                 }
                 Recorded::Denial { code, detail, policies, .. } => {
+                    self.release_lease(&sending);
                     let detail = if policies.is_empty() { detail } else { bailiwick_core::decision::words(&policies) };
                     return Ok(Refused::answer(code, detail));
                 }
                 Recorded::Hold(hold, call) if matches!(hold.state, HoldState::Withdrawn { .. }) => call,
                 Recorded::Hold(hold, _) => {
                     fault::point("after-hold");
+                    self.release_lease(&sending);
                     metrics::counter!("bailiwick_held_total", "effect" => tool.tool.effect.word()).increment(1);
                     return Ok(Answer::Held(hold));
                 }
@@ -305,6 +307,13 @@ impl House {
             }
         };
         Ok(Ok(Some(self.leases.reserve(&who.live.task, leasing, rights))))
+    }
+
+    /// A call that is not permitted now keeps no account from others.
+    fn release_lease(&self, sending: &Sending) {
+        if let Some(held) = &sending.lease {
+            self.leases.release(held);
+        }
     }
 
     /// Law 2: an approval is a fact, not a door. The policy is asked again with it.

@@ -89,6 +89,7 @@ impl House {
                     builtin: Some(Arc::clone(&built.builtin)),
                     rights: Vec::new(),
                     header: None,
+                    pool: entry.pool,
                 };
                 let leasing = Arc::new(leasing);
                 self.leases.add(Arc::clone(&leasing));

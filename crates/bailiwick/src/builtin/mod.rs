@@ -4,7 +4,12 @@
 //! arguments and the typed sessions of `credentials::sessions`. A system of this sort is reached with a leased credential only
 //! ([`crate::leases`]): the model never sees it, and it ends with the task.
 
+mod chain;
+mod held;
 pub(crate) mod http;
+pub(crate) mod nats;
+pub(crate) mod rabbitmq;
+pub(crate) mod redis;
 mod server;
 mod settings;
 pub(crate) mod ssh;
@@ -56,6 +61,11 @@ pub(crate) trait Session: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`UseError`] if there is no answer of the system.
     async fn call(&self, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError>;
+
+    /// The connection was opened before there was a task: from now on it carries this chain into the system's own log. False: it cannot.
+    async fn assign(&self, _tag: &Tag) -> bool {
+        false
+    }
 
     /// Closes it, and waits for that, but not long.
     async fn close(&self);

@@ -74,6 +74,9 @@ macro_rules! sorts {
 
 sorts! {
     http: Http,
+    nats: Nats,
+    rabbitmq: Rabbitmq,
+    redis: Redis,
     ssh: Ssh,
 }
 

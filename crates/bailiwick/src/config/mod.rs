@@ -18,6 +18,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::builtin::{Settings, Tables};
+use crate::leases::PoolSize;
 
 pub use client::{ClientFile, ClientServer};
 pub use error::ConfigError;
@@ -230,6 +231,12 @@ struct SystemFile {
     allow_plain_http: bool,
     /// An HTTP API with an OpenAPI document, reached with a key that is injected; each operation is a tool.
     http: Option<crate::builtin::http::File>,
+    /// Subjects of NATS that messages are published to, with a user that is made for the task.
+    nats: Option<crate::builtin::nats::File>,
+    /// Exchanges and queues of RabbitMQ, with a user that is made for the task.
+    rabbitmq: Option<crate::builtin::rabbitmq::File>,
+    /// Keys and channels of Redis, with a user that is made for the task.
+    redis: Option<crate::builtin::redis::File>,
     /// Hosts reached by SSH with certificates that are made for the task; each allowed command is a tool.
     ssh: Option<crate::builtin::ssh::File>,
     /// The effect of each tool: `read`, `influence`, `write`, `delete`, `transfer`, `approve`. A name may end in `*`.
@@ -255,6 +262,19 @@ struct SystemFile {
     /// Seconds that a call may take. Default 60.
     #[serde(default = "default_timeout")]
     timeout_seconds: u32,
+    /// Accounts that are made beforehand, so that the first call of a task does not wait for one.
+    #[serde(default)]
+    pool: PoolFile,
+}
+
+/// Accounts that wait for tasks.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct PoolFile {
+    /// For calls that read. At most 50.
+    read: u8,
+    /// For calls that write. At most 50.
+    write: u8,
 }
 
 const fn default_timeout() -> u32 {
@@ -453,6 +473,8 @@ pub struct SystemEntry {
     pub era: EraChoice,
     /// How long a call may take.
     pub timeout: Duration,
+    /// Accounts that wait for tasks.
+    pub(crate) pool: PoolSize,
 }
 
 impl SystemEntry {
@@ -640,7 +662,7 @@ fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person
 }
 
 fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntry, (String, &'static str)> {
-    let tables = Tables { http: given.http, ssh: given.ssh };
+    let tables = Tables { http: given.http, nats: given.nats, rabbitmq: given.rabbitmq, redis: given.redis, ssh: given.ssh };
     let builtin = tables.check(base).map_err(|why| (format!("system `{name}`: {why}"), "see docs/guides/leases.md"))?;
     let transport = match (given.command, given.url, builtin) {
         (None, None, Some(settings)) => {
@@ -678,6 +700,13 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
             return Err((what, "say how it is reached"));
         }
     };
+    let pool = PoolSize { read: given.pool.read.into(), write: given.pool.write.into() };
+    if pool.read > 50 || pool.write > 50 {
+        return Err((format!("system `{name}`: more than 50 accounts that wait"), "each is an account that may log in at the system: keep few"));
+    }
+    if pool != PoolSize::default() && !matches!(transport, Transport::Builtin(_)) {
+        return Err((format!("system `{name}` has a `pool`, and no credentials are made for it"), "see docs/guides/leases.md"));
+    }
     let join = |plain: BTreeMap<String, String>, secret: BTreeMap<String, String>, imported: BTreeMap<String, String>| {
         let plain = plain.into_iter().map(|(k, v)| (k, Value::Literal(v)));
         let secret = secret.into_iter().map(|(k, v)| (k, Value::Secret(v)));
@@ -695,6 +724,7 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
         relay: given.relay,
         era: given.era,
         timeout: Duration::from_secs(u64::from(given.timeout_seconds.clamp(1, 3600))),
+        pool,
     })
 }
 

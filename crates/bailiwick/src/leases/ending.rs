@@ -58,6 +58,12 @@ impl Leases {
     pub(crate) async fn end_of_task(self: &Arc<Self>, task: TaskId) {
         let held: Vec<Arc<Held>> = locked(&self.held).extract_if(|(of, ..), _| *of == task).map(|(_, held)| held).collect();
         futures_util::future::join_all(held.iter().map(|held| held.close())).await;
+        for held in &held {
+            // Reserved, and never used: the next task may have it.
+            if let Some(pooled) = held.making.try_lock().ok().and_then(|mut making| making.take()) {
+                self.give_back(&held.leasing, pooled);
+            }
+        }
         let filter = LeaseFilter { task: Some(task), open: true, limit: usize::MAX, ..LeaseFilter::default() };
         let Ok(rows) = self.store.leases(filter).await else { return self.wake.notify_one() };
         let ends: Vec<_> = rows.into_iter().map(|row| self.spawn_end(row)).collect();

@@ -9,6 +9,7 @@ use bailiwick_credentials::lease::{Account, AccountName, Tag};
 use bailiwick_credentials::{Injection, InjectionError};
 
 use super::Leasing;
+use super::pool::Pooled;
 use crate::builtin::{Rights, Session, UseError};
 use crate::upstream::Inject;
 
@@ -38,8 +39,8 @@ pub(crate) struct Held {
     pub(crate) leasing: Arc<Leasing>,
     /// What it may do.
     pub(crate) rights: Rights,
-    /// Held while it is made.
-    pub(super) making: tokio::sync::Mutex<()>,
+    /// Held while it is made; with the account that waited for it, if one did.
+    pub(super) making: tokio::sync::Mutex<Option<Pooled>>,
     live: OnceLock<Live>,
     over: AtomicBool,
 }
@@ -59,7 +60,13 @@ impl std::fmt::Debug for Held {
 impl Held {
     /// Only a name yet.
     pub(super) const fn reserved(id: LeaseId, account: AccountName, task: Arc<Task>, leasing: Arc<Leasing>, rights: Rights) -> Self {
-        Self { id, account, task, leasing, rights, making: tokio::sync::Mutex::const_new(()), live: OnceLock::new(), over: AtomicBool::new(false) }
+        Self { id, account, task, leasing, rights, making: tokio::sync::Mutex::const_new(None), live: OnceLock::new(), over: AtomicBool::new(false) }
+    }
+
+    /// Only a name yet, of an account that is there already.
+    pub(super) fn from_pool(pooled: Pooled, task: Arc<Task>, leasing: Arc<Leasing>, rights: Rights) -> Self {
+        let fresh = Self::reserved(pooled.id(), pooled.name().clone(), task, leasing, rights);
+        Self { making: tokio::sync::Mutex::new(Some(pooled)), ..fresh }
     }
 
     /// Its tag at the system.
@@ -71,12 +78,12 @@ impl Held {
     ///
     /// # Errors
     /// The secret is none that can be given to the system.
-    pub(super) fn set_live(&self, account: Account) -> Result<(), InjectionError> {
+    pub(super) fn set_live(&self, account: Account, session: Option<Arc<dyn Session>>) -> Result<(), InjectionError> {
         let injection = match (&self.leasing.header, &account.secret) {
             (Some(header), Some(secret)) => Injection::header_of(&header.name, &header.before, secret)?,
             (_, secret) => Injection::cleaned_of(secret.as_ref()),
         };
-        let live = Live { account, injection: Arc::new(injection), session: tokio::sync::Mutex::default() };
+        let live = Live { account, injection: Arc::new(injection), session: tokio::sync::Mutex::new(session) };
         // It is set once: whoever makes it holds `making`.
         drop(self.live.set(live));
         Ok(())

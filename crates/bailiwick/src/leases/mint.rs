@@ -21,14 +21,17 @@ impl Leases {
         }
         let (leases, held) = (Arc::clone(self), Arc::clone(held));
         let made = tokio::spawn(async move {
-            let _making = held.making.lock().await;
+            let mut making = held.making.lock().await;
             if held.is_live() {
                 return Ok(());
             }
             if held.is_over() {
                 return Err(LeaseError::TaskClosed);
             }
-            let made = leases.make(&held, call).await;
+            let made = match making.take() {
+                Some(pooled) => leases.assign(&held, pooled, call).await,
+                None => leases.make(&held, call).await,
+            };
             if made.is_err() {
                 leases.let_go(&held);
                 leases.retire(held.id);
@@ -93,7 +96,7 @@ impl Leases {
         }
         fault::point("lease-live");
         let account = Account { name: held.account.clone(), ids, secret: secret.or(proposed), expires_at };
-        held.set_live(account).map_err(|e| LeaseError::Seal(e.to_string()))?;
+        held.set_live(account, None).map_err(|e| LeaseError::Seal(e.to_string()))?;
         metrics::counter!("bailiwick_leases_made_total", "kind" => kind.kind()).increment(1);
         Ok(())
     }
@@ -106,8 +109,8 @@ impl Leases {
 }
 
 /// The entry of a step that a task's call takes.
-fn step(now: Timestamp, held: &Held, row: &LeaseRow, state: &str) -> Vec<u8> {
-    let made = state == "live";
+pub(super) fn step(now: Timestamp, held: &Held, row: &LeaseRow, state: &str) -> Vec<u8> {
+    let made = matches!(state, "live" | "assigned");
     entry::encode(
         now,
         &LeaseStep {

@@ -8,6 +8,7 @@ mod check;
 mod ending;
 mod held;
 mod mint;
+mod pool;
 #[cfg(test)]
 mod simulation;
 mod sweep;
@@ -24,10 +25,12 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::builtin::{Builtin, Rights};
 use crate::clock::random;
+use pool::Pooled;
 
 pub(crate) use check::check_stopped;
 pub(crate) use ending::{Tried, word};
 pub(crate) use held::{HeaderUse, Held};
+pub(crate) use pool::PoolSize;
 
 /// Ends that are tried at a time.
 const ENDS_AT_ONCE: usize = 16;
@@ -64,6 +67,8 @@ pub(crate) struct Leasing {
     pub(crate) rights: Vec<String>,
     /// How a system with a server of its own is given it.
     pub(crate) header: Option<HeaderUse>,
+    /// Accounts that wait for tasks.
+    pub(crate) pool: PoolSize,
 }
 
 /// Why a call gets no credential.
@@ -119,6 +124,10 @@ pub(crate) struct Leases {
     busy: Mutex<HashSet<LeaseId>>,
     /// Leases that are to be ended, and the store could not be told so.
     unsaid: Mutex<Vec<LeaseId>>,
+    /// Accounts that wait for tasks.
+    pools: Mutex<HashMap<SystemName, Vec<Pooled>>>,
+    /// Rings when one was taken.
+    pool_wake: Notify,
     /// Rings when there is something to end.
     wake: Notify,
     places: Arc<Semaphore>,
@@ -153,6 +162,8 @@ impl Leases {
             known: Mutex::default(),
             busy: Mutex::default(),
             unsaid: Mutex::default(),
+            pools: Mutex::default(),
+            pool_wake: Notify::new(),
             wake: Notify::new(),
             places: Arc::new(Semaphore::new(ENDS_AT_ONCE)),
             events,
@@ -182,9 +193,14 @@ impl Leases {
             // It is at its end before the task is: the task gets another one.
             self.retire(found.id);
         }
-        let id = LeaseId::new(now, random());
-        let account = AccountName::new(&leasing.prefix, id.to_bytes());
-        let fresh = Arc::new(Held::reserved(id, account, Arc::clone(task), Arc::clone(leasing), rights));
+        let fresh = match self.take_pooled(leasing, rights.class) {
+            Some(pooled) => Held::from_pool(pooled, Arc::clone(task), Arc::clone(leasing), rights),
+            None => {
+                let id = LeaseId::new(now, random());
+                Held::reserved(id, AccountName::new(&leasing.prefix, id.to_bytes()), Arc::clone(task), Arc::clone(leasing), rights)
+            }
+        };
+        let fresh = Arc::new(fresh);
         held.insert(key, Arc::clone(&fresh));
         fresh
     }
@@ -214,7 +230,7 @@ impl Leases {
         let Ok(account) = self.account(row) else { return false };
         let rights = Rights { class, rights: row.lease.rights.clone() };
         let held = Held::reserved(row.lease.id, account.name.clone(), Arc::clone(task), leasing, rights);
-        if held.set_live(account).is_err() {
+        if held.set_live(account, None).is_err() {
             return false;
         }
         let key = (task.id, row.lease.system.clone(), class);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bailiwick_core::{EndReason, SystemName, TaskState};
 use tokio::sync::mpsc;
 
-use super::Event;
+use super::{Event, Leasing, PoolSize};
 use crate::house::House;
 
 /// The longest that nothing is looked at.
@@ -48,6 +48,10 @@ impl House {
         for leasing in self.leases.systems() {
             let (house, system) = (Arc::clone(self), leasing.system.clone());
             self.workers.spawn(async move { house.keep_swept(system).await });
+            if leasing.pool != PoolSize::default() {
+                let house = Arc::clone(self);
+                self.workers.spawn(async move { house.keep_pool(&leasing).await });
+            }
         }
     }
 
@@ -87,6 +91,27 @@ impl House {
                 () = tokio::time::sleep(SWEEP_AGAIN) => {}
             }
         }
+    }
+
+    async fn keep_pool(&self, leasing: &Leasing) {
+        loop {
+            if self.is_served(&leasing.system)
+                && let Err(error) = self.leases.fill_pool(leasing).await
+            {
+                tracing::warn!(system = %leasing.system, %error, "no account could be made beforehand");
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.leases.pool_rung() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+
+    /// Did the system pass its check?
+    fn is_served(&self, system: &SystemName) -> bool {
+        let registry = self.registry.load();
+        registry.systems.get(system).is_some_and(|s| s.upstream.status() == crate::upstream::Status::Ready)
     }
 
     /// Removes accounts that no lease explains; each is an incident.

@@ -30,6 +30,8 @@ const POINTS: [(&str, bool); 10] = [
 ];
 
 const SECRETS: usize = 150;
+/// A call that is held.
+const PAYMENT: &str = r#"{"recipient":"alice","amount":2.50}"#;
 
 fn program(place: &Place, arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bailiwick"));
@@ -82,7 +84,7 @@ async fn fill(broker: &Broker, place: &Place) -> Filled {
     for n in 0..12 {
         assert_eq!(client.call(&task, "sys.put", &arguments(n)).await.word(), "done");
     }
-    client.approved(&task, "sys.pay", r#"{"amount_cents":700,"to":"alice"}"#).await;
+    client.approved(&task, "sys.pay", PAYMENT).await;
     for n in 0..SECRETS {
         let name = format!("secret-{n}");
         let sealed = broker.house.sealer().seal(&name, &Secret::from(format!("value {n}"))).unwrap();

@@ -66,9 +66,39 @@ pub(crate) async fn story(place: &Place, broker: &Broker) -> TaskToken {
     let agent = broker.house.agent("scout").cloned();
     broker.house.incident("two_places", agent.as_ref(), Some(task.id.parse().unwrap()), "seen here and there").await;
     broker.house.incident("of_nobody", None, None, "something").await;
+    for (state, by) in [("intended", None), ("live", None), ("ended", None), ("ended", Some("ops"))] {
+        lease_step(broker, &task, state, by).await;
+    }
     let revoked = client.by("ana", Method::POST, &format!("/v1/tasks/{}/revoke", task.id), None).await;
     assert!(revoked.status < 300, "{revoked:?}");
     task
+}
+
+/// A step of a credential's life, as `leases.rs` has it from real systems.
+async fn lease_step(broker: &Broker, task: &TaskToken, state: &str, by: Option<&str>) {
+    let ending = json!({ "ending": if by.is_some() { "by-hand" } else { "revoked-verified" }, "evidence": [{ "node": "primary", "step": "verify", "saw": "28P01" }] });
+    let step = bailiwick::entry::LeaseStep {
+        lease: bailiwick_core::LeaseId::from_bytes([7; 16]),
+        state,
+        task: Some(task.id.parse().unwrap()),
+        call: None,
+        agent: None,
+        instance: None,
+        owner: None,
+        subject: None,
+        system: "orders",
+        credential_kind: "postgresql",
+        class: "read",
+        account: "ag_00000000000000000000000007",
+        rights: &["orders_ro".to_owned()],
+        ids: None,
+        expires_at: None,
+        ended: (state == "ended").then_some(&ending),
+        attempts: None,
+        by,
+        reason: by.map(|_| "the server is scrapped"),
+    };
+    broker.house.append(&step).await.unwrap();
 }
 
 /// The number of entries once everything that was queued is durable.

@@ -68,7 +68,7 @@ async fn every_entry_of_a_run_is_an_event_that_fits_the_published_schema_and_a_b
         // None of today's entries is one that the mapping does not know.
         assert!(!known.contains(entry["kind"].as_str().unwrap()) || event["class_uid"] != 0, "{event:#}");
     }
-    for kind in ["intent", "outcome", "denial", "hold", "hold_step", "task_opened", "task_ended", "tool", "incident", "house"] {
+    for kind in ["intent", "outcome", "denial", "hold", "hold_step", "task_opened", "task_ended", "tool", "incident", "house", "lease"] {
         assert!(met.contains(kind), "the run has no entry of kind {kind}");
     }
     let text = std::fs::read_to_string(&path).unwrap();

@@ -1,0 +1,258 @@
+//! Accounts that are made beforehand, so that the first call of a task does not wait for the system: each is given to one task, once.
+//!
+//! A pooled account is a lease without a task: written down before it is made, explained to the sweep, ended like any other. It has the
+//! rights of its class, and a short life of its own. What nobody took in that time is ended and replaced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bailiwick_core::{CallId, Effect, LeaseId, Timestamp};
+use bailiwick_credentials::lease::{Account, AccountName, Minted, Plan, Tag};
+use bailiwick_store::{Lease, LeaseLife, LeaseRow, LeaseState};
+
+use super::mint::step;
+use super::{Held, LeaseError, Leases, Leasing, locked, seal_name};
+use crate::builtin::{Rights, Session};
+use crate::clock::random;
+use crate::entry::{self, LeaseStep};
+
+/// How long an account may wait for a task.
+const WAITS_FOR: Duration = Duration::from_secs(3600);
+/// One that is over sooner than this is not given to a task any more.
+const LEFT_MIN: Duration = Duration::from_secs(300);
+/// What stands in the place of a task at the system.
+const NOBODY: &str = "pool";
+
+/// Accounts of one class that are to wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PoolSize {
+    /// For calls that read.
+    pub(crate) read: usize,
+    /// For calls that write.
+    pub(crate) write: usize,
+}
+
+/// An account that waits, with a connection that is open already.
+#[derive(Debug)]
+pub(crate) struct Pooled {
+    id: LeaseId,
+    class: &'static str,
+    account: Account,
+    session: Option<Arc<dyn Session>>,
+    until: Timestamp,
+}
+
+impl Pooled {
+    /// The lease.
+    pub(super) const fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// The name of its account.
+    pub(super) const fn name(&self) -> &AccountName {
+        &self.account.name
+    }
+}
+
+impl Leases {
+    /// One that waits, if there is one with time left. It is the caller's now.
+    pub(super) fn take_pooled(&self, leasing: &Leasing, class: &str) -> Option<Pooled> {
+        let now = self.clock.now();
+        let mut pools = locked(&self.pools);
+        let pool = pools.get_mut(&leasing.system)?;
+        let at = pool.iter().position(|p| p.class == class && now.plus(LEFT_MIN) < p.until)?;
+        let taken = pool.swap_remove(at);
+        drop(pools);
+        self.pool_wake.notify_waiters();
+        Some(taken)
+    }
+
+    /// A task did not need it after all.
+    pub(super) fn give_back(&self, leasing: &Leasing, pooled: Pooled) {
+        locked(&self.pools).entry(leasing.system.clone()).or_default().push(pooled);
+    }
+
+    /// A call was not permitted: an account that waited is not kept from others for it, unless another call of the task counts on it.
+    pub(crate) fn release(&self, held: &Arc<Held>) {
+        let key = (held.task.id, held.leasing.system.clone(), held.rights.class);
+        let mut all = locked(&self.held);
+        // The map's and the caller's: whoever else wants it has to come by the map.
+        let alone = Arc::strong_count(held) == 2 && all.get(&key).is_some_and(|found| Arc::ptr_eq(found, held));
+        let pooled = if alone { held.making.try_lock().ok().and_then(|mut making| making.take()) } else { None };
+        if let Some(pooled) = pooled {
+            all.remove(&key);
+            drop(all);
+            self.give_back(&held.leasing, pooled);
+        }
+    }
+
+    /// A pooled account becomes a task's: written down, then said at the system and on the connection, then used.
+    pub(super) async fn assign(&self, held: &Held, pooled: Pooled, call: CallId) -> Result<(), LeaseError> {
+        let Pooled { id, account, session, .. } = pooled;
+        let Some(row) = self.store.lease(id).await? else { return Err(LeaseError::TaskClosed) };
+        let tag = held.tag();
+        let life = LeaseLife { call: Some(call), tag: tag.to_text(), expires_at: Some(tag.expires_at), ..row.life.clone() };
+        let row = LeaseRow { life: life.clone(), task: Some(held.task.id), ..row };
+        let body = step(self.clock.now(), held, &row, "assigned");
+        if !self.store.lease_assign(id, held.task.id, life, body).await? {
+            return Err(LeaseError::TaskClosed);
+        }
+        crate::fault::point("lease-assigned");
+        held.leasing.kind.assign(&account, &tag).await?;
+        let session = match session {
+            Some(session) if session.assign(&tag).await => Some(session),
+            Some(session) => {
+                session.close().await;
+                None
+            }
+            None => None,
+        };
+        held.set_live(Account { expires_at: Some(tag.expires_at), ..account }, session).map_err(|e| LeaseError::Seal(e.to_string()))?;
+        metrics::counter!("bailiwick_leases_pooled_total", "kind" => held.leasing.kind.kind()).increment(1);
+        Ok(())
+    }
+
+    /// Makes as many as are to wait, and ends those whose time is over.
+    ///
+    /// # Errors
+    /// The first that could not be made: it is tried again later.
+    pub(crate) async fn fill_pool(&self, leasing: &Leasing) -> Result<(), LeaseError> {
+        let Some(builtin) = &leasing.builtin else { return Ok(()) };
+        let now = self.clock.now();
+        let over: Vec<Pooled> = {
+            let mut pools = locked(&self.pools);
+            let pool = pools.entry(leasing.system.clone()).or_default();
+            pool.extract_if(.., |p| p.until <= now.plus(LEFT_MIN)).collect()
+        };
+        for pooled in over {
+            self.dispose(pooled).await;
+        }
+        for (effect, wanted) in [(Effect::Read, leasing.pool.read), (Effect::Write, leasing.pool.write)] {
+            let rights = builtin.rights(effect);
+            loop {
+                let there = locked(&self.pools).get(&leasing.system).map_or(0, |pool| pool.iter().filter(|p| p.class == rights.class).count());
+                if there >= wanted {
+                    break;
+                }
+                let pooled = self.make_pooled(leasing, &rights).await?;
+                self.give_back(leasing, pooled);
+            }
+        }
+        Ok(())
+    }
+
+    async fn make_pooled(&self, leasing: &Leasing, rights: &Rights) -> Result<Pooled, LeaseError> {
+        let now = self.clock.now();
+        let id = LeaseId::new(now, random());
+        let _busy = self.occupy(id).ok_or(LeaseError::TaskClosed)?;
+        let name = AccountName::new(&leasing.prefix, id.to_bytes());
+        let tag = Tag { task: NOBODY.to_owned(), agent: NOBODY.to_owned(), expires_at: now.plus(WAITS_FOR) };
+        let proposed = leasing.kind.propose()?;
+        let seal = |secret: &_| self.sealer.seal(&seal_name(id), secret).map_err(|e| LeaseError::Seal(e.to_string()));
+        let row = LeaseRow {
+            lease: Lease {
+                id,
+                system: leasing.system.clone(),
+                class: rights.class.to_owned(),
+                kind: leasing.kind.kind().to_owned(),
+                account: name.to_string(),
+                rights: rights.rights.clone(),
+                begun_at: now,
+            },
+            task: None,
+            state: LeaseState::Pooled,
+            life: LeaseLife { tag: tag.to_text(), ..LeaseLife::default() },
+            secret: proposed.as_ref().map(seal).transpose()?,
+        };
+        locked(&self.known).insert(id.to_bytes());
+        if let Err(error) = self.store.lease_begin(row.clone(), pooled_step(now, &row, "intended")).await {
+            locked(&self.known).remove(&id.to_bytes());
+            return Err(error.into());
+        }
+        let made = self.finish_pooled(leasing, &row, name, tag, proposed).await;
+        if made.is_err() {
+            self.retire(id);
+        }
+        let (account, until) = made?;
+        // One without a connection is good too: its first call opens it.
+        let tag = Tag { task: NOBODY.to_owned(), agent: NOBODY.to_owned(), expires_at: until };
+        let session = match &leasing.builtin {
+            Some(builtin) => builtin.open(&account, &tag).await.ok(),
+            None => None,
+        };
+        Ok(Pooled { id, class: rights.class, account, session, until })
+    }
+
+    async fn finish_pooled(
+        &self,
+        leasing: &Leasing,
+        row: &LeaseRow,
+        name: AccountName,
+        tag: Tag,
+        proposed: Option<bailiwick_credentials::Secret>,
+    ) -> Result<(Account, Timestamp), LeaseError> {
+        let until = tag.expires_at;
+        let plan = Plan { name: name.clone(), tag, rights: row.lease.rights.clone() };
+        let Minted { ids, secret, expires_at } = leasing.kind.mint(&plan, proposed.as_ref()).await?;
+        let sealed = secret.as_ref().map(|s| self.sealer.seal(&seal_name(row.lease.id), s)).transpose().map_err(|e| LeaseError::Seal(e.to_string()))?;
+        let life = LeaseLife { ids: serde_json::to_value(&ids).unwrap_or_default(), expires_at, ..row.life.clone() };
+        let made = LeaseRow { life: life.clone(), ..row.clone() };
+        let body = pooled_step(self.clock.now(), &made, "pooled");
+        self.store.lease_made(row.lease.id, life, sealed, body).await?;
+        Ok((Account { name, ids, secret: secret.or(proposed), expires_at }, expires_at.unwrap_or(until).min(until)))
+    }
+
+    async fn dispose(&self, pooled: Pooled) {
+        if let Some(session) = &pooled.session {
+            session.close().await;
+        }
+        self.retire(pooled.id);
+    }
+
+    /// The broker stops: what waits is ended, as far as there is time; the next start ends the rest.
+    pub(crate) async fn drain_pools(self: &Arc<Self>) {
+        let all: Vec<Pooled> = locked(&self.pools).drain().flat_map(|(_, pool)| pool).collect();
+        if all.is_empty() {
+            return;
+        }
+        for pooled in all {
+            self.dispose(pooled).await;
+        }
+        if let Err(error) = self.end_due().await {
+            tracing::warn!(%error, "accounts that waited for a task are ended at the next start");
+        }
+    }
+
+    /// Resolves when an account was taken.
+    pub(crate) async fn pool_rung(&self) {
+        self.pool_wake.notified().await;
+    }
+}
+
+/// The entry of a step that no task's call takes.
+fn pooled_step(now: Timestamp, row: &LeaseRow, state: &str) -> Vec<u8> {
+    entry::encode(
+        now,
+        &LeaseStep {
+            lease: row.lease.id,
+            state,
+            task: None,
+            call: None,
+            agent: None,
+            instance: None,
+            owner: None,
+            subject: None,
+            system: row.lease.system.as_str(),
+            credential_kind: &row.lease.kind,
+            class: &row.lease.class,
+            account: &row.lease.account,
+            rights: &row.lease.rights,
+            ids: (state == "pooled").then_some(&row.life.ids),
+            expires_at: row.life.expires_at,
+            ended: None,
+            attempts: None,
+            by: None,
+            reason: None,
+        },
+    )
+}
