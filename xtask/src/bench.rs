@@ -6,6 +6,9 @@
 //!
 //! `cargo xtask bench ledger [--json] [--seconds N] [--rounds N] [--entries N] [--folder DIR]`: intents on record beside the least that a durable
 //! group commit takes, in turns within one run; then a long log, verified, exported and traced.
+//!
+//! `cargo xtask bench leases [--json] [--leases N]`: making and ending an account of `PostgreSQL` beside its bare statements, in turns within one run;
+//! then the first call of a task, with the account made on the way and with one that waited.
 
 mod gateway;
 mod report;
@@ -20,18 +23,20 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub(crate) fn run(workspace: &Path, mut arguments: impl Iterator<Item = String>) -> Result<()> {
     match arguments.next().as_deref() {
         Some("gateway") => gateway::run(workspace, &Options::parse(arguments)?),
-        Some("ledger") => ledger(workspace, arguments),
-        other => bail!("unknown benchmark `{}`; there are: gateway, ledger", other.unwrap_or_default()),
+        Some("ledger") => {
+            let folder = workspace.join("target/bench");
+            std::fs::create_dir_all(&folder)?;
+            house(workspace, "ledger", ["--folder".into(), folder.display().to_string()].into_iter().chain(arguments))
+        }
+        Some("leases") => house(workspace, "leases", arguments),
+        other => bail!("unknown benchmark `{}`; there are: gateway, ledger, leases", other.unwrap_or_default()),
     }
 }
 
-/// Runs the benchmark of the house, which reads the arguments itself, on the disk of the workspace.
-fn ledger(workspace: &Path, arguments: impl Iterator<Item = String>) -> Result<()> {
-    let folder = workspace.join("target/bench");
-    std::fs::create_dir_all(&folder)?;
+/// Runs a benchmark of the house, which reads the arguments itself.
+fn house(workspace: &Path, name: &str, arguments: impl Iterator<Item = String>) -> Result<()> {
     let done = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["bench", "--locked", "--quiet", "-p", "bailiwick", "--bench", "ledger", "--", "--folder"])
-        .arg(folder)
+        .args(["bench", "--locked", "--quiet", "-p", "bailiwick", "--bench", name, "--"])
         .args(arguments)
         .current_dir(workspace)
         .status()?;

@@ -223,6 +223,11 @@ impl Leases {
         }
     }
 
+    /// Accounts of a system that wait.
+    pub(super) fn waiting(&self, system: &str) -> usize {
+        locked(&self.pools).get(system).map_or(0, Vec::len)
+    }
+
     /// Resolves when an account was taken.
     pub(crate) async fn pool_rung(&self) {
         self.pool_wake.notified().await;

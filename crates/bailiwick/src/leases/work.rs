@@ -108,6 +108,12 @@ impl House {
         }
     }
 
+    /// Accounts of a system that wait for a task.
+    #[must_use]
+    pub fn pooled(&self, system: &str) -> usize {
+        self.leases.waiting(system)
+    }
+
     /// Did the system pass its check?
     fn is_served(&self, system: &SystemName) -> bool {
         let registry = self.registry.load();
