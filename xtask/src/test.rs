@@ -30,13 +30,22 @@ const PROGRAMS: [(&str, &str); 9] = [
 ];
 
 /// Tests that take a number of rounds, and how many they take here: few among the others, these in a step of their own.
-const ROUNDS: [(&str, &str); 3] = [
+const ROUNDS: [(&str, &str); 5] = [
     // kill -9 of the store under load, checked and gone on with each time; of the whole broker; moments at which the power is lost.
     ("BAILIWICK_STORE_KILL_ROUNDS", "500"),
     ("BAILIWICK_KILL_ROUNDS", "50"),
     ("BAILIWICK_POWER_LOSSES", "450"),
+    // Deaths between any two steps of a credential's life: against a system that is a map, and against PostgreSQL and MariaDB.
+    ("BAILIWICK_SIMULATED_KILLS", "10000"),
+    ("BAILIWICK_LEASE_KILLS", "200"),
 ];
-const OF_ROUNDS: [&str; 3] = ["kill_9_at_random_moments", "whenever_the_power_is_lost", "killed_at_random_under_load"];
+const OF_ROUNDS: [&str; 5] = [
+    "kill_9_at_random_moments",
+    "whenever_the_power_is_lost",
+    "killed_at_random_under_load",
+    "after_any_death_no_account_is_left",
+    "killed_between_any_two_steps",
+];
 
 /// The command; `arguments` are those after `test`.
 pub(crate) fn run(workspace: &Path, arguments: impl Iterator<Item = String>) -> Result<()> {
@@ -54,8 +63,8 @@ pub(crate) fn run(workspace: &Path, arguments: impl Iterator<Item = String>) -> 
     if quick {
         return runner.tests(None);
     }
-    step("kill -9, loss of power", || runner.rounds())?;
     step("third-party programs", || tools::install(workspace).map(drop))?;
+    step("kill -9, loss of power", || runner.rounds())?;
     // A failure here is told at once, and once more by the exit status; the tests run all the same, because they close the output.
     let conformance = step("conformance", || conformance::run(workspace, std::iter::empty()));
     if let Err(error) = &conformance {
