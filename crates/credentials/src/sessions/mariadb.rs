@@ -212,10 +212,12 @@ impl Exchange<'_> {
         let time = self.limits.time.as_secs_f64().clamp(0.001, 3600.0);
         // A read without a limit of its own gets one, so that no giant answer is begun.
         let rows = if self.mode == Mode::Read { self.limits.rows.saturating_add(1).to_string() } else { "DEFAULT".to_owned() };
+        // The session's own default too: a statement that ends the transaction by itself is still refused to write.
+        let read_only = u8::from(self.mode == Mode::Read);
         let wait = self.limits.time.as_secs().clamp(1, 3600);
         let begin = format!(
-            "SET SESSION max_statement_time = {time:.3}, sql_select_limit = {rows}, lock_wait_timeout = {wait}, innodb_lock_wait_timeout = {wait}; \
-             START TRANSACTION {access}"
+            "SET SESSION max_statement_time = {time:.3}, sql_select_limit = {rows}, lock_wait_timeout = {wait}, innodb_lock_wait_timeout = {wait}, \
+             tx_read_only = {read_only}; START TRANSACTION {access}"
         );
         self.ours(&begin).await?;
         let done = self.statement(sql, parameters).await?;
@@ -261,6 +263,11 @@ impl Exchange<'_> {
             let words = format!("the statement takes {} parameters, and {} were given", statement.num_params(), parameters.len());
             drop(self.connection.close(statement).await);
             return Ok(Err(SessionError::NotSent(words)));
+        }
+        // `DROP TABLE` runs in a read-only transaction: it ends it first. What gives no rows is no read.
+        if self.mode == Mode::Read && statement.columns().is_empty() {
+            drop(self.connection.close(statement).await);
+            return Ok(Err(SessionError::NotSent("the statement gives no rows, so it is no read".to_owned())));
         }
         let parameters = if parameters.is_empty() { Params::Empty } else { Params::Positional(parameters) };
         self.sent = true;

@@ -220,7 +220,9 @@ impl Exchange<'_> {
             return Ok(Err(refusal));
         }
         let done = match prepared {
-            Ok((types, columns)) => self.execute(&types, columns, parameters).await?,
+            // Such as `COMMIT`, which would end what keeps a read from writing.
+            Ok((_, None)) if self.mode == Mode::Read => Err(SessionError::NotSent("the statement gives no rows, so it is no read".to_owned())),
+            Ok((types, columns)) => self.execute(&types, columns.unwrap_or_default(), parameters).await?,
             Err(refusal) => Err(refusal),
         };
         match (self.mode, done) {
@@ -262,16 +264,16 @@ impl Exchange<'_> {
         }
     }
 
-    /// The types of the parameters, and the columns with theirs.
-    async fn prepared(&mut self) -> Outcome<(Vec<u32>, Vec<(Column, u32)>)> {
-        let (mut types, mut columns, mut refusal) = (Vec::new(), Vec::new(), None);
+    /// The types of the parameters, and the columns with theirs; none if the statement gives no rows.
+    async fn prepared(&mut self) -> Outcome<(Vec<u32>, Option<Vec<(Column, u32)>>)> {
+        let (mut types, mut columns, mut refusal) = (Vec::new(), None, None);
         let malformed = || Broken("the server's description of the statement is cut off".to_owned());
         loop {
             match self.wire.next(TEXT_MAX).await? {
                 Frame::Body(b'Z', _) => return Ok(refusal.map_or(Ok((types, columns)), Err)),
                 Frame::Body(b'E', body) => refusal = Some(refused(&body)?),
                 Frame::Body(b't', body) => types = parameter_types(&body).ok_or_else(malformed)?,
-                Frame::Body(b'T', body) => columns = described(&body).ok_or_else(malformed)?,
+                Frame::Body(b'T', body) => columns = Some(described(&body).ok_or_else(malformed)?),
                 Frame::Body(b'1' | b'n', _) => {}
                 _ => return Err(Broken("the server sent what was not asked for".to_owned())),
             }
@@ -295,17 +297,19 @@ impl Exchange<'_> {
         let mut left = self.limits.bytes;
         let mut batch = 10.min(self.limits.rows.saturating_add(1));
         let mut frames = Frames::default().bind(&values);
+        // The server's count is that of the last batch.
+        let mut before = 0;
         loop {
             self.wire.send(&frames.execute(i32::try_from(batch).unwrap_or(1)).0).await?;
             match self.batch(&oids, &mut answer, &mut left).await? {
                 Err(refusal) => return Ok(Err(refusal)),
                 Ok(Batch::Complete(tag)) => {
-                    answer.affected = affected(&tag);
+                    answer.affected = affected(&tag).map(|last| last.saturating_add(before));
                     return Ok(Ok(answer));
                 }
                 // A read ends where nothing more fits. What writes runs to its end.
                 Ok(Batch::Suspended) if answer.truncated && self.mode == Mode::Read => return Ok(Ok(answer)),
-                Ok(Batch::Suspended) => {}
+                Ok(Batch::Suspended) => before = before.saturating_add(u64::try_from(batch).unwrap_or(u64::MAX)),
             }
             // Rows as wide as those so far should fit in what is left.
             let width = self.limits.bytes.saturating_sub(left).checked_div(answer.rows.len()).unwrap_or(1).max(1);

@@ -23,9 +23,15 @@ mod mariadb;
 #[cfg(test)]
 mod mariadb_cuts;
 #[cfg(test)]
+mod mariadb_session;
+#[cfg(test)]
 mod mariadb_world;
 #[cfg(test)]
+mod mtls;
+#[cfg(test)]
 mod nats;
+#[cfg(test)]
+mod nats_session;
 #[cfg(test)]
 mod nats_world;
 #[cfg(test)]
@@ -39,9 +45,13 @@ mod postgresql_cuts;
 #[cfg(test)]
 mod postgresql_nodes;
 #[cfg(test)]
+mod postgresql_session;
+#[cfg(test)]
 mod postgresql_world;
 #[cfg(test)]
 mod rabbitmq;
+#[cfg(test)]
+mod rabbitmq_session;
 #[cfg(test)]
 mod rabbitmq_world;
 #[cfg(test)]
@@ -49,7 +59,11 @@ mod redis;
 #[cfg(test)]
 mod redis_cuts;
 #[cfg(test)]
+mod redis_session;
+#[cfg(test)]
 mod redis_world;
+#[cfg(test)]
+mod sql_oracle;
 #[cfg(test)]
 mod ssh;
 #[cfg(test)]
