@@ -97,6 +97,34 @@ struct Ended {
     until: i64,
 }
 
+impl Settings {
+    /// Whether everything is within its range.
+    ///
+    /// # Errors
+    /// [`TargetCode::Plan`] if it is not, or a subject or a public key is none.
+    pub fn check(&self) -> Result<(), TargetError> {
+        let wrong = |what: &str| TargetError::new(TargetCode::Plan, Step::Connect, "", what);
+        let names: BTreeSet<_> = self.nodes.iter().map(Node::name).collect();
+        if self.nodes.is_empty() || self.nodes.len() > NODES_MAX || names.len() < self.nodes.len() {
+            return Err(wrong("expected 1 to 32 nodes with different names"));
+        }
+        let subjects = || self.rights.values().flat_map(|right| right.publish.iter().chain(&right.subscribe));
+        if self.rights.len() > RIGHTS_MAX || subjects().count() > SUBJECTS_MAX {
+            return Err(wrong("expected at most 64 rights with at most 256 subjects together"));
+        }
+        if let Some(subject) = subjects().find(|subject| !is_subject(subject)) {
+            return Err(wrong(&format!("`{subject}` is no subject")));
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(7 * 86_400)).contains(&self.lease_max) {
+            return Err(wrong("expected leases of one second to seven days"));
+        }
+        if nkey::public(&self.account, Role::Account).is_none() || self.operators.iter().any(|key| nkey::public(key, Role::Operator).is_none()) {
+            return Err(wrong("expected the public key of an account, `A..`, and public keys of operators, `O..`"));
+        }
+        Ok(())
+    }
+}
+
 /// Users of one account.
 pub struct Nats {
     settings: Settings,
@@ -118,25 +146,7 @@ impl Nats {
     /// [`TargetCode::Plan`] if a setting is out of its range, a subject is none, or a key is none of its kind.
     pub fn new(settings: Settings, keys: &Keys, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
         let wrong = |what: &str| TargetError::new(TargetCode::Plan, Step::Connect, "", what);
-        let names: BTreeSet<_> = settings.nodes.iter().map(Node::name).collect();
-        if settings.nodes.is_empty() || settings.nodes.len() > NODES_MAX || names.len() < settings.nodes.len() {
-            return Err(wrong("expected 1 to 32 nodes with different names"));
-        }
-        let subjects = || settings.rights.values().flat_map(|right| right.publish.iter().chain(&right.subscribe));
-        if settings.rights.len() > RIGHTS_MAX || subjects().count() > SUBJECTS_MAX {
-            return Err(wrong("expected at most 64 rights with at most 256 subjects together"));
-        }
-        if let Some(subject) = subjects().find(|subject| !is_subject(subject)) {
-            return Err(wrong(&format!("`{subject}` is no subject")));
-        }
-        if !(Duration::from_secs(1)..=Duration::from_secs(7 * 86_400)).contains(&settings.lease_max) {
-            return Err(wrong("expected leases of one second to seven days"));
-        }
-        if nkey::public(&settings.account, Role::Account).is_none()
-            || settings.operators.iter().any(|key| nkey::public(key, Role::Operator).is_none())
-        {
-            return Err(wrong("expected the public key of an account, `A..`, and public keys of operators, `O..`"));
-        }
+        settings.check()?;
         let key = |secret: &Secret, role, what| Key::from_seed(jwt::seed_in(secret.expose()), role).ok_or_else(|| wrong(what));
         Ok(Self {
             operator: key(&keys.operator, Role::Operator, "expected the seed of an operator, `SO..`")?,

@@ -64,6 +64,33 @@ pub struct Settings {
     pub connections: u32,
 }
 
+impl Settings {
+    /// Whether everything is within its range.
+    ///
+    /// # Errors
+    /// [`TargetCode::Plan`] if there is no node, or a setting is out of its range.
+    pub fn check(&self) -> Result<(), TargetError> {
+        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
+        if self.nodes.is_empty() || self.nodes.len() > NODES_MAX || self.api.is_empty() || self.api.len() > NODES_MAX {
+            return wrong("expected 1 to 32 nodes, and 1 to 32 places of the API");
+        }
+        if self.api.iter().chain(&self.nodes).any(|node| node.host().starts_with('/')) {
+            return wrong("the server speaks on no Unix socket");
+        }
+        let fits = |right: &Right| [&right.vhost, &right.configure, &right.write, &right.read].iter().all(|text| text.len() <= PATTERN_MAX);
+        if self.rights.len() > RIGHTS_MAX || !self.rights.values().all(|right| fits(right) && !right.vhost.is_empty()) {
+            return wrong("expected at most 64 rights, with a virtual host and patterns of at most 256 bytes");
+        }
+        if !(1..=128).contains(&self.user.len()) || self.user.chars().any(|c| c.is_control() || c == ':') {
+            return wrong("expected a user of 1 to 128 characters without colons");
+        }
+        if !(1..=1000).contains(&self.connections) {
+            return wrong("expected 1 to 1000 connections for each account");
+        }
+        Ok(())
+    }
+}
+
 /// Users of one cluster.
 pub struct Rabbitmq {
     api: Api,
@@ -76,25 +103,9 @@ impl Rabbitmq {
     /// A cluster as it is configured; `secret` is the password of the broker's own user. Nothing is connected yet.
     ///
     /// # Errors
-    /// [`TargetCode::Plan`] if there is no node, or a setting is out of its range.
+    /// As [`Settings::check`].
     pub fn new(settings: Settings, secret: Secret, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
-        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
-        if settings.nodes.is_empty() || settings.nodes.len() > NODES_MAX || settings.api.is_empty() || settings.api.len() > NODES_MAX {
-            return wrong("expected 1 to 32 nodes, and 1 to 32 places of the API");
-        }
-        if settings.api.iter().chain(&settings.nodes).any(|node| node.host().starts_with('/')) {
-            return wrong("the server speaks on no Unix socket");
-        }
-        let fits = |right: &Right| [&right.vhost, &right.configure, &right.write, &right.read].iter().all(|text| text.len() <= PATTERN_MAX);
-        if settings.rights.len() > RIGHTS_MAX || !settings.rights.values().all(|right| fits(right) && !right.vhost.is_empty()) {
-            return wrong("expected at most 64 rights, with a virtual host and patterns of at most 256 bytes");
-        }
-        if !(1..=128).contains(&settings.user.len()) || settings.user.chars().any(|c| c.is_control() || c == ':') {
-            return wrong("expected a user of 1 to 128 characters without colons");
-        }
-        if !(1..=1000).contains(&settings.connections) {
-            return wrong("expected 1 to 1000 connections for each account");
-        }
+        settings.check()?;
         let secret = Arc::new(secret);
         Ok(Self { api: Api::new(settings.api.clone(), &settings.user, Arc::clone(&secret)), secret, settings, clock })
     }

@@ -51,6 +51,30 @@ pub struct Settings {
     pub rights: BTreeMap<String, Vec<String>>,
 }
 
+impl Settings {
+    /// Whether everything is within its range.
+    ///
+    /// # Errors
+    /// [`TargetCode::Plan`] if there is no node, a setting is out of its range, or a rule is none that a right may have.
+    pub fn check(&self) -> Result<(), TargetError> {
+        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
+        let names: BTreeSet<_> = self.nodes.iter().map(Node::name).collect();
+        if self.nodes.is_empty() || self.nodes.len() > NODES_MAX || names.len() < self.nodes.len() {
+            return wrong("expected 1 to 32 nodes with different names");
+        }
+        if !(1..=128).contains(&self.user.len()) || self.user.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return wrong("expected a user of 1 to 128 characters without spaces");
+        }
+        if self.rights.len() > RIGHTS_MAX || self.rights.values().map(Vec::len).sum::<usize>() > RULES_MAX {
+            return wrong("expected at most 64 rights with at most 256 rules together");
+        }
+        if let Some(rule) = self.rights.values().flatten().find(|rule| !rules::is_allowed(rule)) {
+            return wrong(&format!("`{rule}` is no rule that a right may have: keys, channels, categories and commands, none of administration"));
+        }
+        Ok(())
+    }
+}
+
 /// Users of the nodes of one system.
 pub struct Redis {
     settings: Settings,
@@ -62,22 +86,9 @@ impl Redis {
     /// A system as it is configured; `secret` is the password of the broker's own user. Nothing is connected yet.
     ///
     /// # Errors
-    /// [`TargetCode::Plan`] if there is no node, a setting is out of its range, or a rule is none that a right may have.
+    /// As [`Settings::check`].
     pub fn new(settings: Settings, secret: Secret, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
-        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
-        let names: BTreeSet<_> = settings.nodes.iter().map(Node::name).collect();
-        if settings.nodes.is_empty() || settings.nodes.len() > NODES_MAX || names.len() < settings.nodes.len() {
-            return wrong("expected 1 to 32 nodes with different names");
-        }
-        if !(1..=128).contains(&settings.user.len()) || settings.user.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return wrong("expected a user of 1 to 128 characters without spaces");
-        }
-        if settings.rights.len() > RIGHTS_MAX || settings.rights.values().map(Vec::len).sum::<usize>() > RULES_MAX {
-            return wrong("expected at most 64 rights with at most 256 rules together");
-        }
-        if let Some(rule) = settings.rights.values().flatten().find(|rule| !rules::is_allowed(rule)) {
-            return wrong(&format!("`{rule}` is no rule that a right may have: keys, channels, categories and commands, none of administration"));
-        }
+        settings.check()?;
         Ok(Self { settings, secret, clock })
     }
 

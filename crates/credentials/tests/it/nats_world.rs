@@ -179,8 +179,15 @@ impl World {
         serde_json::from_value(claims(&jwt)["nats"]["revocations"].clone()).unwrap_or_default()
     }
 
+    /// Somebody of the account who may do everything.
+    pub(crate) async fn anybody(&self) -> Agent {
+        let key = Nkey::new(b'U', 8);
+        let all = json!({ "sub": key.public, "name": "anybody", "iat": 1, "nats": { "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 } });
+        Agent::connect(&self.server, &self.account.sign(all), &key).await.unwrap()
+    }
+
     /// As an administrator.
-    async fn ask(&self, subject: &str, body: &str) -> String {
+    pub(crate) async fn ask(&self, subject: &str, body: &str) -> String {
         let all = json!({ "sub": self.broker.public, "name": "admin", "iat": 1, "nats": { "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 } });
         let mut admin = Agent::connect(&self.server, &self.system.sign(all), &self.broker).await.unwrap();
         admin.send("SUB _INBOX.x 1").await;
@@ -234,7 +241,10 @@ impl Agent {
         let info: Value = serde_json::from_str(info.strip_prefix("INFO ").unwrap()).unwrap();
         let signature = URL_SAFE_NO_PAD.encode(key.pair.sign(info["nonce"].as_str().unwrap().as_bytes()));
         agent
-            .send(&format!("CONNECT {}", json!({ "verbose": false, "protocol": 1, "jwt": jwt, "sig": signature, "lang": "test", "version": "0" })))
+            .send(&format!(
+                "CONNECT {}",
+                json!({ "verbose": false, "protocol": 1, "headers": true, "jwt": jwt, "sig": signature, "lang": "test", "version": "0" })
+            ))
             .await;
         agent.ping().await.map(|()| agent)
     }

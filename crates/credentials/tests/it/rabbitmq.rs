@@ -23,6 +23,7 @@ fn users_of_rabbitmq_work_and_are_dead_afterwards_whatever_was_open_or_cut_off()
         the_api_refuses_a_living_user_as_well(&world).await;
         a_sweep_removes_what_no_lease_explains(&world).await;
         fifty_at_once_leave_the_users_as_they_were(&world).await;
+        crate::rabbitmq_session::a_held_connection_does_what_the_account_may_and_is_dead_at_its_end(&world).await;
     });
     any_mint_and_any_end_may_be_cut(&world);
     runtime.block_on(a_server_that_is_down_is_ended_as_soon_as_it_is_back(&mut world));
