@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::builtin::{Refusal, Rights};
+use crate::builtin::{Refusal, Rights, issued};
 use crate::entry;
 use crate::fault;
 use crate::house::House;
@@ -290,6 +290,10 @@ impl House {
         let Some(leasing) = &tool.system.leasing else { return Ok(Ok(None)) };
         let rights = match &leasing.builtin {
             None => Rights { class: "use", rights: leasing.rights.clone() },
+            Some(builtin) if leasing.issues && call.tool().effect == Effect::Issue => match issued(&**builtin, tool.tool.name.tool()) {
+                Some(rights) => rights,
+                None => return Ok(Err(Refused::plain(ErrorCode::ToolUnknown))),
+            },
             Some(builtin) => {
                 let allowed = call.tool().effect;
                 let judged = serde_json::from_slice(call.arguments())
@@ -521,7 +525,9 @@ impl OpenEntry<'_> {
         let (now, duration) = (self.house.clock.now(), self.started.elapsed());
         let salt = Salt::from_bytes(self.live.salt.answer(&self.spent.id.to_bytes()));
         let kind = PayloadKind::Answer;
-        let kept_until = concluded.answer.as_ref().and_then(|_| self.house.kept_until(kind, &self.spent.tool, now));
+        // A credential that is handed out is kept nowhere, whatever the policy on texts says.
+        let kept = concluded.answer.as_ref().filter(|_| self.spent.tool.effect != Effect::Issue);
+        let kept_until = kept.and_then(|_| self.house.kept_until(kind, &self.spent.tool, now));
         if let (Some(until), Some(answer)) = (kept_until, &concluded.answer) {
             let whose = Whose { call: self.spent.id, task: self.spent.task.id, kind };
             self.house.keep(self.house.text(whose, &salt, answer, now, until));

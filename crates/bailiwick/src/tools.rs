@@ -41,6 +41,9 @@ impl House {
             let inject: Arc<dyn Inject> = Arc::clone(&injection) as Arc<dyn Inject>;
             let (transport, leasing) = self.reach(entry).await?;
             let mut entry = entry.clone();
+            if leasing.as_ref().is_some_and(|l| l.issues) {
+                entry.effects.extend(crate::builtin::ISSUING.map(|(tool, ..)| (tool.to_owned(), Effect::Issue)));
+            }
             if let Some(builtin) = leasing.as_ref().and_then(|l| l.builtin.as_ref()) {
                 // We know what our own tools do; the configuration may say more.
                 for tool in builtin.tools().iter().filter_map(|t| t.get("name")?.as_str()) {
@@ -90,6 +93,7 @@ impl House {
                     rights: Vec::new(),
                     header: None,
                     pool: entry.pool,
+                    issues: entry.issues,
                 };
                 let leasing = Arc::new(leasing);
                 self.leases.add(Arc::clone(&leasing));

@@ -19,11 +19,13 @@ pub enum Effect {
     Transfer,
     /// Decides something that others wait for, or grants a right.
     Approve,
+    /// Hands a credential out to the agent, which uses it without us until its task ends.
+    Issue,
 }
 
 impl Effect {
     /// All effects, least first.
-    pub const ALL: [Self; 6] = [Self::Read, Self::Influence, Self::Write, Self::Delete, Self::Transfer, Self::Approve];
+    pub const ALL: [Self; 7] = [Self::Read, Self::Influence, Self::Write, Self::Delete, Self::Transfer, Self::Approve, Self::Issue];
 
     /// The word, as in configuration, policy and record.
     #[must_use]
@@ -35,6 +37,7 @@ impl Effect {
             Self::Delete => "delete",
             Self::Transfer => "transfer",
             Self::Approve => "approve",
+            Self::Issue => "issue",
         }
     }
 
@@ -54,7 +57,7 @@ impl fmt::Display for Effect {
 impl FromStr for Effect {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|e| e.word() == text).ok_or_else(|| "expected one of read, influence, write, delete, transfer, approve".to_owned())
+        Self::ALL.into_iter().find(|e| e.word() == text).ok_or_else(|| "expected one of read, influence, write, delete, transfer, approve, issue".to_owned())
     }
 }
 

@@ -175,6 +175,16 @@ pub struct Account {
     pub expires_at: Option<Timestamp>,
 }
 
+impl Account {
+    /// The secret itself, for an agent that is allowed to have it; `None` if there is none or it is no text. This is the one way out of
+    /// this room: whoever calls it has a permit for exactly that.
+    #[must_use]
+    pub fn hand_out(&self) -> Option<zeroize::Zeroizing<String>> {
+        let secret = self.secret.as_ref()?;
+        std::str::from_utf8(secret.expose()).ok().map(|text| zeroize::Zeroizing::new(text.to_owned()))
+    }
+}
+
 /// What a system calls an account, by word. Few and short; no secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]

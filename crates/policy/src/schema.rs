@@ -18,7 +18,7 @@ pub(crate) const TASK: &str = "Task";
 pub(crate) const ACT: &str = "act";
 pub(crate) const ANY: &str = "any";
 /// All groups of actions. No tool has such a name: a tool's name has a dot.
-pub(crate) const GROUPS: [&str; 8] = ["any", "act", "read", "influence", "write", "delete", "transfer", "approve"];
+pub(crate) const GROUPS: [&str; 9] = ["any", "act", "read", "influence", "write", "delete", "transfer", "approve", "issue"];
 
 /// The groups that a tool of this effect is in, nearest first.
 pub(crate) const fn groups_of(effect: Effect) -> &'static [&'static str] {
@@ -29,6 +29,7 @@ pub(crate) const fn groups_of(effect: Effect) -> &'static [&'static str] {
         Effect::Delete => &["delete", ACT, ANY],
         Effect::Transfer => &["transfer", ACT, ANY],
         Effect::Approve => &["approve", ACT, ANY],
+        Effect::Issue => &["issue", ACT, ANY],
     }
 }
 

@@ -30,6 +30,11 @@ impl LocalServer {
         let arguments = request.params.member("arguments").map_or("{}", Raw::text);
         let arguments: Value = serde_json::from_str(arguments).map_err(|_| unavailable("the arguments are no JSON".to_owned()))?;
         let lease = request.lease.as_ref().ok_or_else(|| unavailable("the call has no lease".to_owned()))?;
+        if lease.is_issued() {
+            sent();
+            let handed = lease.hand_out().ok_or_else(|| unavailable("the credential is none that can be handed out".to_owned()))?;
+            return Ok(json!({ "content": [{ "type": "text", "text": handed.to_string() }], "structuredContent": handed, "isError": false }));
+        }
         let session = lease.session().await.map_err(|error| unavailable(error.words))?;
         sent();
         match session.call(&tool, &arguments, &request.cancel).await {
@@ -61,7 +66,13 @@ impl Local for LocalServer {
 
     async fn request(&self, request: &UpstreamRequest<'_>, sent: &(dyn Fn() + Send + Sync)) -> Result<Reply, UpstreamError> {
         let mut result = match request.method {
-            Method::ToolsList => json!({ "tools": self.builtin.tools() }),
+            Method::ToolsList => {
+                let mut tools = self.builtin.tools();
+                if self.leasing.issues {
+                    tools.extend(super::ISSUING.map(|(name, _, effect)| issuing(name, effect)));
+                }
+                json!({ "tools": tools })
+            }
             Method::ToolsCall => self.call(request, sent).await?,
             _ => {
                 let message = "the system has tools only".to_owned();
@@ -73,6 +84,17 @@ impl Local for LocalServer {
         }
         raw(&result).map(Reply::Result).ok_or_else(|| UpstreamError::Broken { words: "its answer is too large".into(), may_have_run: true })
     }
+}
+
+/// The definition of a tool that hands a credential out.
+fn issuing(name: &str, effect: bailiwick_core::Effect) -> Value {
+    json!({
+        "name": name,
+        "title": format!("Hand out a credential that can {effect}"),
+        "description": "Gives you a login of your own for this system. It ends with your task: its sessions are closed and it is removed.",
+        "inputSchema": { "type": "object", "properties": {}, "additionalProperties": false },
+        "annotations": { "readOnlyHint": false, "destructiveHint": true, "idempotentHint": true, "openWorldHint": false },
+    })
 }
 
 fn raw(value: &Value) -> Option<RawBuf> {

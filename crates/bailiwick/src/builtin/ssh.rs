@@ -389,7 +389,7 @@ fn definition(name: &str, command: &Command, hosts: &[Host]) -> Value {
         },
         "annotations": {
             "readOnlyHint": reads,
-            "destructiveHint": matches!(command.effect, Effect::Delete | Effect::Transfer | Effect::Approve),
+            "destructiveHint": matches!(command.effect, Effect::Delete | Effect::Transfer | Effect::Approve | Effect::Issue),
             "openWorldHint": false,
         },
     })

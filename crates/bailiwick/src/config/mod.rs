@@ -265,6 +265,10 @@ struct SystemFile {
     /// Accounts that are made beforehand, so that the first call of a task does not wait for one.
     #[serde(default)]
     pool: PoolFile,
+    /// May credentials be handed out to agents? Adds the tools `issue_read_credential` and `issue_write_credential`, of the effect
+    /// `issue`. Default false: the broker uses them itself, and the agent never sees one.
+    #[serde(default)]
+    issue_credentials: bool,
 }
 
 /// Accounts that wait for tasks.
@@ -475,6 +479,8 @@ pub struct SystemEntry {
     pub timeout: Duration,
     /// Accounts that wait for tasks.
     pub(crate) pool: PoolSize,
+    /// May credentials be handed out to agents?
+    pub(crate) issues: bool,
 }
 
 impl SystemEntry {
@@ -707,6 +713,9 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
     if pool != PoolSize::default() && !matches!(transport, Transport::Builtin(_)) {
         return Err((format!("system `{name}` has a `pool`, and no credentials are made for it"), "see docs/guides/leases.md"));
     }
+    if given.issue_credentials && !matches!(transport, Transport::Builtin(_)) {
+        return Err((format!("system `{name}` has `issue_credentials`, and no credentials are made for it"), "see docs/guides/leases.md"));
+    }
     let join = |plain: BTreeMap<String, String>, secret: BTreeMap<String, String>, imported: BTreeMap<String, String>| {
         let plain = plain.into_iter().map(|(k, v)| (k, Value::Literal(v)));
         let secret = secret.into_iter().map(|(k, v)| (k, Value::Secret(v)));
@@ -725,6 +734,7 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
         era: given.era,
         timeout: Duration::from_secs(u64::from(given.timeout_seconds.clamp(1, 3600))),
         pool,
+        issues: given.issue_credentials,
     })
 }
 

@@ -80,6 +80,8 @@ impl Held {
     /// The secret is none that can be given to the system.
     pub(super) fn set_live(&self, account: Account, session: Option<Arc<dyn Session>>) -> Result<(), InjectionError> {
         let injection = match (&self.leasing.header, &account.secret) {
+            // What is handed out is not cut out of the very answer that hands it out.
+            _ if self.is_issued() => Injection::default(),
             (Some(header), Some(secret)) => Injection::header_of(&header.name, &header.before, secret)?,
             (_, secret) => Injection::cleaned_of(secret.as_ref()),
         };
@@ -87,6 +89,24 @@ impl Held {
         // It is set once: whoever makes it holds `making`.
         drop(self.live.set(live));
         Ok(())
+    }
+
+    /// Is it one that is handed out?
+    pub(crate) fn is_issued(&self) -> bool {
+        matches!(self.rights.class, super::ISSUED_READ | super::ISSUED_WRITE)
+    }
+
+    /// The credential itself, for the agent: login, secret, and until when it works. Only one that was made to be handed out.
+    pub(crate) fn hand_out(&self) -> Option<serde_json::Value> {
+        let account = &self.live.get().filter(|_| self.is_issued() && !self.is_over())?.account;
+        let secret = account.hand_out()?;
+        Some(serde_json::json!({
+            "lease": self.id,
+            "account": account.name.as_str(),
+            "secret": secret.as_str(),
+            "expires_at": account.expires_at.unwrap_or(self.task.expires_at),
+            "ends_with_task": self.task.id,
+        }))
     }
 
     /// Is it made?

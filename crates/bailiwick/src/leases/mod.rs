@@ -32,6 +32,11 @@ pub(crate) use ending::{Tried, word};
 pub(crate) use held::{HeaderUse, Held};
 pub(crate) use pool::PoolSize;
 
+/// The classes of credentials that are handed out: apart from those that the broker uses, so that their traces are too.
+pub(crate) const ISSUED_READ: &str = "issued-read";
+/// As [`ISSUED_READ`], for one that writes.
+pub(crate) const ISSUED_WRITE: &str = "issued-write";
+
 /// Ends that are tried at a time.
 const ENDS_AT_ONCE: usize = 16;
 
@@ -69,6 +74,8 @@ pub(crate) struct Leasing {
     pub(crate) header: Option<HeaderUse>,
     /// Accounts that wait for tasks.
     pub(crate) pool: PoolSize,
+    /// May a credential be handed out to an agent, by a tool of its own?
+    pub(crate) issues: bool,
 }
 
 /// Why a call gets no credential.
@@ -226,7 +233,7 @@ impl Leases {
     /// Takes up a live lease of an open task, if its system is the one that it was and its secret opens.
     fn take_up(&self, row: &LeaseRow, task: &Arc<Task>) -> bool {
         let Some(leasing) = self.leasing(&row.lease.system).filter(|l| l.kind.kind() == row.lease.kind) else { return false };
-        let Some(class) = ["read", "write", "use"].into_iter().find(|c| *c == row.lease.class) else { return false };
+        let Some(class) = ["read", "write", "use", ISSUED_READ, ISSUED_WRITE].into_iter().find(|c| *c == row.lease.class) else { return false };
         let Ok(account) = self.account(row) else { return false };
         let rights = Rights { class, rights: row.lease.rights.clone() };
         let held = Held::reserved(row.lease.id, account.name.clone(), Arc::clone(task), leasing, rights);

@@ -91,6 +91,7 @@ pub(super) const fn meaning(effect: Effect) -> &'static str {
         Effect::Delete => "removes data",
         Effect::Transfer => "moves money or goods, or changes who receives them",
         Effect::Approve => "decides something that others wait for, or grants a right",
+        Effect::Issue => "hands a credential out to the agent, which uses it without the broker until the task ends",
     }
 }
 
