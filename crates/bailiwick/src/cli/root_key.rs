@@ -52,13 +52,14 @@ fn configured(place: &Place) -> Result<Sealing, Failure> {
 }
 
 async fn status(place: &Place) -> Result<(), Failure> {
-    let told = match ApiClient::of(place) {
-        Ok(api) => match api.get(&place.person()?, "/v1/root-key").await {
+    // Who has no key here, or finds no broker, is told what the data directory says.
+    let told = match (ApiClient::of(place), place.person()) {
+        (Ok(api), Ok(person)) => match api.get(&person, "/v1/root-key").await {
             Ok(told) => told,
             Err(super::http::ClientError::Down(_)) => at_rest(place)?,
             Err(error) => return Err(error.into()),
         },
-        Err(_) => at_rest(place)?,
+        (Err(_), _) | (_, Err(_)) => at_rest(place)?,
     };
     show(place, &told);
     Ok(())

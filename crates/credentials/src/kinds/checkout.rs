@@ -26,7 +26,7 @@ use bailiwick_core::Clock;
 use zeroize::Zeroizing;
 
 use crate::Secret;
-use crate::lease::rotation::{Custody, Phase, RotationError};
+use crate::lease::rotation::{Custody, Kept, Phase, RotationError};
 use crate::lease::{Account, AccountName, Ending, Finding, Found, Kind, Minted, Plan, Prefix, Step, TargetCode, TargetError, TargetIds};
 use target::{Denied, Inside, Target};
 
@@ -150,18 +150,18 @@ impl Checkout {
     /// The password, shown to work.
     async fn hand_over(&self, legacy: &Legacy) -> Result<Secret, TargetError> {
         let now = truth::settled(self, legacy, &mut |_, _, _| ()).await?;
-        match self.writer(legacy, &now.current).await? {
+        match self.writer(legacy, &now, Step::Mint).await? {
             Writer::Inside(..) => Ok(now.current),
             Writer::Refused(_) => Err(refused(legacy, Step::Mint)),
         }
     }
 
     /// A session of the account where it can be changed, or what each node said when it refused the password.
-    async fn writer(&self, legacy: &Legacy, password: &Secret) -> Result<Writer, TargetError> {
+    async fn writer(&self, legacy: &Legacy, now: &Kept, step: Step) -> Result<Writer, TargetError> {
         let mut refusals = Vec::new();
         let mut trouble = None;
         for node in 0..self.nodes.len() {
-            match self.target.log_in(node, &legacy.user, password).await {
+            match self.target.log_in(node, &legacy.user, &now.current).await {
                 Ok(mut inside) => {
                     if inside.takes_changes().await? {
                         return Ok(Writer::Inside(node, inside));
@@ -175,7 +175,11 @@ impl Checkout {
         }
         match trouble {
             Some(error) => Err(error),
-            None if refusals.len() == self.nodes.len() => Ok(Writer::Refused(refusals)),
+            None if refusals.len() == self.nodes.len() => {
+                // Another end of the same lease may have changed it since we looked.
+                let again = self.custody.kept(&legacy.secret).await.map_err(|error| kept(&error, step))?;
+                if again.revision == now.revision { Ok(Writer::Refused(refusals)) } else { Err(moved(legacy, step)) }
+            }
             None => Err(TargetError::new(TargetCode::Busy, Step::Connect, "", "no node that lets the account in accepts changes")),
         }
     }
@@ -264,6 +268,10 @@ fn kept(error: &RotationError, step: Step) -> TargetError {
 fn refused(legacy: &Legacy, step: Step) -> TargetError {
     let words = format!("the password of `{}` is refused: somebody changed it there; set it anew: bailiwick secret set {}", legacy.user, legacy.secret);
     TargetError::new(TargetCode::Refused, step, "", &words)
+}
+
+fn moved(legacy: &Legacy, step: Step) -> TargetError {
+    TargetError::new(TargetCode::Busy, step, "", &format!("the password of `{}` was changed meanwhile by another end of this lease", legacy.user))
 }
 
 fn same(a: &Secret, b: &Secret) -> bool {

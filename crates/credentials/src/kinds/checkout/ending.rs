@@ -82,7 +82,7 @@ impl End<'_> {
             let used = Secret::from(used.expose().to_vec());
             return Ok(Some((used, now.current)));
         }
-        match system.writer(legacy, &now.current).await? {
+        match system.writer(legacy, &now, Step::Gate).await? {
             Writer::Inside(node, inside) => {
                 let new = self.change(legacy, &now, node, inside).await?;
                 Ok(Some((now.current, new)))
