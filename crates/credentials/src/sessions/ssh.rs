@@ -92,7 +92,12 @@ impl Ssh {
         let (host, slot) = self.find(host)?;
         let mut slot = slot.lock().await;
         // INVARIANT: while a command runs the connection is here and not in its slot, so that whoever drops this hangs up.
-        let mut client = match slot.take() {
+        let mut kept = slot.take();
+        let is_open = match &mut kept {
+            Some(client) => client.is_open().await,
+            None => false,
+        };
+        let mut client = match kept.filter(|_| is_open) {
             Some(client) => client,
             None => self.open(host).await?,
         };

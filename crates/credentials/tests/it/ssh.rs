@@ -3,11 +3,11 @@
 use std::fs;
 
 use bailiwick_credentials::kinds::ssh::{Host, Login};
-use bailiwick_credentials::lease::{Account, Kind as _, Prefix, TargetCode, TargetIds, sweep};
+use bailiwick_credentials::lease::{Account, Kind as _, TargetCode, TargetIds, sweep};
 use bailiwick_testkit::servers::sshd::{Sshd, keygen};
 use bailiwick_testkit::servers::unprivileged::run;
 
-use crate::ssh_world::{DENIED, LIMITS, World, mint, plain, wait_for};
+use crate::ssh_world::{DENIED, LIMITS, World, mint, own_plan, own_prefix, plain, wait_for};
 use crate::words::{assert_verified, count, fresh_name, plan, soon};
 
 const REFUSED: &str = "permission denied (publickey)";
@@ -21,7 +21,7 @@ async fn a_certificate_works_and_is_dead_afterwards_with_its_open_shells() {
     let world = World::start();
     let broker = world.broker();
     assert_eq!(broker.preflight(&fresh_name()).await.unwrap(), []);
-    let plan = plan(&["write"]);
+    let plan = own_plan('a', "write");
     let account = mint(&broker, &plan).await;
     let session = world.session(&account);
     assert_eq!(session.run("one", &words("echo hello"), LIMITS).await.unwrap().stdout, b"hello\n");
@@ -37,7 +37,7 @@ async fn a_certificate_works_and_is_dead_afterwards_with_its_open_shells() {
     let child = fs::read_to_string(&left).unwrap().trim().to_owned();
     let runs = |pid: &str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
     assert!(runs(&child) && shell.is_open());
-    assert_eq!(broker.list(&Prefix::default()).await.unwrap().iter().map(|found| &found.name).collect::<Vec<_>>(), [&plan.name]);
+    assert_eq!(broker.list(&own_prefix('a')).await.unwrap().iter().map(|found| &found.name).collect::<Vec<_>>(), [&plan.name]);
 
     let ending = world.broker().end(&account).await.unwrap();
     assert_verified(&ending, &["one"], REFUSED);
@@ -50,7 +50,7 @@ async fn a_certificate_works_and_is_dead_afterwards_with_its_open_shells() {
     assert!(session_error.gone(), "{session_error}");
     let (status, said) = world.thief(&account).run("true");
     assert!(status == 255 && said.contains(DENIED), "{said}");
-    assert_eq!(broker.list(&Prefix::default()).await.unwrap(), []);
+    assert_eq!(broker.list(&own_prefix('a')).await.unwrap(), []);
     assert_verified(&world.broker().end(&account).await.unwrap(), &["one"], REFUSED);
 
     let tag = format!("task={};lease={}", plan.tag.task, plan.name);
@@ -222,7 +222,7 @@ async fn without_an_account_of_our_own_a_certificate_expires_and_nothing_else_is
     assert_eq!(ending.word(), "expires-at");
     assert!(ending.evidence().tried().iter().any(|tried| tried.saw.contains("is still accepted")), "{ending:#?}");
     assert_eq!(world.thief(&account).run("echo alive"), (0, "alive\n".to_owned()));
-    assert_eq!(broker.list(&Prefix::default()).await.unwrap(), []);
+    assert_eq!(broker.list(&own_prefix('c')).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -239,6 +239,10 @@ async fn an_expired_lease_runs_nothing_on_a_connection_that_is_still_open() {
     // Its refusal could be because of the expiry: so a certificate with its number, which has not expired, is refused too.
     let ending = broker.end(&account).await.unwrap();
     assert_verified(&ending, &["one"], "a login with a certificate with its serial: permission denied");
+    // The broker or the host was away for days.
+    let late = bailiwick_core::Timestamp::from_seconds(1_700_000_000);
+    let account = Account { expires_at: Some(late), name: fresh_name(), ids: TargetIds::default(), secret: account.secret };
+    assert_verified(&broker.end(&account).await.unwrap(), &["one"], "a login with a certificate with its serial: permission denied");
 }
 
 #[tokio::test]
@@ -299,11 +303,11 @@ async fn a_lost_answer_a_lost_key_and_an_orphan_are_ended() {
     assert_verified(&world.broker().end(&account).await.unwrap(), &["one"], REFUSED);
     assert!(world.thief(&stolen).run("true").1.contains(DENIED));
 
-    let (live, orphan) = (mint(&broker, &plan(&["write"])).await, mint(&broker, &plan(&["write"])).await);
+    let (live, orphan) = (mint(&broker, &own_plan('b', "write")).await, mint(&broker, &own_plan('b', "write")).await);
     let (one, two) = (world.thief(&live), world.thief(&orphan));
     let (mut working, mut stray) = (one.begin("sleep 600"), two.begin("sleep 600"));
     wait_for("both", || !world_runs_nothing(&live) && !world_runs_nothing(&orphan));
-    let orphans = sweep(&broker, &Prefix::default(), &|name| *name == live.name).await.unwrap();
+    let orphans = sweep(&broker, &own_prefix('b'), &|name| *name == live.name).await.unwrap();
     assert_eq!(orphans.iter().map(|orphan| &orphan.found.name).collect::<Vec<_>>(), [&orphan.name]);
     assert_eq!(orphans[0].ending.as_ref().unwrap().word(), "revoked-unverified");
     stray.wait_for_its_end();

@@ -89,4 +89,10 @@ async fn a_host_that_goes_away_is_lost_and_only_what_was_sent_may_have_run() {
     let error = ran.map(|ran| format!("{ran:?}")).unwrap_err();
     assert!(error.gone() && error.may_have_run(), "{error}");
     assert_eq!(session.run("one", &words(&["echo", "again"]), LIMITS).await.unwrap().stdout, b"again\n");
+
+    // The host hangs up while nothing runs: nobody notices.
+    let hang_up = "p=$(ps -o ppid= -p $(ps -o ppid= -p $PPID)); (sleep 0.2; kill -KILL $p) >/dev/null 2>&1 & echo soon";
+    assert_eq!(session.run("one", &words(&["sh", "-c", hang_up]), LIMITS).await.unwrap().stdout, b"soon\n");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(session.run("one", &words(&["echo", "again"]), LIMITS).await.unwrap().stdout, b"again\n");
 }

@@ -8,14 +8,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bailiwick_credentials::kinds::ssh::{Admin, Host, Login, Settings, Ssh};
-use bailiwick_credentials::lease::{Account, Kind as _, Minted, Plan};
+use bailiwick_credentials::lease::{Account, AccountName, Kind as _, Minted, Plan, Prefix};
 use bailiwick_credentials::sessions::ssh::{Limits, Ssh as Session};
 use bailiwick_credentials::{RootKey, Secret};
 use bailiwick_testkit::Scratch;
 use bailiwick_testkit::servers::sshd::{Sshd, keygen};
 use bailiwick_testkit::servers::unprivileged::run;
 
-use crate::words::clock;
+use crate::words::{clock, plan};
 
 pub(crate) const LIMITS: Limits = Limits { time: Duration::from_secs(10), bytes: 4096 };
 /// What OpenSSH's client says of a refused login.
@@ -98,6 +98,19 @@ pub(crate) async fn mint(broker: &Ssh, plan: &Plan) -> Account {
     let key = broker.propose().unwrap().unwrap();
     let Minted { ids, secret, expires_at } = broker.mint(plan, Some(&key)).await.unwrap();
     Account { name: plan.name.clone(), ids, secret, expires_at }
+}
+
+/// What the names of one test's leases begin with; each test has a letter. A host shows the processes of all its leases, and other tests' run there too.
+pub(crate) fn own_prefix(test: char) -> Prefix {
+    let digit = |number: u32| char::from_digit(number % 36, 36).unwrap();
+    let process = std::process::id();
+    format!("ag{test}{}{}_", digit(process), digit(process / 36)).parse().unwrap()
+}
+
+/// A plan with such a name.
+pub(crate) fn own_plan(test: char, right: &str) -> Plan {
+    let plan = plan(&[right]);
+    Plan { name: AccountName::new(&own_prefix(test), plan.name.lease()), ..plan }
 }
 
 /// The secret of an account, by the door through which a caller keeps it.

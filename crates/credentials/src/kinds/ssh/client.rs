@@ -18,6 +18,10 @@ use super::wire::{Reader, put_string, put_u32};
 const OPEN_MAX: Duration = Duration::from_secs(10);
 /// How long a host may take to say that a channel is closed.
 const CLOSE_MAX: Duration = Duration::from_secs(3);
+/// A connection that was used so recently is taken for open.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long one is listened to otherwise, for the host's farewell.
+const LISTEN: Duration = Duration::from_millis(2);
 /// How long the outputs of a command that has ended may still be held open by what it left running.
 const AFTER_MAX: Duration = Duration::from_secs(1);
 const OURS: &str = "SSH-2.0-Bailiwick";
@@ -76,6 +80,7 @@ pub(crate) struct Client {
     hello: Hello,
     session: Vec<u8>,
     channels: u32,
+    used: Instant,
 }
 
 impl Client {
@@ -87,11 +92,27 @@ impl Client {
             let (mut transport, theirs) = Transport::open(stream, OURS).await?;
             let hello = Hello { ours: OURS, theirs, keys: host.keys.clone() };
             let session = exchange(&mut transport, &hello, None, None).await?;
-            let mut client = Self { transport, hello, session, channels: 0 };
+            let mut client = Self { transport, hello, session, channels: 0, used: Instant::now() };
             client.log_in(user, key, certificate).await?;
             Ok(client)
         };
         timeout(OPEN_MAX, opening).await.map_err(|_| Trouble::Lost(format!("no login within {} seconds", OPEN_MAX.as_secs())))?
+    }
+
+    /// Did the host hang up while nothing ran? Then nothing is lost by another connection.
+    pub(crate) async fn is_open(&mut self) -> bool {
+        if self.used.elapsed() < FRESH {
+            return true;
+        }
+        let listening = async {
+            loop {
+                // What came late of an earlier command is passed over; nobody waits for it.
+                if self.receive().await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout(LISTEN, listening).await.is_err()
     }
 
     async fn log_in(&mut self, user: &str, key: &Key, certificate: &[u8]) -> Result<(), Trouble> {
@@ -167,6 +188,7 @@ impl Client {
         let mut channel = Channel { ours: self.channels, theirs: 0, room: 0, chunk: 0, left: WINDOW, bytes: limits.bytes, begun: false, exited: false, closed: false, done: Done::default() };
         self.channels = self.channels.wrapping_add(1);
         let result = timeout_at(until, self.drive(&mut channel, command, input)).await;
+        self.used = Instant::now();
         if let Ok(result) = result {
             result?;
             return Ok(channel.done);

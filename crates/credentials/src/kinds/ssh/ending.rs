@@ -8,7 +8,7 @@ use std::task::Poll;
 use super::host::{Shell, random_serial, target};
 use super::key::{self, Key};
 use super::transport::Trouble;
-use super::{Admin, Host, LOGIN, Login, Ssh, certificate, over_at, serial};
+use super::{Admin, ERRAND, Host, LOGIN, Login, Ssh, certificate, over_at, serial};
 use crate::lease::{Account, Ending, Evidence, Step, TargetCode, TargetError};
 
 /// What was seen on one host, and why that is not enough.
@@ -61,7 +61,9 @@ async fn end_on(system: &Ssh, host: &Host, account: &Account, login: &Login) -> 
 
 async fn shut(system: &Ssh, host: &Host, admin: &Admin, account: &Account, seen: &mut Seen) -> Result<(), TargetError> {
     let mut shell = Shell::open(system, host, admin, Step::Gate).await?;
-    let said = shell.revoke(system, &account.name, over_at(system, account)).await?;
+    // A mark that is over is taken out: one that is late stays for as long as it is tried here.
+    let until = over_at(system, account).max(system.clock.now().plus(ERRAND));
+    let said = shell.revoke(system, &account.name, until).await?;
     seen.tried.push((Step::Gate, said.trim().to_owned()));
     let said = shell.kill(&account.name).await?;
     seen.tried.push((Step::Kill, said));
