@@ -359,7 +359,8 @@ body!(Incident<'_>, "incident");
 /// The broker itself.
 #[derive(Debug, Serialize)]
 pub struct House<'a> {
-    /// A slug: `started`, `stopped`, `policy`, `secret_set`, `secret_removed`, `token_revoked`, `store_recovered`.
+    /// A slug: `started`, `stopped`, `policy`, `secret_set`, `secret_removed`, `secret_rotated`, `secret_lost`, `token_revoked`,
+    /// `store_recovered`, `root_key_rotation_begun`, `root_key_rotated`.
     pub what: &'a str,
     /// Who or what it concerns.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -346,7 +346,7 @@ impl Reading {
             "task_ended" => self.say(Field::Outcome, &of("state")),
             "tool" => self.say(Field::Outcome, &of("status")),
             "house" => match &*of("what") {
-                "secret_set" | "secret_removed" | "token_revoked" => self.say(Field::Credential, &of("name")),
+                "secret_set" | "secret_removed" | "secret_rotated" | "secret_lost" | "token_revoked" => self.say(Field::Credential, &of("name")),
                 "policy" => self.say(Field::Revision, &of("digest")),
                 _ => {}
             },
