@@ -1,12 +1,13 @@
 //! The kinds of credentials, one file each. Each implements [`Kind`](crate::lease::Kind) against the real protocol of its system.
 
-pub mod checkout;
 pub mod aws_sts;
+pub mod checkout;
 pub(crate) mod connection;
 mod finding;
 pub mod github_app;
 pub mod kubernetes;
 pub mod mariadb;
+pub mod mtls;
 pub mod nats;
 pub mod oauth2;
 pub mod postgresql;

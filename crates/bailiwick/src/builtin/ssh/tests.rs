@@ -88,6 +88,18 @@ fn a_table_that_would_do_something_else_than_it_says_is_refused() {
 }
 
 #[test]
+fn the_example_of_the_guide_is_one() {
+    let guide = include_str!("../../../../../docs/guides/ssh-systems.md");
+    let example = guide.split("```toml").nth(1).unwrap().split("```").next().unwrap().replace("ssh-ed25519 AAAA...", KEY);
+    let table: toml::Table = example.parse().unwrap();
+    let file: File = table["systems"]["web"]["ssh"].clone().try_into().unwrap();
+    let hosts = hosts(&file.check(Path::new("/")).unwrap());
+    assert_eq!(hosts.effect("restart_service"), Some(Effect::Write));
+    let arguments = json!({ "host": "web2", "lines": 100, "file": "/var/log/app/x.log" });
+    assert_eq!(hosts.judge("read_log", &arguments).unwrap(), Effect::Read);
+}
+
+#[test]
 fn an_answer_has_text_where_it_is_text_and_base64_where_it_is_none() {
     let ran = |stdout: &[u8], truncated| Ran { status: Some(0), signal: None, stdout: stdout.to_vec(), stderr: Vec::new(), truncated, late: false };
     assert_eq!(answer("one", &ran(b"hello", false)).structured["stdout"], json!("hello"));
