@@ -1,8 +1,9 @@
 //! Where an upstream may be: parses its address and refuses the places that a broker must never be sent to.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use bailiwick_core::SystemName;
+use bailiwick_credentials::address::{innermost, is_never_used};
 use http::{HeaderValue, Uri};
 use rustls::pki_types::ServerName;
 use url::{Host, Url};
@@ -91,7 +92,7 @@ impl Endpoint {
     /// Whether this resolved address may be connected to. Asked again for each connection, so that a name cannot move.
     pub(super) fn check(&self, ip: IpAddr) -> Result<(), &'static str> {
         let ip = innermost(ip);
-        if is_forbidden(ip) {
+        if is_never_used(ip) {
             return Err("link-local, metadata, unspecified and multicast addresses are never used");
         }
         match self.plain {
@@ -101,39 +102,10 @@ impl Endpoint {
     }
 }
 
-/// The IPv4 address that an IPv6 address carries (mapped, compatible, translated, NAT64, 6to4), else the address itself.
-fn innermost(ip: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = ip else { return ip };
-    let carried = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    };
-    match v6.segments() {
-        // `::` and `::1` are addresses of their own.
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => ip,
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] | [0x64, 0xff9b, 0 | 1, _, _, _, high, low] => carried(high, low),
-        [0x2002, high, low, ..] => carried(high, low),
-        _ => ip,
-    }
-}
-
-fn is_forbidden(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => {
-            /// Metadata services that are not link-local: Alibaba Cloud, Oracle Cloud, Azure's wire server.
-            const METADATA: [Ipv4Addr; 3] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192), Ipv4Addr::new(168, 63, 129, 16)];
-            let [first, ..] = v4.octets();
-            first == 0 || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || METADATA.contains(&v4)
-        }
-        IpAddr::V6(v6) => {
-            const AWS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-            v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local() || v6 == AWS
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn parse(url: &str) -> Result<Endpoint, ConfigError> {

@@ -21,6 +21,8 @@ mod faults;
 #[cfg(test)]
 mod hazards;
 #[cfg(test)]
+mod http_api;
+#[cfg(test)]
 mod leases;
 #[cfg(test)]
 mod oauth;

@@ -68,8 +68,10 @@ impl Origin {
             _ => return Err(OriginError::Url),
         };
         let path = uri.path().trim_end_matches('/').to_owned();
-        let odd = path.split('/').skip(1).any(|segment| matches!(segment, "" | "." | ".."));
-        if host.is_empty() || host.ends_with('.') || authority.as_str().ends_with(':') || odd {
+        let has_port = authority.as_str().len() > authority.host().len();
+        let odd = has_port && authority.port_u16().is_none_or(|port| port == 0);
+        let odd = odd || path.split('/').skip(1).any(|segment| matches!(segment, "" | "." | ".."));
+        if host.is_empty() || host.ends_with('.') || odd {
             return Err(OriginError::Url);
         }
         let address: Option<IpAddr> = host.parse().ok();
