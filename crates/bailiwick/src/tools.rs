@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bailiwick_core::{Effect, PersonName, SystemName, ToolName};
+use bailiwick_credentials::lease::rotation::Rotation;
 use bailiwick_credentials::{Injection, Part};
 use bailiwick_store::{Entry, Pin, PinStatus, StoreError};
 use bailiwick_wire::mcp::tool::ToolDefinition;
 
-use crate::builtin::{Built, LocalServer, Settings};
+use crate::builtin::{LocalServer, SealedSecrets};
 use crate::config::{EraChoice, RelayKind, SystemEntry, Transport, Value};
 use crate::entry::{self, Body};
 use crate::house::{House, StartError};
@@ -76,41 +77,35 @@ impl House {
 
     /// How a system is reached, and how credentials are made for its tasks, if they are.
     async fn reach(&self, entry: &SystemEntry) -> Result<(upstream::Transport, Option<Arc<Leasing>>), StartError> {
-        let transport = match &entry.transport {
+        let fault = |why| StartError::System(entry.name.to_string(), why);
+        let leasing = |kind, prefix, builtin, rights, header| {
+            let leasing = Leasing { system: entry.name.clone(), kind, prefix, builtin, rights, header, pool: entry.pool, issues: entry.issues, checked: AtomicBool::new(false) };
+            let leasing = Arc::new(leasing);
+            self.leases.add(Arc::clone(&leasing));
+            leasing
+        };
+        match &entry.transport {
             Transport::Stdio { command, args, cwd } => {
-                upstream::Transport::Stdio { command: command.into(), args: args.clone(), cwd: cwd.clone(), env_allow: Vec::new() }
+                let transport =
+                    upstream::Transport::Stdio { command: command.into(), args: args.clone(), cwd: cwd.clone(), env_allow: Vec::new() };
+                Ok((transport, None))
             }
             Transport::Http { url, allow_plain } => {
-                upstream::Transport::Http { url: url.to_string(), allow_plain_http: *allow_plain, extra_roots: Vec::new() }
+                let transport = upstream::Transport::Http { url: url.to_string(), allow_plain_http: *allow_plain, extra_roots: Vec::new() };
+                let Some(settings) = &entry.credential else { return Ok((transport, None)) };
+                let secrets = SealedSecrets::of(&self.store, self.sealer(), settings.secrets()).await?;
+                let kept: Arc<dyn Rotation> = self.kept_secrets();
+                let built = settings.build(&|name| secrets.open(name), &kept, &self.clock).map_err(fault)?;
+                Ok((transport, Some(leasing(built.kind, settings.prefix(), None, built.rights, Some(built.header)))))
             }
             Transport::Builtin(settings) => {
-                let built = self.build(entry, settings).await?;
-                let leasing = Leasing {
-                    system: entry.name.clone(),
-                    kind: built.kind,
-                    prefix: settings.prefix(),
-                    builtin: Some(Arc::clone(&built.builtin)),
-                    rights: Vec::new(),
-                    header: None,
-                    pool: entry.pool,
-                    issues: entry.issues,
-                };
-                let leasing = Arc::new(leasing);
-                self.leases.add(Arc::clone(&leasing));
+                let secrets = SealedSecrets::of(&self.store, self.sealer(), settings.secrets()).await?;
+                let built = settings.put_together(&secrets, &self.clock).map_err(fault)?;
+                let leasing = leasing(built.kind, settings.prefix(), Some(Arc::clone(&built.builtin)), Vec::new(), None);
                 let server = LocalServer::new(Arc::clone(&self.leases), Arc::clone(&leasing), built.builtin);
-                return Ok((upstream::Transport::Local(Arc::new(server)), Some(leasing)));
+                Ok((upstream::Transport::Local(Arc::new(server)), Some(leasing)))
             }
-        };
-        Ok((transport, None))
-    }
-
-    /// Puts a built-in system together, with its secrets.
-    async fn build(&self, entry: &SystemEntry, settings: &Settings) -> Result<Built, StartError> {
-        let mut sealed = HashMap::new();
-        for name in settings.secrets() {
-            sealed.insert(name.to_owned(), self.store.secret(name).await?);
         }
-        crate::builtin::build(settings, &sealed, self.sealer(), &self.clock).map_err(|why| StartError::System(entry.name.to_string(), why))
     }
 
     async fn injection(&self, entry: &SystemEntry) -> Result<Injection, StartError> {

@@ -7,11 +7,14 @@
 mod chain;
 mod held;
 pub(crate) mod http;
+pub(crate) mod mariadb;
 pub(crate) mod nats;
+pub(crate) mod postgresql;
 pub(crate) mod rabbitmq;
 pub(crate) mod redis;
 mod server;
 mod settings;
+mod sql;
 pub(crate) mod ssh;
 
 use std::fmt;
@@ -24,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use server::LocalServer;
 pub use settings::Settings;
-pub(crate) use settings::{Tables, build};
+pub(crate) use settings::{SealedSecrets, Tables};
 
 /// A system that knows no MCP: what it offers as tools, and how a call of one becomes work there.
 #[async_trait::async_trait]

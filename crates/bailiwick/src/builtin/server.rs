@@ -56,12 +56,7 @@ impl LocalServer {
 #[async_trait::async_trait]
 impl Local for LocalServer {
     async fn ready(&self) -> Result<(), String> {
-        let missing = self.leases.preflight(&self.leasing).await.map_err(|e| e.to_string())?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let words: Vec<String> = missing.iter().map(|f| format!("on `{}`: {}; {}", f.node, f.missing, f.remedy)).collect();
-        Err(format!("its credentials could not be ended here: {}", words.join(" | ")))
+        self.leases.check(&self.leasing).await.map_err(|e| e.to_string())
     }
 
     async fn request(&self, request: &UpstreamRequest<'_>, sent: &(dyn Fn() + Send + Sync)) -> Result<Reply, UpstreamError> {

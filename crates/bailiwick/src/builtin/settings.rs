@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bailiwick_core::Clock;
 use bailiwick_credentials::lease::Prefix;
 use bailiwick_credentials::{Sealer, Secret};
+use bailiwick_store::{Store, StoreError};
 
 use super::Built;
 
@@ -74,7 +75,9 @@ macro_rules! sorts {
 
 sorts! {
     http: Http,
+    mariadb: Mariadb,
     nats: Nats,
+    postgresql: Postgresql,
     rabbitmq: Rabbitmq,
     redis: Redis,
     ssh: Ssh,
@@ -84,14 +87,43 @@ sorts! {
 #[derive(Clone, Debug)]
 pub struct Settings(Sort);
 
-/// Puts it together with its secrets, which are opened for as long as that takes.
-///
-/// # Errors
-/// In words: a secret is not set or does not open, or the settings do not fit together.
-pub(crate) fn build(settings: &Settings, sealed: &HashMap<String, Option<Vec<u8>>>, sealer: &Sealer, clock: &Arc<dyn Clock>) -> Result<Built, String> {
-    let secret = |name: &str| -> Result<Secret, String> {
-        let sealed = sealed.get(name).and_then(Option::as_ref).ok_or_else(|| format!("the secret `{name}` is not set: `bailiwick secret set {name}`"))?;
-        sealer.open(name, sealed).map_err(|e| format!("the secret `{name}`: {e}"))
-    };
-    settings.build(&secret, clock)
+/// Sealed secrets by name, as the store had them. They are opened where a kind or a session takes them, and for no longer.
+#[derive(Debug)]
+pub(crate) struct SealedSecrets<'a> {
+    sealed: HashMap<String, Option<Vec<u8>>>,
+    sealer: &'a Sealer,
+}
+
+impl<'a> SealedSecrets<'a> {
+    /// Those of these names.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn of(store: &Store, sealer: &'a Sealer, names: Vec<&str>) -> Result<Self, StoreError> {
+        let mut sealed = HashMap::new();
+        for name in names {
+            sealed.insert(name.to_owned(), store.secret(name).await?);
+        }
+        Ok(Self { sealed, sealer })
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// In words: it is not set, or does not open.
+    pub(crate) fn open(&self, name: &str) -> Result<Secret, String> {
+        let unset = || format!("the secret `{name}` is not set: `bailiwick secret set {name}`");
+        let sealed = self.sealed.get(name).and_then(Option::as_ref).ok_or_else(unset)?;
+        self.sealer.open(name, sealed).map_err(|e| format!("the secret `{name}`: {e}"))
+    }
+}
+
+impl Settings {
+    /// Puts it together with its secrets.
+    ///
+    /// # Errors
+    /// In words: a secret is not set or does not open, or the settings do not fit together.
+    pub(crate) fn put_together(&self, secrets: &SealedSecrets<'_>, clock: &Arc<dyn Clock>) -> Result<Built, String> {
+        self.build(&|name| secrets.open(name), clock)
+    }
 }

@@ -10,6 +10,7 @@ mod starter;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bailiwick_core::{Agent, AgentName, Effect, Person, PersonName, RiskTier, Role, SpiffeId, SystemName, Timestamp, TrustDomain};
@@ -233,6 +234,10 @@ struct SystemFile {
     http: Option<crate::builtin::http::File>,
     /// Subjects of NATS that messages are published to, with a user that is made for the task.
     nats: Option<crate::builtin::nats::File>,
+    /// A MariaDB database, with an account that is made for the task.
+    mariadb: Option<crate::builtin::mariadb::File>,
+    /// A PostgreSQL database, with a role that is made for the task.
+    postgresql: Option<crate::builtin::postgresql::File>,
     /// Exchanges and queues of RabbitMQ, with a user that is made for the task.
     rabbitmq: Option<crate::builtin::rabbitmq::File>,
     /// Keys and channels of Redis, with a user that is made for the task.
@@ -262,6 +267,8 @@ struct SystemFile {
     /// Seconds that a call may take. Default 60.
     #[serde(default = "default_timeout")]
     timeout_seconds: u32,
+    /// A system with a `url` that is given a credential made for the task in a header.
+    credential: Option<crate::leased::File>,
     /// Accounts that are made beforehand, so that the first call of a task does not wait for one.
     #[serde(default)]
     pool: PoolFile,
@@ -477,6 +484,8 @@ pub struct SystemEntry {
     pub era: EraChoice,
     /// How long a call may take.
     pub timeout: Duration,
+    /// How a credential is made for each task of a system with a `url`, if one is.
+    pub(crate) credential: Option<Arc<crate::leased::Settings>>,
     /// Accounts that wait for tasks.
     pub(crate) pool: PoolSize,
     /// May credentials be handed out to agents?
@@ -492,15 +501,6 @@ impl SystemEntry {
         }
         let prefixes = self.effects.iter().filter_map(|(k, e)| k.strip_suffix('*').filter(|p| tool.starts_with(p)).map(|p| (p.len(), *e)));
         prefixes.max_by_key(|(length, _)| *length).map(|(_, effect)| effect)
-    }
-
-    /// How credentials are made for tasks of this system, if they are.
-    #[must_use]
-    pub const fn leasing_settings(&self) -> Option<&Settings> {
-        match &self.transport {
-            Transport::Builtin(settings) => Some(settings),
-            Transport::Stdio { .. } | Transport::Http { .. } => None,
-        }
     }
 
     /// The names of the sealed secrets that are injected into its calls.
@@ -668,7 +668,15 @@ fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person
 }
 
 fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntry, (String, &'static str)> {
-    let tables = Tables { http: given.http, nats: given.nats, rabbitmq: given.rabbitmq, redis: given.redis, ssh: given.ssh };
+    let tables = Tables {
+        http: given.http,
+        mariadb: given.mariadb,
+        nats: given.nats,
+        postgresql: given.postgresql,
+        rabbitmq: given.rabbitmq,
+        redis: given.redis,
+        ssh: given.ssh,
+    };
     let builtin = tables.check(base).map_err(|why| (format!("system `{name}`: {why}"), "see docs/guides/leases.md"))?;
     let transport = match (given.command, given.url, builtin) {
         (None, None, Some(settings)) => {
@@ -706,6 +714,16 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
             return Err((what, "say how it is reached"));
         }
     };
+    let credential = match &given.credential {
+        None => None,
+        Some(_) if !matches!(transport, Transport::Http { .. }) => {
+            return Err((format!("system `{name}` has a `credential`, and no `url`: its own table says how its credentials are made"), "see docs/guides/leases.md"));
+        }
+        Some(file) => {
+            let settings = file.check(base).map_err(|why| (format!("system `{name}`: `credential`: {why}"), "see docs/guides/cloud-credentials.md"))?;
+            Some(Arc::new(settings))
+        }
+    };
     let pool = PoolSize { read: given.pool.read.into(), write: given.pool.write.into() };
     if pool.read > 50 || pool.write > 50 {
         return Err((format!("system `{name}`: more than 50 accounts that wait"), "each is an account that may log in at the system: keep few"));
@@ -733,6 +751,7 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
         relay: given.relay,
         era: given.era,
         timeout: Duration::from_secs(u64::from(given.timeout_seconds.clamp(1, 3600))),
+        credential,
         pool,
         issues: given.issue_credentials,
     })

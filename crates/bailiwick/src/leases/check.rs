@@ -1,15 +1,17 @@
 //! The check of a system while no broker runs: what `bailiwick system check` does with the configuration and the sealed secrets alone.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bailiwick_core::{Clock, LeaseId};
+use bailiwick_credentials::lease::rotation::Rotation;
 use bailiwick_credentials::lease::{AccountName, Finding};
 use bailiwick_store::{Options, Store, StoreError};
 
+use crate::builtin::SealedSecrets;
 use crate::cli::{Failure, Place};
 use crate::clock::{SystemClock, random};
 use crate::config::{Config, Transport};
+use crate::kept_secrets::KeptSecrets;
 use crate::keys::Keys;
 
 /// What is missing at a system. `None`: a broker has the data directory, and is to be asked.
@@ -37,19 +39,24 @@ pub(crate) async fn check_stopped(place: &Place, name: &str) -> Result<Option<Ve
 async fn check(config: &Config, store: &Store, keys: &Keys, name: &str) -> Result<Vec<Finding>, Failure> {
     let known = config.systems.values().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
     let entry = config.systems.get(name).ok_or_else(|| Failure::new(format!("there is no system `{}`", name.escape_debug()), format!("the configuration has: {known}")))?;
-    let Some(settings) = entry.leasing_settings() else {
-        return Err(Failure::new(format!("no credentials are made for tasks at `{name}`"), "see docs/guides/leases.md"));
-    };
-    if let Transport::Stdio { .. } = &entry.transport {
-        return Err(Failure::new(format!("`{name}` is started by `command`: its credentials are its own"), "see docs/guides/leases.md"));
-    }
-    let mut sealed = HashMap::new();
-    for secret in settings.secrets() {
-        sealed.insert(secret.to_owned(), store.secret(secret).await.map_err(|e| Failure::new(e.to_string(), "see docs/guides/recovery.md"))?);
-    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let built = crate::builtin::build(settings, &sealed, keys.sealer(), &clock).map_err(|why| Failure::new(format!("system `{name}`: {why}"), ""))?;
-    let probe = AccountName::new(&settings.prefix(), LeaseId::new(clock.now(), random()).to_bytes());
-    let found = built.kind.preflight(&probe).await;
+    let fault = |why: String| Failure::new(format!("system `{name}`: {why}"), "see docs/guides/leases.md");
+    let damaged = |e: StoreError| Failure::new(e.to_string(), "see docs/guides/recovery.md");
+    let (kind, prefix) = match (&entry.transport, &entry.credential) {
+        (Transport::Builtin(settings), _) => {
+            let secrets = SealedSecrets::of(store, keys.sealer(), settings.secrets()).await.map_err(damaged)?;
+            (settings.put_together(&secrets, &clock).map_err(fault)?.kind, settings.prefix())
+        }
+        (Transport::Http { .. }, Some(settings)) => {
+            let secrets = SealedSecrets::of(store, keys.sealer(), settings.secrets()).await.map_err(damaged)?;
+            let kept: Arc<dyn Rotation> = Arc::new(KeptSecrets::new(store.clone(), keys.sealer().clone(), Arc::clone(&clock)));
+            (settings.build(&|name| secrets.open(name), &kept, &clock).map_err(fault)?.kind, settings.prefix())
+        }
+        (Transport::Stdio { .. } | Transport::Http { .. }, _) => {
+            return Err(Failure::new(format!("no credentials are made for tasks at `{name}`"), "see docs/guides/leases.md"));
+        }
+    };
+    let probe = AccountName::new(&prefix, LeaseId::new(clock.now(), random()).to_bytes());
+    let found = kind.preflight(&probe).await;
     found.map_err(|e| Failure::new(format!("`{name}`: {e}"), "is the system running, and are address, account and secret right?"))
 }

@@ -52,6 +52,7 @@ impl Leases {
     }
 
     async fn make(&self, held: &Arc<Held>, call: CallId) -> Result<(), LeaseError> {
+        self.check(&held.leasing).await?;
         let _busy = self.occupy(held.id).ok_or(LeaseError::TaskClosed)?;
         let now = self.clock.now();
         let kind = &held.leasing.kind;

@@ -15,6 +15,7 @@ mod sweep;
 mod work;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bailiwick_core::{Clock, LeaseId, SystemName, Task, TaskId};
@@ -76,6 +77,8 @@ pub(crate) struct Leasing {
     pub(crate) pool: PoolSize,
     /// May a credential be handed out to an agent, by a tool of its own?
     pub(crate) issues: bool,
+    /// Everything that an end needs was there when it was looked at.
+    pub(crate) checked: AtomicBool,
 }
 
 /// Why a call gets no credential.
@@ -87,6 +90,9 @@ pub(crate) enum LeaseError {
     /// The system, or the way to it.
     #[error("no credential could be made: {0}")]
     Target(#[from] TargetError),
+    /// The broker's own account at the system lacks a right that an end needs.
+    #[error("no credential is made, as it could not be ended: {0}")]
+    Unfit(String),
     /// The store's.
     #[error("the lease could not be written down: {0}")]
     Store(#[from] StoreError),

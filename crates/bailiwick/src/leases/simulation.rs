@@ -141,7 +141,7 @@ impl Broker {
         for system in ["orders", "stock"] {
             let kind = Arc::new(Simulated(Arc::clone(world)));
             let (system, prefix) = (system.parse().unwrap(), if system == "orders" { "ag_" } else { "agst_" }.parse().unwrap());
-            leases.add(Arc::new(Leasing { system, kind, prefix, builtin: None, rights: Vec::new(), header: None, pool: PoolSize::default(), issues: false }));
+            leases.add(Arc::new(Leasing { system, kind, prefix, builtin: None, rights: Vec::new(), header: None, pool: PoolSize::default(), issues: false, checked: AtomicBool::new(true) }));
         }
         let rows = store.tasks(TaskFilter { state: Some("open"), limit: usize::MAX, ..TaskFilter::default() }).await.unwrap();
         let open: BTreeMap<TaskId, Arc<Task>> = rows.into_iter().map(|row| (row.task.id, Arc::new(row.task))).collect();

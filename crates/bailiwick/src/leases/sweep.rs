@@ -1,11 +1,12 @@
 //! Preflight, and the sweep: a system is served only when its credentials can be ended there, and accounts that no lease explains are removed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bailiwick_core::{LeaseId, SystemName};
 use bailiwick_credentials::lease::{self, AccountName, Finding, TargetError};
 
-use super::{Leases, Leasing, locked};
+use super::{LeaseError, Leases, Leasing, locked};
 use crate::clock::random;
 
 /// An account of ours that no lease explains.
@@ -27,6 +28,23 @@ impl Leases {
         let found = leasing.kind.preflight(&AccountName::new(&leasing.prefix, id)).await;
         locked(&self.known).remove(&id);
         found
+    }
+
+    /// Looks once whether credentials can be ended there, before the first is made.
+    ///
+    /// # Errors
+    /// `Unfit`, with every missing right and its remedy; or it could not be found out.
+    pub(crate) async fn check(&self, leasing: &Leasing) -> Result<(), LeaseError> {
+        if leasing.checked.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let missing = self.preflight(leasing).await?;
+        if !missing.is_empty() {
+            let words: Vec<String> = missing.iter().map(|f| format!("on `{}`: {}; {}", f.node, f.missing, f.remedy)).collect();
+            return Err(LeaseError::Unfit(words.join(" | ")));
+        }
+        leasing.checked.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Removes accounts of this broker at a system that no lease explains.
