@@ -150,7 +150,7 @@ async fn a_task_reads_and_writes_with_credentials_that_are_made_for_it_and_end_w
     // The record says it in this order, all of it under the task.
     let entries = broker.entries().await;
     let at = |what: &dyn Fn(&Value) -> bool| entries.iter().position(|e| e["task"] == *task.id && what(e)).unwrap();
-    let lease = |state: &'static str| at(&move |e: &Value| e["kind"] == "lease" && e["state"] == state && e["account"] == *account);
+    let lease = |state: &'static str| at(&|e: &Value| e["kind"] == "lease" && e["state"] == state && e["account"] == *account);
     let intent = at(&|e| e["kind"] == "intent" && e["tool"] == "orders.query");
     let closed = at(&|e| e["kind"] == "task_ended" && e["state"] == "closed");
     let closing = at(&|e| e["kind"] == "task_ended" && e["state"] == "closing");

@@ -53,6 +53,29 @@ pub struct Settings {
     pub statement_timeout: Duration,
 }
 
+impl Settings {
+    /// Whether they can be used, told without a secret.
+    ///
+    /// # Errors
+    /// [`TargetCode::Plan`] if there is no node, or a setting is out of its range.
+    pub fn check(&self) -> Result<(), TargetError> {
+        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
+        if self.nodes.is_empty() || self.nodes.len() > NODES_MAX {
+            return wrong("expected 1 to 32 nodes");
+        }
+        if self.roles.len() > ROLES_MAX || !self.roles.iter().all(|role| fits(role)) {
+            return wrong("expected at most 64 roles, each of 1 to 80 characters");
+        }
+        if !fits(&self.user) || self.roles.contains(&self.user) {
+            return wrong("expected a user that is none of the roles");
+        }
+        if !(1..=1000).contains(&self.connections) {
+            return wrong("expected 1 to 1000 connections for each account");
+        }
+        Ok(())
+    }
+}
+
 /// Accounts of one server and its replicas.
 pub struct Mariadb {
     doors: Vec<Door>,
@@ -66,19 +89,7 @@ impl Mariadb {
     /// # Errors
     /// [`TargetCode::Plan`] if there is no node, or a setting is out of its range.
     pub fn new(settings: Settings, secret: Secret, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
-        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
-        if settings.nodes.is_empty() || settings.nodes.len() > NODES_MAX {
-            return wrong("expected 1 to 32 nodes");
-        }
-        if settings.roles.len() > ROLES_MAX || !settings.roles.iter().all(|role| fits(role)) {
-            return wrong("expected at most 64 roles, each of 1 to 80 characters");
-        }
-        if !fits(&settings.user) || settings.roles.contains(&settings.user) {
-            return wrong("expected a user that is none of the roles");
-        }
-        if !(1..=1000).contains(&settings.connections) {
-            return wrong("expected 1 to 1000 connections for each account");
-        }
+        settings.check()?;
         let secret = Arc::new(secret);
         let doors = settings.nodes.iter().map(|node| Door::new(node.clone(), &settings.user, Arc::clone(&secret))).collect();
         Ok(Self { doors, settings, clock })

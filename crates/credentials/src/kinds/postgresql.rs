@@ -55,6 +55,29 @@ pub struct Settings {
     pub cascade: bool,
 }
 
+impl Settings {
+    /// Whether they can be used, told without a secret.
+    ///
+    /// # Errors
+    /// [`TargetCode::Plan`] if there is no node, or a setting is out of its range.
+    pub fn check(&self) -> Result<(), TargetError> {
+        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
+        if self.nodes.is_empty() || self.nodes.len() > NODES_MAX {
+            return wrong("expected 1 to 32 nodes");
+        }
+        if self.groups.len() > GROUPS_MAX || !self.groups.iter().all(|group| fits(group)) {
+            return wrong("expected at most 64 groups, each of 1 to 63 bytes");
+        }
+        if !fits(&self.database) || !fits(&self.user) || self.groups.contains(&self.user) {
+            return wrong("expected a database, and a user that is none of the groups");
+        }
+        if !(1..=1000).contains(&self.connections) {
+            return wrong("expected 1 to 1000 connections for each account");
+        }
+        Ok(())
+    }
+}
+
 /// Roles of one cluster.
 pub struct Postgresql {
     doors: Vec<Door>,
@@ -68,19 +91,7 @@ impl Postgresql {
     /// # Errors
     /// [`TargetCode::Plan`] if there is no node, or a setting is out of its range.
     pub fn new(settings: Settings, secret: Secret, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
-        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
-        if settings.nodes.is_empty() || settings.nodes.len() > NODES_MAX {
-            return wrong("expected 1 to 32 nodes");
-        }
-        if settings.groups.len() > GROUPS_MAX || !settings.groups.iter().all(|group| fits(group)) {
-            return wrong("expected at most 64 groups, each of 1 to 63 bytes");
-        }
-        if !fits(&settings.database) || !fits(&settings.user) || settings.groups.contains(&settings.user) {
-            return wrong("expected a database, and a user that is none of the groups");
-        }
-        if !(1..=1000).contains(&settings.connections) {
-            return wrong("expected 1 to 1000 connections for each account");
-        }
+        settings.check()?;
         let secret = Arc::new(secret);
         let doors = settings.nodes.iter().map(|node| Door::new(node.clone(), &settings.user, &settings.database, Arc::clone(&secret))).collect();
         Ok(Self { doors, settings, clock })

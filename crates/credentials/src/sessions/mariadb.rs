@@ -28,8 +28,10 @@ const GRACE: Duration = Duration::from_secs(2);
 const TEXT_MAX: usize = 1 << 20;
 /// The character set of values that are bytes.
 const BINARY: u16 = 63;
-/// `Row size too large` of the client has no number; these of the server end the session: shutdown, killed.
+/// After these words of the server the session is of no use: shutdown, killed.
 const ENDED: [u16; 3] = [1053, 1927, 4031];
+/// The node is a replica, or became one: it takes no writes.
+const READ_ONLY: u16 = 1290;
 
 /// What holds in each session. With `IGNORE_SPACE` a name before a parenthesis is a function, whatever stands between them; without `ANSI_QUOTES` and
 /// `NO_BACKSLASH_ESCAPES`, statements that have neither `"` nor `\` are read as they are everywhere.
@@ -272,6 +274,13 @@ impl Exchange<'_> {
         let parameters = if parameters.is_empty() { Params::Empty } else { Params::Positional(parameters) };
         self.sent = true;
         let answer = self.answer(&statement, parameters).await;
+        if let (Mode::Write, Ok(Err(SessionError::Refused { code, words }))) = (self.mode, &answer)
+            && *code == READ_ONLY.to_string()
+        {
+            // The next session finds the node that takes writes.
+            self.sent = false;
+            return Err(words.clone());
+        }
         if self.usable && self.connection.close(statement).await.is_err() {
             self.usable = false;
         }

@@ -55,6 +55,8 @@ pub struct Session {
     node: Node,
     user: String,
     key: Option<CancelKey>,
+    /// What the session is called in the server's log, if not as it was at its opening.
+    name: std::sync::Mutex<Option<String>>,
     wire: Mutex<Option<Wire>>,
 }
 
@@ -85,7 +87,13 @@ impl Session {
             match opened {
                 Ok((wire, key)) => {
                     let is_standby = wire.status.standby;
-                    let session = Self { node: node.clone(), user: account.name.to_string(), key, wire: Mutex::new(Some(wire)) };
+                    let session = Self {
+                        node: node.clone(),
+                        user: account.name.to_string(),
+                        key,
+                        name: std::sync::Mutex::new(None),
+                        wire: Mutex::new(Some(wire)),
+                    };
                     if !is_standby {
                         return Ok(session);
                     }
@@ -119,6 +127,22 @@ impl Session {
         self.run(Mode::Write, sql, parameters, limits).await
     }
 
+    /// Gives a session that was opened beforehand to a task: from now on it has the tag's name in the server's log. False: it cannot be used for that.
+    pub async fn assign(&self, tag: &Tag) -> bool {
+        let name = tag.connection_name(63);
+        let mut slot = self.wire.lock().await;
+        let Some(mut wire) = slot.take() else { return false };
+        let limits = Limits { rows: 0, bytes: 0, time: OPEN_MAX };
+        let mut exchange = Exchange { wire: &mut wire, mode: Mode::Write, limits: &limits, name: None, committing: false, usable: true };
+        let named = tokio::time::timeout(OPEN_MAX, exchange.ours(&naming(&name))).await;
+        let named = matches!(named, Ok(Ok(Ok(_))));
+        if named {
+            *self.name.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(name);
+            *slot = Some(wire);
+        }
+        named
+    }
+
     /// Says goodbye and closes the connection. A statement that runs is not waited for.
     pub async fn close(&self) {
         if let Ok(mut slot) = self.wire.try_lock()
@@ -135,8 +159,12 @@ impl Session {
         };
         // While a statement runs, the connection is this future's: dropped with it, it is closed, and the guard stops the server.
         let Some(mut wire) = slot.take() else { return Err(SessionError::lost("the session is closed")) };
+        if mode == Mode::Write && wire.status.standby {
+            return Err(SessionError::lost("the node accepts no writes: it is a standby"));
+        }
+        let name = self.name.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let mut guard = Guard { node: &self.node, key: self.key, armed: true };
-        let mut exchange = Exchange { wire: &mut wire, mode, limits, committing: false, usable: true };
+        let mut exchange = Exchange { wire: &mut wire, mode, limits, name, committing: false, usable: true };
         let outcome = tokio::time::timeout(limits.time.saturating_add(GRACE), exchange.run(sql, parameters)).await;
         let (committing, usable) = (exchange.committing, exchange.usable);
         match outcome {
@@ -197,6 +225,8 @@ struct Exchange<'a> {
     wire: &'a mut Wire,
     mode: Mode,
     limits: &'a Limits,
+    /// What the session is called, where it must be called so again after its state was forgotten.
+    name: Option<String>,
     /// The commit was sent and is not answered.
     committing: bool,
     /// The connection can be used again afterwards.
@@ -232,6 +262,9 @@ impl Exchange<'_> {
                 self.committing = false;
                 // What a statement's functions set, made or locked is not there for the next call.
                 self.usable = matches!(self.ours("DISCARD ALL").await, Ok(Ok(_)));
+                if let Some(name) = self.name.take().filter(|_| self.usable) {
+                    self.usable = matches!(self.ours(&naming(&name)).await, Ok(Ok(_)));
+                }
                 Ok(committed.and_then(|tag| match tag.as_str() {
                     "COMMIT" => Ok(rows),
                     _ => Err(SessionError::Refused { code: "25P02".to_owned(), words: "the transaction was rolled back".to_owned() }),
@@ -358,6 +391,11 @@ impl Exchange<'_> {
 enum Batch {
     Complete(String),
     Suspended,
+}
+
+/// The name has neither control characters nor letters beyond ASCII, and a backslash is one in each session of ours.
+fn naming(name: &str) -> String {
+    format!("SET application_name = '{}'", name.replace('\'', "''"))
 }
 
 /// `INSERT 0 5`, `UPDATE 5`.

@@ -1,0 +1,71 @@
+//! `PostgreSQL` as tools: a role for each task, a member of the groups that the configuration names.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bailiwick_core::Clock;
+use bailiwick_credentials::Secret;
+use bailiwick_credentials::kinds::postgresql::{Postgresql, Settings as KindSettings};
+use bailiwick_credentials::lease::Prefix;
+use bailiwick_wire::sql::Dialect;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Built, sql};
+
+const PORT: u16 = 5432;
+/// How many connections an account may have at once, on each node: one that works, one that stops it, and some that are closing.
+const CONNECTIONS: u32 = 8;
+
+/// `[systems.NAME.postgresql]`: a cluster with its standbys, and what tasks may have there.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub(crate) struct File(sql::File);
+
+/// The checked table.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    sql: sql::Settings,
+    kind: KindSettings,
+}
+
+impl File {
+    /// Parses the table. Words say what was expected.
+    pub(crate) fn check(&self, folder: &Path) -> Result<Settings, String> {
+        let sql = self.0.check(PORT, folder)?;
+        let kind = KindSettings {
+            nodes: sql.nodes.clone(),
+            database: sql.database.clone(),
+            user: sql.user.clone(),
+            groups: sql.rights(),
+            connections: CONNECTIONS,
+            statement_timeout: sql.limits.time,
+            cascade: false,
+        };
+        kind.check().map_err(|error| error.detail().to_owned())?;
+        Ok(Settings { sql, kind })
+    }
+}
+
+impl Settings {
+    /// The names of the sealed secrets that it needs.
+    pub(crate) fn secrets(&self) -> Vec<&str> {
+        vec![&self.sql.secret]
+    }
+
+    /// What the names of its accounts begin with.
+    pub(crate) fn prefix(&self) -> Prefix {
+        self.sql.prefix.clone()
+    }
+
+    /// Where its calls go: `postgresql://db1:5432/shop, ..`.
+    pub(crate) fn target(&self) -> String {
+        self.sql.target("postgresql")
+    }
+
+    /// Puts it together.
+    pub(crate) fn build(&self, secret: &dyn Fn(&str) -> Result<Secret, String>, clock: &Arc<dyn Clock>) -> Result<Built, String> {
+        let kind = Postgresql::new(self.kind.clone(), secret(&self.sql.secret)?, Arc::clone(clock)).map_err(|error| error.detail().to_owned())?;
+        Ok(Built { kind: Arc::new(kind), builtin: Arc::new(sql::Tools::new(self.sql.clone(), Dialect::Postgresql)) })
+    }
+}
