@@ -80,7 +80,9 @@ pub(crate) fn arguments<T: DeserializeOwned>(arguments: &Value) -> Result<T, Ref
 pub(crate) fn answer(done: Result<Value, SessionError>) -> Result<Answer, UseError> {
     match done {
         Ok(structured) => Ok(Answer { structured, is_error: false }),
-        Err(SessionError::Refused { code, words }) => Ok(Answer { structured: json!({ "refused": { "code": code, "words": words } }), is_error: true }),
+        Err(SessionError::Refused { code, words }) => {
+            Ok(Answer { structured: json!({ "refused": { "code": code, "words": words } }), is_error: true })
+        }
         Err(error) => Err(trouble(&error)),
     }
 }
@@ -90,10 +92,7 @@ pub(crate) fn trouble(error: &SessionError) -> UseError {
 }
 
 /// The work, unless the call is cancelled: then it is dropped, and the connection with it.
-pub(crate) async fn unless_cancelled(
-    cancel: &CancellationToken,
-    work: impl Future<Output = Result<Answer, UseError>>,
-) -> Result<Answer, UseError> {
+pub(crate) async fn unless_cancelled(cancel: &CancellationToken, work: impl Future<Output = Result<Answer, UseError>>) -> Result<Answer, UseError> {
     tokio::select! {
         biased;
         answer = work => answer,

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 
 use super::connection::within;
 use crate::Secret;
-use crate::lease::{Account, AccountName, Ending, Finding, Found, Kind, Minted, Node, Plan, Prefix, Step, TargetCode, TargetError, TargetIds};
+use crate::lease::{Account, AccountName, Ending, Finding, Found, Kind, Minted, Node, Plan, Prefix, Step, Tag, TargetCode, TargetError, TargetIds};
 use api::{Api, encoded};
 
 const RIGHTS_MAX: usize = 64;
@@ -175,6 +175,11 @@ impl Kind for Rabbitmq {
 
     async fn mint(&self, plan: &Plan, secret: Option<&Secret>) -> Result<Minted, TargetError> {
         within(Step::Mint, self.mint_user(plan, super::proposed(secret)?)).await
+    }
+
+    /// Nothing of a user says for whom it is, and nothing expires it: the connection's name does, and the lease.
+    async fn assign(&self, _account: &Account, _tag: &Tag) -> Result<(), TargetError> {
+        Ok(())
     }
 
     async fn end(&self, account: &Account) -> Result<Ending, TargetError> {

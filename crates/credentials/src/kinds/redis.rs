@@ -25,7 +25,7 @@ use futures_util::future::join_all;
 
 use super::connection::within;
 use crate::Secret;
-use crate::lease::{Account, AccountName, Ending, Finding, Found, Kind, Minted, Node, Plan, Prefix, Step, TargetCode, TargetError, TargetIds};
+use crate::lease::{Account, AccountName, Ending, Finding, Found, Kind, Minted, Node, Plan, Prefix, Step, Tag, TargetCode, TargetError, TargetIds};
 use resp::Reply;
 use session::{Session, target};
 
@@ -171,6 +171,11 @@ impl Kind for Redis {
 
     async fn mint(&self, plan: &Plan, secret: Option<&Secret>) -> Result<Minted, TargetError> {
         within(Step::Mint, self.mint_user(plan, super::proposed(secret)?)).await
+    }
+
+    /// Nothing of a user says for whom it is, and nothing expires it: the connection's name does, and the lease.
+    async fn assign(&self, _account: &Account, _tag: &Tag) -> Result<(), TargetError> {
+        Ok(())
     }
 
     async fn end(&self, account: &Account) -> Result<Ending, TargetError> {

@@ -151,7 +151,7 @@ impl Connection {
                 match amqp.next().await? {
                     Event::Method(RETURN, _) => routed = false,
                     Event::Method(ACK, _) => break,
-                    Event::Method(NACK, _) => return Ok(Err("NACK the server could not keep the message".to_owned())),
+                    Event::Method(NACK, _) => return amqp.finish().await.map(|()| Err("NACK the server could not keep the message".to_owned())),
                     Event::Closed(words) => return Ok(Err(words)),
                     // The channel that is open, confirms that are on, and what comes back with a return.
                     Event::Method(..) | Event::Header(..) | Event::Body(_) => {}
