@@ -19,6 +19,7 @@ pub mod journal;
 pub mod kept_secrets;
 pub mod keyring;
 pub mod keys;
+mod leased;
 mod leases;
 pub mod ledger_access;
 pub mod live;

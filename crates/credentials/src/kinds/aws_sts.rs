@@ -103,6 +103,35 @@ pub struct Settings {
     pub session_max: Duration,
 }
 
+impl Settings {
+    /// Is each setting within its range?
+    ///
+    /// # Errors
+    /// [`TargetCode::Plan`], with what was expected.
+    pub fn check(&self) -> Result<(), TargetError> {
+        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
+        if !is_role(&self.role) {
+            return wrong("expected a role of the form `arn:aws:iam::123456789012:role/NAME`");
+        }
+        if !self.endpoint.is_base() {
+            return wrong("the endpoint's URL has no query");
+        }
+        if self.region.is_empty() || self.region.len() > 32 || !self.region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+            return wrong("expected a region such as `eu-central-1`");
+        }
+        if ![&self.audience, &self.subject].iter().all(|text| (1..=255).contains(&text.len()) && text.bytes().all(|b| (0x21..=0x7e).contains(&b))) {
+            return wrong("expected an audience and a subject of 1 to 255 visible characters of ASCII");
+        }
+        if self.rights.is_empty() || self.rights.len() > RIGHTS_MAX || !self.rights.values().all(|right| are_statements(right)) {
+            return wrong("expected 1 to 64 rights, each with 1 to 32 statements that have `Effect`, `Action` and `Resource`, at least one of them `Allow`");
+        }
+        if !(SESSION_MIN..=SESSION_MAX).contains(&self.session_max) {
+            return wrong("expected sessions of 15 minutes to 12 hours");
+        }
+        Ok(())
+    }
+}
+
 /// Sessions of one role.
 pub struct AwsSts {
     settings: Settings,
@@ -180,25 +209,7 @@ impl AwsSts {
     /// # Errors
     /// [`TargetCode::Plan`] if a setting is out of its range.
     pub fn new(settings: Settings, issuer: Arc<dyn Issuer>, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
-        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
-        if !is_role(&settings.role) {
-            return wrong("expected a role of the form `arn:aws:iam::123456789012:role/NAME`");
-        }
-        if !settings.endpoint.is_base() {
-            return wrong("the endpoint's URL has no query");
-        }
-        if settings.region.is_empty() || settings.region.len() > 32 || !settings.region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
-            return wrong("expected a region such as `eu-central-1`");
-        }
-        if ![&settings.audience, &settings.subject].iter().all(|text| (1..=255).contains(&text.len()) && text.bytes().all(|b| (0x21..=0x7e).contains(&b))) {
-            return wrong("expected an audience and a subject of 1 to 255 visible characters of ASCII");
-        }
-        if settings.rights.is_empty() || settings.rights.len() > RIGHTS_MAX || !settings.rights.values().all(|right| are_statements(right)) {
-            return wrong("expected 1 to 64 rights, each with 1 to 32 statements that have `Effect`, `Action` and `Resource`, at least one of them `Allow`");
-        }
-        if !(SESSION_MIN..=SESSION_MAX).contains(&settings.session_max) {
-            return wrong("expected sessions of 15 minutes to 12 hours");
-        }
+        settings.check()?;
         Ok(Self { settings, issuer, clock })
     }
 

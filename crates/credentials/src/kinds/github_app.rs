@@ -97,6 +97,32 @@ pub struct Settings {
     pub form: Option<Form>,
 }
 
+impl Settings {
+    /// Is each setting within its range?
+    ///
+    /// # Errors
+    /// [`TargetCode::Plan`], with what was expected.
+    pub fn check(&self) -> Result<(), TargetError> {
+        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
+        if !self.api.is_base() {
+            return wrong("the API's URL has no query");
+        }
+        if !(1..=64).contains(&self.client_id.len()) || !self.client_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.') {
+            return wrong("expected the app's client id, such as `Iv23liABCDEFGHIJKLMN`");
+        }
+        let fits = |right: &Right| {
+            (1..=REPOSITORIES_MAX).contains(&right.repositories.len())
+                && (1..=PERMISSIONS_MAX).contains(&right.permissions.len())
+                && right.repositories.iter().all(|name| is_repository(name))
+                && right.permissions.keys().all(|name| name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+        };
+        if self.rights.is_empty() || self.rights.len() > RIGHTS_MAX || !self.rights.values().all(fits) {
+            return wrong("expected 1 to 64 rights, each with 1 to 500 names of repositories without their owner and at least one permission");
+        }
+        Ok(())
+    }
+}
+
 /// Tokens of one installation.
 pub struct GithubApp {
     settings: Settings,
@@ -110,24 +136,9 @@ impl GithubApp {
     /// # Errors
     /// [`TargetCode::Plan`] if a setting is out of its range.
     pub fn new(settings: Settings, key: Key, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
-        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
+        settings.check()?;
         if key.algorithm() != "RS256" {
-            return wrong("an app's private key is an RSA key");
-        }
-        if !settings.api.is_base() {
-            return wrong("the API's URL has no query");
-        }
-        if !(1..=64).contains(&settings.client_id.len()) || !settings.client_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.') {
-            return wrong("expected the app's client id, such as `Iv23liABCDEFGHIJKLMN`");
-        }
-        let fits = |right: &Right| {
-            (1..=REPOSITORIES_MAX).contains(&right.repositories.len())
-                && (1..=PERMISSIONS_MAX).contains(&right.permissions.len())
-                && right.repositories.iter().all(|name| is_repository(name))
-                && right.permissions.keys().all(|name| name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
-        };
-        if settings.rights.is_empty() || settings.rights.len() > RIGHTS_MAX || !settings.rights.values().all(fits) {
-            return wrong("expected 1 to 64 rights, each with 1 to 500 names of repositories without their owner and at least one permission");
+            return Err(TargetError::new(TargetCode::Plan, Step::Connect, "", "an app's private key is an RSA key"));
         }
         Ok(Self { settings, key, clock })
     }
@@ -171,8 +182,9 @@ impl GithubApp {
 
     async fn mint_token(&self, right: &Right, agent: &str) -> Result<Minted, TargetError> {
         let permissions: BTreeMap<_, _> = right.permissions.iter().map(|(name, level)| (name, level.word())).collect();
+        let jwt = self.jwt()?;
         let mut question = Self::question(Method::POST, format!("/app/installations/{}/access_tokens", self.settings.installation), agent)
-            .bearer(&self.jwt()?)
+            .bearer(&jwt)
             .json(&json!({ "repositories": right.repositories, "permissions": permissions }))
             .at_most(ANSWER_BYTES_MAX);
         if let Some(form) = self.settings.form {
@@ -181,7 +193,7 @@ impl GithubApp {
         }
         let reply = self.settings.api.ask(Step::Mint, question).await?;
         if reply.status != 201 {
-            return Err(self.refusal(Step::Mint, &reply, &[]));
+            return Err(self.refusal(Step::Mint, &reply, &[&jwt]));
         }
         let protocol = |what: &str| TargetError::new(TargetCode::Protocol, Step::Mint, self.settings.api.name(), what);
         let given: Given = reply.json().ok_or_else(|| protocol("the answer is no installation token"))?;

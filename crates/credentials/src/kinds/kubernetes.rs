@@ -59,6 +59,33 @@ pub struct Settings {
     pub remembered: Duration,
 }
 
+impl Settings {
+    /// Is each setting within its range?
+    ///
+    /// # Errors
+    /// [`TargetCode::Plan`], with what was expected.
+    pub fn check(&self) -> Result<(), TargetError> {
+        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
+        if !self.api.is_base() {
+            return wrong("the API's URL has no query");
+        }
+        if !is_name(&self.namespace) || self.namespace.contains('.') {
+            return wrong("expected a namespace of small letters, digits and `-`");
+        }
+        if self.rights.is_empty() || self.rights.len() > RIGHTS_MAX || !self.rights.values().all(|account| is_name(account)) {
+            return wrong("expected 1 to 64 rights, each the name of a service account");
+        }
+        let fits = |audience: &String| (1..=255).contains(&audience.len()) && audience.bytes().all(|b| (0x21..=0x7e).contains(&b));
+        if self.audiences.len() > AUDIENCES_MAX || !self.audiences.iter().all(fits) {
+            return wrong("expected at most 8 audiences of visible ASCII");
+        }
+        if self.remembered > Duration::from_secs(30) {
+            return wrong("expected API servers that remember a token for at most 30 seconds");
+        }
+        Ok(())
+    }
+}
+
 /// Tokens of service accounts of one namespace.
 pub struct Kubernetes {
     api: Api,
@@ -72,25 +99,9 @@ impl Kubernetes {
     /// # Errors
     /// [`TargetCode::Plan`] if a setting is out of its range.
     pub fn new(settings: Settings, token: Secret, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
-        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
-        if !settings.api.is_base() {
-            return wrong("the API's URL has no query");
-        }
-        if !is_name(&settings.namespace) || settings.namespace.contains('.') {
-            return wrong("expected a namespace of small letters, digits and `-`");
-        }
-        if settings.rights.is_empty() || settings.rights.len() > RIGHTS_MAX || !settings.rights.values().all(|account| is_name(account)) {
-            return wrong("expected 1 to 64 rights, each the name of a service account");
-        }
-        let fits = |audience: &String| (1..=255).contains(&audience.len()) && audience.bytes().all(|b| (0x21..=0x7e).contains(&b));
-        if settings.audiences.len() > AUDIENCES_MAX || !settings.audiences.iter().all(fits) {
-            return wrong("expected at most 8 audiences of visible ASCII");
-        }
-        if settings.remembered > Duration::from_secs(30) {
-            return wrong("expected API servers that remember a token for at most 30 seconds");
-        }
+        settings.check()?;
         if token.is_empty() {
-            return wrong("the broker's own token is empty");
+            return Err(TargetError::new(TargetCode::Plan, Step::Connect, "", "the broker's own token is empty"));
         }
         Ok(Self { api: Api::new(settings.api.clone(), token), settings, clock })
     }
@@ -176,7 +187,7 @@ impl Kubernetes {
     async fn review(&self, step: Step, token: &Secret) -> Result<Review, TargetError> {
         let reply = self.api.review(step, token, &self.settings.audiences).await?;
         if reply.status != 201 {
-            return Err(self.api.refusal(step, &reply));
+            return Err(self.api.refusal_of(step, &reply, token));
         }
         let reviewed: Reviewed = reply.json().ok_or_else(|| TargetError::new(TargetCode::Protocol, step, self.api.node(), "the answer is no review"))?;
         let status = reviewed.status;

@@ -58,6 +58,32 @@ pub struct Settings {
     pub revocation_lag_max: Duration,
 }
 
+impl Settings {
+    /// Is each setting within its range?
+    ///
+    /// # Errors
+    /// [`TargetCode::Plan`], with what was expected.
+    pub fn check(&self) -> Result<(), TargetError> {
+        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
+        if !fits(&self.client_id) {
+            return wrong("expected a client id of 1 to 512 characters of ASCII");
+        }
+        if self.rights.is_empty() || self.rights.len() > RIGHTS_MAX || !self.rights.values().all(|scopes| are_scopes(scopes)) {
+            return wrong("expected 1 to 64 rights, each with 1 to 64 scopes (RFC 6749 section 3.3: visible ASCII without `\"` and `\\`)");
+        }
+        if self.resources.len() > RESOURCES_MAX || !self.resources.iter().all(|resource| fits(resource) && is_absolute(resource)) {
+            return wrong("expected at most 8 resources, each an absolute URI without a fragment (RFC 8707)");
+        }
+        if self.lifetime_max.is_some_and(|life| life.is_zero() || life > Duration::from_secs(366 * 86_400)) {
+            return wrong("expected a longest life of tokens between a second and a year");
+        }
+        if self.revocation_lag_max > LAG_MAX {
+            return wrong("expected revocations that reach the probe within 30 seconds");
+        }
+        Ok(())
+    }
+}
+
 /// How we prove to the server who we are.
 #[derive(Debug)]
 pub enum Login {
@@ -110,23 +136,8 @@ impl Oauth2 {
     /// # Errors
     /// [`TargetCode::Plan`] if a setting is out of its range.
     pub fn new(settings: Settings, login: Login, grant: Grant, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
+        settings.check()?;
         let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
-        let fits = |text: &str| (1..=TEXT_MAX).contains(&text.len()) && text.bytes().all(|byte| (0x20..=0x7e).contains(&byte));
-        if !fits(&settings.client_id) {
-            return wrong("expected a client id of 1 to 512 characters of ASCII");
-        }
-        if settings.rights.is_empty() || settings.rights.len() > RIGHTS_MAX || !settings.rights.values().all(|scopes| are_scopes(scopes)) {
-            return wrong("expected 1 to 64 rights, each with 1 to 64 scopes (RFC 6749 section 3.3: visible ASCII without `\"` and `\\`)");
-        }
-        if settings.resources.len() > RESOURCES_MAX || !settings.resources.iter().all(|resource| fits(resource) && is_absolute(resource)) {
-            return wrong("expected at most 8 resources, each an absolute URI without a fragment (RFC 8707)");
-        }
-        if settings.lifetime_max.is_some_and(|life| life.is_zero() || life > Duration::from_secs(366 * 86_400)) {
-            return wrong("expected a longest life of tokens between a second and a year");
-        }
-        if settings.revocation_lag_max > LAG_MAX {
-            return wrong("expected revocations that reach the probe within 30 seconds");
-        }
         match (&login, &grant) {
             (Login::Public, Grant::ClientCredentials) => return wrong("client credentials need a secret or a key"),
             (Login::Basic(secret) | Login::Post(secret), _) if secret.is_empty() => return wrong("the client's secret is empty"),
@@ -233,6 +244,10 @@ impl fmt::Debug for Oauth2 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Oauth2").field("settings", &self.0.settings).finish_non_exhaustive()
     }
+}
+
+fn fits(text: &str) -> bool {
+    (1..=TEXT_MAX).contains(&text.len()) && text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
 
 //= rfc6749#section-3.3

@@ -1,6 +1,6 @@
 //! The forms in which one secret can stand in an answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -49,7 +49,7 @@ pub(super) fn of(secret: &[u8], min: usize) -> Vec<Form> {
     all.into_iter().map(|(way, text)| Form { way, text: Zeroizing::new(text) }).filter(|form| form.text.len() >= min).collect()
 }
 
-/// The secret, and the part of it that is a secret by itself: a token after its scheme, a password inside a URL, a line of a key.
+/// The secret, and the part of it that is a secret by itself: a token after its scheme, a password inside a URL, a line of a key, a value of a JSON object.
 fn cores(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     let mut cores = vec![secret.to_vec(), secret.trim_ascii().to_vec()];
     if let Ok(text) = std::str::from_utf8(secret) {
@@ -68,6 +68,10 @@ fn cores(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
         }
         let lines = text.lines().map(str::trim).filter(|line| line.len() >= LINE_MIN && line.len() < secret.len() && !line.contains([' ', '\t']));
         cores.extend(lines.take(LINES_MAX).map(|line| line.as_bytes().to_vec()));
+        // Several secrets in one, as the three of a session at AWS.
+        if let Ok(values) = serde_json::from_str::<BTreeMap<String, String>>(text) {
+            cores.extend(values.into_values().take(LINES_MAX).map(String::into_bytes));
+        }
     }
     cores.sort();
     cores.dedup();

@@ -111,7 +111,8 @@ async fn a_client_is_known_by_each_way_to_log_in_and_its_secret_is_in_no_error()
     }
     let strangers = [login(&jwt::p256().unwrap().pem, &audience), login(&pair.pem, "https://elsewhere.example.org")];
     for login in strangers {
-        assert_eq!(of(world.settings(), login).mint(&one, None).await.unwrap_err().code(), TargetCode::Refused);
+        let error = of(world.settings(), login).mint(&one, None).await.unwrap_err();
+        assert!(error.code() == TargetCode::Refused && !error.to_string().contains("eyJ"), "{error}");
     }
 }
 

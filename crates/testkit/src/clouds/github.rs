@@ -71,7 +71,7 @@ impl Github {
     fn app(&self, asked: &Asked) -> Result<(), Told> {
         let settings = lock(&self.settings);
         let Ok((_, claims)) = verify(asked.bearer(), &settings.key) else {
-            return Err(message(401, "A JSON web token could not be decoded"));
+            return Err(message(401, &format!("A JSON web token could not be decoded: {}", asked.bearer())));
         };
         let (issued, expires) = (number(&claims, "iat"), number(&claims, "exp"));
         if text(&claims, "iss") != settings.client_id {

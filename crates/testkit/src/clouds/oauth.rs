@@ -152,10 +152,10 @@ impl Oauth {
             if one("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" {
                 return wrong("no assertion");
             }
-            let Ok((_, claims)) = verify(&one("client_assertion"), key) else { return wrong("the assertion is not signed by the client's key") };
+            let Ok((_, claims)) = verify(&one("client_assertion"), key) else { return wrong(&format!("not signed by the client's key: {}", one("client_assertion"))) };
             let (issuer, subject) = (text(&claims, "iss"), text(&claims, "sub"));
             if issuer != settings.client_id || subject != settings.client_id || text(&claims, "aud") != audience {
-                return wrong("the assertion is somebody else's");
+                return wrong(&format!("somebody else's: {}", one("client_assertion")));
             }
             let (issued, expires) = (number(&claims, "iat"), number(&claims, "exp"));
             if issued > now() || expires <= now() || expires > now() + 300 {

@@ -51,15 +51,16 @@ impl End<'_> {
 
     /// Is the app itself accepted? What it says if it is not.
     async fn control(&mut self) -> Result<Option<String>, TargetError> {
-        let question = GithubApp::question(Method::GET, "/app", "bailiwick").bearer(&self.system.jwt()?);
+        let jwt = self.system.jwt()?;
+        let question = GithubApp::question(Method::GET, "/app", "bailiwick").bearer(&jwt);
         let reply = self.system.settings.api.ask(Step::Verify, question).await?;
         match reply.status {
             200 => {
                 self.saw(Step::Verify, "the app itself is accepted");
                 Ok(None)
             }
-            401 | 404 => Ok(Some(format!("the app itself is refused, too: {}", reply.words(&["/message"], &[])))),
-            _ => Err(self.system.refusal(Step::Verify, &reply, &[])),
+            401 | 404 => Ok(Some(format!("the app itself is refused, too: {}", reply.words(&["/message"], &[&jwt])))),
+            _ => Err(self.system.refusal(Step::Verify, &reply, &[&jwt])),
         }
     }
 

@@ -20,12 +20,13 @@ struct Installation {
 pub(super) async fn preflight(system: &GithubApp, probe: &AccountName) -> Result<Vec<Finding>, TargetError> {
     let mut findings = Vec::new();
     let settings = &system.settings;
-    let question = GithubApp::question(Method::GET, format!("/app/installations/{}", settings.installation), "bailiwick preflight").bearer(&system.jwt()?);
+    let jwt = system.jwt()?;
+    let question = GithubApp::question(Method::GET, format!("/app/installations/{}", settings.installation), "bailiwick preflight").bearer(&jwt);
     let reply = settings.api.ask(Step::Verify, question).await?;
     match reply.status {
         200 => {}
         401 => {
-            let missing = format!("the app `{}` with this key is refused: {}", settings.client_id, reply.words(&["/message"], &[]));
+            let missing = format!("the app `{}` with this key is refused: {}", settings.client_id, reply.words(&["/message"], &[&jwt]));
             find(&mut findings, system, missing, "make a private key in the app's settings, and set it: bailiwick secret set NAME");
             return Ok(findings);
         }
@@ -33,7 +34,7 @@ pub(super) async fn preflight(system: &GithubApp, probe: &AccountName) -> Result
             find(&mut findings, system, format!("the app has no installation {}", settings.installation), "install the app, and configure the number at the end of the installation's URL");
             return Ok(findings);
         }
-        _ => return Err(system.refusal(Step::Verify, &reply, &[])),
+        _ => return Err(system.refusal(Step::Verify, &reply, &[&jwt])),
     }
     let installation: Installation = reply.json().ok_or_else(|| TargetError::new(TargetCode::Protocol, Step::Verify, settings.api.name(), "the answer is no installation"))?;
     if installation.suspended_at.is_some() {

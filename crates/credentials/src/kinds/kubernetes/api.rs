@@ -53,12 +53,17 @@ impl Api {
 
     /// A `Status` object, in its own words.
     pub(super) fn refusal(&self, step: Step, reply: &Reply) -> TargetError {
+        self.refusal_of(step, reply, &self.token)
+    }
+
+    /// The same, of a question that this token was in.
+    pub(super) fn refusal_of(&self, step: Step, reply: &Reply, token: &Secret) -> TargetError {
         let code = match reply.status {
             // No such namespace or service account, or a field that it does not take.
             400 | 404 | 422 if step == Step::Mint => TargetCode::Plan,
             409 => TargetCode::Busy,
             _ => reply.code(),
         };
-        TargetError::new(code, step, self.node(), &reply.words(&["/message"], &[&self.token]))
+        TargetError::new(code, step, self.node(), &reply.words(&["/message"], &[&self.token, token]))
     }
 }

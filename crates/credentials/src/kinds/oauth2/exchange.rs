@@ -118,10 +118,10 @@ async fn ask(inner: &Inner, form: Form, scopes: &BTreeSet<String>, agent: &str, 
         form = form.and("resource", resource.as_bytes());
     }
     let question = Question::new(Method::POST, "").header(USER_AGENT, agent);
-    let (question, form) = log_in(inner, question, form).map_err(Refused::Other)?;
-    let reply = inner.settings.token.ask(Step::Mint, question.form(form)).await.map_err(Refused::Other)?;
+    let known = log_in(inner, question, form).map_err(Refused::Other)?;
+    let reply = inner.settings.token.ask(Step::Mint, known.question.form(known.form)).await.map_err(Refused::Other)?;
     if reply.status != 200 {
-        return Err(refusal(inner, &reply, refresh));
+        return Err(refusal(inner, &reply, refresh.into_iter().chain(known.assertion.as_ref())));
     }
     granted(inner, &reply, refresh, scopes).ok_or_else(|| Refused::Other(wrong(inner, TargetCode::Protocol, "the answer is no token response")))
 }
@@ -146,12 +146,21 @@ fn granted(inner: &Inner, reply: &Reply, sent: Option<&Secret>, scopes: &BTreeSe
     Some(Answered { refresh, access, wrong })
 }
 
+/// A question that says who asks.
+struct Known {
+    question: Question,
+    form: Form,
+    /// What was signed for it.
+    assertion: Option<Secret>,
+}
+
 /// Adds what proves who we are.
-fn log_in(inner: &Inner, question: Question, form: Form) -> Result<(Question, Form), TargetError> {
+fn log_in(inner: &Inner, question: Question, form: Form) -> Result<Known, TargetError> {
     let id = inner.settings.client_id.as_bytes();
+    let known = |question, form| Known { question, form, assertion: None };
     Ok(match &inner.login {
-        Login::Public => (question, form.and("client_id", id)),
-        Login::Post(secret) => (question, form.and("client_id", id).and("client_secret", secret.expose())),
+        Login::Public => known(question, form.and("client_id", id)),
+        Login::Post(secret) => known(question, form.and("client_id", id).and("client_secret", secret.expose())),
         Login::Basic(secret) => {
             //= rfc6749#section-2.3.1
             // The client identifier is encoded using the "application/x-www-form-urlencoded" encoding algorithm per Appendix B, and the encoded value is used as
@@ -161,7 +170,7 @@ fn log_in(inner: &Inner, question: Question, form: Form) -> Result<(Question, Fo
             pair.push(b':');
             form_encode(secret.expose(), &mut pair);
             let value = Zeroizing::new(format!("Basic {}", Zeroizing::new(STANDARD.encode(pair.as_slice())).as_str()));
-            (question.secret_header(AUTHORIZATION, value.as_bytes()), form)
+            known(question.secret_header(AUTHORIZATION, value.as_bytes()), form)
         }
         Login::PrivateKeyJwt { key, kid, audience } => {
             let now = inner.clock.now().as_seconds();
@@ -172,17 +181,14 @@ fn log_in(inner: &Inner, question: Question, form: Form) -> Result<(Question, Fo
             });
             let assertion = key.sign(kid.as_deref(), &claims)?;
             let form = form.and("client_id", id.as_bytes()).and("client_assertion_type", b"urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
-            (question, form.and("client_assertion", assertion.expose()))
+            Known { question, form: form.and("client_assertion", assertion.expose()), assertion: Some(assertion) }
         }
     })
 }
 
 /// Section 5.2. Its words are the server's own, without what we sent.
-fn refusal(inner: &Inner, reply: &Reply, refresh: Option<&Secret>) -> Refused {
-    let mut secrets: Vec<&Secret> = refresh.into_iter().collect();
-    if let Login::Basic(secret) | Login::Post(secret) = &inner.login {
-        secrets.push(secret);
-    }
+fn refusal<'a>(inner: &'a Inner, reply: &Reply, sent: impl Iterator<Item = &'a Secret>) -> Refused {
+    let secrets: Vec<&Secret> = sent.chain(inner.login.secret()).collect();
     let said: serde_json::Value = reply.json().unwrap_or_default();
     let error = said.get("error").and_then(serde_json::Value::as_str).unwrap_or_default();
     let code = match (reply.status, error) {
@@ -193,6 +199,16 @@ fn refusal(inner: &Inner, reply: &Reply, refresh: Option<&Secret>) -> Refused {
     };
     let error = TargetError::new(code, Step::Mint, inner.settings.token.name(), &reply.words(&PLACES, &secrets));
     if matches!(reply.status, 400 | 401) && said.get("error").is_some_and(|error| error == "invalid_grant") { Refused::Grant(error) } else { Refused::Other(error) }
+}
+
+impl Login {
+    /// What is sent as it is.
+    const fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Basic(secret) | Self::Post(secret) => Some(secret),
+            Self::PrivateKeyJwt { .. } | Self::Public => None,
+        }
+    }
 }
 
 /// What a revocation came to.
@@ -207,12 +223,9 @@ pub(super) enum Revocation {
 pub(super) async fn revoke(inner: &Inner, step: Step, token: &Secret) -> Result<Revocation, TargetError> {
     let Some(endpoint) = &inner.settings.revocation else { return Ok(Revocation::None("no revocation endpoint is configured".to_owned())) };
     let form = Form::new().and("token", token.expose()).and("token_type_hint", b"access_token");
-    let (question, form) = log_in(inner, Question::new(Method::POST, ""), form)?;
-    let reply = endpoint.ask(step, question.form(form)).await?;
-    let mut secrets = vec![token];
-    if let Login::Basic(secret) | Login::Post(secret) = &inner.login {
-        secrets.push(secret);
-    }
+    let known = log_in(inner, Question::new(Method::POST, ""), form)?;
+    let reply = endpoint.ask(step, known.question.form(known.form)).await?;
+    let secrets: Vec<&Secret> = [token].into_iter().chain(known.assertion.as_ref()).chain(inner.login.secret()).collect();
     let said: serde_json::Value = reply.json().unwrap_or_default();
     match (reply.status, said.get("error").and_then(serde_json::Value::as_str).unwrap_or_default()) {
         //= rfc7009#section-2.2

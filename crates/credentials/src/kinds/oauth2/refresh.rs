@@ -19,6 +19,11 @@ pub(super) async fn token(inner: &Arc<Inner>, scopes: &BTreeSet<String>, agent: 
     let (tell, told) = tokio::sync::oneshot::channel();
     let (inner, scopes, agent) = (Arc::clone(inner), scopes.clone(), agent.to_owned());
     tokio::spawn(async move {
+        let _turn = inner.turn.lock().await;
+        // Whoever went away while others had their turn has cost nothing yet.
+        if tell.is_closed() {
+            return;
+        }
         let token = in_turn(&inner, &scopes, &agent).await;
         // A token that nobody waits for any more is known to nobody else.
         if let Err(Ok(token)) = tell.send(token) {
@@ -32,7 +37,6 @@ async fn in_turn(inner: &Inner, scopes: &BTreeSet<String>, agent: &str) -> Resul
     let Grant::RefreshToken { name, kept } = &inner.grant else {
         return Err(TargetError::new(TargetCode::Internal, Step::Mint, "", "there is no refresh token"));
     };
-    let _turn = inner.turn.lock().await;
     let rotation = Turn { name, kept: kept.as_ref() };
     let seen = rotation.open().await?;
     let lost = seen.candidate.is_none() && seen.phase == Phase::Open;
