@@ -1,6 +1,7 @@
 //! OpenAPI 3.0 and 3.1 documents as operations that can be offered as tools, and requests built from their checked arguments.
 //!
-//! What a document says about servers and security is not read: where requests go and with which credential is the configuration's business.
+//! What a document says about servers is not read, and of security only which parameters are credentials, so that no argument is one: where requests
+//! go and with which credential is the configuration's business.
 //! A request that is built has the path of its template with each parameter inside its own segment, whatever the arguments say.
 
 mod component;
@@ -229,20 +230,25 @@ fn tool_name(raw: Raw<'_>, method: Method, path: &str) -> String {
     id.unwrap_or_else(|| cleaned(&format!("{}_{path}", method.as_str().to_ascii_lowercase())))
 }
 
-/// At most 64 letters, digits, `_` and `-`; whatever else stands there is one `_`, and none at the ends.
+/// At most 64 letters, digits, `_` and `-`; whatever else stands there is one `_`, and none at the ends. Of a longer text the beginning stays, with a
+/// number made of the whole, so that names that begin alike stay apart.
 fn cleaned(text: &str) -> String {
-    let mut out = String::with_capacity(text.len().min(64));
+    let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             c if c.is_ascii_alphanumeric() || c == '-' => out.push(c),
             _ if out.is_empty() || out.ends_with('_') => {}
             _ => out.push('_'),
         }
-        if out.len() >= 64 {
-            break;
-        }
     }
-    out.trim_end_matches('_').to_owned()
+    out.truncate(out.trim_end_matches('_').len());
+    if out.len() > 64 {
+        // FNV-1a: two names that share it are refused like any two of one name.
+        let number = out.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        out.truncate(53);
+        out.push_str(&format!("_{:010x}", number >> 24));
+    }
+    out
 }
 
 /// One operation: what a tool says of it, and how a call of it becomes a request.

@@ -44,7 +44,7 @@ impl Orders {
             "openapi": "3.1.0",
             "info": { "title": "Orders", "version": "1" },
             "servers": [{ "url": "https://elsewhere.example/v1" }],
-            "components": { "schemas": { "Order": order }, "parameters": { "Key": { "name": "X-Api-Key", "in": "header", "required": true, "schema": { "type": "string" } } } },
+            "components": { "securitySchemes": { "Key": { "type": "apiKey", "in": "header", "name": "X-Api-Key" } }, "schemas": { "Order": order }, "parameters": { "Key": { "name": "X-Api-Key", "in": "header", "required": true, "schema": { "type": "string" } } } },
             "paths": {
                 "/orders": {
                     "parameters": [{ "$ref": "#/components/parameters/Key" }],

@@ -37,6 +37,14 @@ impl<'d> Components<'d> {
         self.is_3_0
     }
 
+    /// Is a parameter of this name and place (`header`, `query`) a credential of the API? It is never given by arguments.
+    pub(super) fn is_credential(&self, place: &str, name: &str) -> bool {
+        self.index.get("securitySchemes").into_iter().flatten().any(|(_, scheme)| {
+            let says = |member: &str, text: &str| scheme.member(member).and_then(Raw::string).is_some_and(|said| said.eq_ignore_ascii_case(text));
+            says("type", "apiKey") && says("in", place) && says("name", name)
+        })
+    }
+
     /// What a value is, if it is a reference; else the value itself.
     pub(super) fn resolve(&self, raw: Raw<'d>) -> Result<Raw<'d>, String> {
         let mut found = raw;

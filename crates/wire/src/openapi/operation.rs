@@ -150,6 +150,9 @@ impl Input {
     ) -> Result<(), String> {
         let required = raw.member("required").and_then(Raw::boolean) == Some(true) || place == "path";
         let set_by_us = |names: &[&str]| names.iter().any(|ours| ours.eq_ignore_ascii_case(name));
+        if components.is_credential(place, name) {
+            return self.leave_out(name, false);
+        }
         let (place, given) = match place {
             "path" => (Place::Path, true),
             "query" if set_by_us(choice.query) => return self.leave_out(name, false),

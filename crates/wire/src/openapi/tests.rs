@@ -154,7 +154,10 @@ fn what_is_optional_and_cannot_be_given_is_left_out_and_named() {
         { "name": "api_key", "in": "query", "required": true, "schema": {} }, { "name": "X-Api-Key", "in": "header", "required": true, "schema": {} },
         { "name": "Authorization", "in": "header", "required": true, "schema": {} }, { "name": "q", "in": "query", "schema": {} },
     ] } } }));
-    let choice = Choice { wanted: ALL, headers: &["x-api-key"], query: &["api_key"] };
+    let mut document = document;
+    document["components"] =
+        json!({ "securitySchemes": { "k": { "type": "apiKey", "in": "header", "name": "x-api-key" }, "b": { "type": "http", "scheme": "bearer" } } });
+    let choice = Choice { wanted: ALL, headers: &["authorization"], query: &["api_key"] };
     let document = Document::parse(document.to_string().as_bytes(), &choice).unwrap();
     let operation = &document.operations()[0];
     assert_eq!(operation.left_out().collect::<Vec<_>>(), ["Authorization", "X-Api-Key", "X-Forwarded-For", "api_key", "session"]);
@@ -169,6 +172,10 @@ fn names_are_clean_and_two_of_one_name_are_refused_by_name() {
     assert_eq!(error, DocumentError::SameName { name: "do_it".into(), one: "GET /a".into(), other: "PUT /b".into() });
     let none = Choice { wanted: &|name| name != "do_it", ..choice() };
     assert!(Document::parse(two.to_string().as_bytes(), &none).unwrap().operations().is_empty(), "what is not wanted is not in the way");
+    let long = |end: &str| json!({ "get": { "operationId": format!("{}{end}", "relationships-of-".repeat(8)) } });
+    let two = parse(&document(json!({ "/a": long("one"), "/b": long("two") }))).unwrap();
+    let names: Vec<&str> = two.operations().iter().map(Operation::name).collect();
+    assert!(names[0] != names[1] && names.iter().all(|name| name.len() == 64 && name.starts_with("relationships-of-")), "{names:?}");
     let unnamed = only(&document(json!({ "/pets/{pet-id}.json": { "get": { "operationId": "\u{202e}", "parameters":
         [{ "name": "pet-id", "in": "path", "schema": {} }] } } })));
     assert_eq!(unnamed.name(), "get_pets_pet-id_json");

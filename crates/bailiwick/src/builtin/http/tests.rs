@@ -196,15 +196,16 @@ async fn a_lease_that_has_ended_is_used_for_nothing_more_and_says_so() {
 #[tokio::test]
 async fn answers_have_a_limit_in_bytes_and_in_time() {
     let world = World::new();
-    let built = world.build(&format!("{BEARER}answer_bytes_max = 2048\nseconds_max = 1\n"));
+    let impatient = world.build(&format!("{BEARER}seconds_max = 1\n"));
+    world.cloud.fault("GET /v1/orders/1", Fault::Slow(Duration::from_secs(20)));
+    let slow = call(&session(&impatient, 2).await, "getOrder", json!({ "orderId": 1 })).await.unwrap_err();
+    assert!(slow.may_have_run && slow.words.contains("within 1 seconds"), "{slow:?}");
+    let built = world.build(&format!("{BEARER}answer_bytes_max = 2048\n"));
     let held = session(&built, 1).await;
     world.cloud.fault("GET /v1/orders/1", Fault::Huge);
     let huge = call(&held, "getOrder", json!({ "orderId": 1 })).await.unwrap();
     assert_eq!((huge.structured["status"].clone(), huge.structured.get("body")), (json!(200), None));
     assert!(huge.structured["note"].as_str().unwrap().contains("longer than 2048 bytes"));
-    world.cloud.fault("GET /v1/orders/1", Fault::Slow(Duration::from_secs(20)));
-    let slow = call(&held, "getOrder", json!({ "orderId": 1 })).await.unwrap_err();
-    assert!(slow.may_have_run && slow.words.contains("within 1 seconds"), "{slow:?}");
     world.cloud.fault("GET /v1/orders/1", Fault::Lost);
     assert!(call(&held, "getOrder", json!({ "orderId": 1 })).await.unwrap_err().may_have_run);
     world.cloud.fault("GET /v1/orders/1", Fault::Redirect("http://169.254.169.254/".to_owned()));
@@ -280,9 +281,8 @@ fn a_table_that_cannot_be_used_is_refused_with_words() {
 #[test]
 fn names_choose_and_lower() {
     let world = World::new();
-    let built = world.build(&format!(
-        "{BEARER}include = [\"get*\", \"search*\", \"refundOrder\"]\nexclude = [\"getO*\"]\nlower = {{ searchOrders = \"read\" }}"
-    ));
+    let built = world
+        .build(&format!("{BEARER}include = [\"get*\", \"search*\", \"refundOrder\"]\nexclude = [\"getO*\"]\nlower = {{ searchOrders = \"read\" }}"));
     let names: Vec<_> = built.builtin.tools().iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect();
     assert_eq!(names, ["refundOrder", "searchOrders"], "what is excluded is not offered");
     assert_eq!(built.builtin.judge("searchOrders", &json!({ "body": { "item": "tea" } })).unwrap(), Effect::Read);
