@@ -2,12 +2,16 @@
 //!
 //! They are written from the clouds' documentation, not measured: what they show is that we send what is documented and survive what can go wrong on the way.
 
+#[expect(clippy::indexing_slicing, reason = "a value of JSON gives null for what is not there")]
 pub mod github;
 pub mod jwt;
+#[expect(clippy::indexing_slicing, reason = "a value of JSON gives null for what is not there")]
 pub mod kubernetes;
+#[expect(clippy::indexing_slicing, reason = "a value of JSON gives null for what is not there")]
 pub mod oauth;
 pub mod orders;
 mod server;
+#[expect(clippy::indexing_slicing, reason = "a value of JSON gives null for what is not there")]
 pub mod sts;
 
 pub use server::{Asked, Cloud, Fault, Service, Told};

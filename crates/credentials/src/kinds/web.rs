@@ -79,13 +79,18 @@ impl Endpoint {
         }
         let uri: Uri = url.parse().map_err(|_| EndpointError::Url)?;
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or(EndpointError::Url)?;
+        // A port that is none is not the standard one.
+        let port = match authority.as_str().strip_prefix(authority.host()).ok_or(EndpointError::Url)? {
+            "" => None,
+            given => Some(given.strip_prefix(':').and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0).ok_or(EndpointError::Url)?),
+        };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let (secure, standard) = match uri.scheme_str() {
             Some("https") => (true, 443),
             Some("http") => (false, 80),
             _ => return Err(EndpointError::Url),
         };
-        if host.is_empty() || authority.as_str().ends_with(':') {
+        if host.is_empty() {
             return Err(EndpointError::Url);
         }
         if secure && tls.is_none() {
@@ -100,7 +105,7 @@ impl Endpoint {
         }
         Ok(Self {
             name: name.to_owned(),
-            port: authority.port_u16().unwrap_or(standard),
+            port: port.unwrap_or(standard),
             authority: authority.as_str().to_owned(),
             path: uri.path().trim_end_matches('/').to_owned(),
             query: uri.query().map(str::to_owned),
@@ -442,7 +447,7 @@ mod tests {
         assert_eq!(format!("{good:?}"), "one (api.example.org:8443/v3, tls)");
         assert!(!endpoint("https://api.example.org/a?b=c").unwrap().is_base());
         let long = format!("https://h/{}", "a".repeat(URL_MAX));
-        for bad in ["", "api.example.org", "/v3", "ftp://h/", "https://u:p@h/", "https://u@h/", "https://h/#f", "https://", "https://h:/", "https://h:99999/", &long] {
+        for bad in ["", "api.example.org", "/v3", "ftp://h/", "https://u:p@h/", "https://u@h/", "https://h/#f", "https://", "https://h:/", "https://h:99999/", "https://h:0/", "https://h:+1/", "https://[::1]x/", &long] {
             assert_eq!(endpoint(bad).unwrap_err(), EndpointError::Url, "{bad}");
         }
         assert_eq!(Endpoint::new("one", "https://h/", None).unwrap_err(), EndpointError::Roots);

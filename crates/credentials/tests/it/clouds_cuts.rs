@@ -53,7 +53,8 @@ fn an_end_cut_at_any_wait_is_taken_up_by_the_next() {
         let login = Login::Basic(Secret::from("canary-client".to_owned()));
         Box::new(Oauth2::new(oauth.settings(), login, Grant::ClientCredentials, clock()).unwrap())
     };
-    let kinds: [(&str, &str, &dyn Fn() -> Box<dyn Kind>); 3] = [
+    type Make<'a> = &'a dyn Fn() -> Box<dyn Kind>;
+    let kinds: [(&str, &str, Make<'_>); 3] = [
         ("deploy", "a review refuses", &|| Box::new(kubernetes.broker())),
         ("shop_ro", "status 401: Bad credentials", &|| Box::new(github.broker())),
         ("orders_ro", "status 401: invalid_token", &|| client()),

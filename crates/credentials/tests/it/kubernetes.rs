@@ -71,7 +71,7 @@ async fn a_token_works_is_bound_to_its_object_and_is_refused_after_its_end() {
     let plan = plan(&["deploy"]);
     let token = leased(&plan, world.broker().mint(&plan, None).await.unwrap());
     let object = plan.name.as_str().replace('_', "-");
-    assert_eq!(world.server.secrets(), [object.clone()]);
+    assert_eq!(world.server.secrets(), std::slice::from_ref(&object));
     let stored = world.server.secret(&object);
     assert!(stored["metadata"]["annotations"]["bailiwick/tag"].as_str().unwrap().contains(&plan.tag.task), "{stored}");
     assert!(stored.get("data").is_none(), "it is empty: {stored}");

@@ -186,7 +186,7 @@ impl Oauth {
         let Some((family, used_at)) = state.refresh.get(token).map(|refresh| (refresh.family, refresh.used_at)) else {
             return refuse(400, "invalid_grant", &format!("`{token}` is unknown"));
         };
-        let spent = used_at.is_some_and(|used_at| now_millis() > used_at + self.settings.grace.as_millis());
+        let spent = used_at.is_some_and(|used_at| now_millis() >= used_at + self.settings.grace.as_millis());
         if spent && self.settings.rotates {
             state.dead_families.insert(family);
         }
