@@ -176,6 +176,12 @@ pub struct Account {
 }
 
 impl Account {
+    /// The name to log in with: the account's own, unless the mint left another one (an account that was there before).
+    #[must_use]
+    pub fn login(&self) -> &str {
+        self.ids.find(TargetIds::LOGIN).unwrap_or(self.name.as_str())
+    }
+
     /// The secret itself, for an agent that is allowed to have it; `None` if there is none or it is no text. This is the one way out of
     /// this room: whoever calls it has a permit for exactly that.
     #[must_use]
@@ -191,6 +197,9 @@ impl Account {
 pub struct TargetIds(BTreeMap<String, String>);
 
 impl TargetIds {
+    /// The word for a name to log in with that is not the account's own.
+    pub const LOGIN: &str = "login";
+
     /// One word and what it is.
     #[must_use]
     pub fn one(word: &str, id: impl fmt::Display) -> Self {

@@ -5,6 +5,7 @@
 //! ([`crate::leases`]): the model never sees it, and it ends with the task.
 
 mod chain;
+pub(crate) mod checkout;
 mod held;
 pub(crate) mod http;
 pub(crate) mod mariadb;

@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use bailiwick_core::Clock;
 use bailiwick_credentials::lease::Prefix;
+use bailiwick_credentials::lease::rotation::Custody;
 use bailiwick_credentials::{Sealer, Secret};
 use bailiwick_store::{Store, StoreError};
 
 use super::Built;
+use crate::kept_secrets::KeptSecrets;
 
 /// One line for each sort: its table in the configuration, which is the name of its module.
 macro_rules! sorts {
-    ($($table:ident: $variant:ident),* $(,)?) => {
+    ($secret:ident, $clock:ident, $kept:ident; $($table:ident: $variant:ident($($given:ident),*)),* $(,)?) => {
         /// The tables of a system, as they are written. At most one is given.
         #[derive(Debug, Default)]
         pub(crate) struct Tables {
@@ -66,21 +68,29 @@ macro_rules! sorts {
                 match &self.0 { $(Sort::$variant(settings) => settings.target(),)* }
             }
 
-            fn build(&self, secret: &dyn Fn(&str) -> Result<Secret, String>, clock: &Arc<dyn Clock>) -> Result<Built, String> {
-                match &self.0 { $(Sort::$variant(settings) => settings.build(secret, clock),)* }
+            fn build(
+                &self,
+                $secret: &dyn Fn(&str) -> Result<Secret, String>,
+                $clock: &Arc<dyn Clock>,
+                $kept: &Arc<dyn Custody>,
+            ) -> Result<Built, String> {
+                match &self.0 { $(Sort::$variant(settings) => settings.build($($given),*),)* }
             }
         }
     };
 }
 
+// With what each is put together: its secrets, the time, and where secrets are that it changes.
 sorts! {
-    http: Http,
-    mariadb: Mariadb,
-    nats: Nats,
-    postgresql: Postgresql,
-    rabbitmq: Rabbitmq,
-    redis: Redis,
-    ssh: Ssh,
+    secret, clock, kept;
+    checkout: Checkout(kept, clock),
+    http: Http(secret, clock),
+    mariadb: Mariadb(secret, clock),
+    nats: Nats(secret, clock),
+    postgresql: Postgresql(secret, clock),
+    rabbitmq: Rabbitmq(secret, clock),
+    redis: Redis(secret, clock),
+    ssh: Ssh(secret, clock),
 }
 
 /// The settings of a built-in system, checked. No secret is in them, only names of secrets.
@@ -92,6 +102,7 @@ pub struct Settings(Sort);
 pub(crate) struct SealedSecrets<'a> {
     sealed: HashMap<String, Option<Vec<u8>>>,
     sealer: &'a Sealer,
+    store: Store,
 }
 
 impl<'a> SealedSecrets<'a> {
@@ -104,7 +115,7 @@ impl<'a> SealedSecrets<'a> {
         for name in names {
             sealed.insert(name.to_owned(), store.secret(name).await?);
         }
-        Ok(Self { sealed, sealer })
+        Ok(Self { sealed, sealer, store: store.clone() })
     }
 
     /// One of them.
@@ -124,6 +135,7 @@ impl Settings {
     /// # Errors
     /// In words: a secret is not set or does not open, or the settings do not fit together.
     pub(crate) fn put_together(&self, secrets: &SealedSecrets<'_>, clock: &Arc<dyn Clock>) -> Result<Built, String> {
-        self.build(&|name| secrets.open(name), clock)
+        let kept: Arc<dyn Custody> = Arc::new(KeptSecrets::new(secrets.store.clone(), secrets.sealer.clone(), Arc::clone(clock)));
+        self.build(&|name| secrets.open(name), clock, &kept)
     }
 }

@@ -79,7 +79,28 @@ pub(super) struct Settings {
     reading_functions: BTreeSet<String>,
 }
 
+/// What a table of accounts that were there before says, without what is for accounts that are made.
+pub(super) struct OfAccounts {
+    pub(super) nodes: Vec<NodeFile>,
+    pub(super) database: String,
+    pub(super) users: Vec<String>,
+    pub(super) writes: bool,
+    pub(super) prefix: Option<String>,
+    pub(super) reading_functions: Vec<String>,
+    pub(super) rows_max: Option<usize>,
+    pub(super) bytes_max: Option<usize>,
+    pub(super) seconds_max: Option<u64>,
+}
+
 impl File {
+    /// Accounts that were there before: their names are the rights, and nobody else logs in.
+    pub(super) fn of_accounts(given: OfAccounts) -> Self {
+        let OfAccounts { nodes, database, users, writes, prefix, reading_functions, rows_max, bytes_max, seconds_max } = given;
+        let write_rights = if writes { users.clone() } else { Vec::new() };
+        let (user, secret) = (String::new(), String::new());
+        Self { nodes, database, user, secret, prefix, read_rights: users, write_rights, reading_functions, rows_max, bytes_max, seconds_max }
+    }
+
     pub(super) fn check(&self, port: u16, folder: &Path) -> Result<Settings, String> {
         if self.read_rights.is_empty() && self.write_rights.is_empty() {
             return Err("expected `read_rights` or `write_rights`: without any there is nothing to do".to_owned());

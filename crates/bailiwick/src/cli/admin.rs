@@ -309,10 +309,7 @@ async fn read_secret(name: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let read = if std::io::stdin().is_terminal() {
         let echo = Echo::off()?;
         warn(format_args!("value of `{name}` (not shown), then Enter:"));
-        let typed = tokio::task::spawn_blocking(|| {
-            let mut line = Zeroizing::new(String::new());
-            std::io::stdin().read_line(&mut line).map(|_| Zeroizing::new(line.as_bytes().to_vec()))
-        });
+        let typed = tokio::task::spawn_blocking(|| read_bare(std::io::stdin(), true));
         let typed = tokio::select! {
             typed = typed => typed,
             _ = tokio::signal::ctrl_c() => return Err(Failure::new("nothing was sealed", "")),
@@ -320,8 +317,7 @@ async fn read_secret(name: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
         drop(echo);
         typed.map_err(|e| Failure::new(e.to_string(), ""))?
     } else {
-        let mut all = Zeroizing::new(Vec::new());
-        std::io::stdin().lock().take(SECRET_BYTES_MAX.saturating_add(1)).read_to_end(&mut all).map(|_| all)
+        read_bare(std::io::stdin(), false)
     };
     let value = read.map_err(|e| Failure::new(format!("cannot read the value: {e}"), ""))?;
     let trimmed = value.strip_suffix(b"\n").map_or(value.as_slice(), |v| v.strip_suffix(b"\r").unwrap_or(v));
@@ -329,6 +325,27 @@ async fn read_secret(name: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
         0 => Err(Failure::new("the value is empty", "give it on standard input")),
         n if u64::try_from(n).is_ok_and(|n| n > SECRET_BYTES_MAX) => Err(Failure::new("the value is longer than 64 KiB", "")),
         _ => Ok(Zeroizing::new(trimmed.to_vec())),
+    }
+}
+
+/// Reads a secret to its end, or to the end of a line, into memory that is wiped: not through the library's buffer, which is not, and without growing,
+/// which would leave what was there before.
+fn read_bare(from: impl std::os::fd::AsFd, line: bool) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    const CHUNK: usize = 4096;
+    let most = usize::try_from(SECRET_BYTES_MAX).unwrap_or(usize::MAX);
+    let mut from = std::fs::File::from(from.as_fd().try_clone_to_owned()?);
+    let mut value = Zeroizing::new(Vec::with_capacity(most.saturating_add(CHUNK)));
+    let mut chunk = Zeroizing::new([0; CHUNK]);
+    loop {
+        let got = match from.read(chunk.as_mut_slice()) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            got => got?,
+        };
+        let read = chunk.get(..got).unwrap_or_default();
+        value.extend_from_slice(read);
+        if got == 0 || value.len() > most || line && read.contains(&b'\n') {
+            return Ok(value);
+        }
     }
 }
 

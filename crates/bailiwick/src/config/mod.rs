@@ -236,6 +236,8 @@ struct SystemFile {
     nats: Option<crate::builtin::nats::File>,
     /// A MariaDB database, with an account that is made for the task.
     mariadb: Option<crate::builtin::mariadb::File>,
+    /// Accounts of a database that were there before: lent to one task at a time, with another password after it.
+    checkout: Option<crate::builtin::checkout::File>,
     /// A PostgreSQL database, with a role that is made for the task.
     postgresql: Option<crate::builtin::postgresql::File>,
     /// Exchanges and queues of RabbitMQ, with a user that is made for the task.
@@ -669,6 +671,7 @@ fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person
 
 fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntry, (String, &'static str)> {
     let tables = Tables {
+        checkout: given.checkout,
         http: given.http,
         mariadb: given.mariadb,
         nats: given.nats,

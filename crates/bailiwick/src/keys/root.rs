@@ -37,9 +37,9 @@ enum Held {
     /// Wrapped by a token's key.
     Pkcs11 {
         /// The token.
-        place: TokenPlace,
+        place: Box<TokenPlace>,
         /// The wrapped key.
-        root: WrappedRoot,
+        root: Box<WrappedRoot>,
     },
 }
 
@@ -125,7 +125,7 @@ fn made(source: &Sealing, not: Option<RootId>) -> Result<(RootKey, Zeroizing<Vec
         Sealing::Token(place) => {
             let (key, _) = RootKey::generate().map_err(|e| StartError::place("the root key", e))?;
             let root = with_token(place, |token| key.wrap(token))?;
-            Ok((key, json(&Held::Pkcs11 { place: place.clone(), root })?))
+            Ok((key, json(&Held::Pkcs11 { place: Box::new(place.clone()), root: Box::new(root) })?))
         }
     }
 }

@@ -32,8 +32,8 @@ use target::{Denied, Inside, Target};
 
 use super::connection::within;
 
-/// The word under which [`TargetIds`] have the name of the account that was lent: who uses the lease logs in with it, and not with the lease's own name.
-pub const ACCOUNT: &str = "account";
+/// The word under which [`TargetIds`] have the name of the account that was lent: [`Account::login`].
+pub const ACCOUNT: &str = TargetIds::LOGIN;
 
 const ACCOUNTS_MAX: usize = 64;
 
@@ -44,6 +44,34 @@ pub struct Settings {
     pub accounts: Vec<Legacy>,
     /// How many letters, digits, `-` and `_` a new password has: 22 (132 bits) to 64.
     pub password_chars: usize,
+}
+
+impl Settings {
+    /// Whether these can be lent there.
+    ///
+    /// # Errors
+    /// [`TargetCode::Plan`] if there is no account or no node, or a setting is out of its range.
+    pub fn check(&self, target: &dyn Target) -> Result<(), TargetError> {
+        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
+        if self.accounts.is_empty() || self.accounts.len() > ACCOUNTS_MAX {
+            return wrong("expected 1 to 64 accounts");
+        }
+        if !self.accounts.iter().all(|legacy| target.has_user_name(&legacy.user) && !legacy.secret.is_empty()) {
+            return wrong("expected a name that an account can have at this system, and the name of its secret");
+        }
+        let twice = |i: usize, a: &Legacy| self.accounts.iter().skip(i + 1).any(|b| a.user == b.user || a.secret == b.secret);
+        if self.accounts.iter().enumerate().any(|(i, a)| twice(i, a)) {
+            return wrong("expected each account, and each secret, once");
+        }
+        if !(22..=64).contains(&self.password_chars) {
+            return wrong("expected passwords of 22 to 64 characters");
+        }
+        let nodes = target.nodes();
+        if nodes.is_empty() || nodes.len() > 32 {
+            return wrong("expected 1 to 32 nodes");
+        }
+        Ok(())
+    }
 }
 
 /// An account that was there before us.
@@ -70,25 +98,8 @@ impl Checkout {
     /// # Errors
     /// [`TargetCode::Plan`] if there is no account or no node, or a setting is out of its range.
     pub fn new(settings: Settings, target: Arc<dyn Target>, custody: Arc<dyn Custody>, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
-        let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
-        if settings.accounts.is_empty() || settings.accounts.len() > ACCOUNTS_MAX {
-            return wrong("expected 1 to 64 accounts");
-        }
-        if !settings.accounts.iter().all(|legacy| target.has_user_name(&legacy.user) && !legacy.secret.is_empty()) {
-            return wrong("expected a name that an account can have at this system, and the name of its secret");
-        }
-        let twice = |i: usize, a: &Legacy| settings.accounts.iter().skip(i + 1).any(|b| a.user == b.user || a.secret == b.secret);
-        if settings.accounts.iter().enumerate().any(|(i, a)| twice(i, a)) {
-            return wrong("expected each account, and each secret, once");
-        }
-        if !(22..=64).contains(&settings.password_chars) {
-            return wrong("expected passwords of 22 to 64 characters");
-        }
-        let nodes = target.nodes();
-        if nodes.is_empty() || nodes.len() > 32 {
-            return wrong("expected 1 to 32 nodes");
-        }
-        Ok(Self { settings, target, nodes, custody, clock })
+        settings.check(target.as_ref())?;
+        Ok(Self { settings, nodes: target.nodes(), target, custody, clock })
     }
 
     fn node(&self, at: usize) -> &str {

@@ -75,14 +75,14 @@ impl Session {
         let Some(secret) = &account.secret else { return Err(SessionError::lost("the account has no secret to log in with")) };
         let (mut replica, mut trouble) = (None, None);
         for node in &place.nodes {
-            let opened = match options(node, account.name.as_str(), secret, place, tag) {
+            let opened = match options(node, account.login(), secret, place, tag) {
                 Ok(options) => log_in(&options).await.map(|(connection, read_only)| (connection, read_only, options)),
                 Err(words) => Err(words),
             };
             match opened {
                 Ok((connection, read_only, options)) => {
                     let session =
-                        Self { node: node.name().to_owned(), user: account.name.to_string(), options, connection: Mutex::new(Some(connection)) };
+                        Self { node: node.name().to_owned(), user: account.login().to_owned(), options, connection: Mutex::new(Some(connection)) };
                     if !read_only {
                         return Ok(session);
                     }

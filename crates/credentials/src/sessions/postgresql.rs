@@ -82,14 +82,14 @@ impl Session {
         let Some(secret) = &account.secret else { return Err(SessionError::lost("the account has no secret to log in with")) };
         let (mut standby, mut trouble) = (None, None);
         for node in &place.nodes {
-            let opening = log_in(node, account.name.as_str(), secret, &place.database, tag);
+            let opening = log_in(node, account.login(), secret, &place.database, tag);
             let opened = tokio::time::timeout(OPEN_MAX, opening).await.unwrap_or_else(|_| Err(Broken("no answer within 8 seconds".to_owned())));
             match opened {
                 Ok((wire, key)) => {
                     let is_standby = wire.status.standby;
                     let session = Self {
                         node: node.clone(),
-                        user: account.name.to_string(),
+                        user: account.login().to_owned(),
                         key,
                         name: std::sync::Mutex::new(None),
                         wire: Mutex::new(Some(wire)),

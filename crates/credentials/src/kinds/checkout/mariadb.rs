@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::target::{Denied, Inside, Target, Unchanged};
+use zeroize::Zeroizing;
+
+use super::target::{Denied, Inside, Target, Unchanged, plain};
 use crate::Secret;
 use crate::kinds::mariadb::password_hash;
 use crate::kinds::mariadb::session::{SETTINGS, Session, open};
@@ -74,12 +76,15 @@ impl Inside for Account {
     }
 
     async fn change(&mut self, new: &Secret) -> Result<(), Unchanged> {
-        let sql = if self.plain {
-            let password = zeroize::Zeroizing::new(String::from_utf8_lossy(new.expose()).into_owned());
-            zeroize::Zeroizing::new(format!("SET PASSWORD = PASSWORD({})", name_literal(&password)))
+        let mut sql = Zeroizing::new(String::with_capacity(256));
+        if self.plain {
+            let password = plain(new, &self.node)?;
+            sql.push_str("SET PASSWORD = PASSWORD('");
+            sql.push_str(password);
+            sql.push_str("')");
         } else {
-            zeroize::Zeroizing::new(format!("SET PASSWORD = {}", name_literal(&password_hash(new))))
-        };
+            sql.push_str(&format!("SET PASSWORD = {}", name_literal(&password_hash(new))));
+        }
         self.session.execute(&sql).await.map_err(|failure| self.unchanged(&failure))
     }
 

@@ -1,8 +1,9 @@
 //! A role of `PostgreSQL` that is there already. It sets its own password and ends its own sessions, which every role may.
 
 use tokio_postgres::error::SqlState;
+use zeroize::Zeroizing;
 
-use super::target::{Denied, Inside, Target, Unchanged};
+use super::target::{Denied, Inside, Target, Unchanged, plain};
 use crate::Secret;
 use crate::kinds::postgresql::session::{OPTIONS, Session, open};
 use crate::kinds::postgresql::sql::{Failure, cell, identifier, literal};
@@ -85,13 +86,17 @@ impl Inside for Role {
     }
 
     async fn change(&mut self, new: &Secret) -> Result<(), Unchanged> {
-        let password = if self.plain {
-            // Ours are letters, digits, `-` and `_`.
-            zeroize::Zeroizing::new(String::from_utf8_lossy(new.expose()).into_owned())
+        let mut sql = Zeroizing::new(String::with_capacity(512));
+        sql.push_str(&format!("ALTER ROLE {} PASSWORD ", identifier(&self.user)));
+        if self.plain {
+            // Ours are letters, digits, `-` and `_`: nothing to quote, and no copy is made of it here.
+            let password = plain(new, &self.node)?;
+            sql.push('\'');
+            sql.push_str(password);
+            sql.push('\'');
         } else {
-            zeroize::Zeroizing::new(scram::verifier(new).map_err(Unchanged::Otherwise)?)
-        };
-        let sql = zeroize::Zeroizing::new(format!("ALTER ROLE {} PASSWORD {}", identifier(&self.user), literal(&password)));
+            sql.push_str(&literal(&scram::verifier(new).map_err(Unchanged::Otherwise)?));
+        }
         // By itself, so that what is answered is done. A session or a role that is read-only is not for this statement.
         self.run(Step::Mint, "SET default_transaction_read_only = off").await.map_err(Unchanged::Otherwise)?;
         self.session.ask(&sql).await.map_err(|failure| self.unchanged(&failure)).map(drop)

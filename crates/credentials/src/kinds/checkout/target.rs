@@ -5,7 +5,7 @@
 use std::fmt;
 
 use crate::Secret;
-use crate::lease::TargetError;
+use crate::lease::{Step, TargetCode, TargetError};
 
 /// A system with accounts that were there before us, with every node on which they can log in.
 #[async_trait::async_trait]
@@ -64,4 +64,11 @@ pub enum Unchanged {
     Policy(String),
     /// What the system said, or the way to it. It has either.
     Otherwise(TargetError),
+}
+
+/// A password that stands in a statement itself: letters, digits, `-` and `_`, as ours are.
+pub(super) fn plain<'a>(password: &'a Secret, node: &str) -> Result<&'a str, Unchanged> {
+    let fits = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    let other = || Unchanged::Otherwise(TargetError::new(TargetCode::Internal, Step::Gate, node, "the new password has characters that ours never have"));
+    str::from_utf8(password.expose()).ok().filter(fits).ok_or_else(other)
 }
