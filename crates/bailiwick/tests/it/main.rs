@@ -9,6 +9,8 @@ mod broker;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod cloud;
+#[cfg(test)]
 mod connect;
 #[cfg(test)]
 mod disk;

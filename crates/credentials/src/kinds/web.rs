@@ -82,7 +82,7 @@ impl Endpoint {
         // A port that is none is not the standard one.
         let port = match authority.as_str().strip_prefix(authority.host()).ok_or(EndpointError::Url)? {
             "" => None,
-            given => Some(given.strip_prefix(':').and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0).ok_or(EndpointError::Url)?),
+            given => Some(given.strip_prefix(':').filter(|port| port.bytes().all(|b| b.is_ascii_digit())).and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0).ok_or(EndpointError::Url)?),
         };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let (secure, standard) = match uri.scheme_str() {
