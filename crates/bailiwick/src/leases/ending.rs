@@ -50,7 +50,9 @@ pub(crate) enum Tried {
 impl Leases {
     /// Nobody else mints or ends it meanwhile. `None`: somebody does.
     pub(super) fn occupy(&self, id: LeaseId) -> Option<Busy<'_>> {
-        locked(&self.busy).insert(id).then_some(Busy { leases: self, id })
+        let free = locked(&self.busy).insert(id);
+        // Made only if it is free: dropping one gives the place back.
+        if free { Some(Busy { leases: self, id }) } else { None }
     }
 
     /// A task has ended (its leases are `ending` in the store): our connections are closed, and the ends are tried at once. Waits for them,

@@ -219,6 +219,19 @@ impl Broker {
     }
 }
 
+#[test]
+fn a_lease_is_worked_on_by_one_at_a_time_and_whoever_comes_second_leaves_the_first_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open_with(dir.path(), Box::new(Number), Options { log_bytes: 1 << 20, readers: 1 }).unwrap();
+    let sealer = Arc::new(bailiwick_credentials::RootKey::generate().unwrap().0.sealer().unwrap());
+    let (leases, _) = Leases::new(store, sealer, Arc::new(SystemClock::start()));
+    let id = LeaseId::from_bytes([1; 16]);
+    let first = leases.occupy(id).unwrap();
+    assert!(leases.occupy(id).is_none() && leases.occupy(id).is_none());
+    drop(first);
+    assert!(leases.occupy(id).is_some());
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }

@@ -182,6 +182,7 @@ async fn a_token_of_kubernetes_is_dead_with_its_object_and_an_object_that_no_lea
         broker: "canary-broker-token.3b1f".to_owned(),
         rights: rights.map(str::to_owned).into(),
         remembers: std::time::Duration::from_millis(500),
+        replicas: 2,
         audiences: [].into(),
         finalizers: false,
         page: 500,

@@ -350,7 +350,7 @@ async fn a_changed_letter_in_an_old_entry_is_found_at_the_start_or_soon_after_an
     let client = place.client();
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let starts = loop {
-        let answer = client.try_send(Method::GET, "/readyz", &[], "").await;
+        let answer = client.try_by("ops", Method::GET, "/readyz", None).await;
         if answer.is_some_and(|a| a.status == 503 && said(&a).contains("the record is damaged: entry")) {
             break true;
         }

@@ -7,6 +7,8 @@ mod attacks;
 #[cfg(test)]
 mod broker;
 #[cfg(test)]
+mod brokers;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod cloud;
@@ -23,9 +25,13 @@ mod faults;
 #[cfg(test)]
 mod hazards;
 #[cfg(test)]
+mod hosts;
+#[cfg(test)]
 mod http_api;
 #[cfg(test)]
 mod leases;
+#[cfg(test)]
+mod legacy;
 #[cfg(test)]
 mod oauth;
 #[cfg(test)]

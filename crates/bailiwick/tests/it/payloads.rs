@@ -461,7 +461,10 @@ async fn a_pruning_that_dies_at_any_step_is_carried_out_at_the_next_start() {
         let broker = place.open().await;
         let client = place.client();
         let task = client.task("scout").await;
+        // The index has the names too.
+        broker.house.store.rebuild_index().await.unwrap();
         broker.stop().await;
+        assert!(plain(&place.data, &format!("{CANARY}-7")).is_some());
         let mut child = place.spawn(Some(point));
         client.wait_for_tools(&task).await;
         let gone = client.try_by("ops", Method::POST, "/v1/ledger/prune", Some(json!({}))).await;
@@ -473,6 +476,255 @@ async fn a_pruning_that_dies_at_any_step_is_carried_out_at_the_next_start() {
         assert_eq!(client.call(&task, "sys.look", r#"{"key":"k"}"#).await.word(), "done");
         broker.stop().await;
         assert_eq!(plain(&place.data, &format!("{CANARY}-0\"")), None, "at {point}");
+        let index = std::fs::read(place.data.join("index.sqlite")).unwrap();
+        let name = format!("{CANARY}-100");
+        assert!(!index.windows(name.len()).any(|w| w == name.as_bytes()), "the index still has a pruned name after {point}");
         place.verify();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_published_yet_is_not_pruned_and_is_as_soon_as_it_is() {
+    let place = Place::with(|text| format!("{text}\n[retention]\nledger_days = 30\n[ledger]\npublish = \"out\"\npublish_seconds = 3600\n")).await;
+    let clock = ManualClock::start();
+    clock.back(400 * DAY);
+    let broker = place.open_at(std::sync::Arc::clone(&clock) as _).await;
+    assert!(broker.house.publication.covering(0, Duration::from_secs(30)).await);
+    // The next publication is an hour away.
+    for n in 0..600 {
+        let name = format!("{CANARY}-{n}");
+        broker.house.append(&bailiwick::entry::House { what: "secret_set", name: Some(&name), digest: None }).await.unwrap();
+    }
+    let published = broker.house.publication.current().unwrap().size;
+    assert!(published < 256, "{published}");
+    clock.forward(400 * DAY);
+    let client = place.client_at(std::sync::Arc::clone(&clock) as _);
+    let ask = async || client.by("ops", Method::POST, "/v1/ledger/prune", Some(json!({}))).await.json();
+    let held = ask().await;
+    assert_eq!((&held["minimum"], held["held_by"].as_str().is_some_and(|w| w.contains("publication"))), (&json!(0), true), "{held}");
+    let last = broker.house.store.head().size - 1;
+    assert!(broker.house.publication.covering(last, Duration::from_secs(30)).await);
+    // The entries go out right behind the head.
+    let out = place.config.parent().unwrap().join("out/1");
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while ask().await["minimum"] != json!(512) {
+        assert!(tokio::time::Instant::now() < deadline, "what is published is not pruned");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    broker.stop().await;
+    let (key, origin) = bailiwick::ledger_access::log_key(&place.data).unwrap();
+    let report = bailiwick_ledger::export::audit_kept(&out, &origin, &key, &[], |_, _| {}).unwrap();
+    assert_eq!((report.minimum, report.entries), (0, report.size), "entries are missing from the publication");
+}
+
+fn rows(place: &Place) -> i64 {
+    let payloads = rusqlite::Connection::open(place.data.join("payloads.sqlite")).unwrap();
+    payloads.query_row("SELECT count(*) FROM payloads", [], |r| r.get(0)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_texts_are_required_a_call_that_is_denied_in_the_last_moment_leaves_none() {
+    let place = place("payloads = \"required\"").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let mut done = 0;
+    for round in 0..5u32 {
+        let task = client.task_with("scout", json!({ "budget": { "calls": 1 } })).await;
+        let texts: Vec<String> = (0..8).map(|n| arguments(round * 8 + n)).collect();
+        let words = futures_util::future::join_all(texts.iter().map(|text| client.call(&task, "sys.put", text))).await;
+        done += words.iter().filter(|a| a.word() == "done").count();
+    }
+    assert_eq!(done, 5);
+    broker.stop().await;
+    assert_eq!(rows(&place), 5, "texts of denied calls are kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_whose_call_was_never_recorded_is_found_and_erased_with_the_others() {
+    let place = place("payloads = \"required\"").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    broker.stop().await;
+    let mut child = place.spawn(Some("after-payload"));
+    client.wait_for_tools(&task).await;
+    assert!(client.try_call(&task, "sys.put", &arguments(1)).await.is_none());
+    tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    let broker = place.open().await;
+    let report = erase(&client, order("containing", &format!("{CANARY}-1"))).await;
+    assert_eq!((&report["open"], &report["texts"]), (&json!([task.id]), &json!(0)));
+    end(&client, &task).await;
+    assert_eq!(erase(&client, order("containing", &format!("{CANARY}-1"))).await["texts"], 1);
+    broker.stop().await;
+    assert_eq!(rows(&place), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_looked_for_is_found_however_json_writes_it_and_in_results_that_wait() {
+    let place = place("arguments = 30").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    let forms = [
+        r#"{"key":"1","value":"M\u00fcller"}"#,
+        r#"{"key":"2","value":"a\/b\/c"}"#,
+        r#"{"key":"3","value":"so \ud83d\ude00 be it"}"#,
+        r#"{"key":"4","value":"{\"name\":\"Gro\\u00df\"}"}"#,
+        r#"{"key":"5","value":"two\nlines"}"#,
+    ];
+    for form in forms {
+        assert_eq!(client.call(&task, "sys.put", form).await.word(), "done");
+    }
+    client.approved(&task, "sys.pay", &payment(1)).await;
+    let hold = broker.house.store.holds(bailiwick_store::HoldFilter::default()).await.unwrap().remove(0);
+    let result = format!(r#"{{"content":[{{"type":"text","text":"W\u00e4re {CANARY}-result"}}]}}"#);
+    broker.house.store.result_put(hold.id, result.into_bytes()).await.unwrap();
+    end(&client, &task).await;
+    let looked = broker.entries().await.len();
+    for (text, calls) in [("Müller", 1), ("a/b/c", 1), ("so 😀 be", 1), ("Groß", 1), ("two\nlines", 1), ("Wäre ", 1)] {
+        let dry = client.by("ops", Method::POST, "/v1/erasures", Some(json!({ "containing": text, "reason": "x", "dry_run": true }))).await;
+        assert_eq!((dry.status, &dry.json()["calls_total"]), (200, &json!(calls)), "{text}: {dry:?}");
+    }
+    // Who looks into texts is on record, if only asking; what was looked for is not.
+    let entries = broker.entries().await;
+    let looks: Vec<&Value> = entries[looked..].iter().filter(|e| e["what"] == "texts_searched").collect();
+    assert!(looks.len() == 6 && looks.iter().all(|e| e["name"] == "ops"), "{looks:?}");
+    assert!(!entries.iter().any(|e| e.to_string().contains("Müller")));
+    erase(&client, json!({ "containing": "Wäre ", "reason": "request 4711" })).await;
+    assert!(broker.house.store.result(hold.id).await.unwrap().is_none(), "the result is still there");
+    stop_and_verify(broker, &place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_goes_on_when_whoever_asked_is_gone_and_the_same_request_joins_it() {
+    let place = place("arguments = 30").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    assert_eq!(client.call(&task, "sys.put", &arguments(1)).await.word(), "done");
+    end(&client, &task).await;
+    let file = rusqlite::Connection::open(place.data.join("payloads.sqlite")).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // Its client gives up while the file is held.
+    let asked = client.by("ops", Method::POST, "/v1/erasures", Some(order("task", &task.id)));
+    assert!(tokio::time::timeout(Duration::from_millis(1500), asked).await.is_err());
+    let second = client.by("ops", Method::POST, "/v1/erasures", Some(order("task", &task.id)));
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        file.execute_batch("ROLLBACK").unwrap();
+    };
+    let (second, ()) = tokio::join!(second, release);
+    assert_eq!((second.status, &second.json()["texts"]), (200, &json!(1)), "{second:?}");
+    let orders = broker.entries().await.iter().filter(|e| e["kind"] == "erasure").count();
+    assert_eq!(orders, 1, "the same request was ordered twice");
+    assert!(broker.house.store.erasures_due().await.unwrap().is_empty());
+    stop_and_verify(broker, &place).await;
+    assert_eq!(rows(&place), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_whose_client_went_away_is_carried_out_without_another_word() {
+    let place = place("arguments = 30").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    assert_eq!(client.call(&task, "sys.put", &arguments(1)).await.word(), "done");
+    end(&client, &task).await;
+    let file = rusqlite::Connection::open(place.data.join("payloads.sqlite")).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let asked = client.by("ops", Method::POST, "/v1/erasures", Some(order("task", &task.id)));
+    assert!(tokio::time::timeout(Duration::from_millis(1500), asked).await.is_err());
+    assert_eq!(broker.house.store.erasures_due().await.unwrap().len(), 1);
+    file.execute_batch("ROLLBACK").unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !broker.house.store.erasures_due().await.unwrap().is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "it was dropped with its request");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stop_and_verify(broker, &place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_have_a_bound_in_all_and_the_oldest_go_before_their_time_with_an_entry_that_says_so() {
+    let place = place("total_mib_max = 1").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    let long = "x".repeat(60_000);
+    let mut calls = Vec::new();
+    for n in 0..40 {
+        assert_eq!(client.call(&task, "sys.put", &format!(r#"{{"key":"{n}","value":"{long}"}}"#)).await.word(), "done");
+        calls.push(call_of(&broker.entries().await, "intent", "sys.put"));
+    }
+    assert_eq!(texts(&client, "ben", &calls[0]).await["arguments"]["state"], "lost");
+    assert_eq!(texts(&client, "ben", &calls[39]).await["arguments"]["state"], "kept");
+    broker.house.expire_texts().await.unwrap();
+    let said = broker.entries().await.into_iter().filter(|e| e["what"] == "texts_displaced").count();
+    assert_eq!(said, 1);
+    let counted = String::from_utf8(client.send(Method::GET, "/metrics", &[], "").await.body.to_vec()).unwrap();
+    assert!(counted.contains("bailiwick_texts_displaced_total"), "{counted}");
+    stop_and_verify(broker, &place).await;
+    let bytes = std::fs::metadata(place.data.join("payloads.sqlite")).unwrap().len();
+    assert!(bytes <= (1 << 20) + (128 << 10), "{bytes}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_that_are_required_never_go_for_room_and_the_call_whose_text_finds_none_is_refused() {
+    let place = place("payloads = \"required\"\ntotal_mib_max = 1\nanswers = 30").await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    let long = "x".repeat(60_000);
+    let mut passed = Vec::new();
+    let refused = loop {
+        let answer = client.call(&task, "sys.put", &format!(r#"{{"key":"{}","value":"{long}"}}"#, passed.len())).await;
+        if answer.word() != "done" {
+            break answer;
+        }
+        passed.push(call_of(&broker.entries().await, "intent", "sys.put"));
+        assert!(passed.len() < 100, "there is no bound");
+    };
+    assert!(passed.len() > 5);
+    let words = String::from_utf8_lossy(&refused.body).into_owned();
+    assert!(words.contains("audit.unavailable") && words.contains("total_mib_max"), "{words}");
+    assert_eq!(place.upstream.times("put", ""), passed.len(), "a call was made whose text is not kept");
+    assert_eq!(client.call(&task, "sys.look", r#"{"key":"k"}"#).await.word(), "done");
+    assert_eq!(client.send(Method::GET, "/readyz", &[], "").await.status, 503);
+    for call in &passed {
+        assert_eq!(texts(&client, "ben", call).await["arguments"]["state"], "kept");
+    }
+    stop_and_verify(broker, &place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_somebody_emptied_is_found_and_the_next_start_knows_of_it_at_once() {
+    let place = place("").await;
+    old_ledger(&place, 600).await;
+    let empty = |sql: &str| rusqlite::Connection::open(store_file(&place.data)).unwrap().execute_batch(sql).unwrap();
+    empty("CREATE TABLE kept_aside AS SELECT idx, body FROM entries WHERE idx = 3; UPDATE entries SET body = x'' WHERE idx = 3");
+    let broker = place.open().await;
+    let house = std::sync::Arc::clone(&broker.house);
+    crate::support::until("it is found", || house.pen.stopped().is_some()).await;
+    drop(house);
+    // What is wrong with the record is for those with a role; a stranger learns that something is.
+    let client = place.client();
+    let stranger = client.send(Method::GET, "/readyz", &[], "").await;
+    assert_eq!(stranger.status, 503);
+    assert!(!stranger.json().to_string().contains("entry 3 ") && stranger.json().to_string().contains("audit.unavailable"), "{stranger:?}");
+    let operator = client.by("ops", Method::GET, "/readyz", None).await;
+    assert!(operator.status == 503 && operator.json().to_string().contains("entry 3 "), "{operator:?}");
+    let size = broker.house.store.head().size;
+    broker.stop().await;
+    let broker = place.open().await;
+    assert!(broker.house.pen.stopped().is_some(), "the damage was forgotten");
+    assert_eq!(broker.house.store.head().size, size, "something was signed although the record is damaged");
+    broker.stop().await;
+    // Once it is whole again, everything goes on.
+    empty("UPDATE entries SET body = (SELECT body FROM kept_aside) WHERE idx = 3; DROP TABLE kept_aside");
+    let broker = place.open().await;
+    assert!(broker.house.pen.stopped().is_none());
+    broker.stop().await;
+    let broker = place.open().await;
+    assert!(broker.house.pen.stopped().is_none());
+    stop_and_verify(broker, &place).await;
 }
