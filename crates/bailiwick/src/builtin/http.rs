@@ -125,10 +125,14 @@ impl Session for Held {
     async fn call(&self, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let asked = request(&self.tools, tool, arguments);
         let (_, request) = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false })?;
+        let cancelled = |may_have_run| UseError { words: "the call was cancelled".to_owned(), may_have_run, gone: false };
+        if cancel.is_cancelled() {
+            return Err(cancelled(false));
+        }
         // A request that is dropped closes its connection; what the API began, it may end.
         let answer = tokio::select! {
             answer = self.session.send(&request) => answer.map_err(trouble)?,
-            () = cancel.cancelled() => return Err(UseError { words: "the call was cancelled".to_owned(), may_have_run: true, gone: false }),
+            () = cancel.cancelled() => return Err(cancelled(true)),
         };
         if answer.redacted > 0 {
             metrics::counter!("bailiwick_redactions_total").increment(1);

@@ -17,6 +17,8 @@ mod cut;
 #[cfg(test)]
 mod github_app;
 #[cfg(test)]
+mod http;
+#[cfg(test)]
 mod kubernetes;
 #[cfg(test)]
 mod mariadb;

@@ -196,6 +196,7 @@ async fn a_lease_that_has_ended_is_used_for_nothing_more_and_says_so() {
 #[tokio::test]
 async fn answers_have_a_limit_in_bytes_and_in_time() {
     let world = World::new();
+    let arguments = json!({ "orderId": 1 });
     let impatient = world.build(&format!("{BEARER}seconds_max = 1\n"));
     world.cloud.fault("GET /v1/orders/1", Fault::Slow(Duration::from_secs(20)));
     let slow = call(&session(&impatient, 2).await, "getOrder", json!({ "orderId": 1 })).await.unwrap_err();
@@ -212,9 +213,17 @@ async fn answers_have_a_limit_in_bytes_and_in_time() {
     let moved = call(&held, "getOrder", json!({ "orderId": 1 })).await.unwrap();
     assert!(moved.is_error && moved.structured["note"].as_str().unwrap().contains("never followed"));
     let cancel = CancellationToken::new();
-    cancel.cancel();
+    let before = world.cloud.count("GET /v1/orders/1");
     world.cloud.fault("GET /v1/orders/1", Fault::Slow(Duration::from_secs(20)));
-    assert!(held.call("getOrder", &json!({ "orderId": 1 }), &cancel).await.unwrap_err().may_have_run);
+    let stop = async {
+        while world.cloud.count("GET /v1/orders/1") == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cancel.cancel();
+    };
+    let (cut, ()) = tokio::join!(held.call("getOrder", &arguments, &cancel), stop);
+    assert!(cut.unwrap_err().may_have_run);
+    assert!(!held.call("getOrder", &arguments, &cancel).await.unwrap_err().may_have_run, "nothing is sent for a call that was cancelled before");
     assert!(!call(&held, "getOrder", json!({ "orderId": 1 })).await.unwrap().is_error, "and the session goes on");
 }
 
