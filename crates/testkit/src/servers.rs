@@ -2,6 +2,7 @@
 
 pub mod mariadb;
 pub mod nats;
+pub mod nats_keys;
 pub mod postgres;
 pub mod rabbitmq;
 pub mod redis;

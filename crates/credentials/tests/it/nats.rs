@@ -3,8 +3,9 @@
 use bailiwick_credentials::Secret;
 use bailiwick_credentials::kinds::nats::{Keys, Nats, SUBJECTS};
 use bailiwick_credentials::lease::{Account, Kind as _, Minted, Node, Plan, Prefix, TargetCode, TargetIds, sweep};
+use bailiwick_testkit::servers::nats_keys::Nkey;
 
-use crate::nats_world::{Agent, Nkey, World, claims, credentials};
+use crate::nats_world::{Agent, World, claims, credentials};
 use crate::words::{assert_verified, count, fresh_name, plan, soon};
 
 const REFUSED: &str = "Authorization Violation";
@@ -93,7 +94,7 @@ async fn a_user_has_what_its_rights_name_and_an_empty_list_is_nothing() {
 async fn a_broker_that_was_restarted_carries_on_what_the_servers_have_and_remembers_nothing() {
     let world = World::start();
     let (one, two) = (mint(&world.broker(), &plan(&["orders_ro"])).await, mint(&world.broker(), &plan(&["orders_ro"])).await);
-    let stranger = Nkey::new(b'U', 9).public;
+    let stranger = Nkey::new(b'U', 9).unwrap().public;
     assert!(world.push(&[&stranger]).await.contains("\"code\":200"));
     let before = world.revoked().await[&stranger];
     for lease in [&one, &two] {
@@ -164,7 +165,7 @@ async fn a_revocation_goes_half_a_day_after_its_user_has_expired_and_that_of_som
     let world = World::start();
     let lease = mint(&world.broker(), &plan(&["orders_ro"])).await;
     assert_verified(&world.broker().end(&lease.account).await.unwrap(), &["one"], REFUSED);
-    let (stranger, ours) = (Nkey::new(b'U', 9).public, world.revoked().await[&lease.user]);
+    let (stranger, ours) = (Nkey::new(b'U', 9).unwrap().public, world.revoked().await[&lease.user]);
     assert!(world.push_at(&[(&stranger, 1), (&lease.user, ours)]).await.contains("\"code\":200"));
     // It expires in ten minutes.
     for (ahead, expected) in [(HOUR, true), (12 * HOUR, true), (12 * HOUR + 1200, false)] {
@@ -243,7 +244,7 @@ async fn preflight_names_what_our_user_may_not_do_and_a_key_that_is_not_trusted(
         assert!(!found.is_empty() && found[0].missing.contains("Permissions Violation"), "{lacking}: {found:#?}");
     }
     let mut wrong = world.keys(&SUBJECTS);
-    wrong.operator = Secret::from(Nkey::new(b'O', 77).seed);
+    wrong.operator = Secret::from(Nkey::new(b'O', 77).unwrap().seed);
     // It does not even look like the operator's: what the server has is not signed by the configured key.
     let found = world.try_broker(world.settings(), &wrong).unwrap().preflight(&fresh_name()).await.unwrap();
     assert!(found[0].missing.contains("not signed by the configured operator"), "{found:#?}");
@@ -252,7 +253,7 @@ async fn preflight_names_what_our_user_may_not_do_and_a_key_that_is_not_trusted(
     let found = world.try_broker(settings, &wrong).unwrap().preflight(&fresh_name()).await.unwrap();
     assert!(found[0].missing.contains("nothing shows that the servers trust ours"), "{found:#?}");
     let mut wrong = world.keys(&SUBJECTS);
-    wrong.account = Secret::from(Nkey::new(b'A', 78).seed);
+    wrong.account = Secret::from(Nkey::new(b'A', 78).unwrap().seed);
     let found = world.try_broker(world.settings(), &wrong).unwrap().preflight(&fresh_name()).await.unwrap();
     assert!(!found.is_empty(), "the account does not know the key that signs users");
     for swapped in [(&world.account.seed, &world.account.seed), (&world.operator.seed, &world.operator.seed)] {

@@ -1,18 +1,16 @@
-//! A private server with an operator, a system account and the account of a shop, written here a second time from the format's description; and
-//! clients as agents have them.
+//! A private server with an operator, a system account and the account of a shop; and clients as agents have them.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use bailiwick_core::{Clock, Timestamp};
 use bailiwick_credentials::kinds::nats::{Keys, Nats, Right, SUBJECTS, Settings};
 use bailiwick_credentials::lease::{Minted, Node};
 use bailiwick_credentials::{RootKey, Secret};
 use bailiwick_testkit::free_port;
 use bailiwick_testkit::servers::nats::Nats as Server;
+use bailiwick_testkit::servers::nats_keys::{Nkey, account_jwt, start, system_credentials, user_jwt};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -20,67 +18,6 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 use crate::words::{Now, clock};
-
-/// A key of NATS, with its seed.
-pub(crate) struct Nkey {
-    pair: Ed25519KeyPair,
-    pub(crate) public: String,
-    pub(crate) seed: String,
-}
-
-impl Nkey {
-    /// `letter` is `O`, `A` or `U`; `number` makes the key.
-    pub(crate) fn new(letter: u8, number: u8) -> Self {
-        let prefix = match letter {
-            b'O' => 14 << 3,
-            b'A' => 0,
-            _ => 20 << 3,
-        };
-        let pair = Ed25519KeyPair::from_seed_unchecked(&[number; 32]).unwrap();
-        let public = base32(&[&[prefix], pair.public_key().as_ref()].concat());
-        let seed = base32(&[&[18 << 3 | prefix >> 5, prefix << 3][..], &[number; 32]].concat());
-        Self { pair, public, seed }
-    }
-
-    pub(crate) fn from_seed(seed: &str) -> Self {
-        let digits: Vec<_> = seed.bytes().map(|b| b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".iter().position(|d| *d == b).unwrap()).collect();
-        let bits: String = digits.iter().fold(String::new(), |mut bits, digit| {
-            write!(bits, "{digit:05b}").unwrap();
-            bits
-        });
-        let bytes: Vec<u8> = bits.as_bytes().chunks_exact(8).map(|byte| u8::from_str_radix(str::from_utf8(byte).unwrap(), 2).unwrap()).collect();
-        let pair = Ed25519KeyPair::from_seed_unchecked(&bytes[2..34]).unwrap();
-        let public = base32(&[&[20 << 3], pair.public_key().as_ref()].concat());
-        Self { pair, public, seed: seed.to_owned() }
-    }
-
-    pub(crate) fn sign(&self, mut claims: Value) -> String {
-        claims["iss"] = self.public.clone().into();
-        claims["jti"] = "made-by-a-test".into();
-        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", encode(&json!({ "typ": "JWT", "alg": "ed25519-nkey" })), encode(&claims));
-        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes())))
-    }
-}
-
-fn base32(bytes: &[u8]) -> String {
-    let mut sum = 0_u16;
-    for byte in bytes {
-        sum ^= u16::from(*byte) << 8;
-        for _ in 0..8 {
-            sum = if sum & 0x8000 == 0 { sum << 1 } else { sum << 1 ^ 0x1021 };
-        }
-    }
-    let bits: String = bytes.iter().chain(&sum.to_le_bytes()).fold(String::new(), |mut bits, byte| {
-        write!(bits, "{byte:08b}").unwrap();
-        bits
-    });
-    let digit = |bits: &[u8]| {
-        let text = format!("{:0<5}", str::from_utf8(bits).unwrap());
-        char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[usize::from_str_radix(&text, 2).unwrap()])
-    };
-    bits.as_bytes().chunks(5).map(digit).collect()
-}
 
 pub(crate) struct World {
     pub(crate) server: Server,
@@ -109,13 +46,14 @@ impl World {
     }
 
     fn with_more(full: bool, more: &str) -> Self {
-        let (operator, account, system, broker) = (Nkey::new(b'O', 1), Nkey::new(b'A', 2), Nkey::new(b'A', 3), Nkey::new(b'U', 4));
-        let server = start(&operator, &account, &system, full, more);
+        let [operator, account, system, broker] =
+            [(b'O', 1), (b'A', 2), (b'A', 3), (b'U', 4)].map(|(letter, number)| Nkey::new(letter, number).unwrap());
+        let server = start(&operator, &account, &system, full, more).unwrap();
         Self { server, operator, account, system, broker }
     }
 
     fn server_with(&self, full: bool, more: &str) -> Server {
-        start(&self.operator, &self.account, &self.system, full, more)
+        start(&self.operator, &self.account, &self.system, full, more).unwrap()
     }
 
     /// A broker that has just been started.
@@ -151,13 +89,7 @@ impl World {
 
     /// Our keys; our user of the system account may publish to `subjects`.
     pub(crate) fn keys(&self, subjects: &[&str]) -> Keys {
-        let user = json!({ "sub": self.broker.public, "name": "broker", "iat": 1, "nats": {
-            "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": { "allow": subjects }, "sub": { "allow": ["_INBOX.>"] } } });
-        let jwt = self.system.sign(user);
-        let system = format!(
-            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
-            self.broker.seed
-        );
+        let system = system_credentials(&self.system, &self.broker, subjects);
         Keys { operator: Secret::from(self.operator.seed.clone()), account: Secret::from(self.account.seed.clone()), system: Secret::from(system) }
     }
 
@@ -181,15 +113,13 @@ impl World {
 
     /// Somebody of the account who may do everything.
     pub(crate) async fn anybody(&self) -> Agent {
-        let key = Nkey::new(b'U', 8);
-        let all = json!({ "sub": key.public, "name": "anybody", "iat": 1, "nats": { "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 } });
-        Agent::connect(&self.server, &self.account.sign(all), &key).await.unwrap()
+        let key = Nkey::new(b'U', 8).unwrap();
+        Agent::connect(&self.server, &user_jwt(&self.account, &key, "anybody"), &key).await.unwrap()
     }
 
     /// As an administrator.
     pub(crate) async fn ask(&self, subject: &str, body: &str) -> String {
-        let all = json!({ "sub": self.broker.public, "name": "admin", "iat": 1, "nats": { "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 } });
-        let mut admin = Agent::connect(&self.server, &self.system.sign(all), &self.broker).await.unwrap();
+        let mut admin = Agent::connect(&self.server, &user_jwt(&self.system, &self.broker, "admin"), &self.broker).await.unwrap();
         admin.send("SUB _INBOX.x 1").await;
         admin.send(&format!("PUB {subject} _INBOX.x {}\r\n{body}", body.len())).await;
         assert!(admin.hear().await.unwrap().starts_with("MSG"));
@@ -207,23 +137,6 @@ impl Clock for Ahead {
     }
 }
 
-fn start(operator: &Nkey, account: &Nkey, system: &Nkey, full: bool, more: &str) -> Server {
-    let shop = account_jwt(operator, account, &[]);
-    let accounts = [(account.public.as_str(), shop.as_str()), (&system.public, &account_jwt(operator, system, &[]))];
-    let trusted = operator.sign(json!({ "sub": operator.public, "name": "operator", "iat": 1, "nats": { "type": "operator", "version": 2 } }));
-    Server::start(&trusted, &system.public, &accounts, full, more).unwrap()
-}
-
-fn account_jwt(operator: &Nkey, account: &Nkey, revoked: &[(&str, i64)]) -> String {
-    let limits = json!({ "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1 });
-    let revoked: BTreeMap<_, _> = revoked.iter().copied().collect();
-    let mut claims = json!({ "sub": account.public, "name": "shop", "iat": 1, "nats": { "type": "account", "version": 2, "limits": limits } });
-    if !revoked.is_empty() {
-        claims["nats"]["revocations"] = json!(revoked);
-    }
-    operator.sign(claims)
-}
-
 /// A client as an agent has one.
 pub(crate) struct Agent {
     stream: BufReader<TcpStream>,
@@ -232,14 +145,14 @@ pub(crate) struct Agent {
 impl Agent {
     /// With the credentials that a mint gave.
     pub(crate) async fn log_in(server: &Server, jwt: &str, seed: &str) -> Result<Self, String> {
-        Self::connect(server, jwt, &Nkey::from_seed(seed)).await
+        Self::connect(server, jwt, &Nkey::from_seed(seed).unwrap()).await
     }
 
     async fn connect(server: &Server, jwt: &str, key: &Nkey) -> Result<Self, String> {
         let mut agent = Self { stream: BufReader::new(TcpStream::connect(("127.0.0.1", server.port())).await.map_err(|error| error.to_string())?) };
         let info = agent.line().await?;
         let info: Value = serde_json::from_str(info.strip_prefix("INFO ").unwrap()).unwrap();
-        let signature = URL_SAFE_NO_PAD.encode(key.pair.sign(info["nonce"].as_str().unwrap().as_bytes()));
+        let signature = key.signature(info["nonce"].as_str().unwrap());
         agent
             .send(&format!(
                 "CONNECT {}",

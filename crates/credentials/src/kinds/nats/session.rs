@@ -208,8 +208,12 @@ impl Session {
 
     /// Reads what has come without waiting for more: pings are answered, and a server that hung up is seen.
     pub(crate) async fn look(&mut self) -> Result<(), Failure> {
-        while let Some(filled) = self.fill().now_or_never() {
-            filled?;
+        // What the server said before it hung up is told.
+        let mut open = Ok(());
+        while open.is_ok()
+            && let Some(filled) = self.fill().now_or_never()
+        {
+            open = filled;
             if self.buffer.len() > PAYLOAD_MAX {
                 return Err(Failure::Malformed(TOO_LONG));
             }
@@ -221,7 +225,7 @@ impl Session {
                 Sent::Info(_) | Sent::Message { .. } | Sent::Pong | Sent::Other => {}
             }
         }
-        Ok(())
+        open
     }
 
     /// As [`Session::ask`], for a step of an account's life, within `limit`.

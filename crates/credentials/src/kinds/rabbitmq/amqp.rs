@@ -188,8 +188,12 @@ impl Connection {
 
     /// Has the server closed the connection, or hung up, while nothing was asked of it? Reads what has come, and waits for nothing.
     pub(crate) fn look(&mut self) -> Result<(), Failure> {
-        while let Some(filled) = self.fill().now_or_never() {
-            filled?;
+        // What the server said before it hung up is told.
+        let mut open = Ok(());
+        while open.is_ok()
+            && let Some(filled) = self.fill().now_or_never()
+        {
+            open = filled;
             if self.buffer.len() > FRAME_MAX {
                 return Err(Failure::Malformed("more than nobody asked for"));
             }
@@ -201,7 +205,7 @@ impl Connection {
                 _ => return Err(Failure::Malformed("a method that nobody expects")),
             }
         }
-        Ok(())
+        open
     }
 
     /// Waits for a method of the connection; gives its arguments. A close is told as a refusal.
