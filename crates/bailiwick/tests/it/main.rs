@@ -27,6 +27,8 @@ mod hazards;
 #[cfg(test)]
 mod hosts;
 #[cfg(test)]
+mod hosts;
+#[cfg(test)]
 mod http_api;
 #[cfg(test)]
 mod leases;

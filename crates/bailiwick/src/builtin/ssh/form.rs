@@ -30,7 +30,8 @@ pub(super) enum ArgumentFile {
         /// The words that it may be.
         of: Vec<String>,
     },
-    /// The path of something below a folder, without `..`. What symbolic links at the host lead to is not looked at.
+    /// The path of something below a folder, without `..`, of letters, digits and `.`, `_`, `-`, `+`, `,`, `@`, `:`, `=`, `%`. What symbolic links at
+    /// the host lead to is not looked at.
     Path {
         /// What it is, as the model reads it.
         description: Option<String>,
@@ -147,7 +148,7 @@ fn expected(argument: &ArgumentFile) -> String {
     match argument {
         ArgumentFile::Word { .. } => format!("a word of letters, digits, `.`, `_`, `@`, `:` and `-`, at most {TEXT_MAX}, not beginning with a sign"),
         ArgumentFile::Choice { of, .. } => format!("one of: {}", of.join(", ")),
-        ArgumentFile::Path { below, .. } => format!("the path of something below `{below}`, without `..`"),
+        ArgumentFile::Path { below, .. } => format!("the path of something below `{below}`, of letters, digits and `._-+,@:=%`, without `..`"),
         ArgumentFile::Integer { min, max, .. } => format!("a whole number from {min} to {max}"),
     }
 }
@@ -174,11 +175,12 @@ fn is_word(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | ':' | '-'))
 }
 
-/// From the root, with no part that leads elsewhere or reads otherwise.
+/// From the root, with no part that leads elsewhere, and nothing that a shell reads otherwise: somebody's form may have a shell in it after all.
 fn is_path(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | ',' | '@' | ':' | '=' | '%');
     (2..=PATH_MAX).contains(&text.len())
         && text.starts_with('/')
-        && text.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != ".." && !part.chars().any(char::is_control))
+        && text.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != ".." && part.chars().all(plain))
 }
 
 fn is_literal(word: &str) -> bool {
@@ -273,6 +275,9 @@ mod tests {
             ("file", json!("/var/log//x")),
             ("file", json!("var/log/x")),
             ("file", json!("/var/log/a\u{0}b")),
+            ("file", json!("/var/log/a b")),
+            ("file", json!("/var/log/$(id)")),
+            ("file", json!("/var/log/*")),
             ("lines", json!(0)),
             ("lines", json!(101)),
             ("lines", json!(1.5)),

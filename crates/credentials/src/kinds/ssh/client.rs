@@ -372,3 +372,6 @@ impl Channel {
 fn clean(words: &str) -> String {
     words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
 }
+
+#[cfg(test)]
+mod tests;

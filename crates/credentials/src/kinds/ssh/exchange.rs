@@ -237,6 +237,9 @@ fn fixed_32(number: &[u8]) -> Option<[u8; 32]> {
 }
 
 #[cfg(test)]
+pub(super) mod fake;
+
+#[cfg(test)]
 mod tests {
     use super::super::key::{Key, fresh};
     use super::*;
@@ -287,5 +290,25 @@ mod tests {
         assert!(!is_signed("ssh-ed25519", &one.blob(), b"other", &one.sign(b"hash")));
         assert!(!is_signed("rsa-sha2-512", &one.blob(), b"hash", &one.sign(b"hash")));
         assert!(!is_signed("ssh-ed25519", b"", b"hash", b""));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nonsense_of_a_host_is_no_offer_no_answer_and_no_signature(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), first in 0_u8..40) {
+            let ours = our_offer(&keys(), true).unwrap();
+            let message = [&[first], bytes.as_slice()].concat();
+            assert!(choose(&ours, &message).is_err());
+            assert!(read_reply(&message).is_none_or(|(key, ..)| key.len() < message.len()));
+            for algorithm in ["ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512"] {
+                for kind in ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"] {
+                    let (mut key, mut signature) = (Vec::new(), Vec::new());
+                    put_string(&mut key, kind.as_bytes());
+                    put_string(&mut signature, algorithm.as_bytes());
+                    key.extend_from_slice(&bytes);
+                    signature.extend_from_slice(&bytes);
+                    assert!(!is_signed(algorithm, &key, b"hash", &signature));
+                }
+            }
+        }
     }
 }
