@@ -299,8 +299,9 @@ impl Session for Held {
             (statement.text, run.parameters)
         };
         let work = async { answer(self.connection.run(tool, &sql, &parameters, &limits).await.map(|rows| told(&rows))) };
-        // A call that is dropped is stopped at the server, and nothing of it was committed unless the commit was under way.
-        unless_cancelled(cancel, work).await
+        // A call that is dropped is stopped at the server. What reads was rolled back, whenever that was.
+        let reads = matches!(tool, QUERY | DESCRIBE);
+        unless_cancelled(cancel, work).await.map_err(|error| UseError { may_have_run: error.may_have_run && !reads, ..error })
     }
 
     async fn assign(&self, tag: &Tag) -> bool {

@@ -267,7 +267,9 @@ impl Exchange<'_> {
             return Ok(Err(SessionError::NotSent(words)));
         }
         // `DROP TABLE` runs in a read-only transaction: it ends it first. What gives no rows is no read.
-        if self.mode == Mode::Read && statement.columns().is_empty() {
+        // (Of some forms of `SHOW` the server tells the columns only when they run.)
+        let shows = sql.trim_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case("show "));
+        if self.mode == Mode::Read && statement.columns().is_empty() && !shows {
             drop(self.connection.close(statement).await);
             return Ok(Err(SessionError::NotSent("the statement gives no rows, so it is no read".to_owned())));
         }

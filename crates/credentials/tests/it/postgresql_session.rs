@@ -68,6 +68,16 @@ async fn values_come_and_go_as_json_and_the_server_knows_the_task() {
     ] {
         assert_eq!(one(&session, sql, parameters.as_array().unwrap()).await.unwrap(), expected, "{sql}");
     }
+    for sql in ["SHOW ALL", "EXPLAIN (ANALYZE, FORMAT JSON) SELECT * FROM app.orders", "VALUES (1), (2)", "SELECT FROM app.orders"] {
+        let rows = session.read(sql, &[], &LIMITS).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        assert!(!rows.rows.is_empty(), "{sql}: {rows:?}");
+    }
+    // Given to another task, it has that task's name, also after a write forgot what the session was told.
+    let other = bailiwick_credentials::lease::Tag { task: "task_other".into(), ..tag() };
+    assert!(session.assign(&other).await);
+    drop(session.write("SELECT 1", &[], &LIMITS).await.unwrap());
+    assert_eq!(one(&session, "SHOW application_name", &[]).await.unwrap(), json!(other.connection_name(63)));
+    assert!(session.assign(&tag()).await);
     // The server's own log has the chain, and no password.
     let name = tag().connection_name(63);
     assert_eq!(world.sql(&format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{}'", name.replace('\'', "''"))), "1");
