@@ -32,6 +32,7 @@ impl World {
             broker: BROKER.to_owned(),
             rights: rights.map(str::to_owned).into(),
             remembers: Duration::from_millis(300),
+            replicas: 1,
             audiences: BTreeSet::from(["vault".to_owned()]),
             finalizers: false,
             page: 2,
@@ -98,6 +99,22 @@ async fn an_api_server_that_remembers_the_token_longer_is_waited_for() {
     });
     assert_ended(&ending.unwrap(), "revoked-verified", "a review refuses", &token.value);
     assert_eq!(agent.get(ANY, &token.value).await, 401);
+}
+
+#[tokio::test]
+async fn several_api_servers_behind_one_address_have_all_forgotten_the_token_when_it_has_its_ending() {
+    let world = World::start();
+    world.change(|cluster| (cluster.replicas, cluster.remembers) = (3, Duration::from_millis(1000)));
+    let one = plan(&["read"]);
+    let broker = of(Settings { remembered: Duration::from_millis(1050), ..world.settings() });
+    let token = leased(&one, broker.mint(&one, None).await.unwrap());
+    let mut agent = Agent::connect(&world.cloud).await;
+    // Two of them know it now, from the mint and from this; the third, which is asked at the end, refuses it at once.
+    assert_eq!(agent.get(ANY, &token.value).await, 200);
+    assert_ended(&broker.end(&token.account).await.unwrap(), "revoked-verified", "a review refuses", &token.value);
+    for _ in 0..6 {
+        assert_eq!(agent.get(ANY, &token.value).await, 401);
+    }
 }
 
 #[tokio::test]

@@ -287,6 +287,19 @@ async fn a_request_that_failed_before_it_was_done_costs_nothing() {
 }
 
 #[tokio::test]
+async fn an_answer_that_cannot_be_used_still_replaces_the_refresh_token() {
+    for cluster in [Cluster { odd: true, ..Cluster::default() }, Cluster { generous: true, ..Cluster::default() }] {
+        let world = World::start(cluster);
+        let keep = Keep::with(NAME, &world.server.log_in());
+        for _ in 0..4 {
+            let error = world.refresher(&keep).mint(&plan(&["orders_ro"]), None).await.unwrap_err();
+            assert!(matches!(error.code(), TargetCode::Protocol | TargetCode::Plan), "{error}");
+            assert_eq!(keep.phase(NAME), Phase::Open, "the server goes on taking what it gave");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_answer_is_written_down_before_its_access_token_is_used_even_if_the_disk_stumbles() {
     let world = World::start(Cluster::default());
     let keep = Keep::with(NAME, &world.server.log_in());

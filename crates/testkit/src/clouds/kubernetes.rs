@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -24,6 +25,8 @@ pub struct Settings {
     pub rights: BTreeSet<String>,
     /// For how long it is remembered that a token was good.
     pub remembers: Duration,
+    /// How many API servers stand behind the one address, each with a memory of its own. They are asked in turn.
+    pub replicas: usize,
     /// The audiences that it reviews tokens for, besides itself.
     pub audiences: BTreeSet<String>,
     /// Something puts finalizers on objects.
@@ -37,7 +40,8 @@ struct Token {
     secret: (String, String),
     audiences: Vec<String>,
     expires: i64,
-    good_until: u128,
+    /// For each API server, until when it remembers that the token was good.
+    good_until: BTreeMap<usize, u128>,
 }
 
 /// The API server.
@@ -46,6 +50,7 @@ pub struct Kubernetes {
     pub settings: Mutex<Settings>,
     secrets: Mutex<BTreeMap<String, Value>>,
     tokens: Mutex<BTreeMap<String, Token>>,
+    turn: AtomicUsize,
 }
 
 const ITSELF: &str = "https://kubernetes.default.svc";
@@ -60,7 +65,7 @@ impl Kubernetes {
     /// A cluster without objects.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings: Mutex::new(settings), secrets: Mutex::default(), tokens: Mutex::default() }
+        Self { settings: Mutex::new(settings), secrets: Mutex::default(), tokens: Mutex::default(), turn: AtomicUsize::new(0) }
     }
 
     /// The names of all Secrets.
@@ -189,7 +194,7 @@ impl Kubernetes {
         let audiences = Some(texts(&spec["audiences"])).filter(|audiences| !audiences.is_empty()).unwrap_or_else(|| vec![ITSELF.to_owned()]);
         let token = format!("eyJhbGciOiJSUzI1NiJ9.{}.{}", random(400), random(86));
         let expires = now() + seconds;
-        let made = Token { account: account.to_owned(), secret: (name.to_owned(), uid.to_owned()), audiences, expires, good_until: 0 };
+        let made = Token { account: account.to_owned(), secret: (name.to_owned(), uid.to_owned()), audiences, expires, good_until: BTreeMap::new() };
         lock(&self.tokens).insert(token.clone(), made);
         Ok(Told::json(201, &json!({ "kind": "TokenRequest", "status": { "token": token, "expirationTimestamp": rfc3339(expires) } })))
     }
@@ -199,14 +204,15 @@ impl Kubernetes {
         let namespace = lock(&self.settings).namespace.clone();
         let remembers = lock(&self.settings).remembers;
         let known = lock(&self.settings).audiences.clone();
+        let replica = self.turn.fetch_add(1, Ordering::SeqCst) % lock(&self.settings).replicas.max(1);
         let mut tokens = lock(&self.tokens);
         let token = tokens.get_mut(token)?;
         let wanted: Vec<&str> = if audiences.is_empty() { vec![ITSELF] } else { audiences.iter().map(String::as_str).collect() };
         let meant = token.audiences.iter().any(|audience| wanted.contains(&audience.as_str()) && (audience == ITSELF || known.contains(audience)));
         if self.is_alive(token) {
-            token.good_until = now_millis() + remembers.as_millis();
+            token.good_until.insert(replica, now_millis() + remembers.as_millis());
         }
-        (meant && (self.is_alive(token) || token.good_until > now_millis())).then(|| format!("system:serviceaccount:{namespace}:{}", token.account))
+        (meant && (self.is_alive(token) || token.good_until.get(&replica).is_some_and(|until| *until > now_millis()))).then(|| format!("system:serviceaccount:{namespace}:{}", token.account))
     }
 
     fn review(&self, asked: &Asked) -> Result<Told, Told> {

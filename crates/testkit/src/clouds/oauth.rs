@@ -42,6 +42,8 @@ pub struct Settings {
     pub revokes_family: bool,
     /// Gives more than was asked for.
     pub generous: bool,
+    /// Says how long a token lives in a form that is none.
+    pub odd: bool,
 }
 
 impl Default for Settings {
@@ -60,6 +62,7 @@ impl Default for Settings {
             lag: Duration::ZERO,
             revokes_family: false,
             generous: false,
+            odd: false,
         }
     }
 }
@@ -211,6 +214,9 @@ impl Oauth {
         let mut body = json!({ "access_token": token, "token_type": "Bearer", "scope": scope });
         if self.settings.says_life {
             body["expires_in"] = json!(self.settings.life.as_secs());
+        }
+        if self.settings.odd {
+            body["expires_in"] = json!(["soon"]);
         }
         if let Some(refresh) = refresh {
             body["refresh_token"] = json!(refresh);

@@ -79,8 +79,13 @@ struct Granted {
     access_token: SecretText,
     token_type: String,
     expires_in: Option<Seconds>,
-    refresh_token: Option<SecretText>,
     scope: Option<String>,
+}
+
+/// What replaces a refresh token, of the same answer.
+#[derive(Deserialize)]
+struct Replaced {
+    refresh_token: Option<SecretText>,
 }
 
 /// A number of seconds; some servers write it as text.
@@ -123,13 +128,17 @@ async fn ask(inner: &Inner, form: Form, scopes: &BTreeSet<String>, agent: &str, 
     if reply.status != 200 {
         return Err(refusal(inner, &reply, refresh.into_iter().chain(known.assertion.as_ref())));
     }
-    granted(inner, &reply, refresh, scopes).ok_or_else(|| Refused::Other(wrong(inner, TargetCode::Protocol, "the answer is no token response")))
+    Ok(granted(inner, &reply, refresh, scopes))
 }
 
-fn granted(inner: &Inner, reply: &Reply, sent: Option<&Secret>, scopes: &BTreeSet<String>) -> Option<Answered> {
-    let answer: Granted = reply.json()?;
-    let refresh = answer.refresh_token.and_then(SecretText::into_token);
+fn granted(inner: &Inner, reply: &Reply, sent: Option<&Secret>, scopes: &BTreeSet<String>) -> Answered {
+    // Whatever else is wrong with the answer, what replaces our refresh token is in no other.
+    let refresh = reply.json::<Replaced>().and_then(|answer| answer.refresh_token).and_then(SecretText::into_token);
     let refresh = refresh.filter(|fresh| sent.is_some_and(|sent| sent.expose() != fresh.expose()));
+    let Some(answer) = reply.json::<Granted>() else {
+        let wrong = wrong(inner, TargetCode::Protocol, "the answer is no token response");
+        return Answered { refresh, access: None, wrong: Some(wrong) };
+    };
     let life = answer.expires_in.as_ref().and_then(Seconds::count).or(inner.settings.lifetime_max);
     let expires_at = life.map(|life| inner.clock.now().plus(life));
     //= rfc6749#section-5.1
@@ -143,7 +152,7 @@ fn granted(inner: &Inner, reply: &Reply, sent: Option<&Secret>, scopes: &BTreeSe
         None
     };
     let access = answer.access_token.into_token().map(|secret| Token { secret, expires_at });
-    Some(Answered { refresh, access, wrong })
+    Answered { refresh, access, wrong }
 }
 
 /// A question that says who asks.
