@@ -286,6 +286,79 @@ async fn a_system_whose_credentials_could_not_be_ended_is_not_served_and_the_che
     broker.stop().await;
 }
 
+/// How a program of the agent's own logs in: `Ok` with the answer, or the server's code.
+async fn log_in(server: &Postgres, account: &str, secret: &str) -> Result<String, String> {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(server.port()).user(account).password(secret).dbname("shop");
+    let code = |e: tokio_postgres::Error| e.code().map_or_else(|| e.to_string(), |c| c.code().to_owned());
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(code)?;
+    tokio::spawn(connection);
+    let row = client.query_one("SELECT note FROM orders WHERE id = 1", &[]).await.map_err(code)?;
+    Ok(row.get(0))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_waits_is_given_to_one_task_with_its_chain_and_nothing_waits_after_a_stop() {
+    let server = postgres();
+    let section = orders(&server).replace("[systems.orders.postgresql]", "[systems.orders]\npool = { read = 1 }\n[systems.orders.postgresql]");
+    let place = place(&[section]).await;
+    let broker = place.open().await;
+    ready(&broker, &["orders.query", "orders.execute"]).await;
+    until("an account waits", || broker.house.pooled("orders") == 1).await;
+    let waiting = server.sql("shop", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'ag\\_%'").unwrap();
+    let client = place.client();
+    // What is not permitted keeps nothing from others.
+    let denied = client.task_with("scout", json!({ "tools": ["orders.query"] })).await;
+    assert_eq!(client.call(&denied, "orders.query", r#"{"sql":"DROP TABLE orders"}"#).await.word(), "call.arguments");
+    assert_eq!(broker.house.pooled("orders"), 1);
+    let task = client.task("scout").await;
+    let read = client.call(&task, "orders.query", r#"{"sql":"SELECT note FROM orders WHERE id = 1"}"#).await;
+    assert_eq!(rows(&read), json!([["note 1"]]), "{read:?}");
+    let comment = format!("SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = '{waiting}'");
+    assert!(server.sql("shop", &comment).unwrap().contains(&task.id), "the account that waited was not the one that was used");
+    let session = format!("SELECT application_name FROM pg_stat_activity WHERE usename = '{waiting}'");
+    assert!(server.sql("shop", &session).unwrap().contains(&task.id[..20]));
+    assert_eq!(complete(&client, &task).await["state"], "closed");
+    until("another one waits", || broker.house.pooled("orders") == 1).await;
+    assert!(!left_on(&server).contains(&waiting), "an account was used for two tasks");
+    broker.stop().await;
+    assert_eq!(left_on(&server), "", "what waited is ended with the broker");
+    place.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_is_handed_out_only_where_it_may_be_after_a_person_said_yes_and_ends_with_the_task() {
+    let server = postgres();
+    let closed = place(&[orders(&server)]).await;
+    let broker = closed.open().await;
+    ready(&broker, &["orders.query"]).await;
+    assert!(broker.house.registry.load().tool("orders.issue_read_credential").is_none(), "off unless it is said");
+    broker.stop().await;
+    let section = orders(&server).replace("[systems.orders.postgresql]", "[systems.orders]\nissue_credentials = true\n[systems.orders.postgresql]");
+    // The configuration cannot make it a smaller thing than it is.
+    let place = place(&[section.replace("write_rights", "write_rights").replace("\nissue", "\neffects = { issue_write_credential = \"read\" }\nissue")]).await;
+    let broker = place.open().await;
+    ready(&broker, &["orders.query", "orders.issue_read_credential"]).await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    assert_ne!(client.call(&task, "orders.issue_write_credential", "{}").await.word(), "done");
+    client.approved(&task, "orders.issue_read_credential", "{}").await;
+    let answer = client.call(&task, "orders.issue_read_credential", "{}").await.json();
+    let handed = &answer["result"]["structuredContent"];
+    let (account, secret) = (handed["account"].as_str().unwrap(), handed["secret"].as_str().unwrap());
+    assert_eq!(log_in(&server, account, secret).await, Ok("note 1".to_owned()), "{answer}");
+    let ended = complete(&client, &task).await;
+    assert_eq!((&ended["state"], &ended["leases"][0]["ending"]["ending"]), (&json!("closed"), &json!("revoked-verified")), "{ended}");
+    assert_eq!(log_in(&server, account, secret).await, Err("28P01".to_owned()));
+    assert_eq!(left_on(&server), "");
+    broker.stop().await;
+    for file in walk(&place.data) {
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|w| w == secret.as_bytes()), "the secret stands in {}", file.display());
+    }
+    assert!(!server.log().contains(secret));
+}
+
 const POINTS: [&str; 7] = ["before-lease", "lease-intended", "lease-minted", "lease-live", "lease-ending", "lease-dead", "lease-ended"];
 
 /// kill -9 at each step, and at random, against both databases at once: after each restart every account that is left is that of a live
