@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Builtin, Built, Refusal, Rights, Session, UseError};
+use super::{Answer, Built, Builtin, Refusal, Rights, Session, UseError};
 use form::{ArgumentFile, Form};
 
 const COMMANDS_MAX: usize = 64;
@@ -168,7 +168,9 @@ impl File {
         }
         let commands = self.commands.iter().map(|(name, file)| {
             let command = file.check(kind.logins.contains_key(WRITE)).map_err(|words| format!("command `{name}`: {words}"))?;
-            form::is_name(name).then_some((name.clone(), command)).ok_or_else(|| format!("`{name}`: expected a name of small letters, digits and `_`"))
+            form::is_name(name)
+                .then_some((name.clone(), command))
+                .ok_or_else(|| format!("`{name}`: expected a name of small letters, digits and `_`"))
         });
         let commands = commands.collect::<Result<_, _>>()?;
         let prefix = self.prefix.as_deref().map_or(Ok(Prefix::default()), str::parse).map_err(|error| format!("prefix: {error}"))?;
@@ -280,7 +282,8 @@ impl Builtin for Hosts {
     }
 
     fn rights(&self, effect: Effect) -> Rights {
-        let class = if (effect == Effect::Read && self.kind.logins.contains_key(READ)) || !self.kind.logins.contains_key(WRITE) { READ } else { WRITE };
+        let class =
+            if (effect == Effect::Read && self.kind.logins.contains_key(READ)) || !self.kind.logins.contains_key(WRITE) { READ } else { WRITE };
         Rights { class, rights: vec![class.to_owned()] }
     }
 

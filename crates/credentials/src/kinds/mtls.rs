@@ -157,7 +157,8 @@ impl Mtls {
             valid_after: after,
             valid_before: tag.expires_at,
         };
-        let certificate = self.authority.certify(pair.public_key().as_ref(), &words).ok_or_else(|| internal("the certificate could not be signed"))?;
+        let certificate =
+            self.authority.certify(pair.public_key().as_ref(), &words).ok_or_else(|| internal("the certificate could not be signed"))?;
         // Only the key, whatever else came with it; and room for everything at once, so that no copy of it is left behind.
         let end = secret.expose().windows(END_KEY.len()).position(|window| window == END_KEY).ok_or_else(|| internal("the key has no end"))?;
         let key = secret.expose().get(..end.saturating_add(END_KEY.len())).unwrap_or_default();
@@ -182,7 +183,8 @@ impl Mtls {
             let sql = "SELECT client_dn FROM pg_stat_ssl WHERE client_dn LIKE '/serialNumber=ag%'";
             let rows = session.ask(sql).await.map_err(|failure| failure.target(Step::List, server.node.name()))?;
             for dn in rows.into_iter().flatten().flatten() {
-                let name = dn.strip_prefix("/serialNumber=").and_then(|rest| rest.split('/').next()).and_then(|name| name.parse::<AccountName>().ok());
+                let name =
+                    dn.strip_prefix("/serialNumber=").and_then(|rest| rest.split('/').next()).and_then(|name| name.parse::<AccountName>().ok());
                 let Some(name) = name.filter(|name| prefix.covers(name)) else { continue };
                 let ids = TargetIds::one(SERIAL, hexadecimal(&serial(&name)));
                 let this = Found { name: name.clone(), ids, tag: None, node: server.node.name().to_owned() };
@@ -297,7 +299,9 @@ fn hexadecimal(bytes: &[u8]) -> String {
 fn uri(text: &str) -> String {
     text.bytes()
         .take(400)
-        .map(|byte| if matches!(byte, b'!'..=b'~') && !b"\"<>\\^`{|}".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .map(
+            |byte| if matches!(byte, b'!'..=b'~') && !b"\"<>\\^`{|}".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") },
+        )
         .collect()
 }
 

@@ -104,7 +104,9 @@ impl Ssh {
         let done = match client.run(&command, None, Wire { time: limits.time.min(TIME_MAX), bytes: limits.bytes }).await {
             Ok(done) => done,
             Err(Trouble::Refused(words)) => return Err(SessionError::Refused { code: "ssh".to_owned(), words: words_of(&words, None) }),
-            Err(trouble) => return Err(SessionError::Lost { words: format!("`{}`: {}", host.name(), words_of(trouble.words(), None)), may_have_run: true }),
+            Err(trouble) => {
+                return Err(SessionError::Lost { words: format!("`{}`: {}", host.name(), words_of(trouble.words(), None)), may_have_run: true });
+            }
         };
         if (done.status, done.stderr.as_slice()) == OVER {
             return Err(SessionError::lost("the lease has ended"));
@@ -163,7 +165,9 @@ mod tests {
     fn a_command_is_words_and_each_of_them_stays_one() {
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
         let time = Duration::from_secs(10);
-        assert!(command(&words(&["systemctl", "restart", "a; reboot"]), time).unwrap().contains("timeout -s KILL 13 systemctl restart 'a; reboot' 3<&-"));
+        assert!(
+            command(&words(&["systemctl", "restart", "a; reboot"]), time).unwrap().contains("timeout -s KILL 13 systemctl restart 'a; reboot' 3<&-")
+        );
         for wrong in [&[][..], &[""], &["-s"], &["a", "b\0c"]] {
             assert!(matches!(command(&words(wrong), time), Err(SessionError::NotSent(_))), "{wrong:?}");
         }

@@ -107,7 +107,11 @@ impl World {
     }
 
     fn settings(&self) -> Settings {
-        self.certificates.settings(vec![self.certificates.server("primary", self.server.port(), Protocol::Postgresql { database: "postgres".into() })])
+        self.certificates.settings(vec![self.certificates.server(
+            "primary",
+            self.server.port(),
+            Protocol::Postgresql { database: "postgres".into() },
+        )])
     }
 
     fn broker(&self) -> Mtls {
@@ -191,7 +195,8 @@ async fn a_certificate_works_and_is_dead_afterwards_with_its_open_sessions() {
     let sealed = key.sealer().unwrap().seal("x", account.secret.as_ref().unwrap()).unwrap();
     let text = String::from_utf8(key.sealer().unwrap().open_bytes("x", &sealed).unwrap().to_vec()).unwrap();
     let private: Vec<_> = text.lines().take_while(|line| !line.contains("END PRIVATE KEY")).skip(1).collect();
-    for shown in [format!("{ending:?} {broker:?} {account:?}"), world.server.log(), fs::read_to_string(world.certificates.path("list.pem")).unwrap()] {
+    for shown in [format!("{ending:?} {broker:?} {account:?}"), world.server.log(), fs::read_to_string(world.certificates.path("list.pem")).unwrap()]
+    {
         assert!(private.iter().all(|line| !shown.contains(line)));
     }
 }
@@ -311,7 +316,8 @@ async fn silent_server(certificates: &Certificates) -> u16 {
             let clients = clients.with_crls(lists).allow_unknown_revocation_status().build().unwrap();
             let config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
             let config = config.with_client_cert_verifier(clients);
-            let config = config.with_single_cert(vec![CertificateDer::from_pem_slice(&leaf).unwrap()], PrivateKeyDer::from_pem_slice(&key).unwrap()).unwrap();
+            let config =
+                config.with_single_cert(vec![CertificateDer::from_pem_slice(&leaf).unwrap()], PrivateKeyDer::from_pem_slice(&key).unwrap()).unwrap();
             tokio::spawn(async move {
                 let accepted = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await;
                 tokio::time::sleep(Duration::from_secs(30)).await;

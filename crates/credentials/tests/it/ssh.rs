@@ -207,7 +207,9 @@ async fn an_end_is_one_on_every_host_and_one_that_is_away_keeps_no_other_alive()
 fn world_runs_nothing(account: &Account) -> bool {
     let mark = format!("BAILIWICK_LEASE={}", account.name);
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    !processes.filter_map(|process| fs::read(process.path().join("environ")).ok()).any(|text| text.split(|byte| *byte == 0).any(|var| var == mark.as_bytes()))
+    !processes
+        .filter_map(|process| fs::read(process.path().join("environ")).ok())
+        .any(|text| text.split(|byte| *byte == 0).any(|var| var == mark.as_bytes()))
 }
 
 #[tokio::test]

@@ -17,7 +17,9 @@ fn words(words: &[&str]) -> Vec<String> {
 /// Does any process of this machine have this word on its command line?
 fn runs(word: &str) -> bool {
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok()).any(|line| line.split(|byte| *byte == 0).any(|part| part == word.as_bytes()))
+    processes
+        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
+        .any(|line| line.split(|byte| *byte == 0).any(|part| part == word.as_bytes()))
 }
 
 #[tokio::test]

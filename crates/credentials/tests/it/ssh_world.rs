@@ -78,10 +78,10 @@ impl World {
     pub(crate) fn thief(&self, account: &Account) -> Thief {
         let folder = Scratch::new("bailiwick-ssh-thief").unwrap();
         let text = plain(account);
-        let at = text.find("ssh-ed25519-cert-v01").unwrap();
-        fs::write(folder.path().join("key"), &text[..at]).unwrap();
+        let (key, certificate) = text.split_at(text.find("ssh-ed25519-cert-v01").unwrap());
+        fs::write(folder.path().join("key"), key).unwrap();
         fs::set_permissions(folder.path().join("key"), Permissions::from_mode(0o600)).unwrap();
-        fs::write(folder.path().join("key-cert.pub"), &text[at..]).unwrap();
+        fs::write(folder.path().join("key-cert.pub"), certificate).unwrap();
         let known = format!("[127.0.0.1]:{} {}\n", self.server.port(), self.server.host_key().unwrap());
         fs::write(folder.path().join("known"), known).unwrap();
         Thief { folder, port: self.server.port() }
@@ -156,7 +156,9 @@ impl Thief {
 
     /// A command that goes on.
     pub(crate) fn begin(&self, command: &str) -> Open {
-        Open(self.ssh(Sshd::AGENT).args(["-o", "ControlPath=none", "127.0.0.1", command]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        Open(
+            self.ssh(Sshd::AGENT).args(["-o", "ControlPath=none", "127.0.0.1", command]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap(),
+        )
     }
 }
 

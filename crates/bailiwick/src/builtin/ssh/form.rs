@@ -208,7 +208,8 @@ fn parts(word: &str) -> Result<Vec<Part>, String> {
             rest = after;
         } else {
             let name = after.strip_prefix('{').and_then(|after| after.split_once('}'));
-            let (name, after) = name.filter(|(name, _)| is_name(name)).ok_or_else(|| format!("`{word}`: expected `{{name}}`, or `{{{{` for a brace"))?;
+            let (name, after) =
+                name.filter(|(name, _)| is_name(name)).ok_or_else(|| format!("`{word}`: expected `{{name}}`, or `{{{{` for a brace"))?;
             if !text.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut text)));
             }

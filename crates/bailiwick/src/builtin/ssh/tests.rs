@@ -57,7 +57,11 @@ fn a_call_has_the_effect_of_its_command_and_only_words_of_its_form() {
         ("restart_service", json!({ "service": "nginx" }), "expected `host` as one of: web1, web2"),
         ("restart_service", json!({ "service": "nginx", "host": "web3" }), "expected `host` as one of: web1, web2"),
         ("restart_service", json!({ "service": "nginx; reboot", "host": "web1" }), "`service`: expected one of: nginx, app"),
-        ("read_log", json!({ "file": "/etc/shadow", "lines": 3, "host": "web2" }), "`file`: expected the path of something below `/var/log`, of letters, digits and `._-+,@:=%`, without `..`"),
+        (
+            "read_log",
+            json!({ "file": "/etc/shadow", "lines": 3, "host": "web2" }),
+            "`file`: expected the path of something below `/var/log`, of letters, digits and `._-+,@:=%`, without `..`",
+        ),
     ] {
         assert_eq!(judge(tool, arguments), Err(words.to_owned()));
     }

@@ -206,9 +206,9 @@ impl Authority {
             }
         }
         let number = rest.last().filter(|value| value.tag == 0xa0).and_then(|extensions| extension_of(extensions.content, LIST_NUMBER));
-        let number = number.and_then(|number| Reader(number).expect(INTEGER)).map_or(0, |number| {
-            number.content.iter().fold(0_u64, |all, byte| all.wrapping_shl(8) | u64::from(*byte))
-        });
+        let number = number
+            .and_then(|number| Reader(number).expect(INTEGER))
+            .map_or(0, |number| number.content.iter().fold(0_u64, |all, byte| all.wrapping_shl(8) | u64::from(*byte)));
         Some((entries, number))
     }
 

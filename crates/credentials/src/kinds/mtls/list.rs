@@ -150,7 +150,11 @@ mod tests {
         }
 
         fn shown(&self) -> String {
-            let out = Command::new("openssl").args(["crl", "-text", "-noout", "-in", "list.pem", "-CAfile", "ca.pem"]).current_dir(self.folder.path()).output().unwrap();
+            let out = Command::new("openssl")
+                .args(["crl", "-text", "-noout", "-in", "list.pem", "-CAfile", "ca.pem"])
+                .current_dir(self.folder.path())
+                .output()
+                .unwrap();
             format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
         }
     }
@@ -182,7 +186,7 @@ mod tests {
         stranger.revoke(9, NOW);
         // A person revoked a certificate of the same authority; another authority has its list in the same file.
         let person = Entry::new([0x11; 16], Timestamp::from_seconds(NOW - 1_000_000));
-        let list = world.authority.list(&[person.clone()], 41, Timestamp::from_seconds(NOW)).unwrap();
+        let list = world.authority.list(std::slice::from_ref(&person), 41, Timestamp::from_seconds(NOW)).unwrap();
         let strangers = fs::read_to_string(stranger.path()).unwrap();
         fs::write(world.path(), format!("# a word\n{strangers}{}", pem(&list))).unwrap();
         world.revoke(1, NOW);

@@ -43,7 +43,8 @@ pub(super) fn client(secret: &Secret, trust: &Trust) -> Option<Arc<ClientConfig>
 pub(super) async fn log_in(server: &Server, user: &str, secret: &Secret) -> Result<Open, Failure> {
     let trust = server.node.tls().ok_or(Failure::Malformed("a node without TLS"))?;
     let config = client(secret, trust).ok_or(Failure::Malformed("the secret has no key and certificate"))?;
-    let host = ServerName::try_from(server.node.host().to_owned()).map_err(|_| Failure::Malformed("the host is no name that a certificate can have"))?;
+    let host =
+        ServerName::try_from(server.node.host().to_owned()).map_err(|_| Failure::Malformed("the host is no name that a certificate can have"))?;
     timed(OPEN_MAX, async {
         let mut plain = open_plain(&server.node).await?;
         if let Protocol::Postgresql { .. } = &server.protocol {
@@ -86,7 +87,8 @@ async fn start(stream: &mut Open, user: &str, database: &str) -> Result<(), Fail
     stream.flush().await.map_err(why)?;
     let kind = stream.read_u8().await.map_err(why)?;
     let length = usize::try_from(stream.read_u32().await.map_err(why)?).unwrap_or(usize::MAX);
-    let length = length.checked_sub(4).filter(|length| *length <= MESSAGE_MAX).ok_or(Failure::Malformed("a message of a length that no answer has"))?;
+    let length =
+        length.checked_sub(4).filter(|length| *length <= MESSAGE_MAX).ok_or(Failure::Malformed("a message of a length that no answer has"))?;
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.map_err(why)?;
     match (kind, body.as_slice()) {

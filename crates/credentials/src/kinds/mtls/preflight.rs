@@ -82,7 +82,9 @@ async fn try_probe(system: &Mtls, probe: &AccountName, findings: &mut Vec<Findin
                     missing: format!("a certificate for `{name}` is not accepted: {words}"),
                     remedy: match &server.protocol {
                         Protocol::Tls => "let the server trust the authority's certificate for clients".to_owned(),
-                        Protocol::Postgresql { .. } => format!("name the authority's certificate in `ssl_ca_file`, and add to pg_hba.conf: hostssl all {name} all cert"),
+                        Protocol::Postgresql { .. } => {
+                            format!("name the authority's certificate in `ssl_ca_file`, and add to pg_hba.conf: hostssl all {name} all cert")
+                        }
                     },
                 }),
                 Err(failure) => return Err(ending::target(&failure, server)),
@@ -97,7 +99,9 @@ async fn try_probe(system: &Mtls, probe: &AccountName, findings: &mut Vec<Findin
             let error = TargetError::new(TargetCode::Refused, Step::Verify, "", &format!("a probe's end is only `{}`", ending.word()));
             note(findings, error, "let the server trust the authority's certificate for clients")?;
         }
-        Err(error) => note(findings, error, "make the file (it may be empty) and let the broker write to it; let the servers read it (`ssl_crl_file`)")?,
+        Err(error) => {
+            note(findings, error, "make the file (it may be empty) and let the broker write to it; let the servers read it (`ssl_crl_file`)")?
+        }
     }
     if system.admin.is_some() && system.settings.list.is_some() {
         for (server, mut stream) in open.into_iter().filter(|(server, _)| server.protocol != Protocol::Tls) {

@@ -120,7 +120,24 @@ fn a_plan_or_a_setting_out_of_its_range_is_refused() {
     let other = tempfile::tempdir().unwrap();
     let stranger = authority(other.path(), &["ed25519"]);
     let mixed = [std::fs::read(folder.path().join("ca.key")).unwrap(), std::fs::read(other.path().join("ca.pem")).unwrap()].concat();
-    openssl(other.path(), &["req", "-x509", "-nodes", "-subj", "/CN=x", "-newkey", "ed25519", "-keyout", "x.key", "-out", "x.pem", "-addext", "basicConstraints=critical,CA:FALSE"]);
+    openssl(
+        other.path(),
+        &[
+            "req",
+            "-x509",
+            "-nodes",
+            "-subj",
+            "/CN=x",
+            "-newkey",
+            "ed25519",
+            "-keyout",
+            "x.key",
+            "-out",
+            "x.pem",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ],
+    );
     let leaf = ["x.key", "x.pem"].map(|file| std::fs::read(other.path().join(file)).unwrap()).concat();
     for wrong in [mixed, leaf, std::fs::read(folder.path().join("ca.key")).unwrap(), Vec::new()] {
         assert!(make(settings(&stranger), &wrong).is_err());

@@ -185,7 +185,18 @@ impl Client {
     /// After an error, and after a drop, the connection is of no use. `Refused`: the host does not run commands for us, and nothing ran.
     pub(crate) async fn run(&mut self, command: &str, input: Option<&[u8]>, limits: Limits) -> Result<Done, Trouble> {
         let until = Instant::now() + limits.time;
-        let mut channel = Channel { ours: self.channels, theirs: 0, room: 0, chunk: 0, left: WINDOW, bytes: limits.bytes, begun: false, exited: false, closed: false, done: Done::default() };
+        let mut channel = Channel {
+            ours: self.channels,
+            theirs: 0,
+            room: 0,
+            chunk: 0,
+            left: WINDOW,
+            bytes: limits.bytes,
+            begun: false,
+            exited: false,
+            closed: false,
+            done: Done::default(),
+        };
         self.channels = self.channels.wrapping_add(1);
         let result = timeout_at(until, self.drive(&mut channel, command, input)).await;
         self.used = Instant::now();

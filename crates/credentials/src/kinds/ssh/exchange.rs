@@ -263,7 +263,10 @@ mod tests {
     #[test]
     fn the_first_of_ours_that_the_host_has_is_chosen_and_nothing_weak_is() {
         let ours = our_offer(&keys(), true).unwrap();
-        let choice = choose(&ours, &offer("diffie-hellman-group1-sha1,ecdh-sha2-nistp256,curve25519-sha256", "aes128-gcm@openssh.com,aes256-gcm@openssh.com", false));
+        let choice = choose(
+            &ours,
+            &offer("diffie-hellman-group1-sha1,ecdh-sha2-nistp256,curve25519-sha256", "aes128-gcm@openssh.com,aes256-gcm@openssh.com", false),
+        );
         let choice = choice.unwrap();
         assert_eq!((choice.sealing, choice.opening, choice.signature.as_str()), (Cipher::Aes256Gcm, Cipher::Aes256Gcm, "ssh-ed25519"));
         assert!(choose(&ours, &offer("diffie-hellman-group14-sha1", "aes256-gcm@openssh.com", false)).is_err());

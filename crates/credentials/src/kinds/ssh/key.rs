@@ -36,7 +36,12 @@ impl Key {
     pub(crate) fn from_file(text: &[u8]) -> Option<Self> {
         let bytes = decode(text)?;
         let mut file = Reader(&bytes);
-        if file.take(MAGIC.len())? != MAGIC || file.string()? != b"none" || file.string()? != b"none" || !file.string()?.is_empty() || file.u32()? != 1 {
+        if file.take(MAGIC.len())? != MAGIC
+            || file.string()? != b"none"
+            || file.string()? != b"none"
+            || !file.string()?.is_empty()
+            || file.u32()? != 1
+        {
             return None;
         }
         file.string()?;

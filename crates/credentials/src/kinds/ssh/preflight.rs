@@ -137,10 +137,16 @@ async fn look_around(system: &Ssh, host: &Host, user: &str, client: &mut Client,
     let mut find = |missing: String, remedy: String| findings.push(Finding { node: host.name().to_owned(), missing, remedy });
     if !text.lines().any(|line| line == "works") {
         let said = String::from_utf8_lossy(&done.stderr).chars().filter(|c| !c.is_control()).take(200).collect::<String>();
-        find(format!("`{user}` runs no commands: {said}"), format!("give `{user}` a POSIX shell, coreutils to the host, and let everybody enter `{folder}/ended`"));
+        find(
+            format!("`{user}` runs no commands: {said}"),
+            format!("give `{user}` a POSIX shell, coreutils to the host, and let everybody enter `{folder}/ended`"),
+        );
     }
     for path in text.lines().filter_map(|line| line.strip_prefix("writes ")) {
-        find(format!("`{user}` may write to `{path}`: a lease could undo its own end"), format!("chown -R root:root {folder} && chmod -R go-w {folder}"));
+        find(
+            format!("`{user}` may write to `{path}`: a lease could undo its own end"),
+            format!("chown -R root:root {folder} && chmod -R go-w {folder}"),
+        );
     }
     Ok(())
 }

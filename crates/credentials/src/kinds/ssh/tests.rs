@@ -37,7 +37,11 @@ fn system(settings: Settings) -> Result<Ssh, TargetError> {
 }
 
 fn plan(rights: &[&str], after: i64) -> Plan {
-    let tag = Tag { task: "task_1'$(x)".into(), agent: "spiffe://example.org/agent/o'brien `x` \u{fc}\n".into(), expires_at: Timestamp::from_seconds(1_000_000 + after) };
+    let tag = Tag {
+        task: "task_1'$(x)".into(),
+        agent: "spiffe://example.org/agent/o'brien `x` \u{fc}\n".into(),
+        expires_at: Timestamp::from_seconds(1_000_000 + after),
+    };
     Plan { name: AccountName::new(&Prefix::default(), [7; 16]), tag, rights: rights.iter().map(|&right| right.to_owned()).collect() }
 }
 

@@ -41,7 +41,7 @@ async fn run_at(login: Vec<Vec<u8>>, channel: Vec<Vec<u8>>) -> Result<Done, Trou
     };
     tokio::select! {
         result = using => result,
-        () = serving => unreachable!("it never ends"),
+        () = serving => panic!("it never ends"),
     }
 }
 
@@ -133,7 +133,14 @@ async fn what_no_host_may_say_ends_the_connection() {
         (vec![vec![200]], "belongs to no channel"),
         (vec![confirmed(), vec![CHANNEL_DATA, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]], "cut off"),
         (vec![confirmed(), numbers(CHANNEL_FAILURE, &[0])], "runs no commands"),
-        (vec![confirmed(), { let mut message = numbers(CHANNEL_EXTENDED_DATA, &[0, 2]); put_string(&mut message, b"x"); message }], "neither of both"),
+        (
+            vec![confirmed(), {
+                let mut message = numbers(CHANNEL_EXTENDED_DATA, &[0, 2]);
+                put_string(&mut message, b"x");
+                message
+            }],
+            "neither of both",
+        ),
         (vec![numbers(super::super::transport::DISCONNECT, &[2, 0])], "hung up"),
         (vec![vec![KEXINIT, 1, 2]], "algorithms"),
         (vec![confirmed(), vec![]], "an empty packet"),
@@ -150,10 +157,20 @@ async fn what_no_host_may_say_ends_the_connection() {
 
 #[tokio::test]
 async fn a_login_has_an_end() {
-    let banner = { let mut message = vec![USERAUTH_BANNER]; put_string(&mut message, b"hello"); put_string(&mut message, b""); message };
+    let banner = {
+        let mut message = vec![USERAUTH_BANNER];
+        put_string(&mut message, b"hello");
+        put_string(&mut message, b"");
+        message
+    };
     let trouble = run_at(vec![banner.clone(); 40], Vec::new()).await.unwrap_err();
     assert_eq!(trouble, Trouble::Malformed("a login without an end"));
-    let refusal = { let mut message = vec![USERAUTH_FAILURE]; put_string(&mut message, b"publickey\x07"); message.push(0); message };
+    let refusal = {
+        let mut message = vec![USERAUTH_FAILURE];
+        put_string(&mut message, b"publickey\x07");
+        message.push(0);
+        message
+    };
     let trouble = run_at(vec![banner, refusal], Vec::new()).await.unwrap_err();
     assert_eq!(trouble, Trouble::Refused("permission denied (publickey )".to_owned()));
     // A question for another form of login is none that we answer.
