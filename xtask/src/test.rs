@@ -30,7 +30,7 @@ const PROGRAMS: [(&str, &str); 9] = [
 ];
 
 /// Tests that take a number of rounds, and how many they take here: few among the others, these in a step of their own.
-const ROUNDS: [(&str, &str); 5] = [
+const ROUNDS: [(&str, &str); 6] = [
     // kill -9 of the store under load, checked and gone on with each time; of the whole broker; moments at which the power is lost.
     ("BAILIWICK_STORE_KILL_ROUNDS", "500"),
     ("BAILIWICK_KILL_ROUNDS", "50"),
@@ -38,13 +38,16 @@ const ROUNDS: [(&str, &str); 5] = [
     // Deaths between any two steps of a credential's life: against a system that is a map, and against PostgreSQL and MariaDB.
     ("BAILIWICK_SIMULATED_KILLS", "10000"),
     ("BAILIWICK_LEASE_KILLS", "200"),
+    // Credentials one after another on one PostgreSQL.
+    ("BAILIWICK_LEASES", "3000"),
 ];
-const OF_ROUNDS: [&str; 5] = [
+const OF_ROUNDS: [&str; 6] = [
     "kill_9_at_random_moments",
     "whenever_the_power_is_lost",
     "killed_at_random_under_load",
     "after_any_death_no_account_is_left",
     "killed_between_any_two_steps",
+    "many_in_a_row_leave_the_catalogue",
 ];
 
 /// The command; `arguments` are those after `test`.
@@ -165,7 +168,7 @@ impl<'a> Runner<'a> {
                 "--success-output",
                 "final",
                 "-E",
-                &format!("package(bailiwick) and test(/{}/)", OF_ROUNDS.join("|")),
+                &format!("(package(bailiwick) or package(bailiwick-credentials)) and test(/{}/)", OF_ROUNDS.join("|")),
             ]);
         } else {
             command.args(["--", "--test-threads=1", "--nocapture"]).args(OF_ROUNDS);

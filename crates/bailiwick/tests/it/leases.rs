@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::support::{Broker, Client, PATIENCE, Place, TaskToken, entries, until};
 
-const ADMIN_PASSWORD: &str = "canary-admin-password-3b1f";
+pub(crate) const ADMIN_PASSWORD: &str = "canary-admin-password-3b1f";
 
 /// What an administrator does once, as the guide says it.
 const POSTGRES_ONCE: &str = "
@@ -41,7 +41,7 @@ const PERMITTED: &str = r#"
 permit (principal, action in [Action::"orders.execute", Action::"stock.execute", Action::"orders.delete"], resource);
 "#;
 
-fn postgres() -> Postgres {
+pub(crate) fn postgres() -> Postgres {
     let server = Postgres::start(&[]).unwrap();
     server.sql("postgres", POSTGRES_ONCE).unwrap();
     server.sql("postgres", "CREATE DATABASE shop").unwrap();
@@ -49,7 +49,7 @@ fn postgres() -> Postgres {
     server
 }
 
-fn mariadb() -> Mariadb {
+pub(crate) fn mariadb() -> Mariadb {
     let server = Mariadb::start(&[]).unwrap();
     server.sql(MARIADB_ONCE).unwrap();
     let setup = bailiwick_credentials::kinds::mariadb::SETUP;
@@ -57,7 +57,7 @@ fn mariadb() -> Mariadb {
     server
 }
 
-fn orders(server: &Postgres) -> String {
+pub(crate) fn orders(server: &Postgres) -> String {
     format!(
         "\n[systems.orders.postgresql]\nnodes = [{{ name = \"primary\", host = \"127.0.0.1\", port = {} }}]\ndatabase = \"shop\"\nuser = \"broker\"\n\
          secret = \"orders_admin\"\nread_rights = [\"orders_ro\"]\nwrite_rights = [\"orders_rw\"]\n",
@@ -65,7 +65,7 @@ fn orders(server: &Postgres) -> String {
     )
 }
 
-fn stock(server: &Mariadb) -> String {
+pub(crate) fn stock(server: &Mariadb) -> String {
     format!(
         "\n[systems.stock.mariadb]\nnodes = [{{ name = \"primary\", host = \"127.0.0.1\", port = {} }}]\ndatabase = \"stock\"\nuser = \"broker\"\n\
          secret = \"orders_admin\"\nread_rights = [\"stock_ro\"]\nwrite_rights = [\"stock_rw\"]\n",
@@ -179,7 +179,7 @@ fn no_canary(place: &Place, log: &str) {
     assert_eq!(log.matches(ADMIN_PASSWORD).count(), log.matches("CREATE ROLE broker").count(), "only the administrator ever said it");
 }
 
-fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+pub(crate) fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

@@ -9,6 +9,8 @@ mod broker;
 #[cfg(test)]
 mod brokers;
 #[cfg(test)]
+mod canaries;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod cloud;
@@ -24,8 +26,6 @@ mod false_broker;
 mod faults;
 #[cfg(test)]
 mod hazards;
-#[cfg(test)]
-mod hosts;
 #[cfg(test)]
 mod hosts;
 #[cfg(test)]

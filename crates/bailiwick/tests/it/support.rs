@@ -379,6 +379,15 @@ impl Place {
         command.spawn().unwrap()
     }
 
+    /// The real program, with everything that it can say in a file.
+    pub(crate) fn spawn_logging(&self, log: &Path) -> tokio::process::Child {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_bailiwick"));
+        command.arg("--data-dir").arg(&self.data).arg("--config").arg(&self.config).arg("up");
+        let file = std::fs::File::create(log).unwrap();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).kill_on_drop(true).env("RUST_LOG", "trace");
+        command.spawn().unwrap()
+    }
+
     /// A client of whatever broker runs here, by the machine's time.
     pub(crate) fn client(&self) -> Client<'_> {
         self.client_at(Arc::new(SystemClock::start()))
