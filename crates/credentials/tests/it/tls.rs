@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use bailiwick_credentials::lease::{AccountName, Kind, Node, TargetCode, Trust};
+use bailiwick_credentials::sessions::{mariadb, postgresql};
 use bailiwick_testkit::Scratch;
 use bailiwick_testkit::servers::unprivileged::{hand_over, run};
 
-use crate::words::{assert_verified, fresh_name, plan, remembered, secret};
+use crate::words::{assert_verified, fresh_name, plan, remembered, secret, tag};
 
 /// An authority, and a server's key and certificate by it for 127.0.0.1.
 struct Certificates {
@@ -68,6 +70,21 @@ async fn a_role_of_postgresql_lives_under_tls() {
     while crate::postgresql_world::log_in(&world.primary, &plain, "shop").await.unwrap_err() == "28P01" {}
     let make = |trust| -> Box<dyn Kind> { Box::new(crate::postgresql_world::broker(vec![node(world.primary.port(), trust)])) };
     lives_only_where_the_server_is_known("grp_orders_ro", make, &ours, "28P01").await;
+
+    let plan = plan(&["grp_orders_ro"]);
+    let account = remembered(&plan, make(ours.trust()).mint(&plan, Some(&secret())).await.unwrap());
+    let place = |trust| postgresql::Place { nodes: vec![node(world.primary.port(), trust)], database: "shop".into(), writes: true };
+    let limits = postgresql::Limits { rows: 5, bytes: 1000, time: Duration::from_secs(20) };
+    let session = postgresql::Session::open(&place(ours.trust()), &account, &tag()).await.unwrap();
+    let rows = session.read("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[], &limits).await.unwrap();
+    assert_eq!(rows.rows, [[true]]);
+    // What stops a statement goes under TLS too.
+    assert!(tokio::time::timeout(Duration::from_millis(300), session.read("SELECT pg_sleep(100)", &[], &limits)).await.is_err());
+    while world.sql("SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'ag\\_%'") != "0" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let refused = postgresql::Session::open(&place(Certificates::new().trust()), &account, &tag()).await.unwrap_err();
+    assert!(refused.to_string().contains("certificate"), "{refused}");
 }
 
 #[tokio::test]
@@ -82,4 +99,15 @@ async fn an_account_of_mariadb_lives_under_tls() {
     assert!(crate::mariadb_world::log_in_with(&world.server, "broker", "broker-password").await.is_err(), "nobody comes in without TLS");
     let make = |trust| -> Box<dyn Kind> { Box::new(crate::mariadb_world::broker(vec![node(world.server.port(), trust)])) };
     lives_only_where_the_server_is_known("orders_ro", make, &ours, "1045: Access denied for user").await;
+
+    let plan = plan(&["orders_ro"]);
+    let account = remembered(&plan, make(ours.trust()).mint(&plan, Some(&secret())).await.unwrap());
+    let place =
+        |trust| mariadb::Place { nodes: vec![node(world.server.port(), trust)], database: "shop".into(), writes: true, packet_bytes: 1 << 20 };
+    let limits = mariadb::Limits { rows: 5, bytes: 1000, time: Duration::from_secs(20) };
+    let session = mariadb::Session::open(&place(ours.trust()), &account, &tag()).await.unwrap();
+    let rows = session.read("SHOW SESSION STATUS LIKE 'Ssl_version'", &[], &limits).await.unwrap();
+    assert!(rows.rows[0][1].as_str().unwrap().starts_with("TLSv1"), "{rows:?}");
+    let refused = mariadb::Session::open(&place(Certificates::new().trust()), &account, &tag()).await.unwrap_err();
+    assert!(refused.to_string().contains("certificate"), "{refused}");
 }
