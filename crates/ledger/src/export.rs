@@ -6,7 +6,7 @@
 mod directory;
 mod verify;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use crate::note::{Note, SigningKey, VerifierKey};
 use crate::tile::{BundleId, EntryTooLong, MAX_LEVEL, TILE_WIDTH, TileId, decode_bundle, encode_entry, encode_tile, row_length};
 use crate::tiler::Tiler;
 use crate::tree::TreeError;
-use directory::Batch;
+use directory::{Batch, make_directories};
 
 /// Why a log was not published.
 #[derive(Debug, thiserror::Error)]
@@ -289,8 +289,13 @@ fn published_size(published: Option<&Checkpoint>) -> u64 {
 
 fn lock(path: &Path) -> Result<File, ExportError> {
     let failed = |source| ExportError::Write { path: ".lock".to_owned(), source };
-    fs::create_dir_all(path).map_err(failed)?;
-    let file = File::create(path.join(".lock")).map_err(failed)?;
+    make_directories(path).map_err(failed)?;
+    let lock = path.join(".lock");
+    if lock.is_symlink() {
+        // Nothing of another place is opened in our name.
+        fs::remove_file(&lock).map_err(failed)?;
+    }
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(lock).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(ExportError::Busy),

@@ -1,8 +1,9 @@
 //! The files of an exported log: read with limits, written so that a name never shows half a file.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::ExportError;
@@ -16,6 +17,9 @@ use crate::tree::{TileReader, TreeError, inclusion_proof};
 const MAX_BUNDLE: usize = TILE_WIDTH as usize * (MAX_ENTRY + 2);
 const MAX_TILE: usize = TILE_WIDTH as usize * Hash::LEN;
 
+/// What is published is for everybody to read.
+const FILE_MODE: u32 = 0o644;
+const DIRECTORY_MODE: u32 = 0o755;
 /// Files whose contents are written but not yet waited for.
 const UNSETTLED: usize = 64;
 
@@ -189,13 +193,13 @@ impl Batch {
         if let Some(parent) = path.parent()
             && !self.changed.contains(parent)
         {
-            fs::create_dir_all(parent)?;
+            make_directories(parent)?;
             let within = parent.ancestors().take_while(|above| above.starts_with(&self.root));
             self.changed.extend(within.map(Path::to_owned));
         }
         let mut temporary = path.clone().into_os_string();
         temporary.push(".tmp");
-        let mut file = File::create(&temporary)?;
+        let mut file = fresh(Path::new(&temporary))?;
         file.write_all(bytes)?;
         Ok(Written { file, temporary: Some(temporary.into()), path, name })
     }
@@ -211,6 +215,28 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+/// A new file for everybody to read and for us to write, whatever the umask says. What stands under its name, left by a crash or put there
+/// by somebody else, goes, and is never written through.
+fn fresh(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)?;
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    Ok(file)
+}
+
+/// Makes the directories that are missing, for everybody to read, whatever the umask says. One that is there stays as it is.
+pub(super) fn make_directories(directory: &Path) -> io::Result<()> {
+    let mut missing: Vec<&Path> = directory.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists()).collect();
+    while let Some(next) = missing.pop() {
+        fs::create_dir_all(next)?;
+        fs::set_permissions(next, Permissions::from_mode(DIRECTORY_MODE))?;
+    }
+    Ok(())
 }
 
 fn failed(name: &str, source: io::Error) -> ExportError {

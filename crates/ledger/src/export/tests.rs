@@ -365,3 +365,49 @@ fn an_audit_by_policy_wants_the_witnesses_and_every_entry() {
     change(&directory, "tile/entries/000", |bytes| bytes[70] ^= 1);
     assert!(audit_by(directory.path(), &policy, |_, _| {}).is_err());
 }
+
+#[test]
+fn what_is_published_is_for_everybody_to_read_whatever_the_umask_says() {
+    use std::os::unix::fs::PermissionsExt as _;
+    const WITHIN: &str = "BAILIWICK_TEST_UNDER_A_UMASK";
+    if std::env::var_os(WITHIN).is_none() {
+        let name = "export::tests::what_is_published_is_for_everybody_to_read_whatever_the_umask_says";
+        let script = format!("umask 077; exec \"$0\" --exact {name}");
+        let done = std::process::Command::new("sh").args(["-c", &script]).arg(std::env::current_exe().unwrap()).env(WITHIN, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out/1");
+    write(&out, &origin(), &key(), (0..600).map(entry)).unwrap();
+    let mut folders = vec![directory.path().join("out")];
+    while let Some(folder) = folders.pop() {
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder), 0o755, "{}", folder.display());
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with(".lock") {
+                assert_eq!(mode(&path), 0o644, "{}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_written_through_a_link_that_somebody_put_under_a_temporary_name() {
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let victim = elsewhere.path().join("victim");
+    fs::write(&victim, b"as it was").unwrap();
+    for name in ["checkpoint.tmp", "tile/0/000.p/5.tmp", "tile/entries/000.p/5.tmp", ".lock"] {
+        let link = directory.path().join(name);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(&victim, link).unwrap();
+    }
+    write(directory.path(), &origin(), &key(), (0..5).map(entry)).unwrap();
+    assert_eq!(fs::read(&victim).unwrap(), b"as it was");
+    assert!(!directory.path().join("checkpoint").is_symlink());
+    assert_eq!(audit_of(&directory).unwrap().entries, 5);
+}
