@@ -21,6 +21,8 @@ const OUTBOX: usize = 64;
 const OPEN_CALLS_MAX: usize = 1024;
 /// Ids of calls that nobody waits for any more, kept to tell a late answer from a foreign one.
 const ABANDONED_KEPT: usize = 1024;
+/// A server that heeds that a call was given up never answers it. What it asks after this is not about that call any more.
+const ABANDONED_FOR: Duration = Duration::from_secs(300);
 /// How long the other signs of an end are waited for once there is one: the exit code tells more than a closed pipe.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Requests of the server to clients that may be open.
@@ -162,7 +164,7 @@ pub(super) struct Channel {
 #[derive(Debug, Default)]
 struct Calls {
     open: HashMap<u64, Waiting>,
-    abandoned: VecDeque<(u64, SessionKey)>,
+    abandoned: VecDeque<(u64, SessionKey, Instant)>,
     /// Requests of the server that a client answers, by the server's id.
     relayed: HashMap<IdBuf, oneshot::Sender<()>>,
     /// Why no answer comes any more.
@@ -294,7 +296,7 @@ impl Channel {
         let mut calls = self.calls();
         let number = frame::number(id);
         let waiting = number.and_then(|number| calls.open.remove(&number));
-        let late = number.and_then(|number| calls.abandoned.iter().position(|(abandoned, _)| *abandoned == number));
+        let late = number.and_then(|number| calls.abandoned.iter().position(|(abandoned, ..)| *abandoned == number));
         if let Some(place) = late {
             calls.abandoned.remove(place);
         }
@@ -330,7 +332,7 @@ impl Channel {
         };
         let calls = self.calls();
         let Some(Waiting { events: Some(events), token: Some(token), .. }) = calls.open.get(&number) else {
-            return calls.abandoned.iter().any(|(abandoned, _)| *abandoned == number);
+            return calls.abandoned.iter().any(|(abandoned, ..)| *abandoned == number);
         };
         let Some(params) = frame::with_token(params, token.as_str(), shared.config.frame_bytes_max) else {
             return false;
@@ -356,7 +358,7 @@ impl Channel {
     }
 
     /// Nothing on this channel says to which call a request of the server belongs. So it is relayed only while exactly one
-    /// is open, and the server owes no answer to a call of another session that was given up: nobody may be asked about the work of
+    /// is open, and the server owes no answer to a call of another session that was given up a while ago: nobody may be asked about the work of
     /// another.
     fn relay(self: &Arc<Self>, shared: &Arc<Shared>, id: &IdBuf, method: &str, params: Raw<'_>) -> bool {
         let Ok(place) = Arc::clone(&self.relays).try_acquire_owned() else {
@@ -370,7 +372,7 @@ impl Channel {
             let (Some(Waiting { events: Some(events), session, .. }), None) = (open.next(), open.next()) else {
                 return false;
             };
-            if calls.abandoned.iter().any(|(_, of)| of != session) {
+            if may_be_anothers(&calls.abandoned, session, Instant::now()) {
                 return false;
             }
             let event = Event::Request { method: method.to_owned(), params: params.to_owned(), answer };
@@ -411,6 +413,11 @@ impl Channel {
     }
 }
 
+/// May a question that is asked now be about a call of another session, which was given up and not answered?
+fn may_be_anothers(abandoned: &VecDeque<(u64, SessionKey, Instant)>, session: &SessionKey, now: Instant) -> bool {
+    abandoned.iter().any(|(_, of, at)| of != session && now.saturating_duration_since(*at) < ABANDONED_FOR)
+}
+
 impl OpenCall {
     /// Waits for the answer. May be asked again if the future was dropped.
     pub(super) async fn answer(&mut self) -> Result<Reply, UpstreamError> {
@@ -427,7 +434,7 @@ impl Drop for OpenCall {
             if calls.abandoned.len() >= ABANDONED_KEPT {
                 calls.abandoned.pop_front();
             }
-            calls.abandoned.push_back((self.id, session));
+            calls.abandoned.push_back((self.id, session, Instant::now()));
         }
         drop(calls);
         if unanswered && self.tell {
@@ -450,6 +457,16 @@ impl Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_that_was_given_up_ends_the_questions_of_other_sessions_for_a_while_and_not_for_ever() {
+        let (one, other, now) = (SessionKey::new("task_1"), SessionKey::new("task_2"), Instant::now());
+        let abandoned = VecDeque::from([(1, one.clone(), now)]);
+        let after = |wait| now.checked_add(wait).unwrap();
+        assert!(may_be_anothers(&abandoned, &other, after(ABANDONED_FOR - Duration::from_millis(1))));
+        assert!(!may_be_anothers(&abandoned, &other, after(ABANDONED_FOR)));
+        assert!(!may_be_anothers(&abandoned, &one, now));
+    }
 
     #[test]
     fn a_message_is_one_line_whatever_space_it_has() {
