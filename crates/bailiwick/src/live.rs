@@ -26,8 +26,9 @@ pub struct LiveTask {
     looked: Mutex<BTreeSet<String>>,
 }
 
-/// Streams outside of calls (`GET`, `subscriptions/listen`) that one task may hold open.
+/// Streams outside of calls (`GET`, `subscriptions/listen`) that one task may hold open, and all tasks of one agent together.
 const STREAMS_MAX: usize = 8;
+const STREAMS_OF_AGENT_MAX: usize = 64;
 
 impl LiveTask {
     /// A task that is open.
@@ -63,17 +64,21 @@ impl LiveTask {
         &self.ended
     }
 
-    /// Takes one of the few places for streams outside of calls, or says no: one token must not hold every connection.
-    #[must_use]
-    pub fn stream(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.streams).try_acquire_owned().ok()
+    /// How many streams outside of calls it holds open.
+    fn streaming(&self) -> usize {
+        STREAMS_MAX.saturating_sub(self.streams.available_permits())
     }
 
-    /// Does the task ask for this kind of list for the first time?
+    /// Is it on record that the task asked for this kind of list? There are few kinds.
     #[must_use]
-    pub fn looks_first(&self, kind: &str) -> bool {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        looked.len() < 16 && looked.insert(kind.to_owned())
+    pub fn has_looked(&self, kind: &str) -> bool {
+        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        looked.len() >= 16 || looked.contains(kind)
+    }
+
+    /// It is on record that the task asked for this kind of list.
+    pub fn looked(&self, kind: &str) {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.to_owned());
     }
 
     /// Calls permitted so far.
@@ -138,6 +143,16 @@ impl LiveTasks {
         tasks.values().filter(|t| t.task.expired(now)).cloned().collect()
     }
 
+    /// Takes one of the few places of a task for streams outside of calls, or says no: neither one token nor one agent with many tasks
+    /// must hold every connection.
+    #[must_use]
+    pub fn stream(&self, of: &LiveTask) -> Option<OwnedSemaphorePermit> {
+        // Held, so that two at once do not count the same places.
+        let tasks = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
+        let of_agent: usize = tasks.values().filter(|t| t.task.agent == of.task.agent).map(|t| t.streaming()).sum();
+        if of_agent >= STREAMS_OF_AGENT_MAX { None } else { Arc::clone(&of.streams).try_acquire_owned().ok() }
+    }
+
     /// All of them.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<LiveTask>> {
@@ -152,10 +167,28 @@ mod tests {
     use std::time::Duration;
 
     fn task(calls_per_minute: u32) -> Arc<LiveTask> {
+        numbered(0, calls_per_minute)
+    }
+
+    #[test]
+    fn one_agent_does_not_hold_the_streams_of_all_however_many_tasks_it_has() {
+        let tasks = LiveTasks::default();
+        let all: Vec<_> = (0..20).map(|n| numbered(n, 9)).collect();
+        all.iter().for_each(|t| tasks.insert(Arc::clone(t)));
+        let mut held: Vec<_> = all.iter().flat_map(|t| std::iter::from_fn(|| tasks.stream(t)).take(99)).collect();
+        assert_eq!(held.len(), STREAMS_OF_AGENT_MAX);
+        held.pop();
+        assert!(tasks.stream(&all[19]).is_some());
+        drop(held);
+        let of_one: Vec<_> = std::iter::from_fn(|| tasks.stream(&all[0])).take(99).collect();
+        assert_eq!(of_one.len(), STREAMS_MAX);
+    }
+
+    fn numbered(n: u8, calls_per_minute: u32) -> Arc<LiveTask> {
         let at = Timestamp::from_millis(0);
         LiveTask::open(
             Arc::new(Task {
-                id: TaskId::new(at, [0; 10]),
+                id: TaskId::new(at, [n; 10]),
                 agent: "a".parse().unwrap(),
                 spiffe_id: "spiffe://td/agent/a".parse().unwrap(),
                 instance: InstanceId::new(at, [0; 10]),

@@ -152,7 +152,7 @@ impl Exchange {
             let denied = house.denied_early(id, &self.who.caller, &live.task, method.as_str(), code, code.sentence(), &[]).await;
             return Err(refused(if denied.is_ok() { code } else { ErrorCode::AuditUnavailable }));
         }
-        if !live.looks_first(method.as_str()) {
+        if live.has_looked(method.as_str()) {
             return Ok(());
         }
         let name = match &self.scope {
@@ -161,10 +161,13 @@ impl Exchange {
         };
         let body = entry::encode(house.clock.now(), &entry::House { what: "listed", name: Some(&name), digest: None });
         let entry = Entry::new(<entry::House<'_> as Body>::WORD, body).of_task(live.task.id);
-        house.store.append_relaxed(entry).await.map_err(|error| {
+        // It counts as looked once that is durable: where it is not, the next one is no less the first.
+        house.store.append(entry).await.map_err(|error| {
             tracing::error!(%error, "a list was not given: the ledger cannot be written");
             refused(ErrorCode::AuditUnavailable)
-        })
+        })?;
+        live.looked(method.as_str());
+        Ok(())
     }
 }
 
@@ -352,8 +355,8 @@ pub(super) async fn listen(exchange: Exchange, asked: Option<RawBuf>) -> Respons
         let said = exchange.refused(Method::SubscriptionsListen, "subscriptions/listen", &refused);
         return crate::mcp::json(http::StatusCode::from_u16(said.status).unwrap_or(http::StatusCode::OK), said.message);
     }
-    let Some(place) = exchange.who.live.stream() else {
-        return crate::mcp::plain(http::StatusCode::TOO_MANY_REQUESTS, "the task has too many streams open");
+    let Some(place) = exchange.house.live.stream(&exchange.who.live) else {
+        return crate::mcp::plain(http::StatusCode::TOO_MANY_REQUESTS, "the task or its agent has too many streams open");
     };
     let wanted = Wanted::read(&exchange, asked.as_ref());
     let (pieces, stream) = mpsc::channel::<Bytes>(relay::EVENTS);

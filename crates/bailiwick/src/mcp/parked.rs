@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bailiwick_core::{Digest, ErrorCode, InstanceId, TaskId, Timestamp};
+use bailiwick_core::{AgentName, Digest, ErrorCode, InstanceId, TaskId, Timestamp};
 use bailiwick_wire::mcp::ClientCapabilities;
 use bailiwick_wire::mcp::reply::ElicitationAnswer;
 use bailiwick_wire::{Raw, RawBuf};
@@ -25,8 +25,9 @@ use crate::upstream::{ClientAnswer, Event};
 const TOLD_MAX: usize = 64;
 /// How long a call waits for the answer to its question.
 pub(crate) const PARKED_FOR: Duration = Duration::from_secs(300);
-/// Calls of one task that may wait so, and of all.
+/// Calls of one task that may wait so, of all tasks of one agent, and of all.
 const OF_TASK_MAX: usize = 8;
+const OF_AGENT_MAX: usize = 32;
 const ALL_MAX: usize = 256;
 /// Questions of one call that may be open.
 const QUESTIONS_MAX: usize = 16;
@@ -43,6 +44,7 @@ pub struct Parking {
 #[derive(Debug)]
 struct Parked {
     task: TaskId,
+    agent: AgentName,
     instance: InstanceId,
     key: Digest,
     until: Timestamp,
@@ -53,7 +55,9 @@ impl Parking {
     /// Keeps a call that runs. `None`: too many wait already; dropping the call tells its system that there is no answer.
     fn put(&self, parked: Parked) -> Option<u128> {
         let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_id.len() >= ALL_MAX || by_id.values().filter(|p| p.task == parked.task).count() >= OF_TASK_MAX {
+        let of_task = by_id.values().filter(|p| p.task == parked.task).count();
+        let of_agent = by_id.values().filter(|p| p.agent == parked.agent).count();
+        if by_id.len() >= ALL_MAX || of_task >= OF_TASK_MAX || of_agent >= OF_AGENT_MAX {
             return None;
         }
         let id = u128::from_be_bytes(random());
@@ -280,7 +284,8 @@ impl Exchange {
         let questions = run.requests();
         let (task, until) = (self.who.live.task.id, now.plus(PARKED_FOR));
         let Some(key) = self.state_key(asked) else { return self.refused(asked.method, &asked.name, &crate::mcp::call::unknown()) };
-        let parked = Parked { task, instance: self.who.caller.instance, key, until, run };
+        let agent = self.who.live.task.agent.clone();
+        let parked = Parked { task, agent, instance: self.who.caller.instance, key, until, run };
         let sealed = self.house.parking.put(parked).and_then(|id| {
             let state = State::Parked { id: format!("{id:032x}"), task, key, until };
             self.house.state_seal.seal(&state)

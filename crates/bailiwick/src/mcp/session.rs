@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use bailiwick_core::{SystemName, TaskId, Timestamp};
+use bailiwick_core::{AgentName, SystemName, TaskId, Timestamp};
 use bailiwick_wire::RawBuf;
 use bailiwick_wire::mcp::{ClientCapabilities, Version};
 use tokio::sync::{mpsc, oneshot};
@@ -15,8 +15,9 @@ use crate::clock::random;
 use crate::upstream::{ClientAnswer, SessionKey};
 
 const IDLE: Duration = Duration::from_secs(2 * 3600);
-/// Most sessions of one task, and in all.
+/// Most sessions of one task, of all tasks of one agent, and in all.
 const OF_TASK_MAX: usize = 64;
+const OF_AGENT_MAX: usize = 512;
 const ALL_MAX: usize = 10_000;
 /// Most requests of ours that may wait for a client's answer in one session.
 const ASKED_MAX: usize = 64;
@@ -47,6 +48,8 @@ pub struct Session {
     pub declared: RawBuf,
     /// The task of the token that opened it.
     pub task: TaskId,
+    /// The agent of the task. `None`: it is no session of a client's.
+    agent: Option<AgentName>,
     /// The endpoint.
     pub scope: Scope,
     /// The key of the upstreams' own sessions.
@@ -151,12 +154,13 @@ impl Sessions {
         version: Version,
         capabilities: ClientCapabilities,
         declared: RawBuf,
-        task: TaskId,
+        (task, agent): (TaskId, &AgentName),
         scope: Scope,
         now: Timestamp,
     ) -> Option<Arc<Session>> {
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
-        if by_id.len() >= ALL_MAX || by_id.values().filter(|s| s.task == task).count() >= OF_TASK_MAX {
+        let of_agent = || by_id.values().filter(|s| s.agent.as_ref() == Some(agent)).count();
+        if by_id.len() >= ALL_MAX || by_id.values().filter(|s| s.task == task).count() >= OF_TASK_MAX || of_agent() >= OF_AGENT_MAX {
             return None;
         }
         let id = format!("{:032x}", u128::from_be_bytes(random()));
@@ -167,6 +171,7 @@ impl Sessions {
             capabilities,
             declared,
             task,
+            agent: Some(agent.clone()),
             scope,
             asked: Mutex::default(),
             running: Mutex::default(),
@@ -188,6 +193,7 @@ impl Sessions {
             capabilities,
             declared: bailiwick_wire::Raw::EMPTY_OBJECT.to_owned(),
             task,
+            agent: None,
             scope: Scope::All,
             key: SessionKey::new(&task.to_string()),
             asked: Mutex::default(),
@@ -228,5 +234,26 @@ impl Sessions {
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
         let idle = |s: &Session| s.seen.lock().unwrap_or_else(PoisonError::into_inner).until(now) >= IDLE;
         by_id.extract_if(|_, s| idle(s)).map(|(_, s)| s).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_agent_does_not_take_the_sessions_of_all_however_many_tasks_it_has() {
+        let sessions = Sessions::default();
+        let (clerk, scout): (AgentName, AgentName) = ("clerk".parse().unwrap(), "scout".parse().unwrap());
+        let task = |n: usize| TaskId::new(Timestamp::from_millis(i64::try_from(n).unwrap()), [1; 10]);
+        let open = |n: usize, agent: &AgentName| {
+            let declared = bailiwick_wire::Raw::EMPTY_OBJECT.to_owned();
+            sessions.open(Version::V2025_11_25, ClientCapabilities::default(), declared, (task(n), agent), Scope::All, Timestamp::from_millis(1))
+        };
+        let opened = (0..2 * OF_AGENT_MAX).filter(|n| open(n / OF_TASK_MAX, &clerk).is_some()).count();
+        assert_eq!(opened, OF_AGENT_MAX);
+        assert!(open(9999, &scout).is_some());
+        sessions.end_of_task(task(0));
+        assert!(open(500, &clerk).is_some());
     }
 }

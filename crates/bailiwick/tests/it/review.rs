@@ -126,6 +126,25 @@ async fn lists_count_against_the_pace_of_a_task_and_are_on_record_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_nothing_can_be_recorded_no_list_is_given_not_even_the_second_time() {
+    let place = Place::with(|text| {
+        let text = text.replace("\"sys.pay\", \"twin.look\"", "\"sys.pay\", \"twin.look\", \"sys.resources/read\"");
+        text.replacen("headers = {", "resources = \"read\"\nheaders = {", 1)
+    })
+    .await;
+    let broker = place.open().await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    broker.house.pen.stop("a test takes it away");
+    for _ in 0..3 {
+        let answer = client.post(&task, "resources/list", None, modern("resources/list", "", "{}")).await;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(text.contains("audit.unavailable"), "{text}");
+    }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_client_brings_back_beside_the_arguments_is_on_record_with_the_call() {
     let place = Place::new().await;
     let broker = place.open().await;
