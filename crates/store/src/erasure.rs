@@ -1,7 +1,7 @@
 //! What is erased at somebody's word: the salts of tasks, the arguments and results of held calls, and the order itself, which is
 //! carried out again at every start until it is done.
 
-use bailiwick_core::{CallId, TaskId, Timestamp};
+use bailiwick_core::{CallId, HoldId, TaskId, Timestamp};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::entry::Entry;
@@ -94,15 +94,12 @@ impl Writing<'_> {
         if ids.is_empty() || ids.len() > ERASED_AT_ONCE_MAX {
             return Err(StoreError::conflict("nothing, or too much, is to be erased at once"));
         }
-        // Freed bytes are overwritten with zeros, not only forgotten.
-        self.conn.execute_batch("PRAGMA secure_delete = ON")?;
         for id in &ids {
             match what {
                 Erased::Tasks(_) => self.erase_task(*id)?,
                 Erased::Calls(_) => self.erase_call(*id)?,
             }
         }
-        self.conn.execute_batch("PRAGMA secure_delete = OFF")?;
         let index = self.append(entry)?;
         let mut order = self.conn.prepare_cached("INSERT INTO erasures (entry, at, by, kind, ids) VALUES (?1, ?2, ?3, ?4, ?5)")?;
         order.execute((int(index), at.as_millis(), by, what.word(), ids.concat()))?;
@@ -144,9 +141,7 @@ impl Writing<'_> {
         if self.state.task(task).is_some() {
             return Err(StoreError::conflict("a task that is open needs its salt"));
         }
-        self.conn.execute_batch("PRAGMA secure_delete = ON")?;
         self.conn.prepare_cached("DELETE FROM salts WHERE task = ?1")?.execute([task.to_bytes()])?;
-        self.conn.execute_batch("PRAGMA secure_delete = OFF")?;
         Ok(())
     }
 
@@ -164,11 +159,9 @@ impl Writing<'_> {
         if tasks.is_empty() {
             return Ok(0);
         }
-        self.conn.execute_batch("PRAGMA secure_delete = ON")?;
         for task in &tasks {
             self.erase_task(*task)?;
         }
-        self.conn.execute_batch("PRAGMA secure_delete = OFF")?;
         Ok(tasks.len())
     }
 }
@@ -202,6 +195,19 @@ impl Store {
         self.read(move |conn| {
             let mut statement = conn.prepare_cached("SELECT sealed FROM salts WHERE task = ?1")?;
             Ok(statement.query_row([task.to_bytes()], |r| r.get(0)).optional()?)
+        })
+        .await
+    }
+
+    /// The held calls whose results wait to be fetched.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn results_waiting(&self) -> Result<Vec<(HoldId, CallId)>, StoreError> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached("SELECT id, call FROM holds WHERE id IN (SELECT hold FROM results)")?;
+            let rows = statement.query_map([], |r| Ok((HoldId::from_bytes(r.get(0)?), CallId::from_bytes(r.get(1)?))))?;
+            Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
     }

@@ -98,6 +98,14 @@ pub enum StoreError {
         /// How large it may be.
         max: usize,
     },
+    /// What is kept beside the ledger has a bound in all, and what is there may not go.
+    #[error("there is no room left for {what}: at most {max} bytes")]
+    NoRoom {
+        /// What it is.
+        what: &'static str,
+        /// How many bytes it may be in all.
+        max: u64,
+    },
     /// What was asked contradicts what is stored, such as a second row under one id.
     #[error("refused: {detail}")]
     Conflict {
@@ -129,6 +137,7 @@ impl StoreError {
             Self::Directory { .. } => "the data directory cannot be used",
             Self::TooNew { .. } => "the database was written by a newer version",
             Self::TooLarge { .. } => "too large to be recorded",
+            Self::NoRoom { .. } => "no room is left for the texts that must be kept (`total_mib_max` under [retention])",
             Self::Conflict { .. } => "contradicts what is on record",
             Self::Malformed { .. } => "stored data is not well-formed",
         }

@@ -111,4 +111,22 @@ mod tests {
         assert_eq!(store.exports().await.unwrap(), [otel]);
         store.close().await;
     }
+
+    #[tokio::test]
+    async fn what_is_deleted_or_replaced_is_overwritten_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_with(dir.path(), Box::new(Empty), Options { log_bytes: 0, readers: 1 }).unwrap();
+        store.write(|w| w.export_put("canary-deleted", 3, Timestamp::from_millis(5))).await.unwrap();
+        store.meta_put("k", b"canary-replaced".to_vec()).await.unwrap();
+        store.cut_log().await.unwrap();
+        store.write(|w| w.export_delete("canary-deleted")).await.unwrap();
+        store.meta_put("k", b"another".to_vec()).await.unwrap();
+        store.cut_log().await.unwrap();
+        store.close().await;
+        drop(store);
+        for file in std::fs::read_dir(dir.path()).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            assert!(!bytes.windows(7).any(|w| w == b"canary-"));
+        }
+    }
 }

@@ -102,11 +102,7 @@ impl Writing<'_> {
         }
         let revision = match (taken, row.candidate) {
             (Some(true), Some(candidate)) => {
-                // What is replaced is overwritten with zeros.
-                self.conn.execute_batch("PRAGMA secure_delete = ON")?;
-                let put = self.conn.prepare_cached("UPDATE secrets SET sealed = ?2 WHERE name = ?1")?.execute((name, &candidate));
-                self.conn.execute_batch("PRAGMA secure_delete = OFF")?;
-                put?;
+                self.conn.prepare_cached("UPDATE secrets SET sealed = ?2 WHERE name = ?1")?.execute((name, &candidate))?;
                 self.kept_put(name, seen, KeptPhase::Settled, None)?
             }
             (Some(true), None) => return Ok(Err(NoStep::Wrong)),

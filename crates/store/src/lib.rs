@@ -8,6 +8,7 @@
 //! An `Ok` of a method that writes says: it is durable. An error says: it did not happen, in memory as on disk.
 #![deny(missing_docs)]
 
+mod archive;
 mod authority;
 mod backfill;
 mod batch;
@@ -39,6 +40,7 @@ mod writing;
 #[cfg(test)]
 mod tests;
 
+pub use archive::Archive;
 pub use entry::{ENTRY_BYTES_MAX, Entry, EntryRow, Head, Integrated, Integrator, Intent, kind};
 pub use erasure::{ERASED_AT_ONCE_MAX, Erased, Erasure, TextSeal};
 pub use error::{Reason, StoreError};
@@ -47,7 +49,7 @@ pub use holds::{HoldFilter, TooMany};
 pub use index::{ACT, Counted, Fact, Field, Found, Group, LIMIT_MAX as SEARCH_LIMIT_MAX, Search, Tally, Window};
 pub use kept::{KeptPhase, KeptRow, NoStep};
 pub use leases::{Lease, LeaseFilter, LeaseLife, LeaseRow, LeaseState, TaskIsClosed};
-pub use payloads::{ErasedNote, OfCall, Payload, PayloadKind, PayloadRow, Payloads, Sealing};
+pub use payloads::{Keeping, ErasedNote, OfCall, Payload, PayloadKind, PayloadRow, Payloads, Sealing};
 pub use prune::{BUNDLE, HeldBy, Prunable};
 pub use registry::{Incident, Pin, PinStatus, RESULT_BYTES_MAX, Registered};
 pub use sealed::{RootName, SealedPlace, SealedRow};

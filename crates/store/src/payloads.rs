@@ -4,6 +4,7 @@
 //! A text that finds no place in the queue, or cannot be written, is lost, and counted: see [`Payloads::lost`]. Who must not lose one
 //! waits for [`Payloads::put_durable`].
 
+mod room;
 mod sealed;
 
 use std::fmt;
@@ -15,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bailiwick_core::{CallId, TaskId, Timestamp};
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use crate::erasure::Erasure;
@@ -51,7 +52,26 @@ CREATE INDEX payloads_task ON payloads (task);
 CREATE INDEX payloads_expires ON payloads (expires_at);
 -- Calls and tasks whose texts were erased: when, by whom, and where the ledger says so.
 CREATE TABLE erased (id BLOB PRIMARY KEY, at INTEGER NOT NULL, by TEXT NOT NULL, entry INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+", "
+-- Without its text the call would not have been made: it never makes room for another one.
+ALTER TABLE payloads ADD COLUMN required INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX payloads_oldest ON payloads (id) WHERE required = 0;
 "];
+
+/// How texts are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeping {
+    /// What [`Payloads::put_durable`] acknowledged survives a loss of power; otherwise it survives the death of the process.
+    pub durable: bool,
+    /// Bytes that the file may have in all.
+    pub bytes_max: u64,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self { durable: false, bytes_max: 1 << 30 }
+    }
+}
 
 /// What a text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +198,9 @@ struct Counts {
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
     lost: AtomicU64,
+    displaced: AtomicU64,
     failing: AtomicBool,
+    full: AtomicBool,
 }
 
 struct Inner {
@@ -195,11 +217,19 @@ impl Payloads {
     /// # Errors
     /// `Directory`, `TooNew` or `Unavailable`.
     pub fn open(dir: &Path, durable: bool) -> Result<Self, StoreError> {
+        Self::open_with(dir, Keeping { durable, ..Keeping::default() })
+    }
+
+    /// As [`open`](Self::open), with a bound on the file.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_with(dir: &Path, keeping: Keeping) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
-        let conn = open(&path, durable)?;
+        let conn = open(&path, keeping.durable)?;
         let counts = Arc::new(Counts::default());
         let (jobs, queue) = channel();
-        let mut keeper = Keeper { conn, counts: Arc::clone(&counts) };
+        let mut keeper = Keeper { conn, counts: Arc::clone(&counts), bytes_max: keeping.bytes_max };
         let thread = std::thread::Builder::new()
             .name("store-payloads".to_owned())
             .spawn(move || keeper.run(&queue))
@@ -226,10 +256,10 @@ impl Payloads {
         queued
     }
 
-    /// Queues a text, and waits until it is written.
+    /// Queues a text that is required, and waits until it is written. It never makes room for another one.
     ///
     /// # Errors
-    /// It is not kept.
+    /// It is not kept; `NoRoom` if only texts that are required are left.
     pub async fn put_durable(&self, payload: Payload) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
         self.queue(payload, Some(reply))?;
@@ -240,6 +270,32 @@ impl Payloads {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.inner.counts.lost.load(Ordering::Relaxed)
+    }
+
+    /// Texts that went before their time since the store was opened, to make room for others.
+    #[must_use]
+    pub fn displaced(&self) -> u64 {
+        self.inner.counts.displaced.load(Ordering::Relaxed)
+    }
+
+    /// Was there no room for the last text that was required?
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.inner.counts.full.load(Ordering::Relaxed)
+    }
+
+    /// Takes a text out again whose call was not made after all.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn withdraw(&self, call: CallId, kind: PayloadKind) -> Result<(), StoreError> {
+        self.ask(move |keeper| {
+            let mut delete = keeper.conn.prepare_cached("DELETE FROM payloads WHERE call = ?1 AND kind = ?2")?;
+            let gone = delete.execute((call.to_bytes(), kind.number()))?;
+            keeper.has_room(gone > 0);
+            Ok(())
+        })
+        .await
     }
 
     /// Could the last texts not be written?
@@ -366,6 +422,10 @@ fn open(path: &PathBuf, durable: bool) -> Result<Connection, StoreError> {
     for (step, sql) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(usize::MAX)) {
         conn.execute_batch(&format!("BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {};\nCOMMIT;", step.saturating_add(1)))?;
     }
+    if found == 1 && durable {
+        // Of a time when it was not noted: rather one too many than one too few.
+        conn.execute("UPDATE payloads SET required = 1 WHERE kind = ?1", [PayloadKind::Arguments.number()])?;
+    }
     Ok(conn)
 }
 
@@ -375,6 +435,7 @@ const COLUMNS: &str = "SELECT id, call, task, kind, at, expires_at, bytes, trunc
 struct Keeper {
     conn: Connection,
     counts: Arc<Counts>,
+    bytes_max: u64,
 }
 
 type Waiting = (Payload, Option<oneshot::Sender<Result<(), StoreError>>>);
@@ -424,13 +485,23 @@ impl Keeper {
         self.counts.waiting.fetch_sub(count, Ordering::Relaxed);
         self.counts.waiting_bytes.fetch_sub(batch.iter().map(|(p, _)| p.weight).sum(), Ordering::Relaxed);
         let mut replies = Vec::new();
-        let mut refused = 0u64;
+        let (mut refused, mut displaced, mut full) = (0u64, 0u64, None);
         let work = || -> Result<(), StoreError> {
-            let transaction = self.conn.unchecked_transaction()?;
+            // For writing from the start: one that began with reading would not wait for somebody else who writes.
+            let transaction = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
             for (payload, reply) in batch {
-                let (call, kind) = (payload.call, payload.kind.word());
-                match payload.insert(&transaction) {
-                    Ok(()) => replies.extend(reply.map(|r| (r, Ok(())))),
+                let (call, kind, required) = (payload.call, payload.kind.word(), reply.is_some());
+                match payload.insert(&transaction, required, self.bytes_max, &mut displaced) {
+                    Ok(()) => {
+                        full = if required { Some(false) } else { full };
+                        replies.extend(reply.map(|r| (r, Ok(()))));
+                    }
+                    Err(error @ StoreError::NoRoom { .. }) => {
+                        full = if required { Some(true) } else { full };
+                        // One that is required is not lost: its call is not made.
+                        refused = refused.saturating_add(u64::from(!required));
+                        replies.extend(reply.map(|r| (r, Err(error))));
+                    }
                     // It cannot be sealed: that is this one's own trouble.
                     Err(error @ StoreError::Malformed { .. }) => {
                         tracing::error!(%error, %call, kind, "the text of a call could not be kept");
@@ -448,6 +519,12 @@ impl Keeper {
         let written = work();
         // After an error in the middle those who wait for the rest find the reply gone: that is a no.
         self.told(&written, count, refused);
+        if written.is_ok() {
+            self.counts.displaced.fetch_add(displaced, Ordering::Relaxed);
+            if let Some(full) = full {
+                self.counts.full.store(full, Ordering::Relaxed);
+            }
+        }
         for (reply, result) in replies {
             drop(reply.send(result.and(written.clone())));
         }
@@ -493,6 +570,7 @@ impl Keeper {
             }
         }
         transaction.commit()?;
+        self.has_room(gone > 0);
         self.cut_log()?;
         Ok(u64::try_from(gone).unwrap_or(u64::MAX))
     }
@@ -508,10 +586,18 @@ impl Keeper {
                 break;
             }
         }
+        self.has_room(gone > 0);
         if gone > 0 {
             self.cut_log()?;
         }
         Ok(gone)
+    }
+
+    /// Something went: whoever needs room may try again.
+    fn has_room(&self, more: bool) {
+        if more {
+            self.counts.full.store(false, Ordering::Relaxed);
+        }
     }
 
     /// The log holds pages as they were before: it is written back, synchronised, and cut to nothing.
@@ -522,12 +608,13 @@ impl Keeper {
 }
 
 impl Payload {
-    fn insert(self, conn: &Connection) -> Result<(), StoreError> {
+    fn insert(self, conn: &Connection, required: bool, bytes_max: u64, displaced: &mut u64) -> Result<(), StoreError> {
         let sealed = (self.sealed)().map_err(StoreError::malformed)?;
+        room::make(conn, sealed.len(), bytes_max, displaced)?;
         // What was erased meanwhile does not come back.
         let mut insert = conn.prepare_cached(
-            "INSERT OR IGNORE INTO payloads (call, kind, task, at, expires_at, bytes, truncated, sealed)
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS (SELECT 1 FROM erased WHERE id IN (?1, ?3))",
+            "INSERT OR IGNORE INTO payloads (call, kind, task, at, expires_at, bytes, truncated, sealed, required)
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 WHERE NOT EXISTS (SELECT 1 FROM erased WHERE id IN (?1, ?3))",
         )?;
         insert.execute((
             self.call.to_bytes(),
@@ -538,6 +625,7 @@ impl Payload {
             int(self.bytes),
             self.truncated,
             sealed,
+            required,
         ))?;
         Ok(())
     }

@@ -68,7 +68,8 @@ impl Writing<'_> {
         Ok(index)
     }
 
-    /// Takes out some of the bodies that were pruned. Says whether there are more.
+    /// Takes out some of the bodies that were pruned. Says whether there are more. The last one counts as still there until
+    /// [`Store::pruned_done`], so that a start after a crash takes everything up again that follows from a pruning.
     fn prune_step(&self) -> Result<bool, StoreError> {
         let (minimum, done) = self
             .conn
@@ -78,12 +79,10 @@ impl Writing<'_> {
             return Ok(false);
         }
         let to = minimum.min(done.saturating_add(STEP));
-        self.conn.execute_batch("PRAGMA secure_delete = ON")?;
         self.conn
             .prepare_cached(&format!("UPDATE entries SET body = x'' WHERE idx >= ?1 AND idx < ?2 AND kind NOT IN {STAYS}"))?
             .execute((int(done), int(to)))?;
-        self.conn.prepare_cached("UPDATE pruned SET done = ?1 WHERE id = 0")?.execute([int(to)])?;
-        self.conn.execute_batch("PRAGMA secure_delete = OFF")?;
+        self.conn.prepare_cached("UPDATE pruned SET done = ?1 WHERE id = 0")?.execute([int(to.min(minimum.saturating_sub(1)))])?;
         Ok(to < minimum)
     }
 
@@ -93,7 +92,6 @@ impl Writing<'_> {
         let mut statement = self.conn.prepare_cached("SELECT id FROM tasks WHERE state = 'closed' AND expires_at < ?1 ORDER BY id LIMIT ?2")?;
         let rows = statement.query_map((before.as_millis(), limit(most)), |r| r.get::<_, [u8; 16]>(0))?;
         let tasks: Vec<[u8; 16]> = rows.collect::<Result<_, _>>()?;
-        self.conn.execute_batch("PRAGMA secure_delete = ON")?;
         for task in &tasks {
             for sql in [
                 "DELETE FROM results WHERE hold IN (SELECT id FROM holds WHERE task = ?1)",
@@ -104,7 +102,6 @@ impl Writing<'_> {
                 self.conn.prepare_cached(sql)?.execute([task])?;
             }
         }
-        self.conn.execute_batch("PRAGMA secure_delete = OFF")?;
         Ok(tasks.len())
     }
 }
@@ -158,7 +155,8 @@ impl Store {
     }
 
     /// Takes out the bodies that were pruned and are still there, step by step, so that calls pass in between. To be called again after
-    /// a crash. Says whether there was anything to do.
+    /// a crash. Says whether there was anything to do; then the log and the index are the caller's to clean before
+    /// [`pruned_done`](Self::pruned_done).
     ///
     /// # Errors
     /// The store's.
@@ -169,6 +167,18 @@ impl Store {
         }
         while self.write(|w| w.prune_step()).await? {}
         Ok(true)
+    }
+
+    /// Says that nothing is left of what was pruned: not in the database, its log, or the index.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn pruned_done(&self) -> Result<(), StoreError> {
+        self.write(|w| {
+            w.conn.prepare_cached("UPDATE pruned SET done = minimum WHERE id = 0 AND done >= minimum - 1")?.execute([])?;
+            Ok(())
+        })
+        .await
     }
 
     /// Forgets tasks, and their held calls, that were over before a time. Gives how many it were.

@@ -15,9 +15,9 @@ use crate::sql::{At, Count, int};
 
 use bailiwick_core::{CallId, HoldId, TaskId};
 
-const DATABASE: &str = "bailiwick.sqlite";
+pub(crate) const DATABASE: &str = "bailiwick.sqlite";
 const INDEX: &str = "index.sqlite";
-const LOCK: &str = "bailiwick.lock";
+pub(crate) const LOCK: &str = "bailiwick.lock";
 
 /// Each step brings the schema from its place in the list to the next. Never edited once released, only added to.
 const MIGRATIONS: &[&str] = &[
@@ -76,7 +76,8 @@ impl Directory {
         if mode != "wal" {
             return Err(StoreError::unavailable(Reason::Engine, "the file system does not support a write-ahead log"));
         }
-        conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA busy_timeout = 5000; PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;")?;
+        // What is deleted or replaced is overwritten with zeros. An intent only adds rows: it pays nothing for it.
+        conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA busy_timeout = 5000; PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;")?;
         migrate(&conn)?;
         // The reply is (busy, pages in the log, pages written back).
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
@@ -156,9 +157,14 @@ pub(crate) fn private(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// The version of the schema that this program writes.
+pub(crate) fn known_version() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
 fn migrate(conn: &Connection) -> Result<(), StoreError> {
     let found: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let known = known_version();
     let done = usize::try_from(found).unwrap_or(usize::MAX);
     if found > known || found < 0 {
         return Err(StoreError::TooNew { found, known });
@@ -327,7 +333,7 @@ pub(crate) fn stored_head(conn: &Connection) -> Result<Option<(u64, u64)>, Store
     Ok(control.map(|c| c.0).zip(Some(stored_size(conn)?)).map(|(control, size)| (size, control)))
 }
 
-fn stored_size(conn: &Connection) -> Result<u64, StoreError> {
+pub(crate) fn stored_size(conn: &Connection) -> Result<u64, StoreError> {
     let last = conn.prepare_cached("SELECT max(idx) FROM entries")?.query_row([], |r| r.get::<_, Option<Count>>(0))?;
     Ok(last.map_or(0, |c| c.0.saturating_add(1)))
 }

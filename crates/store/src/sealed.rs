@@ -135,20 +135,13 @@ impl Writing<'_> {
     /// The store's.
     pub fn reseal(&mut self, rows: &[(SealedRow, Vec<u8>)]) -> Result<usize, StoreError> {
         let mut changed = 0usize;
-        // What is replaced is overwritten with zeros.
-        self.conn.execute_batch("PRAGMA secure_delete = ON")?;
-        let mut work = || -> Result<(), StoreError> {
-            for (row, anew) in rows {
-                let table = row.place.table();
-                let (name, key, sealed) = (table.name, table.key, table.sealed);
-                let sql = format!("UPDATE {name} SET {sealed} = ?3 WHERE {key} = ?1 AND {sealed} = ?2");
-                changed = changed.saturating_add(self.conn.prepare_cached(&sql)?.execute((row.place.key(), &row.sealed, anew))?);
-            }
-            Ok(())
-        };
-        let done = work();
-        self.conn.execute_batch("PRAGMA secure_delete = OFF")?;
-        done.map(|()| changed)
+        for (row, anew) in rows {
+            let table = row.place.table();
+            let (name, key, sealed) = (table.name, table.key, table.sealed);
+            let sql = format!("UPDATE {name} SET {sealed} = ?3 WHERE {key} = ?1 AND {sealed} = ?2");
+            changed = changed.saturating_add(self.conn.prepare_cached(&sql)?.execute((row.place.key(), &row.sealed, anew))?);
+        }
+        Ok(changed)
     }
 }
 

@@ -157,3 +157,46 @@ async fn a_disk_that_takes_nothing_loses_texts_loudly_and_is_used_again_when_it_
     store.put_durable(text(3, PayloadKind::Arguments, "x")).await.unwrap();
     assert!(!store.is_failing());
 }
+
+#[tokio::test]
+async fn texts_that_are_required_never_go_for_others_and_what_finds_no_room_is_refused_or_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes_max = 256 << 10;
+    let store = Payloads::open_with(dir.path(), Keeping { durable: true, bytes_max }).unwrap();
+    let long = "y".repeat(20_000);
+    for n in 0..5 {
+        store.put_durable(text(n, PayloadKind::Arguments, &long)).await.unwrap();
+    }
+    let kept = async |n: u8| !store.of_call(call(n), None, at(5)).await.unwrap().rows.is_empty();
+    for n in 100..130 {
+        assert!(store.put(text(n, PayloadKind::Answer, &long)));
+    }
+    assert!(kept(129).await && !kept(100).await);
+    assert!(store.displaced() > 0 && store.lost() == 0);
+    // What is required displaces what is not, until nothing else is left.
+    let mut refused = None;
+    for n in 5..60 {
+        if let Err(error) = store.put_durable(text(n, PayloadKind::Arguments, &long)).await {
+            refused = Some((n, error));
+            break;
+        }
+        assert!(!store.is_full());
+    }
+    let (refused, error) = refused.expect("there is no bound");
+    assert!(refused > 6 && matches!(error, StoreError::NoRoom { .. }), "{refused}: {error}");
+    assert!(store.is_full() && !store.is_failing());
+    for n in 0..refused {
+        assert!(kept(n).await, "{n}");
+    }
+    assert!(!kept(129).await);
+    let lost = store.lost();
+    assert!(store.put(text(200, PayloadKind::Answer, &long)));
+    assert!(!kept(200).await && store.lost() == lost + 1);
+    // What is withdrawn makes room again.
+    store.withdraw(call(0), PayloadKind::Arguments).await.unwrap();
+    store.put_durable(text(refused, PayloadKind::Arguments, &long)).await.unwrap();
+    assert!(!store.is_full());
+    store.close().await;
+    let bytes = std::fs::metadata(dir.path().join(FILE)).unwrap().len();
+    assert!(bytes <= bytes_max + 65_536, "{bytes}");
+}
