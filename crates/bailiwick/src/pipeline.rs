@@ -533,20 +533,18 @@ impl OpenEntry<'_> {
             self.house.keep(self.house.text(whose, &salt, answer, now, until));
         }
         metrics::histogram!("bailiwick_call_seconds", "result" => concluded.result).record(duration.as_secs_f64());
-        entry::encode(
-            now,
-            &entry::Outcome {
-                call: self.spent.id,
-                intent: self.spent.entry,
-                result: concluded.result,
-                code: concluded.code.map(ErrorCode::slug),
-                answer: concluded.answer.as_ref().map(|a| self.house.salted(&salt, a)),
-                answer_bytes: concluded.answer.as_ref().map_or(0, Bytes::len),
-                kept_until,
-                told: self.told.as_ref().map(crate::mcp::parked::told).unwrap_or_default(),
-                duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            },
-        )
+        let outcome = entry::Outcome {
+            call: self.spent.id,
+            intent: self.spent.entry,
+            result: concluded.result,
+            code: concluded.code.map(ErrorCode::slug),
+            answer: concluded.answer.as_ref().map(|a| self.house.salted(&salt, a)),
+            answer_bytes: concluded.answer.as_ref().map_or(0, Bytes::len),
+            kept_until,
+            told: self.told.as_ref().map(crate::mcp::parked::told).unwrap_or_default(),
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        };
+        fitting(now, outcome)
     }
 
     /// Strict for what acts: the answer waits until the outcome is durable. Relaxed for reads, with a bound.
@@ -584,6 +582,19 @@ impl Drop for OpenEntry<'_> {
     }
 }
 
+/// The entry of an outcome. Of answers to questions it says as many as fit, the first ones: what became of the call stands in any case.
+fn fitting(now: bailiwick_core::Timestamp, mut outcome: entry::Outcome<'_>) -> Vec<u8> {
+    loop {
+        let body = entry::encode(now, &outcome);
+        if body.len() <= bailiwick_store::ENTRY_BYTES_MAX || outcome.told.is_empty() {
+            return body;
+        }
+        tracing::error!(call = %outcome.call, told = outcome.told.len(), "the outcome of a call is too large for its entry: it is cut");
+        let half = outcome.told.len() / 2;
+        outcome.told.truncate(half);
+    }
+}
+
 /// Tries again to write an outcome, until it stands. As no call passes while the store fails, few are ever owed.
 fn owe_outcome(house: &Arc<House>, entry: u64, call: CallId, body: Vec<u8>) {
     let house = Arc::clone(house);
@@ -597,6 +608,11 @@ fn owe_outcome(house: &Arc<House>, entry: u64, call: CallId, body: Vec<u8>) {
             match house.store.outcome(entry, call, body.clone()).await {
                 // A conflict says that it is closed already.
                 Ok(_) | Err(StoreError::Conflict { .. } | StoreError::Closed) => return,
+                // Trying again does not make it smaller.
+                Err(error @ StoreError::TooLarge { .. }) => {
+                    tracing::error!(%error, %call, "the outcome of a call is too large for its entry: the next start closes it as unknown");
+                    return;
+                }
                 Err(error) => tracing::warn!(%error, %call, "the outcome of a call could not be written yet"),
             }
         }
@@ -622,5 +638,38 @@ fn scalar(value: Raw<'_>) -> Result<Scalar, String> {
             None => value.text().parse().map(Scalar::Number).map_err(|_| unbounded()),
         },
         JsonKind::Null | JsonKind::Array | JsonKind::Object => Err(unbounded()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_core::{Digest, Timestamp};
+
+    #[test]
+    fn an_outcome_that_is_too_large_is_cut_until_it_fits_and_still_says_what_became_of_the_call() {
+        let told = |n: usize| (0..n).map(|_| entry::Told { method: "elicitation/create".to_owned(), answer: Digest::of(b"x") }).collect();
+        let outcome = |n: usize, code| entry::Outcome {
+            call: CallId::new(Timestamp::from_millis(1), [1; 10]),
+            intent: 7,
+            result: "done",
+            code,
+            answer: Some(Digest::of(b"answer")),
+            answer_bytes: 6,
+            kept_until: None,
+            told: told(n),
+            duration_ms: 3,
+        };
+        for n in [0, 64, 600, 5000] {
+            let body = fitting(Timestamp::from_millis(1), outcome(n, None));
+            assert!(body.len() <= bailiwick_store::ENTRY_BYTES_MAX, "{n}: {}", body.len());
+            let said: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!((said["result"].as_str(), said["answer_bytes"].as_u64(), said["intent"].as_u64()), (Some("done"), Some(6), Some(7)));
+            let kept = said.get("told").map_or(0, |t| t.as_array().unwrap().len());
+            assert!(if n <= 64 { kept == n } else { kept > 64 }, "{n}: {kept}");
+        }
+        // What nothing can be cut from comes back as it is, and the store refuses it, once.
+        let long = "c".repeat(70_000);
+        assert!(fitting(Timestamp::from_millis(1), outcome(9, Some(&long))).len() > bailiwick_store::ENTRY_BYTES_MAX);
     }
 }
