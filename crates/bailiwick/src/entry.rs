@@ -360,7 +360,7 @@ body!(Incident<'_>, "incident");
 #[derive(Debug, Serialize)]
 pub struct House<'a> {
     /// A slug: `started`, `stopped`, `policy`, `secret_set`, `secret_removed`, `secret_rotated`, `secret_lost`, `token_revoked`,
-    /// `store_recovered`, `root_key_rotation_begun`, `root_key_rotated`.
+    /// `store_recovered`, `root_key_rotation_begun`, `root_key_rotated`, `listed`, `texts_searched` (by a person: what was looked for is not said).
     pub what: &'a str,
     /// Who or what it concerns.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -20,7 +20,7 @@ use crate::entry::{self, Body};
 use crate::holds::Holds;
 use crate::journal::DenialBook;
 use crate::keyring::Keyring;
-use crate::keys::{Keys, TreeIntegrator};
+use crate::keys::Keys;
 use crate::leases::Leases;
 use crate::live::{LiveTask, LiveTasks};
 use crate::mcp::session::Sessions;
@@ -199,6 +199,8 @@ pub struct House {
     pub sessions: Sessions,
     /// How fast agents ask for tokens and tasks.
     pub paces: crate::paces::Paces,
+    /// Erasures that are under way.
+    pub(crate) retaining: crate::retention::Retaining,
     /// Calls that wait for a client's answer to a question of their system.
     pub parking: crate::mcp::parked::Parking,
     /// Codes and sessions of people at the web page.
@@ -243,7 +245,7 @@ impl House {
         let mut keys = Keys::open(data_dir, &config.sealing)?;
         let pen = keys.pen()?;
         let sources = policy_sources(&config)?;
-        let store = Store::open(data_dir, Box::new(TreeIntegrator::new(Arc::clone(&pen))))?;
+        let store = crate::shard::open(&mut keys, &pen, data_dir, bailiwick_store::Options::default())?;
         crate::shard::adopt(&mut keys, &store, &pen, data_dir).await?;
         let (clock, behind) = crate::soundness::no_earlier(clock, &store).await?;
         let witnesses = Witnesses::configured(Some(&config.ledger), data_dir)?;
@@ -292,6 +294,7 @@ impl House {
             state_seal,
             sessions: Sessions::default(),
             paces: crate::paces::Paces::default(),
+            retaining: crate::retention::Retaining::default(),
             parking: crate::mcp::parked::Parking::default(),
             sign_ins: SignIns::default(),
             workers: TaskTracker::new(),

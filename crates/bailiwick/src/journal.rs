@@ -54,6 +54,15 @@ impl Recorder<'_> {
         holds.find(&hold.key, now).is_none() && waiting() >= pending_max.saturating_mul(TASKS_THAT_WAIT)
     }
 
+    /// Keeps the text without which the call may not be made. That there is no room for it is on record as a denial.
+    async fn keep_first(&self, call: &Call<Bound>, text: bailiwick_store::Payload) -> Result<(), StoreError> {
+        let kept = self.house.keep_first(text).await;
+        if let Err(error @ StoreError::NoRoom { .. }) = &kept {
+            self.house.denied(call, error.code(), error.public(), &[]).await?;
+        }
+        kept
+    }
+
     /// Do the approvals of this hold release the call under the policy in force?
     fn released_by(&self, call: &Call<Bound>, hold: &Hold, now: Timestamp) -> bool {
         let approvers = self.house.approvers_of(call.task());
@@ -100,12 +109,15 @@ impl Journal for Recorder<'_> {
         );
         let consume = hold.map(|h| h.id);
         let row = IntentRow { known_control: self.control, task: task.id, call: call.id(), consume, budget_calls: task.budget.calls, at: now, body };
-        if self.house.must_keep(tool.effect)
-            && let Some(text) = text.take()
-        {
-            self.house.keep_first(text).await?;
+        let required = if self.house.must_keep(tool.effect) { text.take() } else { None };
+        let kept_first = required.is_some();
+        if let Some(text) = required {
+            self.keep_first(call, text).await?;
         }
         let written = self.house.store.intent(row).await?;
+        if kept_first && written.is_err() {
+            self.house.unkeep(call.id(), PayloadKind::Arguments).await;
+        }
         if let (Ok(_), Some(text)) = (&written, text) {
             self.house.keep(text);
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bailiwick_ledger::checkpoint::CheckpointError;
 use bailiwick_ledger::export::{ExportError, Exporter};
 use bailiwick_ledger::{Checkpoint, Frontier, Hash, Origin, VerifierKey, leaf_hash};
-use bailiwick_store::{EntryRow, Integrated, Integrator, Options, Reason, Store, StoreError};
+use bailiwick_store::{Archive, EntryRow, Integrated, Integrator, Options, Reason, Store, StoreError};
 use serde::Deserialize;
 
 use crate::cli::ApiClient;
@@ -174,9 +174,7 @@ pub fn verify(data_dir: &Path, origin: &Origin, key: &VerifierKey) -> Result<Che
 pub fn verify_kept(data_dir: &Path, origin: &Origin, key: &VerifierKey) -> Result<Verified, AccessError> {
     apart(async {
         let source = Source::open(data_dir).await?;
-        let result = check(&source, origin, key, |_, _| Ok(())).await;
-        source.close().await;
-        result.map(|(verified, _)| verified)
+        check(&source, origin, key, |_, _| Ok(())).await.map(|(verified, _)| verified)
     })
 }
 
@@ -194,9 +192,7 @@ pub fn export(data_dir: &Path, out: &Path) -> Result<u64, AccessError> {
             Some(entry) => Ok(files.push(entry)?),
             None => Ok(files.push_hash(Hash::from_bytes(*leaf))?),
         };
-        let result = check(&source, &origin, &key, each).await;
-        source.close().await;
-        let (verified, note) = result?;
+        let (verified, note) = check(&source, &origin, &key, each).await?;
         files.finish(&note)?;
         Ok(verified.head.size)
     })
@@ -209,10 +205,13 @@ pub fn export(data_dir: &Path, out: &Path) -> Result<u64, AccessError> {
 /// `Absent`; `Running` if a broker runs there: it does it itself when an operator asks; or the store's.
 pub fn rebuild_index(data_dir: &Path) -> Result<u64, AccessError> {
     apart(async {
-        let source = Source::open(data_dir).await?;
-        let Source::Store(store) = &source else { return Err(AccessError::Running("ask it as an operator".to_owned())) };
+        present(data_dir)?;
+        let store = match Store::open_with(data_dir, Box::new(Keyless), Options { log_bytes: 0, readers: 1 }) {
+            Err(StoreError::Locked { .. }) => return Err(AccessError::Running("ask it as an operator".to_owned())),
+            opened => opened.map_err(damaged)?,
+        };
         let rebuilt = store.rebuild_index().await;
-        source.close().await;
+        store.close().await;
         Ok(rebuilt?)
     })
 }
@@ -238,6 +237,12 @@ async fn check(
     let note = source.checkpoint().await?;
     let mut check = Check::new(&note, origin, key)?;
     let size = check.head.size;
+    if let Source::Archive(archive) = source {
+        let stored = archive.size()?;
+        if stored != size {
+            return Err(AccessError::Damaged(format!("the newest signed head counts {size} entries, and there are {stored}")));
+        }
+    }
     let mut next = 0;
     while next < size {
         let page = source.entries(next, size.min(next.saturating_add(PAGE))).await?;
@@ -259,9 +264,23 @@ async fn check(
     Ok((check.finish_kept()?, note))
 }
 
+/// Is there a store at all?
+fn present(data_dir: &Path) -> Result<(), AccessError> {
+    if data_dir.join("bailiwick.sqlite").exists() { Ok(()) } else { Err(AccessError::Absent(data_dir.to_path_buf())) }
+}
+
+/// A ledger that is not whole is found when it is opened: that is no trouble of the store's.
+fn damaged(error: StoreError) -> AccessError {
+    match error {
+        StoreError::Unavailable { reason: Reason::Ledger | Reason::Disagrees, detail } if *detail != *EMPTY => AccessError::Damaged(detail.to_string()),
+        error => error.into(),
+    }
+}
+
 /// Where entries come from.
 enum Source {
-    Store(Store),
+    /// Files that are only read.
+    Archive(Box<Archive>),
     Broker(Box<(ApiClient, PersonKey)>),
 }
 
@@ -286,16 +305,10 @@ struct PageEntry {
 
 impl Source {
     async fn open(data_dir: &Path) -> Result<Self, AccessError> {
-        if !data_dir.join("bailiwick.sqlite").exists() {
-            return Err(AccessError::Absent(data_dir.to_path_buf()));
-        }
-        match Store::open_with(data_dir, Box::new(Keyless), Options { log_bytes: 0, readers: 1 }) {
-            Ok(store) => Ok(Self::Store(store)),
+        present(data_dir)?;
+        match Archive::open(data_dir) {
+            Ok(archive) => Ok(Self::Archive(Box::new(archive))),
             Err(StoreError::Locked { .. }) => Self::broker(data_dir).await,
-            // The store checks its newest entries when it is opened, and finds there what we would have found.
-            Err(StoreError::Unavailable { reason: Reason::Ledger | Reason::Disagrees, detail }) if *detail != *EMPTY => {
-                Err(AccessError::Damaged(detail.to_string()))
-            }
             Err(error) => Err(error.into()),
         }
     }
@@ -319,7 +332,10 @@ impl Source {
 
     async fn checkpoint(&self) -> Result<String, AccessError> {
         match self {
-            Self::Store(store) => Ok(store.checkpoint().to_string()),
+            Self::Archive(archive) => match archive.checkpoint()? {
+                empty if empty.is_empty() => Err(StoreError::Unavailable { reason: Reason::Ledger, detail: EMPTY.into() }.into()),
+                note => Ok(note),
+            },
             Self::Broker(broker) => Ok(Self::page(broker, 0, 0).await?.checkpoint),
         }
     }
@@ -327,17 +343,17 @@ impl Source {
     /// The first entry that is not pruned.
     async fn minimum(&self) -> Result<u64, AccessError> {
         match self {
-            Self::Store(store) => Ok(store.minimum().await?),
+            Self::Archive(archive) => Ok(archive.minimum()?),
             Self::Broker(broker) => Ok(Self::page(broker, 0, 0).await?.minimum),
         }
     }
 
     async fn entries(&self, from: u64, to: u64) -> Result<Vec<Row>, AccessError> {
         match self {
-            Self::Store(store) => {
-                let minimum = store.minimum().await?;
+            Self::Archive(archive) => {
+                let minimum = archive.minimum()?;
                 let kept = |row: EntryRow| (row.index, (row.index >= minimum || !row.body.is_empty()).then_some(row.body), row.leaf);
-                Ok(store.entries(from..to).await?.into_iter().map(kept).collect())
+                Ok(archive.entries(from..to)?.into_iter().map(kept).collect())
             }
             Self::Broker(broker) => {
                 let page = Self::page(broker, from, to).await?;
@@ -353,12 +369,6 @@ impl Source {
     async fn page((api, who): &(ApiClient, PersonKey), from: u64, to: u64) -> Result<Page, AccessError> {
         let answer = api.get(who, &format!("/v1/ledger/entries?from={from}&to={to}")).await.map_err(|e| AccessError::Running(e.to_string()))?;
         serde_json::from_value(answer).map_err(|e| AccessError::Running(e.to_string()))
-    }
-
-    async fn close(&self) {
-        if let Self::Store(store) = self {
-            store.close().await;
-        }
     }
 }
 
@@ -457,6 +467,57 @@ mod tests {
         let second = dir.path().join("second");
         assert!(export(&data, &second).is_err());
         assert!(!second.join("checkpoint").exists());
+    }
+
+    /// Every file of a directory with its bytes.
+    fn files(dir: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+        let mut found = std::collections::BTreeMap::new();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                found.append(&mut files(&path));
+            } else {
+                found.insert(path.clone(), std::fs::read(&path).unwrap());
+            }
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn verifying_and_exporting_write_nothing_and_bring_no_older_database_to_a_newer_schema() {
+        let dir = ledger(5).await;
+        let data = dir.path().join("data");
+        std::fs::remove_file(data.join("index.sqlite")).unwrap();
+        tamper(&data, "PRAGMA user_version = 7");
+        let (key, origin) = log_key(&data).unwrap();
+        let before = files(&data);
+        assert_eq!(verify(&data, &origin, &key).unwrap().size, 5);
+        assert_eq!(export(&data, &dir.path().join("out")).unwrap(), 5);
+        let after = files(&data);
+        assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+        assert!(before == after, "a file was written");
+        // A newer one is not guessed at, and an entry that nobody signed is no part of the ledger.
+        tamper(&data, "PRAGMA user_version = 7000");
+        assert!(matches!(verify(&data, &origin, &key), Err(AccessError::Store(StoreError::TooNew { .. }))));
+        tamper(&data, "PRAGMA user_version = 7; INSERT INTO entries (idx, kind, leaf, body) VALUES (5, 'house', zeroblob(32), x'7b7d')");
+        assert!(matches!(verify(&data, &origin, &key), Err(AccessError::Damaged(_) | AccessError::Checkpoint(_))));
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_a_crash_left_with_its_log_is_verified_to_its_end() {
+        let dir = ledger(3).await;
+        let data = dir.path().join("data");
+        let keys = Keys::load_or_make(&data).unwrap();
+        let store = Store::open_with(&data, Box::new(keys.integrator().unwrap()), Options { log_bytes: 1 << 20, readers: 1 }).unwrap();
+        for _ in 0..4 {
+            store.append(Entry::new("house", b"{\"late\":1}".to_vec())).await.unwrap();
+        }
+        let copy = tempfile::tempdir().unwrap();
+        let crashed = copy.path().join("data");
+        crate::publish::tests::copy_all(&data, &crashed);
+        store.close().await;
+        let (key, origin) = log_key(&crashed).unwrap();
+        assert_eq!(verify(&crashed, &origin, &key).unwrap().size, 7);
     }
 
     #[tokio::test]

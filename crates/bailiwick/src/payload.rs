@@ -209,6 +209,13 @@ impl House {
         Ok(())
     }
 
+    /// The call of a text that was kept first is not made after all: the text goes. If it cannot, an erasure still finds it.
+    pub(crate) async fn unkeep(&self, call: CallId, kind: PayloadKind) {
+        if let Err(error) = self.payloads.withdraw(call, kind).await {
+            tracing::warn!(%error, %call, "the text of a call that was not made could not be taken out");
+        }
+    }
+
     /// A text with the salt that its digest needs, sealed when it is written.
     pub(crate) fn text(&self, whose: Whose, salt: &Salt, text: &Bytes, now: Timestamp, until: Timestamp) -> Payload {
         let kept = text.len().min(self.config.retention.text_bytes_max);

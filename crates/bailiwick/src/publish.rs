@@ -111,6 +111,13 @@ impl Publication {
         self.public_entries
     }
 
+    /// How many entries are published to files with what they say. `None`: none are to be.
+    pub(crate) async fn entries_out(&self) -> Option<u64> {
+        let out = Directory::new(self.out.as_ref()?);
+        // What cannot be read has not got anything.
+        Some(apart(move || out.checkpoint().ok().and_then(|note| head_of(&note))).await.ok().flatten().map_or(0, |head| head.size))
+    }
+
     /// The witnesses.
     #[must_use]
     pub const fn witnesses(&self) -> &Witnesses {

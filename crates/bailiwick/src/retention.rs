@@ -1,20 +1,25 @@
 //! What goes: texts whose time is over, and texts that somebody had erased. An order to erase is on record before it is carried out, and
 //! is carried out again after a crash until nothing is left of it.
 
-use std::collections::BTreeSet;
+mod looking;
+mod running;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bailiwick_core::hold::HoldState;
 use bailiwick_core::{CallId, Hold, HoldId, PersonName, TaskId, TaskState, Timestamp};
-use bailiwick_store::{ERASED_AT_ONCE_MAX, Entry, Erased, Payloads, StoreError, TaskFilter};
+use bailiwick_store::{ERASED_AT_ONCE_MAX, Entry, Erased, Keeping, Payloads, StoreError, TaskFilter};
 use serde_json::Value;
 
 use crate::config::Config;
 use crate::entry::{self, Body};
 use crate::fault;
 use crate::house::{House, StartError};
+
+pub(crate) use running::Retaining;
 
 /// How often texts whose time is over are taken out.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
@@ -28,7 +33,7 @@ const REASON_MAX: usize = 200;
 const CONTAINING_MIN: usize = 3;
 
 /// What is to be erased.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
     /// All calls of a task.
     Task(TaskId),
@@ -63,7 +68,7 @@ pub struct Report {
 }
 
 /// Why nothing was erased.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EraseError {
     /// There is no such task or call, or nothing that holds the text.
@@ -82,7 +87,8 @@ pub enum EraseError {
 
 /// Opens the file of texts. One that cannot be opened stops the start only if the configuration requires it.
 pub(crate) fn open_payloads(config: &Config, data_dir: &Path) -> Result<Payloads, StartError> {
-    match Payloads::open(data_dir, config.retention.required) {
+    let keeping = Keeping { durable: config.retention.required, bytes_max: config.retention.total_bytes_max };
+    match Payloads::open_with(data_dir, keeping) {
         Ok(payloads) => Ok(payloads),
         Err(error) if config.retention.required => Err(error.into()),
         Err(error) => {
@@ -124,7 +130,7 @@ pub enum PruneError {
 
 impl House {
     /// Prunes the ledger: what entries from before a time said goes, their hashes stay. Without a time, by what the policy says. On
-    /// record first; it never touches what is open, what an export has not got yet, or what the policy keeps.
+    /// record first; it never touches what is open, what an export or the publication has not got yet, or what the policy keeps.
     ///
     /// # Errors
     /// See [`PruneError`]. After a `Store` error it may be on record; it goes on at the next start.
@@ -137,7 +143,7 @@ impl House {
         if kept_from > keeps {
             return Err(PruneError::Kept(keeps));
         }
-        let prunable = self.store.prunable(kept_from, self.exported_to().await?).await?;
+        let prunable = self.store.prunable(kept_from, self.let_out_to().await?).await?;
         let (from, to) = (prunable.from, prunable.to);
         let pruned = Pruned { from, to, kept_from, held_by: prunable.held_by.map(bailiwick_store::HeldBy::words), entry: None };
         if dry || to == from {
@@ -154,11 +160,12 @@ impl House {
         Ok(Pruned { entry: Some(index), ..pruned })
     }
 
-    /// The first entry that some export has not got yet.
-    async fn exported_to(&self) -> Result<u64, StoreError> {
+    /// The first entry that some export, or the publication, has not got yet.
+    async fn let_out_to(&self) -> Result<u64, StoreError> {
         let cursors = self.store.exports().await?;
         let next = |name: &str| cursors.iter().find(|c| c.name == name).map_or(0, |c| c.next);
-        Ok(self.config.exports.iter().map(|export| next(&export.name)).min().unwrap_or(u64::MAX))
+        let exports = self.config.exports.iter().map(|export| next(&export.name));
+        Ok(exports.chain(self.publication.entries_out().await).min().unwrap_or(u64::MAX))
     }
 
     /// Carries a pruning out that is on record. What it leaves in the index and in the log goes too.
@@ -170,6 +177,8 @@ impl House {
             fault::point("after-prune");
             self.store.cut_log().await?;
             self.store.rebuild_index().await?;
+            // Last: a start after a crash begins with the first step again.
+            self.store.pruned_done().await?;
         }
         Ok(())
     }
@@ -207,6 +216,7 @@ impl House {
     /// Tells how the file of texts stands, to whoever reads the metrics.
     pub(crate) fn count_texts(&self) {
         metrics::counter!("bailiwick_texts_lost_total").absolute(self.payloads.lost());
+        metrics::counter!("bailiwick_texts_displaced_total").absolute(self.payloads.displaced());
         metrics::gauge!("bailiwick_texts_waiting").set(f64::from(u32::try_from(self.payloads.waiting()).unwrap_or(u32::MAX)));
     }
 
@@ -217,6 +227,7 @@ impl House {
     pub async fn expire_texts(&self) -> Result<(), StoreError> {
         let now = self.clock.now();
         self.finish_erasures().await?;
+        self.tell_displaced().await;
         let texts = self.payloads.expire(now).await?;
         let life = i64::try_from(self.config.retention.digests.as_millis()).unwrap_or(i64::MAX);
         let before = Timestamp::from_millis(now.as_millis().saturating_sub(life));
@@ -237,11 +248,11 @@ impl House {
         Ok(())
     }
 
-    /// Looks up what an order names.
+    /// Looks up what an order names. To look into texts is put on record first, with who does it, and without what is looked for.
     ///
     /// # Errors
     /// `Absent` if that is nothing, `Open` if the one thing that it names is still open, `Invalid`, or the store's.
-    pub async fn named(&self, selector: &Selector) -> Result<Named, EraseError> {
+    pub async fn named(&self, selector: &Selector, by: &PersonName) -> Result<Named, EraseError> {
         let named = match selector {
             Selector::Task(id) => {
                 let row = self.store.task(*id).await?.ok_or(EraseError::Absent)?;
@@ -250,7 +261,13 @@ impl House {
                 }
                 Named { tasks: vec![*id], ..Named::default() }
             }
-            Selector::Call(id) => self.closed(self.with_hold(*id).await?, true).await?,
+            Selector::Call(id) => {
+                let calls = self.with_hold(*id).await?;
+                if calls.is_empty() {
+                    return Err(EraseError::Absent);
+                }
+                self.closed(calls.into_iter().map(|call| (call, None)).collect(), true).await?
+            }
             Selector::Subject(person) => {
                 let rows = self.store.tasks(TaskFilter { subject: Some(person.clone()), limit: usize::MAX, ..TaskFilter::default() }).await?;
                 let (closed, open): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| matches!(row.state, TaskState::Closed { .. }));
@@ -261,19 +278,18 @@ impl House {
                 if text.len() < CONTAINING_MIN {
                     return Err(EraseError::Invalid("the text to look for is too short: at least 3 bytes"));
                 }
+                self.append(&entry::House { what: "texts_searched", name: Some(by.as_str()), digest: None }).await?;
                 self.closed(self.containing(text).await?, false).await?
             }
         };
         if named.tasks.is_empty() && named.calls.is_empty() && named.open.is_empty() { Err(EraseError::Absent) } else { Ok(named) }
     }
 
-    /// A call with the one that was held before it, or was made with its approval: they have the same arguments.
+    /// A call with the one that was held before it, or was made with its approval: they have the same arguments. Empty: the ledger does
+    /// not know it.
     async fn with_hold(&self, call: CallId) -> Result<BTreeSet<CallId>, EraseError> {
         let entries = self.store.entries_of_call(call).await?;
-        if entries.is_empty() {
-            return Err(EraseError::Absent);
-        }
-        let mut calls = BTreeSet::from([call]);
+        let mut calls: BTreeSet<CallId> = entries.first().map(|_| call).into_iter().collect();
         for row in entries {
             let body: Value = serde_json::from_slice(&row.body).unwrap_or_default();
             let hold = body.get("hold").and_then(|h| h.as_str()?.parse::<HoldId>().ok());
@@ -289,12 +305,13 @@ impl House {
         Ok(calls)
     }
 
-    /// The calls whose task is over; the tasks of the others are named as open, or, where one call was meant, refused.
-    async fn closed(&self, calls: BTreeSet<CallId>, one: bool) -> Result<Named, EraseError> {
+    /// The calls whose task is over; the tasks of the others are named as open, or, where one call was meant, refused. A text may name
+    /// the task of a call that never came on record.
+    async fn closed(&self, calls: BTreeMap<CallId, Option<TaskId>>, one: bool) -> Result<Named, EraseError> {
         let mut named = Named::default();
-        for call in calls {
+        for (call, said) in calls {
             let entries = self.store.entries_of_call(call).await?;
-            let Some(task) = entries.iter().find_map(|row| row.task) else { continue };
+            let Some(task) = entries.iter().find_map(|row| row.task).or(said) else { continue };
             let open = self.store.task(task).await?.is_some_and(|row| !matches!(row.state, TaskState::Closed { .. }));
             match open {
                 true if one => return Err(EraseError::Open(task)),
@@ -304,34 +321,6 @@ impl House {
             }
         }
         Ok(named)
-    }
-
-    /// Calls in one of whose kept texts this stands: as it is, or as JSON writes it.
-    async fn containing(&self, text: &str) -> Result<BTreeSet<CallId>, EraseError> {
-        let escaped = Value::from(text).to_string();
-        let escaped = escaped.get(1..escaped.len().saturating_sub(1)).unwrap_or(text);
-        let stands = |plain: &[u8]| [text, escaped].iter().any(|t| plain.windows(t.len()).any(|w| w == t.as_bytes()));
-        let (now, mut after, mut found) = (self.clock.now(), 0, BTreeSet::new());
-        loop {
-            let rows = self.payloads.page(after, PAGE, now).await?;
-            let Some(last) = rows.last() else { break };
-            after = last.id;
-            for row in rows.iter().filter(|row| !found.contains(&row.call)).collect::<Vec<_>>() {
-                if self.unsealed(row).is_some_and(|(_, plain)| stands(plain.as_slice())) {
-                    found.insert(row.call);
-                }
-            }
-        }
-        for hold in self.store.holds(bailiwick_store::HoldFilter { limit: usize::MAX, ..Default::default() }).await? {
-            if stands(&hold.arguments) {
-                found.insert(hold.call);
-            }
-        }
-        let mut with_holds = BTreeSet::new();
-        for call in found {
-            with_holds.append(&mut self.with_hold(call).await?);
-        }
-        Ok(with_holds)
     }
 
     /// Erases texts of calls: on record first, then gone from every file. The ledger keeps its entries, whose digests nobody can
@@ -344,7 +333,7 @@ impl House {
         if reason.is_empty() || reason.chars().count() > REASON_MAX {
             return Err(EraseError::Invalid("say why, in at most 200 characters; it stays on record, so name no person's data"));
         }
-        let named = self.named(selector).await?;
+        let named = self.named(selector, by).await?;
         let mut report = Report::default();
         let tasks = named.tasks.chunks(ERASED_AT_ONCE_MAX).map(|ids| Erased::Tasks(ids.to_vec()));
         let calls = named.calls.chunks(ERASED_AT_ONCE_MAX).map(|ids| Erased::Calls(ids.to_vec()));

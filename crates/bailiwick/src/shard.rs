@@ -13,7 +13,7 @@ use bailiwick_store::Store;
 use serde::Deserialize;
 
 pub use begin::{Begun, ShardError, begin};
-pub(crate) use begin::{adopt, examine};
+pub(crate) use begin::{adopt, examine, open};
 pub(crate) use lineage::Lineage;
 pub use lineage::{Departure, Finding, LineageError};
 pub use pen::Pen;

@@ -10,12 +10,15 @@ use bailiwick_store::{Reason, Store, StoreError};
 use serde::Deserialize;
 
 use crate::house::{House, StartError};
+use crate::ledger_access::said_minimum;
 
 /// How often everything is read again.
 const EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Entries that are read at a time, and the pause after them, so that calls go first.
 const PAGE: u64 = 512;
 const PAUSE: Duration = Duration::from_millis(2);
+/// Says that the record was found damaged, until it was seen whole again. Beside the database, which may be what is damaged.
+const MARK: &str = "record-damaged";
 /// A clock may be this far behind the newest entry: machines' clocks are corrected by little. What is more is somebody's decision.
 const BEHIND_MAX: Duration = Duration::from_secs(300);
 
@@ -28,6 +31,8 @@ enum Unsound {
     Missing(u64),
     #[error("the entries do not lead to the signed root")]
     Root,
+    #[error("the entries before {0} are empty, and no entry says that they were pruned")]
+    Unsaid(u64),
     #[error("the database file is damaged: {0}")]
     Pages(StoreError),
     #[error(transparent)]
@@ -59,9 +64,7 @@ impl House {
                     Ok(entries) => tracing::debug!(entries, "the record is what was written"),
                     Err(Unsound::Store(error)) => tracing::warn!(%error, "the record could not be looked over"),
                     Err(wrong) => {
-                        tracing::error!(error.code = "audit.unavailable", %wrong, "the record is damaged: nothing is written to it, and no call passes");
-                        house.incident("record_damaged", None, None, &wrong.to_string()).await;
-                        house.pen.stop(&format!("the record is damaged: {wrong}"));
+                        house.damaged(&wrong).await;
                     }
                 }
                 tokio::select! {
@@ -72,10 +75,54 @@ impl House {
         });
     }
 
+    /// The pen first, so that nothing more is signed over what is damaged; then the mark for the next start; then the incident, without
+    /// an entry.
+    async fn damaged(&self, wrong: &Unsound) {
+        self.pen.stop(&format!("the record is damaged: {wrong}"));
+        metrics::counter!("bailiwick_incidents_total", "what" => "record_damaged").increment(1);
+        tracing::error!(error.code = "audit.unavailable", %wrong, "the record is damaged: nothing is written to it, and no call passes");
+        let mark = self.data_dir.join(MARK);
+        if let Err(error) = crate::place::write_private(&mark, format!("{wrong}\n").as_bytes()) {
+            tracing::error!(%error, path = %mark.display(), "the next start will not know of the damage before it finds it again");
+        }
+        let now = self.clock.now();
+        let document = serde_json::json!({ "detail": wrong.to_string() }).to_string();
+        let id = bailiwick_core::IncidentId::new(now, crate::clock::random());
+        let row = bailiwick_store::Incident { id, kind: "record_damaged".to_owned(), at: now, document };
+        if let Err(error) = self.store.write(move |w| w.incident_put(&row)).await {
+            tracing::error!(%error, "the incident could not be kept");
+        }
+    }
+
+    /// Before anything is signed: a record that was found damaged is looked over first. Whole again, the mark goes.
+    ///
+    /// # Errors
+    /// If the mark cannot be read or taken away.
+    pub(crate) async fn recall_damage(&self) -> Result<(), StartError> {
+        let mark = self.data_dir.join(MARK);
+        let failed = |e: std::io::Error| StartError::place(mark.display().to_string(), e);
+        if !mark.try_exists().map_err(failed)? {
+            return Ok(());
+        }
+        tracing::warn!("the record was found damaged before: all of it is read before anything is signed");
+        match self.look_over().await {
+            Ok(entries) => {
+                tracing::info!(entries, "the record is whole again");
+                std::fs::remove_file(&mark).map_err(failed)
+            }
+            Err(wrong) => {
+                self.damaged(&wrong).await;
+                Ok(())
+            }
+        }
+    }
+
     /// Reads every entry up to the head of now. Gives their number.
     async fn look_over(&self) -> Result<u64, Unsound> {
         let head = self.store.head();
         let mut tree = Frontier::new();
+        // The entry after the last one that is empty, and how far entries say that others were pruned.
+        let (mut empty_to, mut said, mut minimum) = (0u64, 0u64, 0u64);
         while tree.size() < head.size {
             let from = tree.size();
             let rows = self.store.entries(from..head.size.min(from.saturating_add(PAGE))).await?;
@@ -87,10 +134,18 @@ impl House {
                     return Err(Unsound::Missing(tree.size()));
                 }
                 let leaf = Hash::from_bytes(row.leaf);
-                // A body that was pruned is empty; its leaf stays.
-                if !row.body.is_empty() && leaf_hash(&row.body) != leaf {
-                    return Err(Unsound::Entry(row.index));
+                if leaf_hash(&row.body) != leaf {
+                    // Only a body that was pruned is empty; its leaf stays.
+                    if row.index >= minimum {
+                        // More may have been pruned since.
+                        minimum = self.store.minimum().await?;
+                    }
+                    if !row.body.is_empty() || row.index >= minimum {
+                        return Err(Unsound::Entry(row.index));
+                    }
+                    empty_to = row.index.saturating_add(1);
                 }
+                said = said.max(said_minimum(&row.body).unwrap_or_default());
                 tree.push(leaf);
             }
             tokio::time::sleep(PAUSE).await;
@@ -98,8 +153,25 @@ impl House {
         if *tree.root().as_bytes() != head.root {
             return Err(Unsound::Root);
         }
+        if empty_to > said && empty_to > self.said_since(head.size).await? {
+            return Err(Unsound::Unsaid(empty_to));
+        }
         self.store.check_pages().await?;
         Ok(head.size)
+    }
+}
+
+impl House {
+    /// How far the entries from here on say that others were pruned: it may have been ordered meanwhile.
+    async fn said_since(&self, mut from: u64) -> Result<u64, Unsound> {
+        let (to, mut said) = (self.store.head().size, 0u64);
+        while from < to {
+            let rows = self.store.entries(from..to.min(from.saturating_add(PAGE))).await?;
+            let Some(last) = rows.last() else { return Err(Unsound::Missing(from)) };
+            from = last.index.saturating_add(1);
+            said = rows.iter().filter_map(|row| said_minimum(&row.body)).fold(said, u64::max);
+        }
+        Ok(said)
     }
 }
 

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bailiwick_core::{ErrorCode, Role};
 use http::{HeaderValue, StatusCode, header};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::asker::Api;
+use super::asker::{Api, ByPerson, has};
+use super::problem::Problem;
 use super::registry::word;
 use crate::house::House;
 use crate::upstream;
@@ -23,7 +25,7 @@ const STORE_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Readiness {
     /// Yes or no.
     ready: bool,
-    /// Why not, in words without detail.
+    /// Why not, in words without detail. What is wrong with the record is told to operators and auditors who prove themselves.
     reasons: Vec<String>,
     /// How many systems stand how, without names. One that is down does not make the broker unready: the others' calls pass.
     systems: std::collections::BTreeMap<&'static str, usize>,
@@ -59,18 +61,20 @@ pub(super) async fn alive() -> &'static str {
     get, path = "/readyz", tag = "health",
     responses((status = 200, description = "It can.", body = Readiness), (status = 503, description = "It cannot, and why.", body = Readiness)),
 )]
-pub(super) async fn ready(State(api): State<Arc<Api>>) -> Response {
-    let readiness = readiness(&api.house).await;
+pub(super) async fn ready(State(api): State<Arc<Api>>, by: Result<ByPerson, Problem>) -> Response {
+    let told = by.is_ok_and(|by| has(&by.person, &[Role::Operator, Role::Auditor]));
+    let readiness = readiness(&api.house, told).await;
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum::Json(readiness)).into_response()
 }
 
-async fn readiness(house: &House) -> Readiness {
+async fn readiness(house: &House, told: bool) -> Readiness {
     let mut reasons = Vec::new();
     if house.stop.is_cancelled() {
         reasons.push("the broker is stopping".to_owned());
     }
     if let Some(why) = house.pen.stopped() {
+        let why = if told { &*why } else { ErrorCode::AuditUnavailable.slug() };
         reasons.push(format!("nothing is signed and no call is made: {why}"));
     }
     if house.store.is_failing() {
@@ -78,6 +82,9 @@ async fn readiness(house: &House) -> Readiness {
     }
     if house.config.retention.required && house.payloads.is_failing() {
         reasons.push("texts of calls could not be kept: acting calls are refused until they can be".to_owned());
+    }
+    if house.config.retention.required && house.payloads.is_full() {
+        reasons.push("texts of calls have no room left: acting calls are refused until older ones expire, are erased, or may have more".to_owned());
     }
     // Through the writer's own queue, and with nothing to write: no disk is waited for unless the writer waits for one.
     match tokio::time::timeout(STORE_WITHIN, house.store.write(|_| Ok(()))).await {

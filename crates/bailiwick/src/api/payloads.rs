@@ -174,7 +174,9 @@ pub(super) async fn texts(State(api): State<Arc<Api>>, by: ByPerson, name: Named
     Ok(axum::Json(texts).into_response())
 }
 
-/// Erases kept texts and the salts of their digests. The ledger keeps its entries, and says who erased what and why.
+/// Erases kept texts and the salts of their digests. The ledger keeps its entries, and says who erased what and why. It goes on if
+/// the client goes away; the same request meanwhile gets the same report. To look for a text, if only asking, is on record, without
+/// the text.
 #[utoipa::path(
     post, path = "/v1/erasures", tag = "record", request_body = ErasureRequest,
     responses((status = 200, description = "What was erased, or would be.", body = ErasureReport)),
@@ -188,10 +190,12 @@ pub(super) async fn erase(State(api): State<Arc<Api>>, by: ByPerson, Json(asked)
     let (Some(selector), None) = (given.next(), given.next()) else {
         return Err(Problem::invalid("say exactly one of `task`, `call`, `subject` and `containing`"));
     };
+    let by = by.person.name;
     if dry_run {
-        let named = api.house.named(&selector).await?;
+        let named = api.house.named(&selector, &by).await?;
         return Ok(axum::Json(ErasureReport::new(named, true, 0, Vec::new())).into_response());
     }
-    let report = api.house.erase(&selector, &reason, &by.person.name).await?;
+    // Whoever asked may go away: what was begun goes on.
+    let report = api.house.erase_on(selector, reason, by).await?;
     Ok(axum::Json(ErasureReport::new(report.named, false, report.texts, report.entries)).into_response())
 }

@@ -13,6 +13,9 @@ const DAYS_MAX: u32 = 36_500;
 /// Kept of a text, if the configuration does not say otherwise.
 const TEXT_BYTES: u32 = 64 << 10;
 const TEXT_BYTES_MAX: u32 = 16 << 20;
+/// Kept of all texts together, in MiB, if the configuration does not say otherwise, and at most.
+const TOTAL_MIB: u32 = 1024;
+const TOTAL_MIB_MAX: u32 = 1 << 20;
 /// How long what was done can be looked at, if the configuration does not say otherwise.
 const REVIEW_DAYS: u32 = 90;
 
@@ -25,6 +28,9 @@ pub(super) struct RetentionFile {
     payloads: Keeping,
     /// Bytes that are kept of one text; of a longer one only its beginning is kept. Default 65536.
     text_bytes_max: u32,
+    /// MiB that the file of texts may have in all. Beyond it the oldest texts go before their time, and the ledger says so; those that
+    /// are required stay, and an acting call whose text finds no room is refused. Default 1024.
+    total_mib_max: u32,
     /// Days for which arguments are kept: one number, or a number for each effect; 0 keeps none. Default 90 for what acts, 0 for `read`.
     #[schemars(with = "Option<DaysFile>")]
     arguments: DaysFile,
@@ -46,6 +52,7 @@ impl Default for RetentionFile {
         Self {
             payloads: Keeping::BestEffort,
             text_bytes_max: TEXT_BYTES,
+            total_mib_max: TOTAL_MIB,
             arguments: DaysFile::Unsaid,
             answers: DaysFile::Unsaid,
             digests_days: REVIEW_DAYS,
@@ -94,6 +101,8 @@ pub struct Retention {
     pub required: bool,
     /// Bytes that are kept of one text.
     pub text_bytes_max: usize,
+    /// Bytes that the file of texts may have in all.
+    pub total_bytes_max: u64,
     /// How long after a task's end its digests can be recognised.
     pub digests: Duration,
     /// The age at which entries of the ledger may be pruned. `None`: never.
@@ -134,6 +143,12 @@ impl Retention {
         if !(1..=TEXT_BYTES_MAX).contains(&file.text_bytes_max) {
             return Err((format!("`text_bytes_max` must be 1 to {TEXT_BYTES_MAX}"), "to keep no texts, say `arguments = 0` and `answers = 0`"));
         }
+        if !(1..=TOTAL_MIB_MAX).contains(&file.total_mib_max) {
+            return Err((format!("`total_mib_max` must be 1 to {TOTAL_MIB_MAX}"), "to keep no texts, say `arguments = 0` and `answers = 0`"));
+        }
+        if u64::from(file.text_bytes_max) > u64::from(file.total_mib_max).saturating_mul(1 << 19) {
+            return Err(("`text_bytes_max` is more than half of `total_mib_max`".to_owned(), "one long text would displace all others"));
+        }
         if file.ledger_days == Some(0) {
             return Err(("`ledger_days` must be at least 1".to_owned(), "leave it out, and the ledger is never pruned"));
         }
@@ -146,6 +161,7 @@ impl Retention {
         }
         Ok(Self {
             required: file.payloads == Keeping::Required,
+            total_bytes_max: u64::from(file.total_mib_max).saturating_mul(1 << 20),
             text_bytes_max: usize::try_from(file.text_bytes_max).unwrap_or(usize::MAX),
             digests: DAY.saturating_mul(file.digests_days.min(DAYS_MAX)),
             ledger: file.ledger_days.map(|days| DAY.saturating_mul(days.min(DAYS_MAX))),
@@ -218,6 +234,9 @@ mod tests {
             "answers = { read = 40000 }",
             "text_bytes_max = 0",
             "text_bytes_max = 99999999",
+            "total_mib_max = 0",
+            "total_mib_max = 99999999",
+            "total_mib_max = 1\ntext_bytes_max = 1000000",
             "ledger_days = 0",
             "[systems.other]\narguments = 1",
             "[systems.shop]\nargument = 1",

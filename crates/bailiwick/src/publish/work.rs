@@ -15,6 +15,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(10);
 impl House {
     /// Before anything is signed: if what was let out cannot be continued, the pen is taken away.
     pub(crate) async fn examine_ledger(&self) -> Result<(), StartError> {
+        self.recall_damage().await?;
         let found = examine(&self.store, &self.pen, &self.data_dir, Some(&self.config), self.publication.witnesses()).await;
         let found = found.map_err(|e| StartError::place("the published ledger", e))?;
         for finding in &found {
@@ -45,11 +46,15 @@ impl House {
 
     /// After a new shard: what was open in the older state is ended, for nobody knows what was revoked or spent since.
     pub(crate) async fn settle_shard(&self) -> Result<(), StoreError> {
-        let Some(shard) = self.store.shards().await?.pop().filter(|shard| !shard.settled) else { return Ok(()) };
+        // Also one behind which another shard was begun meanwhile.
+        let unsettled: Vec<u64> = self.store.shards().await?.iter().filter(|shard| !shard.settled).map(|shard| shard.number).collect();
+        if unsettled.is_empty() {
+            return Ok(());
+        }
         for live in self.live.all() {
             self.end_task(live.task.id, bailiwick_core::EndReason::Revoked, Some("ledger shard new")).await?;
         }
-        self.store.write(move |w| w.shard_settled(shard.number)).await
+        self.store.write(move |w| unsettled.into_iter().try_for_each(|number| w.shard_settled(number))).await
     }
 
     /// Starts the worker.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bailiwick_core::Clock as _;
 use bailiwick_ledger::{Checkpoint, Note, Origin, VerifierKey};
-use bailiwick_store::{Entry, Options, Shard, Store, StoreError};
+use bailiwick_store::{Archive, Entry, Options, Reason, Shard, Store, StoreError};
 
 use super::lineage::{Finding, Lineage, LineageError};
 use super::{Pen, base_of, directory_name, number_of, origins};
@@ -72,7 +72,10 @@ pub async fn begin(data_dir: &Path, config: Option<&Config>, reason: &str, even_
     crate::place::prepare(data_dir)?;
     let mut keys = Keys::load_or_make(data_dir)?;
     let pen = keys.pen()?;
-    let store = Store::open_with(data_dir, Box::new(TreeIntegrator::new(Arc::clone(&pen))), Options { log_bytes: 0, readers: 1 })?;
+    let store = open(&mut keys, &pen, data_dir, Options { log_bytes: 0, readers: 1 }).map_err(|error| match error {
+        StartError::Store(error) => ShardError::Store(error),
+        error => error.into(),
+    })?;
     let begun = begin_in(data_dir, config, &mut keys, &pen, &store, (reason, even_so)).await;
     store.close().await;
     begun
@@ -184,16 +187,51 @@ async fn next_origin(data_dir: &Path, config: Option<&Config>, store: &Store, ol
     text.parse().map_err(|e| StartError::place("the new origin", e).into())
 }
 
-/// If the store has a newer shard than the files beside it (a shard was begun, and the machine stopped), the files follow.
+/// Opens the store. One that was restored from before the shard that the files name is opened with the key of its own shard: what was
+/// let out of the later one is then found by [`examine`].
+pub(crate) fn open(keys: &mut Keys, pen: &Arc<Pen>, data_dir: &Path, options: Options) -> Result<Store, StartError> {
+    let opened = || Store::open_with(data_dir, Box::new(TreeIntegrator::new(Arc::clone(pen))), options);
+    let error = match opened() {
+        Err(error @ StoreError::Unavailable { reason: Reason::Ledger, .. }) => error,
+        opened => return Ok(opened?),
+    };
+    let Some(newest) = Archive::open(data_dir).and_then(|archive| archive.newest_shard()).ok() else { return Err(error.into()) };
+    let origin = origin_of(newest.as_deref(), keys)?;
+    if origin == *keys.origin() {
+        return Err(error.into());
+    }
+    tracing::warn!(
+        store = origin.as_str(),
+        files = keys.origin().as_str(),
+        "the store is from before the shard that the files beside it name: it is opened with the key of its own shard"
+    );
+    follow(keys, pen, data_dir, origin)?;
+    Ok(opened()?)
+}
+
+/// The origin of the store's newest shard, or of the first one.
+fn origin_of(newest: Option<&str>, keys: &Keys) -> Result<Origin, StartError> {
+    newest.unwrap_or_else(|| base_of(keys.origin())).parse().map_err(|e| StartError::place("the newest shard's origin", e))
+}
+
+fn follow(keys: &mut Keys, pen: &Pen, data_dir: &Path, origin: Origin) -> Result<(), StartError> {
+    keys.follow(&origin, data_dir)?;
+    pen.change(keys.signing_key()?, origin);
+    Ok(())
+}
+
+/// The store's newest shard says which key signs. If the files beside it name another one (a shard was begun, and the machine stopped; or
+/// the store alone was restored from before a shard), they follow.
 pub(crate) async fn adopt(keys: &mut Keys, store: &Store, pen: &Pen, data_dir: &Path) -> Result<(), StartError> {
-    let Some(newest) = store.shards().await?.pop() else { return Ok(()) };
-    let origin: Origin = newest.origin.parse().map_err(|e| StartError::place("the newest shard's origin", e))?;
+    let newest = store.shards().await?.pop();
+    let origin = origin_of(newest.as_ref().map(|shard| shard.origin.as_str()), keys)?;
     if origin == *keys.origin() {
         return Ok(());
     }
-    keys.follow(&origin, data_dir)?;
-    pen.change(keys.signing_key()?, origin);
-    if let Ok(old) = newest.old_origin.parse() {
+    follow(keys, pen, data_dir, origin)?;
+    if let Some(newest) = newest
+        && let Ok(old) = newest.old_origin.parse()
+    {
         keep_old_key(data_dir, &old, &newest.old_vkey)?;
     }
     Ok(())

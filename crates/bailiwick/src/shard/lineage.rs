@@ -149,7 +149,9 @@ impl Lineage<'_> {
             }
             let parsed = Note::parse(&note).ok().and_then(|note| Checkpoint::parse(note.text().as_str()).ok());
             let Some(origin) = parsed.map(|head| head.origin) else { continue };
-            let later = base_of(&origin) == base_of(self.origin) && !known.contains(&origin.to_string()) && number_of(&origin) > 1;
+            // One with a smaller number was found when this one was begun: a new shard's is above all that can be seen.
+            let above = number_of(&origin) > 1 && number_of(&origin) >= number_of(self.origin);
+            let later = base_of(&origin) == base_of(self.origin) && !known.contains(&origin.to_string()) && above;
             if later {
                 found.push(Finding { place: place.to_owned(), what: Departure::LaterShard { origin: origin.to_string() }, note: None });
             }

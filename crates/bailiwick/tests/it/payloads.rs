@@ -592,7 +592,8 @@ async fn what_is_looked_for_is_found_however_json_writes_it_and_in_results_that_
     assert!(!entries.iter().any(|e| e.to_string().contains("Müller")));
     erase(&client, json!({ "containing": "Wäre ", "reason": "request 4711" })).await;
     assert!(broker.house.store.result(hold.id).await.unwrap().is_none(), "the result is still there");
-    stop_and_verify(broker, &place).await;
+    broker.stop().await;
+    place.verify();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -603,6 +604,7 @@ async fn an_erasure_goes_on_when_whoever_asked_is_gone_and_the_same_request_join
     let task = client.task("scout").await;
     assert_eq!(client.call(&task, "sys.put", &arguments(1)).await.word(), "done");
     end(&client, &task).await;
+    assert_eq!(texts(&client, "ben", &call_of(&broker.entries().await, "intent", "sys.put")).await["arguments"]["state"], "kept");
     let file = rusqlite::Connection::open(place.data.join("payloads.sqlite")).unwrap();
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     // Its client gives up while the file is held.
@@ -618,7 +620,8 @@ async fn an_erasure_goes_on_when_whoever_asked_is_gone_and_the_same_request_join
     let orders = broker.entries().await.iter().filter(|e| e["kind"] == "erasure").count();
     assert_eq!(orders, 1, "the same request was ordered twice");
     assert!(broker.house.store.erasures_due().await.unwrap().is_empty());
-    stop_and_verify(broker, &place).await;
+    broker.stop().await;
+    place.verify();
     assert_eq!(rows(&place), 0);
 }
 
@@ -641,7 +644,8 @@ async fn an_erasure_whose_client_went_away_is_carried_out_without_another_word()
         assert!(tokio::time::Instant::now() < deadline, "it was dropped with its request");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    stop_and_verify(broker, &place).await;
+    broker.stop().await;
+    place.verify();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
