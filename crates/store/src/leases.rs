@@ -114,7 +114,7 @@ impl std::fmt::Debug for LeaseRow {
     }
 }
 
-/// Which leases to list. Oldest first.
+/// Which leases to list. Newest first.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseFilter {
     /// Only of this task.
@@ -338,7 +338,7 @@ impl Store {
         .await
     }
 
-    /// Leases, oldest first.
+    /// Leases, newest first.
     ///
     /// # Errors
     /// The store's.
@@ -352,7 +352,7 @@ impl Store {
             };
             let mut statement = conn.prepare_cached(&format!(
                 "{COLUMNS} WHERE {chosen}(?1 IS NULL OR task = ?1) AND (?2 IS NULL OR system = ?2) AND (?3 IS NULL OR state = ?3)
-                 AND (?4 = 0 OR state <> 'ended') ORDER BY id LIMIT ?5"
+                 AND (?4 = 0 OR state <> 'ended') ORDER BY id DESC LIMIT ?5"
             ))?;
             let state = filter.state.map(LeaseState::word);
             let system = filter.system.as_ref().map(SystemName::as_str);

@@ -113,7 +113,7 @@ impl LeaseDocument {
     }
 }
 
-/// Leases, oldest first.
+/// Leases, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LeaseList {
     /// The leases.
@@ -172,6 +172,26 @@ pub(super) async fn list(State(api): State<Arc<Api>>, by: ByPerson, Asked(query)
     let limit = query.limit.unwrap_or(100).clamp(1, LIST_MAX);
     let rows = house.store.leases(LeaseFilter { task, system, state, open, limit }).await?;
     Ok(axum::Json(LeaseList { leases: rows.into_iter().map(LeaseDocument::new).collect() }).into_response())
+}
+
+/// One lease, for operators, auditors and the owner of its task.
+#[utoipa::path(
+    get, path = "/v1/leases/{id}", tag = "leases", params(("id" = String, Path, description = "The lease's id.")),
+    responses((status = 200, description = "The lease.", body = LeaseDocument)),
+    security(("person" = [])),
+)]
+pub(super) async fn show(State(api): State<Arc<Api>>, by: ByPerson, name: Named) -> Result<Response, Problem> {
+    let house = &api.house;
+    let absent = || Problem::new(ErrorCode::LeaseAbsent);
+    let row = house.store.lease(name.parse(ErrorCode::LeaseAbsent)?).await?.ok_or_else(absent)?;
+    let own = match row.task {
+        Some(task) => house.store.task(task).await?.is_some_and(|t| t.task.owner == by.person.name),
+        None => false,
+    };
+    if !own && !has(&by.person, &[Role::Operator, Role::Auditor]) {
+        return Err(absent());
+    }
+    Ok(axum::Json(LeaseDocument::new(row)).into_response())
 }
 
 /// Ends a lease, by hand if it cannot be shown.

@@ -166,6 +166,7 @@ fn all() -> Routes {
         .add(web::__path_style, web::style)
         .add(exports::__path_list, exports::list)
         .add(leases::__path_list, leases::list)
+        .add(leases::__path_show, leases::show)
         .add(leases::__path_end, leases::end)
         .add(leases::__path_check, leases::check)
         .add(root_key::__path_show, root_key::show)
@@ -220,7 +221,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let paths = document["paths"].as_object().unwrap();
         let operations: Vec<_> = paths.values().flat_map(|p| p.as_object().unwrap().values()).collect();
-        assert_eq!(operations.len(), 53);
+        assert_eq!(operations.len(), 54);
         for operation in operations {
             assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{operation}");
             assert!(operation["responses"]["default"].is_object(), "{operation}");

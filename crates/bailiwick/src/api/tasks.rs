@@ -165,7 +165,7 @@ impl TaskDocument {
     async fn whole(house: &House, row: &TaskRow) -> Result<Self, Problem> {
         let filter = LeaseFilter { task: Some(row.task.id), limit: LIST_MAX, ..LeaseFilter::default() };
         let leases = house.store.leases(filter).await?;
-        Ok(Self { leases: leases.into_iter().map(LeaseDocument::new).collect(), ..Self::new(house, row) })
+        Ok(Self { leases: leases.into_iter().rev().map(LeaseDocument::new).collect(), ..Self::new(house, row) })
     }
 }
 

@@ -42,6 +42,9 @@ impl LeaseCommand {
         let api = ApiClient::of(place)?;
         let who = place.person()?;
         let find = async |given: &str| -> Result<Value, Failure> {
+            if given.parse::<bailiwick_core::LeaseId>().is_ok() {
+                return Ok(api.get(&who, &format!("/v1/leases/{given}")).await?);
+            }
             let answer = api.get(&who, "/v1/leases?all=true&limit=500").await?;
             let leases = items(&answer, "leases");
             let id = unique(given, leases.iter().filter_map(|l| l.get("id").and_then(Value::as_str)), "lease")?;

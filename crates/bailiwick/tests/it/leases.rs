@@ -147,6 +147,10 @@ async fn a_task_reads_and_writes_with_credentials_that_are_made_for_it_and_end_w
     assert_eq!(left_on(&server), "");
     let endings: Vec<&str> = ended["leases"].as_array().unwrap().iter().map(|l| l["ending"]["ending"].as_str().unwrap()).collect();
     assert_eq!(endings, ["revoked-verified", "revoked-verified"]);
+    let one = format!("/v1/leases/{}", ended["leases"][0]["id"].as_str().unwrap());
+    for (who, status) in [("ops", 200), ("ana", 200), ("ben", 200), ("cat", 401)] {
+        assert_eq!(client.by(who, Method::GET, &one, None).await.status, status, "{who}");
+    }
     // The record says it in this order, all of it under the task.
     let entries = broker.entries().await;
     let at = |what: &dyn Fn(&Value) -> bool| entries.iter().position(|e| e["task"] == *task.id && what(e)).unwrap();
