@@ -94,7 +94,8 @@ impl File {
         };
         let header = HeaderUse { name, before: self.before.clone().unwrap_or_else(|| before.to_owned()) };
         // What cannot be put into a request is told now, and not at the first call of a task.
-        bailiwick_credentials::Injection::header_of(&header.name, &header.before, &Secret::from("probe".to_owned())).map_err(|error| error.to_string())?;
+        bailiwick_credentials::Injection::header_of(&header.name, &header.before, &Secret::from("probe".to_owned()))
+            .map_err(|error| error.to_string())?;
         let prefix = self.prefix.as_deref().map_or(Ok(Prefix::default()), str::parse).map_err(|error| format!("prefix: {error}"))?;
         Ok(Settings { header, prefix, sort })
     }

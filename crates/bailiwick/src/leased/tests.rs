@@ -109,7 +109,10 @@ fn what_cannot_be_is_told_with_what_was_expected() {
     wrong(OAUTH2, "expected `client_secret`, `private_key` or `refresh_token`");
     wrong(&format!("{OAUTH2}client_secret = \"a\"\nprivate_key = \"b\"\n"), "not both");
     wrong(&OAUTH2.replace("[\"orders.read\"]", "[]").replace("client_id", "client_secret = \"a\"\nclient_id"), "each with 1 to 64 scopes");
-    wrong(&format!("{OAUTH2}client_secret = \"a\"\n").replace("https://login.example.org/token", "http://login.example.org/token"), "`token_url`: `login.example.org` is another machine");
+    wrong(
+        &format!("{OAUTH2}client_secret = \"a\"\n").replace("https://login.example.org/token", "http://login.example.org/token"),
+        "`token_url`: `login.example.org` is another machine",
+    );
     wrong(&format!("{OAUTH2}client_secret = \"a\"\nca = \"missing.pem\"\n"), "/nowhere/missing.pem");
     wrong(&GITHUB.replace("[\"shop\"]", "[]"), "names of repositories");
     wrong(&GITHUB.replace("{ contents = \"read\", issues = \"write\" }", "{}"), "at least one permission");

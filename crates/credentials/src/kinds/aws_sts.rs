@@ -24,8 +24,10 @@ use super::connection::within;
 use super::signing::{Key, random_id};
 use super::web::{Endpoint, Form, Question, Reply, SecretText, clean};
 use crate::Secret;
-use crate::lease::{Account, AccountName, Ending, Evidence, Finding, Found, Kind, Minted, Plan, Prefix, Step, Tag, TargetCode, TargetError, TargetIds};
-pub use sigv4::{Request, Signed, SignError, sign};
+use crate::lease::{
+    Account, AccountName, Ending, Evidence, Finding, Found, Kind, Minted, Plan, Prefix, Step, Tag, TargetCode, TargetError, TargetIds,
+};
+pub use sigv4::{Request, SignError, Signed, sign};
 use xml::Element;
 
 const RIGHTS_MAX: usize = 64;
@@ -62,7 +64,8 @@ impl WebIdentity {
     /// [`TargetCode::Plan`] if the URL is no `https://` URL, or the key is neither RSA nor EC P-256.
     pub fn new(issuer: &str, kid: &str, key: Key, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
         let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
-        let url = issuer.strip_prefix("https://").is_some_and(|rest| !rest.is_empty()) && issuer.len() <= 255 && !issuer.contains(['?', '#', '@', ' ']);
+        let url =
+            issuer.strip_prefix("https://").is_some_and(|rest| !rest.is_empty()) && issuer.len() <= 255 && !issuer.contains(['?', '#', '@', ' ']);
         if !url || !(1..=128).contains(&kid.len()) {
             return wrong("expected an issuer `https://HOST/PATH` of at most 255 characters, and a key's name of at most 128");
         }
@@ -116,14 +119,17 @@ impl Settings {
         if !self.endpoint.is_base() {
             return wrong("the endpoint's URL has no query");
         }
-        if self.region.is_empty() || self.region.len() > 32 || !self.region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        if self.region.is_empty() || self.region.len() > 32 || !self.region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        {
             return wrong("expected a region such as `eu-central-1`");
         }
         if ![&self.audience, &self.subject].iter().all(|text| (1..=255).contains(&text.len()) && text.bytes().all(|b| (0x21..=0x7e).contains(&b))) {
             return wrong("expected an audience and a subject of 1 to 255 visible characters of ASCII");
         }
         if self.rights.is_empty() || self.rights.len() > RIGHTS_MAX || !self.rights.values().all(|right| are_statements(right)) {
-            return wrong("expected 1 to 64 rights, each with 1 to 32 statements that have `Effect`, `Action` and `Resource`, at least one of them `Allow`");
+            return wrong(
+                "expected 1 to 64 rights, each with 1 to 32 statements that have `Effect`, `Action` and `Resource`, at least one of them `Allow`",
+            );
         }
         if !(SESSION_MIN..=SESSION_MAX).contains(&self.session_max) {
             return wrong("expected sessions of 15 minutes to 12 hours");
@@ -264,7 +270,10 @@ impl AwsSts {
         }
         let credentials = result.child("Credentials").ok_or_else(|| protocol("the answer has no credentials"))?;
         let keys = Keys::given(credentials).ok_or_else(|| protocol("the credentials are none"))?;
-        let expires_at = credentials.child("Expiration").and_then(|text| Timestamp::parse(text.text()).ok()).ok_or_else(|| protocol("the answer has no expiry"))?;
+        let expires_at = credentials
+            .child("Expiration")
+            .and_then(|text| Timestamp::parse(text.text()).ok())
+            .ok_or_else(|| protocol("the answer has no expiry"))?;
         if expires_at > self.clock.now().plus(asked.saturating_add(Duration::from_secs(300))) {
             return Err(protocol("the session is longer than was asked for"));
         }
@@ -285,10 +294,12 @@ impl AwsSts {
             region: &self.settings.region,
             service: "sts",
         };
-        let signed = sign(&request, keys, self.clock.now()).map_err(|error| TargetError::new(TargetCode::Internal, Step::Verify, "", &error.to_string()))?;
-        let question = signed.headers().into_iter().fold(Question::new(Method::POST, "/").header(ACCEPT, "text/xml"), |question, (name, value)| {
-            question.secret_header(name, value)
-        });
+        let signed =
+            sign(&request, keys, self.clock.now()).map_err(|error| TargetError::new(TargetCode::Internal, Step::Verify, "", &error.to_string()))?;
+        let question = signed
+            .headers()
+            .into_iter()
+            .fold(Question::new(Method::POST, "/").header(ACCEPT, "text/xml"), |question, (name, value)| question.secret_header(name, value));
         let reply = self.settings.endpoint.ask(Step::Verify, question.form(form)).await?;
         let answer = Element::parse(&reply.body);
         match (reply.status, answer) {
@@ -296,7 +307,9 @@ impl AwsSts {
                 let arn = answer.child("GetCallerIdentityResult").and_then(|result| result.child("Arn")).map(Element::text).unwrap_or_default();
                 Ok(Ok(clean(arn, &keys.each())))
             }
-            (400 | 403, Some(answer)) if matches!(error_code(&answer), "ExpiredToken" | "ExpiredTokenException" | "InvalidClientTokenId" | "SignatureDoesNotMatch") => {
+            (400 | 403, Some(answer))
+                if matches!(error_code(&answer), "ExpiredToken" | "ExpiredTokenException" | "InvalidClientTokenId" | "SignatureDoesNotMatch") =>
+            {
                 Ok(Err(words(reply.status, Some(&answer), &keys.each())))
             }
             _ => Err(self.refusal(Step::Verify, &reply, &keys.each())),
@@ -352,7 +365,10 @@ impl AwsSts {
                 Err(error) if error.is_transient() || error.code() == TargetCode::Internal => return Err(error),
                 Err(error) => {
                     let who = format!("audience `{}`, subject `{}`", self.settings.audience, self.settings.subject);
-                    let remedy = format!("make our issuer an OpenID Connect provider of the account, and let the trust policy of {} allow {who}", self.settings.role);
+                    let remedy = format!(
+                        "make our issuer an OpenID Connect provider of the account, and let the trust policy of {} allow {who}",
+                        self.settings.role
+                    );
                     (format!("no session for the right `{name}`: {error}"), remedy)
                 }
             };
@@ -443,8 +459,12 @@ fn are_statements(statements: &[Value]) -> bool {
         _ => false,
     };
     let effect = |statement: &Value| statement.get("Effect").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let whole = |statement: &Value| matches!(effect(statement).as_str(), "Allow" | "Deny") && listed(statement.get("Action")) && listed(statement.get("Resource"));
-    (1..=STATEMENTS_MAX).contains(&statements.len()) && statements.iter().all(whole) && statements.iter().any(|statement| effect(statement) == "Allow")
+    let whole = |statement: &Value| {
+        matches!(effect(statement).as_str(), "Allow" | "Deny") && listed(statement.get("Action")) && listed(statement.get("Resource"))
+    };
+    (1..=STATEMENTS_MAX).contains(&statements.len())
+        && statements.iter().all(whole)
+        && statements.iter().any(|statement| effect(statement) == "Allow")
 }
 
 #[cfg(test)]
@@ -454,7 +474,15 @@ mod tests {
     #[test]
     fn a_role_a_session_and_a_statement_are_what_aws_says_they_are() {
         assert!(is_role("arn:aws:iam::123456789012:role/path/agents") && is_role("arn:aws-cn:iam::123456789012:role/a"));
-        for bad in ["", "agents", "arn:aws:iam::123456789012:user/a", "arn:aws:iam::12345678901x:role/a", "arn:aws:iam::123456789012:role/", "arn:aws:sts:eu:123456789012:role/a", "arn:aws:iam::123456789012:role/a:b"] {
+        for bad in [
+            "",
+            "agents",
+            "arn:aws:iam::123456789012:user/a",
+            "arn:aws:iam::12345678901x:role/a",
+            "arn:aws:iam::123456789012:role/",
+            "arn:aws:sts:eu:123456789012:role/a",
+            "arn:aws:iam::123456789012:role/a:b",
+        ] {
             assert!(!is_role(bad), "{bad}");
         }
         assert!(is_session_name("task_0190c5a0b1c2d3e4f5061728394a5b6c") && is_session_name(&"a".repeat(64)));
@@ -479,11 +507,20 @@ mod tests {
     #[test]
     fn keys_are_read_back_and_not_shown() {
         let secret = |text: &str| Secret::from(text.to_owned());
-        let keys = Keys { access_key_id: secret("ASIA0123456789ABCDEF"), secret_access_key: secret("a/b+c=0123456789"), session_token: secret("IQoJ0123456789+/==") };
+        let keys = Keys {
+            access_key_id: secret("ASIA0123456789ABCDEF"),
+            secret_access_key: secret("a/b+c=0123456789"),
+            session_token: secret("IQoJ0123456789+/=="),
+        };
         let read = Keys::parse(&keys.to_secret()).unwrap();
         assert!(keys.each().iter().zip(read.each()).all(|(a, b)| a.expose() == b.expose()));
         assert_eq!(format!("{read:?}"), "Keys(..)");
-        for bad in ["", "{}", "{\"access_key_id\":\"a\",\"secret_access_key\":\"b\"}", "{\"access_key_id\":\"a\",\"secret_access_key\":\"b\",\"session_token\":\"c d\"}"] {
+        for bad in [
+            "",
+            "{}",
+            "{\"access_key_id\":\"a\",\"secret_access_key\":\"b\"}",
+            "{\"access_key_id\":\"a\",\"secret_access_key\":\"b\",\"session_token\":\"c d\"}",
+        ] {
             assert!(Keys::parse(&secret(bad)).is_none(), "{bad}");
         }
     }

@@ -189,7 +189,8 @@ impl Kubernetes {
         if reply.status != 201 {
             return Err(self.api.refusal_of(step, &reply, token));
         }
-        let reviewed: Reviewed = reply.json().ok_or_else(|| TargetError::new(TargetCode::Protocol, step, self.api.node(), "the answer is no review"))?;
+        let reviewed: Reviewed =
+            reply.json().ok_or_else(|| TargetError::new(TargetCode::Protocol, step, self.api.node(), "the answer is no review"))?;
         let status = reviewed.status;
         let error = super::web::clean(status.error.as_deref().unwrap_or("not authenticated"), &[token]);
         Ok(Review { refused: (!status.authenticated).then_some(error), user: status.user.username })
@@ -203,7 +204,8 @@ impl Kubernetes {
             if reply.status != 200 {
                 return Err(self.api.refusal(Step::List, &reply));
             }
-            let list: List = reply.json().ok_or_else(|| TargetError::new(TargetCode::Protocol, Step::List, self.api.node(), "the answer is no list"))?;
+            let list: List =
+                reply.json().ok_or_else(|| TargetError::new(TargetCode::Protocol, Step::List, self.api.node(), "the answer is no list"))?;
             for object in list.items {
                 let Some(name) = account_name(&object.metadata.name).filter(|name| prefix.covers(name) && object.is_ours()) else { continue };
                 let ids = TargetIds::one(UID, &object.metadata.uid);

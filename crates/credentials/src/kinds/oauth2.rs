@@ -253,7 +253,8 @@ fn fits(text: &str) -> bool {
 //= rfc6749#section-3.3
 // scope-token = 1*( %x21 / %x23-5B / %x5D-7E )
 fn are_scopes(scopes: &[String]) -> bool {
-    let one = |scope: &str| !scope.is_empty() && scope.len() <= TEXT_MAX && scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
+    let one =
+        |scope: &str| !scope.is_empty() && scope.len() <= TEXT_MAX && scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
     (1..=SCOPES_MAX).contains(&scopes.len()) && scopes.iter().all(|scope| one(scope))
 }
 

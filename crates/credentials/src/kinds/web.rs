@@ -82,7 +82,14 @@ impl Endpoint {
         // A port that is none is not the standard one.
         let port = match authority.as_str().strip_prefix(authority.host()).ok_or(EndpointError::Url)? {
             "" => None,
-            given => Some(given.strip_prefix(':').filter(|port| port.bytes().all(|b| b.is_ascii_digit())).and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0).ok_or(EndpointError::Url)?),
+            given => Some(
+                given
+                    .strip_prefix(':')
+                    .filter(|port| port.bytes().all(|b| b.is_ascii_digit()))
+                    .and_then(|port| port.parse::<u16>().ok())
+                    .filter(|port| *port > 0)
+                    .ok_or(EndpointError::Url)?,
+            ),
         };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let (secure, standard) = match uri.scheme_str() {
@@ -447,7 +454,22 @@ mod tests {
         assert_eq!(format!("{good:?}"), "one (api.example.org:8443/v3, tls)");
         assert!(!endpoint("https://api.example.org/a?b=c").unwrap().is_base());
         let long = format!("https://h/{}", "a".repeat(URL_MAX));
-        for bad in ["", "api.example.org", "/v3", "ftp://h/", "https://u:p@h/", "https://u@h/", "https://h/#f", "https://", "https://h:/", "https://h:99999/", "https://h:0/", "https://h:+1/", "https://[::1]x/", &long] {
+        for bad in [
+            "",
+            "api.example.org",
+            "/v3",
+            "ftp://h/",
+            "https://u:p@h/",
+            "https://u@h/",
+            "https://h/#f",
+            "https://",
+            "https://h:/",
+            "https://h:99999/",
+            "https://h:0/",
+            "https://h:+1/",
+            "https://[::1]x/",
+            &long,
+        ] {
             assert_eq!(endpoint(bad).unwrap_err(), EndpointError::Url, "{bad}");
         }
         assert_eq!(Endpoint::new("one", "https://h/", None).unwrap_err(), EndpointError::Roots);
@@ -463,7 +485,17 @@ mod tests {
         for there in ["http://10.0.0.1/", "http://api.example.org/", "http://[::ffff:10.0.0.1]/", "http://localhost.example.org"] {
             assert!(matches!(endpoint(there).unwrap_err(), EndpointError::Plain(_)), "{there}");
         }
-        for never in ["169.254.169.254", "[::ffff:169.254.169.254]", "[fe80::1]", "[fd00:ec2::254]", "0.0.0.0", "[::]", "224.0.0.1", "168.63.129.16", "[64:ff9b::a9fe:a9fe]"] {
+        for never in [
+            "169.254.169.254",
+            "[::ffff:169.254.169.254]",
+            "[fe80::1]",
+            "[fd00:ec2::254]",
+            "0.0.0.0",
+            "[::]",
+            "224.0.0.1",
+            "168.63.129.16",
+            "[64:ff9b::a9fe:a9fe]",
+        ] {
             assert!(matches!(endpoint(&format!("https://{never}/")).unwrap_err(), EndpointError::Address(_)), "{never}");
         }
     }

@@ -28,7 +28,9 @@ impl World {
             key: jwt::rsa().unwrap(),
             installation: 4242,
             repositories: ["shop", "site", "salaries"].map(str::to_owned).into(),
-            permissions: [("contents", "write"), ("issues", "write"), ("administration", "write")].map(|(name, level)| (name.to_owned(), level.to_owned())).into(),
+            permissions: [("contents", "write"), ("issues", "write"), ("administration", "write")]
+                .map(|(name, level)| (name.to_owned(), level.to_owned()))
+                .into(),
             stateless: true,
             lag: Duration::ZERO,
             suspended: false,
@@ -180,10 +182,14 @@ async fn preflight_passes_where_all_is_well_and_names_what_is_missing() {
     };
     let missing = remedies(Settings { installation: 1, ..world.settings() }).await;
     assert!(missing.len() == 1 && missing[0].contains("no installation 1"), "{missing:?}");
-    let wide = Right { repositories: BTreeSet::from(["shop".to_owned()]), permissions: BTreeMap::from([("contents".to_owned(), Level::Admin), ("secrets".to_owned(), Level::Read)]) };
+    let wide = Right {
+        repositories: BTreeSet::from(["shop".to_owned()]),
+        permissions: BTreeMap::from([("contents".to_owned(), Level::Admin), ("secrets".to_owned(), Level::Read)]),
+    };
     let missing = remedies(Settings { rights: BTreeMap::from([("wide".to_owned(), wide)]), ..world.settings() }).await;
     assert!(missing.len() == 2 && missing[1].contains("`secrets: read`"), "{missing:?}");
-    let stranger = Right { repositories: BTreeSet::from(["elsewhere".to_owned()]), permissions: BTreeMap::from([("contents".to_owned(), Level::Read)]) };
+    let stranger =
+        Right { repositories: BTreeSet::from(["elsewhere".to_owned()]), permissions: BTreeMap::from([("contents".to_owned(), Level::Read)]) };
     let missing = remedies(Settings { rights: BTreeMap::from([("stranger".to_owned(), stranger)]), ..world.settings() }).await;
     assert!(missing.len() == 1 && missing[0].contains("does not exist or is not accessible"), "{missing:?}");
     world.change(|app| app.suspended = true);

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bailiwick_core::Clock as _;
 use bailiwick_credentials::Secret;
 use bailiwick_credentials::kinds::kubernetes::{Kubernetes, Settings};
 use bailiwick_credentials::lease::{Kind as _, Prefix, TargetCode, sweep};
-use bailiwick_core::Clock as _;
 use bailiwick_testkit::clouds::kubernetes::{Kubernetes as Server, Settings as Cluster};
 use bailiwick_testkit::clouds::{Cloud, Fault};
 use serde_json::json;
@@ -25,7 +25,15 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn start() -> Self {
-        let rights = ["create secrets", "get secrets", "list secrets", "delete secrets", "create tokenreviews", "create serviceaccounts/token deployer", "create serviceaccounts/token reader"];
+        let rights = [
+            "create secrets",
+            "get secrets",
+            "list secrets",
+            "delete secrets",
+            "create tokenreviews",
+            "create serviceaccounts/token deployer",
+            "create serviceaccounts/token reader",
+        ];
         let cluster = Cluster {
             namespace: "agents".to_owned(),
             accounts: ["deployer", "reader"].map(str::to_owned).into(),
@@ -79,7 +87,12 @@ async fn a_token_works_is_bound_to_its_object_and_is_refused_after_its_end() {
     let mut agent = Agent::connect(&world.cloud).await;
     assert_eq!(agent.get(ANY, &token.value).await, 200);
     let ending = world.broker().end(&token.account).await.unwrap();
-    assert_ended(&ending, "revoked-verified", "a review refuses the token: [invalid bearer token, Token has been invalidated: [redacted", &token.value);
+    assert_ended(
+        &ending,
+        "revoked-verified",
+        "a review refuses the token: [invalid bearer token, Token has been invalidated: [redacted",
+        &token.value,
+    );
     assert_eq!(agent.get(ANY, &token.value).await, 401);
     assert!(world.server.secrets().is_empty() && world.server.alive() == 0);
     assert_ended(&world.broker().end(&token.account).await.unwrap(), "revoked-verified", "there is no such object", &token.value);
@@ -124,7 +137,11 @@ async fn a_token_for_others_expires_unless_they_ask_the_api_server() {
     let one = plan(&["read"]);
     let mut settings = Settings { audiences: vec!["vault".to_owned()], ..world.settings() };
     let token = leased(&one, of(settings.clone()).mint(&one, None).await.unwrap());
-    assert_eq!(Agent::connect(&world.cloud).await.get(ANY, &token.value).await, 401, "it is not for the API server, so that a call there would show nothing");
+    assert_eq!(
+        Agent::connect(&world.cloud).await.get(ANY, &token.value).await,
+        401,
+        "it is not for the API server, so that a call there would show nothing"
+    );
     assert_ended(&of(settings.clone()).end(&token.account).await.unwrap(), "expires-at", "may look at its signature only", &token.value);
     settings.audiences_ask = true;
     let two = plan(&["read"]);
@@ -213,7 +230,10 @@ async fn the_api_server_is_down_at_the_end_or_something_holds_the_object() {
             world.cloud.fault(beginning, fault);
             let error = world.broker().end(&token.account).await;
             // Once it is gone there is nothing to delete, and that fault waits for somebody else.
-            assert!(error.as_ref().is_err_and(|error| error.is_transient() && !error.to_string().contains(&token.value)) || beginning == "DELETE ", "{error:?}");
+            assert!(
+                error.as_ref().is_err_and(|error| error.is_transient() && !error.to_string().contains(&token.value)) || beginning == "DELETE ",
+                "{error:?}"
+            );
         }
     }
     assert_ended(&world.broker().end(&token.account).await.unwrap(), "revoked-verified", "a review refuses", &token.value);
@@ -241,7 +261,10 @@ async fn preflight_passes_where_all_is_well_and_names_each_right_that_is_missing
         assert_eq!(findings.len(), 1, "{right}: {findings:?}");
         let (verb, resource) = right.split_once(' ').unwrap();
         let resource = resource.split(' ').next().unwrap();
-        assert!(findings[0].remedy.contains(&format!("--verb={verb} --resource={resource}")) || findings[0].remedy.contains("system:auth-delegator"), "{findings:?}");
+        assert!(
+            findings[0].remedy.contains(&format!("--verb={verb} --resource={resource}")) || findings[0].remedy.contains("system:auth-delegator"),
+            "{findings:?}"
+        );
         world.change(|cluster| cluster.rights.clone_from(&all));
     }
     world.change(|cluster| assert!(cluster.accounts.remove("deployer")));

@@ -82,7 +82,8 @@ async fn a_token_works_and_is_refused_after_its_end_on_an_open_connection_too() 
     // What is done already is no error, and as true as before.
     let again = world.broker().end(&token.account).await.unwrap();
     assert_ended(&again, "revoked-verified", "status 401", &token.value);
-    let agents: Vec<_> = world.cloud.seen().iter().filter(|asked| asked.path == "/token").map(|asked| asked.header("user-agent").to_owned()).collect();
+    let agents: Vec<_> =
+        world.cloud.seen().iter().filter(|asked| asked.path == "/token").map(|asked| asked.header("user-agent").to_owned()).collect();
     assert_eq!(agents, [plan.tag.connection_name(200)], "the server's log has the task");
 }
 
@@ -173,7 +174,11 @@ async fn an_ending_is_called_what_it_is() {
 
 #[tokio::test]
 async fn a_revocation_that_does_nothing_is_seen_and_preflight_says_so() {
-    let world = World::with_secret(Cluster { stateless: true, scopes: ["orders.read", "orders.write", "salaries.read"].map(str::to_owned).into(), ..Cluster::default() });
+    let world = World::with_secret(Cluster {
+        stateless: true,
+        scopes: ["orders.read", "orders.write", "salaries.read"].map(str::to_owned).into(),
+        ..Cluster::default()
+    });
     let findings = world.broker().preflight(&fresh_name()).await.unwrap();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(findings[0].missing.contains("accepted as before") && findings[0].remedy.contains("expires-at"), "{findings:?}");
@@ -187,7 +192,10 @@ async fn preflight_passes_where_all_is_well_and_names_what_is_missing() {
     assert_eq!(world.server.alive(), 0);
     let world = World::with_secret(Cluster::default());
     let findings = world.broker().preflight(&fresh_name()).await.unwrap();
-    assert_eq!(findings.iter().map(|finding| finding.remedy.as_str()).collect::<Vec<_>>(), ["let the client `broker` have the scope `salaries.read`"]);
+    assert_eq!(
+        findings.iter().map(|finding| finding.remedy.as_str()).collect::<Vec<_>>(),
+        ["let the client `broker` have the scope `salaries.read`"]
+    );
     let findings = of(world.settings(), Login::Basic(Secret::from("canary-wrong-secret".to_owned()))).preflight(&fresh_name()).await.unwrap();
     assert!(findings.len() == 3 && !format!("{findings:?}").contains("canary-wrong"), "{findings:?}");
     world.cloud.down(true);
@@ -277,7 +285,9 @@ async fn a_lost_answer_is_survived_where_the_server_allows_it_and_else_calls_a_p
 async fn a_request_that_failed_before_it_was_done_costs_nothing() {
     let world = World::start(Cluster::default());
     let keep = Keep::with(NAME, &world.server.log_in());
-    for fault in [Fault::HungUp, Fault::Status(503), Fault::Status(429), Fault::Redirect("https://elsewhere.example.org/token".to_owned()), Fault::Huge] {
+    for fault in
+        [Fault::HungUp, Fault::Status(503), Fault::Status(429), Fault::Redirect("https://elsewhere.example.org/token".to_owned()), Fault::Huge]
+    {
         let lost = fault == Fault::Huge;
         world.cloud.fault("POST /token", fault);
         let error = world.refresher(&keep).mint(&plan(&["orders_ro"]), None).await.unwrap_err();

@@ -81,7 +81,10 @@ impl Github {
             return Err(message(401, "'Issued at' claim ('iat') must be an Integer representing the time that the assertion was issued"));
         }
         if expires <= now() {
-            return Err(message(401, "'Expiration time' claim ('exp') must be a numeric value representing the future time at which the assertion expires"));
+            return Err(message(
+                401,
+                "'Expiration time' claim ('exp') must be a numeric value representing the future time at which the assertion expires",
+            ));
         }
         if expires > now() + 600 {
             return Err(message(401, "'Expiration time' claim ('exp') is too far in the future"));
@@ -125,7 +128,8 @@ impl Github {
             format!("ghs_{}", random(36))
         };
         let dies_at = now_millis() + 3_600_000;
-        let described: Vec<Value> = repositories.iter().enumerate().map(|(id, name)| json!({ "id": id, "name": name, "full_name": format!("org/{name}") })).collect();
+        let described: Vec<Value> =
+            repositories.iter().enumerate().map(|(id, name)| json!({ "id": id, "name": name, "full_name": format!("org/{name}") })).collect();
         lock(&self.tokens).insert(token.clone(), Token { permissions: permissions.clone(), repositories, dies_at, revoked: false });
         let mut answer = json!({ "token": token, "expires_at": rfc3339(now() + 3600), "permissions": permissions, "repository_selection": if narrowed { "selected" } else { "all" } });
         if narrowed {

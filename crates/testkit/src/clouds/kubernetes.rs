@@ -111,7 +111,11 @@ impl Kubernetes {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b));
         if object["kind"] != "Secret" || name.is_empty() || !letters || name.starts_with('-') || name.ends_with('-') {
-            return Err(status(422, "Invalid", &format!("Secret \"{name}\" is invalid: metadata.name: a lowercase RFC 1123 subdomain must consist of ...")));
+            return Err(status(
+                422,
+                "Invalid",
+                &format!("Secret \"{name}\" is invalid: metadata.name: a lowercase RFC 1123 subdomain must consist of ..."),
+            ));
         }
         let values = object["metadata"]["labels"].as_object().cloned().unwrap_or_default();
         if values.values().any(|value| !value.as_str().is_some_and(|value| value.len() <= 63 && !value.ends_with(['_', '-', '.']))) {
@@ -163,7 +167,8 @@ impl Kubernetes {
         let matching = secrets.iter().filter(|(name, object)| {
             **name > one("continue") && (selector.is_empty() || object["metadata"]["labels"].get(label).is_some_and(|found| found == value))
         });
-        let items: Vec<(&String, Value)> = matching.map(|(name, object)| (name, if bare { json!({ "metadata": object["metadata"] }) } else { object.clone() })).collect();
+        let items: Vec<(&String, Value)> =
+            matching.map(|(name, object)| (name, if bare { json!({ "metadata": object["metadata"] }) } else { object.clone() })).collect();
         let more = items.get(page.saturating_sub(1)).filter(|_| items.len() > page).map(|(name, _)| (*name).clone());
         let items: Vec<Value> = items.into_iter().take(page).map(|(_, object)| object).collect();
         Ok(Told::json(200, &json!({ "metadata": { "continue": more.unwrap_or_default() }, "items": items })))
@@ -190,7 +195,9 @@ impl Kubernetes {
         if object["metadata"]["uid"] != uid {
             return Err(status(409, "Conflict", "the UID in the bound object reference does not match the UID in record"));
         }
-        let texts = |value: &Value| value.as_array().map(|all| all.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect::<Vec<_>>()).unwrap_or_default();
+        let texts = |value: &Value| {
+            value.as_array().map(|all| all.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect::<Vec<_>>()).unwrap_or_default()
+        };
         let audiences = Some(texts(&spec["audiences"])).filter(|audiences| !audiences.is_empty()).unwrap_or_else(|| vec![ITSELF.to_owned()]);
         let token = format!("eyJhbGciOiJSUzI1NiJ9.{}.{}", random(400), random(86));
         let expires = now() + seconds;
@@ -212,14 +219,18 @@ impl Kubernetes {
         if self.is_alive(token) {
             token.good_until.insert(replica, now_millis() + remembers.as_millis());
         }
-        (meant && (self.is_alive(token) || token.good_until.get(&replica).is_some_and(|until| *until > now_millis()))).then(|| format!("system:serviceaccount:{namespace}:{}", token.account))
+        (meant && (self.is_alive(token) || token.good_until.get(&replica).is_some_and(|until| *until > now_millis())))
+            .then(|| format!("system:serviceaccount:{namespace}:{}", token.account))
     }
 
     fn review(&self, asked: &Asked) -> Result<Told, Told> {
         self.may("create tokenreviews")?;
         let body = asked.json();
         let token = body["spec"]["token"].as_str().unwrap_or_default();
-        let audiences: Vec<String> = body["spec"]["audiences"].as_array().map(|all| all.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect()).unwrap_or_default();
+        let audiences: Vec<String> = body["spec"]["audiences"]
+            .as_array()
+            .map(|all| all.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect())
+            .unwrap_or_default();
         let found = self.authenticate(token, &audiences);
         let status = match found {
             Some(user) => json!({ "authenticated": true, "user": { "username": user } }),
@@ -232,7 +243,8 @@ impl Kubernetes {
         let body = asked.json();
         let attributes = &body["spec"]["resourceAttributes"];
         let text = |field: &str| attributes[field].as_str().unwrap_or_default();
-        let resource = if text("subresource").is_empty() { text("resource").to_owned() } else { format!("{}/{}", text("resource"), text("subresource")) };
+        let resource =
+            if text("subresource").is_empty() { text("resource").to_owned() } else { format!("{}/{}", text("resource"), text("subresource")) };
         let right = format!("{} {resource} {}", text("verb"), text("name"));
         let allowed = lock(&self.settings).rights.contains(right.trim_end());
         Told::json(201, &json!({ "kind": "SelfSubjectAccessReview", "status": { "allowed": allowed } }))

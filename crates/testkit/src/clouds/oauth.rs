@@ -155,7 +155,9 @@ impl Oauth {
             if one("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" {
                 return wrong("no assertion");
             }
-            let Ok((_, claims)) = verify(&one("client_assertion"), key) else { return wrong(&format!("not signed by the client's key: {}", one("client_assertion"))) };
+            let Ok((_, claims)) = verify(&one("client_assertion"), key) else {
+                return wrong(&format!("not signed by the client's key: {}", one("client_assertion")));
+            };
             let (issuer, subject) = (text(&claims, "iss"), text(&claims, "sub"));
             if issuer != settings.client_id || subject != settings.client_id || text(&claims, "aud") != audience {
                 return wrong(&format!("somebody else's: {}", one("client_assertion")));
@@ -181,7 +183,11 @@ impl Oauth {
             None => (one("client_id"), one("client_secret")),
         };
         // Some servers repeat what they were sent; so does this one.
-        if id == settings.client_id && sent == *secret { Ok(()) } else { wrong(&format!("`{sent}` is not the secret of `{id}`, nor is {}", asked.header("authorization"))) }
+        if id == settings.client_id && sent == *secret {
+            Ok(())
+        } else {
+            wrong(&format!("`{sent}` is not the secret of `{id}`, nor is {}", asked.header("authorization")))
+        }
     }
 
     fn refresh(&self, token: &str, scopes: &BTreeSet<String>) -> Told {

@@ -311,4 +311,3 @@ async fn answer(request: Request<Incoming>, service: Arc<dyn Service>, state: Ar
     let response = told.headers.iter().fold(Response::builder().status(told.status), |response, (name, value)| response.header(*name, value));
     response.body(Full::new(Bytes::from(told.body))).map_err(|_| "no answer")
 }
-

@@ -114,7 +114,10 @@ impl Sts {
              <SecretAccessKey>{secret}</SecretAccessKey>\n      <Expiration>{}</Expiration>\n      <AccessKeyId>{id}</AccessKeyId>\n    </Credentials>\n  \
              </AssumeRoleWithWebIdentityResult>\n  <ResponseMetadata>\n    <RequestId>ad4156e9-bce1-11e2-82e6-6b6efEXAMPLE</RequestId>\n  </ResponseMetadata>\n\
              </AssumeRoleWithWebIdentityResponse>\n",
-            settings.subject, settings.audience, self.arn(&name), rfc3339(expires)
+            settings.subject,
+            settings.audience,
+            self.arn(&name),
+            rfc3339(expires)
         );
         lock(&self.sessions).insert(id, Session { secret, token, name, policy, expires });
         Told::xml(200, answer)
@@ -125,7 +128,9 @@ impl Sts {
             return error(403, "MissingAuthenticationToken", "Request is missing Authentication Token");
         };
         let sessions = lock(&self.sessions);
-        let Some(session) = sessions.get(id) else { return error(403, "InvalidClientTokenId", "The security token included in the request is invalid.") };
+        let Some(session) = sessions.get(id) else {
+            return error(403, "InvalidClientTokenId", "The security token included in the request is invalid.");
+        };
         if asked.header("x-amz-security-token") != session.token {
             return error(403, "InvalidClientTokenId", "The security token included in the request is invalid.");
         }
@@ -156,7 +161,9 @@ impl Sts {
             format!(
                 "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetCallerIdentityResult><Arn>{}</Arn><UserId>AROA:{}</UserId>\
                  <Account>{}</Account></GetCallerIdentityResult></GetCallerIdentityResponse>",
-                self.arn(&session.name), session.name, self.account()
+                self.arn(&session.name),
+                session.name,
+                self.account()
             ),
         )
     }

@@ -143,8 +143,16 @@ mod tests {
     const ID: &[u8] = b"AKIDEXAMPLE";
     const KEY: &[u8] = b"wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
     const DATE: &str = "20150830T123600Z";
-    const REQUEST: Request<'_> =
-        Request { method: "GET", host: "example.amazonaws.com", path: "/", query: &[], headers: &[], body: b"", region: "us-east-1", service: "service" };
+    const REQUEST: Request<'_> = Request {
+        method: "GET",
+        host: "example.amazonaws.com",
+        path: "/",
+        query: &[],
+        headers: &[],
+        body: b"",
+        region: "us-east-1",
+        service: "service",
+    };
 
     fn signature(request: &Request<'_>, token: Option<&[u8]>) -> String {
         let signed = signed(request, ID, KEY, token, DATE).unwrap();

@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_read() {
-        let text = "<?xml version=\"1.0\"?>\n<R xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\n <A><K>a&amp;b</K><E/></A>\n <M>x &lt; y</M>\n</R>\n";
+        let text =
+            "<?xml version=\"1.0\"?>\n<R xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\n <A><K>a&amp;b</K><E/></A>\n <M>x &lt; y</M>\n</R>\n";
         let root = Element::parse(text.as_bytes()).unwrap();
         assert_eq!(root.name(), "R");
         assert_eq!(root.child("A").unwrap().child("K").unwrap().text(), "a&b");
@@ -125,8 +126,24 @@ mod tests {
         let deep = "<a>".repeat(9) + &"</a>".repeat(9);
         let wide = format!("<r>{}</r>", "<a/>".repeat(300));
         for bad in [
-            "", "x", "<a>", "<a></b>", "<a/><b/>", "<a><b></a></b>", "<a>x<b/></a>", "<a><b/>x</a>", "<a>&#65;</a>", "<a>&x;</a>", "<a b=\"c\"/>",
-            "<!DOCTYPE a [<!ENTITY x \"y\">]><a>&x;</a>", "<a><!-- x --></a>", "<a><![CDATA[x]]></a>", "<a><?p x?></a>", "<?xml <a/>?><a/>", &deep, &wide,
+            "",
+            "x",
+            "<a>",
+            "<a></b>",
+            "<a/><b/>",
+            "<a><b></a></b>",
+            "<a>x<b/></a>",
+            "<a><b/>x</a>",
+            "<a>&#65;</a>",
+            "<a>&x;</a>",
+            "<a b=\"c\"/>",
+            "<!DOCTYPE a [<!ENTITY x \"y\">]><a>&x;</a>",
+            "<a><!-- x --></a>",
+            "<a><![CDATA[x]]></a>",
+            "<a><?p x?></a>",
+            "<?xml <a/>?><a/>",
+            &deep,
+            &wide,
         ] {
             assert!(Element::parse(bad.as_bytes()).is_none(), "{bad}");
         }

@@ -31,19 +31,28 @@ pub(super) async fn preflight(system: &GithubApp, probe: &AccountName) -> Result
             return Ok(findings);
         }
         404 => {
-            find(&mut findings, system, format!("the app has no installation {}", settings.installation), "install the app, and configure the number at the end of the installation's URL");
+            find(
+                &mut findings,
+                system,
+                format!("the app has no installation {}", settings.installation),
+                "install the app, and configure the number at the end of the installation's URL",
+            );
             return Ok(findings);
         }
         _ => return Err(system.refusal(Step::Verify, &reply, &[&jwt])),
     }
-    let installation: Installation = reply.json().ok_or_else(|| TargetError::new(TargetCode::Protocol, Step::Verify, settings.api.name(), "the answer is no installation"))?;
+    let installation: Installation =
+        reply.json().ok_or_else(|| TargetError::new(TargetCode::Protocol, Step::Verify, settings.api.name(), "the answer is no installation"))?;
     if installation.suspended_at.is_some() {
         find(&mut findings, system, "the installation is suspended", "unsuspend it in the organisation's settings");
         return Ok(findings);
     }
     for (name, right) in &settings.rights {
         for (permission, level) in &right.permissions {
-            let has = installation.permissions.get(permission).and_then(|word| [Level::Read, Level::Write, Level::Admin].into_iter().find(|level| level.word() == word));
+            let has = installation
+                .permissions
+                .get(permission)
+                .and_then(|word| [Level::Read, Level::Write, Level::Admin].into_iter().find(|level| level.word() == word));
             if has.is_none_or(|has| has < *level) {
                 let missing = format!("the right `{name}` needs the permission `{permission}: {}`", level.word());
                 find(&mut findings, system, missing, "give it to the app, and accept it for the installation");
@@ -65,7 +74,9 @@ async fn try_rights(system: &GithubApp, probe: &AccountName, findings: &mut Vec<
         };
         match tried.await {
             Ok(Ending::RevokedVerified { .. }) => {}
-            Ok(ending) => find(findings, system, format!("an end was `{}` instead of `revoked-verified`", ending.word()), "let the app's own requests through"),
+            Ok(ending) => {
+                find(findings, system, format!("an end was `{}` instead of `revoked-verified`", ending.word()), "let the app's own requests through")
+            }
             Err(error) if error.is_transient() || error.code() == TargetCode::Internal => return Err(error),
             Err(error) => {
                 let missing = format!("no token for the right `{name}`: {error}");

@@ -47,7 +47,12 @@ impl End<'_> {
         for look in 0..GONE_LOOKS {
             let Some(object) = self.system.find(Step::Remove, &self.account.name).await? else { return Ok(()) };
             if !object.is_ours() {
-                return Err(TargetError::new(TargetCode::Taken, Step::Remove, self.system.api.node(), "an object of this name is there, and is not ours"));
+                return Err(TargetError::new(
+                    TargetCode::Taken,
+                    Step::Remove,
+                    self.system.api.node(),
+                    "an object of this name is there, and is not ours",
+                ));
             }
             let uid = object.metadata.uid;
             if self.account.ids.find(UID).is_some_and(|known| known != uid) {
@@ -69,7 +74,12 @@ impl End<'_> {
                 tokio::time::sleep(GONE_PAUSE).await;
             }
         }
-        Err(TargetError::new(TargetCode::Busy, Step::Remove, self.system.api.node(), "the object is being removed: something holds it with a finalizer"))
+        Err(TargetError::new(
+            TargetCode::Busy,
+            Step::Remove,
+            self.system.api.node(),
+            "the object is being removed: something holds it with a finalizer",
+        ))
     }
 
     async fn verify(mut self) -> Result<Ending, TargetError> {

@@ -93,7 +93,8 @@ async fn is_allowed(system: &Kubernetes, need: &Need<'_>) -> Result<bool, Target
     if reply.status != 201 {
         return Err(system.api.refusal(Step::Verify, &reply));
     }
-    let answer: Answer = reply.json().ok_or_else(|| TargetError::new(TargetCode::Protocol, Step::Verify, system.api.node(), "the answer is no review"))?;
+    let answer: Answer =
+        reply.json().ok_or_else(|| TargetError::new(TargetCode::Protocol, Step::Verify, system.api.node(), "the answer is no review"))?;
     Ok(answer.status.allowed)
 }
 

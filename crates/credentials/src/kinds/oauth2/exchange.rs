@@ -207,7 +207,11 @@ fn refusal<'a>(inner: &'a Inner, reply: &Reply, sent: impl Iterator<Item = &'a S
         _ => reply.code(),
     };
     let error = TargetError::new(code, Step::Mint, inner.settings.token.name(), &reply.words(&PLACES, &secrets));
-    if matches!(reply.status, 400 | 401) && said.get("error").is_some_and(|error| error == "invalid_grant") { Refused::Grant(error) } else { Refused::Other(error) }
+    if matches!(reply.status, 400 | 401) && said.get("error").is_some_and(|error| error == "invalid_grant") {
+        Refused::Grant(error)
+    } else {
+        Refused::Other(error)
+    }
 }
 
 impl Login {

@@ -25,7 +25,8 @@ pub(super) async fn preflight(inner: &Arc<Inner>, probe: &AccountName) -> Result
             Ok(token) => token,
             Err(error) if error.is_transient() || error.code() == TargetCode::Internal => return Err(error),
             Err(error) => {
-                let remedy = format!("let the client `{}` have the scope `{}`", inner.settings.client_id, scopes.into_iter().collect::<Vec<_>>().join(" "));
+                let remedy =
+                    format!("let the client `{}` have the scope `{}`", inner.settings.client_id, scopes.into_iter().collect::<Vec<_>>().join(" "));
                 find(&mut findings, error.node(), format!("no token for the right `{name}`: {error}"), remedy);
                 continue;
             }
