@@ -22,6 +22,8 @@ pub(crate) const CREDENTIAL: &str = "bailiwick-root-key";
 const CREDENTIAL_OLD: &str = "bailiwick-root-key-old";
 const IN_FORCE: &str = "root.key";
 const NEXT: &str = "root.next";
+/// A root key as it stands in a file, in bytes. What says who else holds it is longer.
+const ROOT_KEY: usize = 32;
 /// The largest file that is read as a key, a PIN or a credential.
 const FILE_MAX: u64 = 16 << 10;
 
@@ -138,7 +140,8 @@ fn json(held: &Held) -> Result<Zeroizing<Vec<u8>>, StartError> {
 fn opened(path: &Path, source: &Sealing) -> Result<Generation, StartError> {
     let fault = |e: &dyn std::fmt::Display| StartError::place(path.display().to_string(), e);
     let content = read_private(path)?;
-    if !content.starts_with(b"{") {
+    // By its length and not by how it begins: one key in 256 begins like JSON.
+    if content.len() == ROOT_KEY || !content.starts_with(b"{") {
         return Ok(Generation { key: RootKey::parse(&content).map_err(|e| fault(&e))?, held: "file" });
     }
     let held: Held = serde_json::from_slice(&content).map_err(|_| fault(&"is neither 32 random bytes nor says who holds the root key"))?;
@@ -293,6 +296,15 @@ mod tests {
         let after = Generations::open(dir.path(), &Sealing::File).unwrap();
         assert_eq!((after.current.key.id(), after.next.is_none()), (next.key.id(), true));
         assert!(!dir.path().join(NEXT).exists());
+    }
+
+    #[test]
+    fn a_key_that_begins_like_json_is_a_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let key: Vec<u8> = std::iter::once(b'{').chain(1..32).collect();
+        file(dir.path(), IN_FORCE, &key, 0o600);
+        let opened = Generations::open(dir.path(), &Sealing::File).unwrap();
+        assert_eq!(opened.current.key.id(), RootKey::parse(&key).unwrap().id());
     }
 
     #[test]

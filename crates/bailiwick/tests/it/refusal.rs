@@ -57,6 +57,10 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("get", "/v1/agents", Person, None),
         ("get", "/v1/systems", Person, None),
         ("get", "/v1/secrets", Role("ops"), None),
+        ("get", "/v1/leases", Role("aud|ops"), None),
+        ("get", "/v1/leases/{id}", Person, None),
+        ("post", "/v1/leases/{id}/end", Role("ops"), Some(json!({ "reason": "x" }))),
+        ("post", "/v1/systems/{name}/check", Role("ops"), Some(json!({}))),
         ("get", "/v1/root-key", Role("aud|ops"), None),
         ("post", "/v1/root-key/rotate", Role("ops"), None),
         ("get", "/v1/trace/{id}", Person, None),
@@ -90,9 +94,13 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
 
 /// A path with ids that are well-formed and not there.
 fn filled(path: &str) -> String {
-    let id = if path.starts_with("/v1/tasks") { "task_" } else { "hold_" };
+    let id = match path {
+        _ if path.starts_with("/v1/tasks") => "task_",
+        _ if path.starts_with("/v1/leases") => "lease_",
+        _ => "hold_",
+    };
     let absent = format!("{id}{}", "0".repeat(32));
-    path.replace("{id}", &absent).replace("{hold}", &absent).replace("{name}", "shop.absent").replace("{system}", "absent")
+    path.replace("{id}", &absent).replace("{hold}", &absent).replace("{name}", if path.starts_with("/v1/systems") { "absent" } else { "shop.absent" }).replace("{system}", "absent")
 }
 
 fn method(word: &str) -> Method {
