@@ -79,7 +79,7 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
         tasks::TaskDocument, tasks::GrantedTool, tasks::OpenedDocument, tasks::TaskList, crate::tasks::TaskRequest, crate::tasks::AskedBudget,
         holds::HoldDocument, holds::HoldList, holds::Decision,
         registry::ToolDocument, registry::ToolList, registry::Classification, registry::AgentDocument, registry::AgentList,
-        registry::SystemDocument, registry::SystemList, registry::SecretList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus, leases::LeaseDocument, leases::LeaseList, leases::ByHand, leases::CheckReport,
+        registry::SystemDocument, registry::SystemList, registry::SecretList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus, crate::root_key::RootStatus, leases::LeaseDocument, leases::LeaseList, leases::ByHand, leases::CheckReport,
         crate::trace::Trace, crate::trace::Chain, crate::trace::TracedTask, crate::trace::Decision, crate::trace::TracedHold,
         crate::trace::Outcome, crate::trace::TracedLease, crate::trace::Entry, crate::trace::Head, crate::trace::asked::Page, trace::Rebuilt,
         crate::trace::changes::Changes, crate::trace::changes::Change, crate::trace::changes::Answered, crate::trace::changes::Read,
