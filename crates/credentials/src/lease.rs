@@ -71,6 +71,10 @@ pub trait Kind: Send + Sync + fmt::Debug {
         Err(TargetError::new(TargetCode::Unsupported, Step::Mint, "", "this kind cannot give an account to a task afterwards"))
     }
 
+    /// An account that was ended and has not expired long since, told at each start: for kinds whose systems could let it in again. Kinds
+    /// whose systems forget nothing need not listen.
+    fn remember(&self, _account: &Account) {}
+
     /// Ends the account on every node: shuts the door, kills what is open, removes it, and tries the credential to see that it is refused.
     /// Each step may be done already. An account that was never made, or is gone, ends as well.
     ///

@@ -338,6 +338,19 @@ impl Store {
         .await
     }
 
+    /// Leases that were ended since then.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn leases_ended_since(&self, since: Timestamp) -> Result<Vec<LeaseRow>, StoreError> {
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE ended_at >= ?1"))?;
+            let rows = statement.query_map([since.as_millis()], raw)?;
+            rows.map(|row| parse(row?)).collect()
+        })
+        .await
+    }
+
     /// Leases, newest first.
     ///
     /// # Errors

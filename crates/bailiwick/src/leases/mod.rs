@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use bailiwick_core::{Clock, LeaseId, SystemName, Task, TaskId};
+use bailiwick_core::{Clock, LeaseId, SystemName, Task, TaskId, Timestamp};
 use bailiwick_credentials::lease::{AccountName, Kind, Prefix, TargetError};
 use bailiwick_credentials::{SealError, Sealer, Secret};
 use bailiwick_store::{LeaseFilter, LeaseRow, LeaseState, Store, StoreError};
@@ -37,6 +37,9 @@ pub(crate) use pool::PoolSize;
 pub(crate) const ISSUED_READ: &str = "issued-read";
 /// As [`ISSUED_READ`], for one that writes.
 pub(crate) const ISSUED_WRITE: &str = "issued-write";
+
+/// Kinds are told at start of what was ended in this time: longer than a lease, and than clocks differ.
+const REMEMBERED_MS: i64 = 36 * 3600 * 1000;
 
 /// Ends that are tried at a time.
 const ENDS_AT_ONCE: usize = 16;
@@ -230,6 +233,12 @@ impl Leases {
             let taken = live.is_some_and(|task| self.take_up(&row, &task));
             if !taken && row.state != LeaseState::Ending {
                 self.store.lease_ending(row.lease.id).await?;
+            }
+        }
+        let since = Timestamp::from_millis(self.clock.now().as_millis().saturating_sub(REMEMBERED_MS));
+        for row in self.store.leases_ended_since(since).await? {
+            if let (Some(leasing), Ok(account)) = (self.leasing(&row.lease.system), self.account(&row)) {
+                leasing.kind.remember(&account);
             }
         }
         self.wake.notify_one();

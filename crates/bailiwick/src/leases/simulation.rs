@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bailiwick_core::{Budget, CallId, EndReason, Grant, InstanceId, SpiffeId, TaskState, Timestamp};
+use bailiwick_core::{Budget, CallId, EndReason, Grant, InstanceId, SpiffeId, TaskState};
 use bailiwick_credentials::lease::{Account, Ending, Evidence, Finding, Found, Minted, Plan, Step, TargetCode, TargetIds};
 use bailiwick_store::{Integrated, Integrator, Options, TaskFilter};
 

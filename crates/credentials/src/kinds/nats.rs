@@ -283,6 +283,10 @@ impl Kind for Nats {
         nkey::fresh_seed().map(Some)
     }
 
+    fn remember(&self, account: &Account) {
+        Self::remember(self, account);
+    }
+
     async fn preflight(&self, probe: &AccountName) -> Result<Vec<Finding>, TargetError> {
         within(Step::Verify, preflight::preflight(self, probe)).await
     }
