@@ -226,6 +226,12 @@ pub struct House {
     sources: Vec<Source>,
 }
 
+/// Says beside the store where the house can be reached.
+fn show_endpoint(data_dir: &Path, urls: &Urls) -> Result<(), StartError> {
+    let endpoint = serde_json::json!({ "url": urls.base, "mcp": urls.mcp, "pid": std::process::id() }).to_string();
+    crate::place::write_private(&data_dir.join("endpoint.json"), endpoint.as_bytes()).map_err(|e| StartError::place("endpoint.json", e))
+}
+
 /// A house that is ready, and the listener on which it is to serve.
 #[derive(Debug)]
 pub struct Opened {
@@ -259,9 +265,7 @@ impl House {
         let mut urls = Urls::new(&base, bound);
         urls.hosts.extend(config.allowed_hosts.iter().cloned());
         // From here on connections wait for us: whoever finds the address finds us behind it.
-        let endpoint = serde_json::json!({ "url": urls.base, "mcp": urls.mcp, "pid": std::process::id() });
-        crate::place::write_private(&data_dir.join("endpoint.json"), endpoint.to_string().as_bytes())
-            .map_err(|e| StartError::place("endpoint.json", e))?;
+        show_endpoint(data_dir, &urls)?;
         let (engine, premature) = first_engine(&sources, &config, &store.pins().await?)?;
         let (issuer, verifier) = keys.issuer(&urls.base, &config.trust_domain)?;
         let sightings = Mutex::new(Sightings::new(config.tasks.token_ttl.saturating_add(bailiwick_identity::token::SKEW)));
@@ -325,9 +329,7 @@ impl House {
             house.append(&entry::House { what: "started", name: Some(env!("CARGO_PKG_VERSION")), digest: Some(&revision) }).await?;
         }
         house.start_workers();
-        if !stopped {
-            house.resume_root();
-        }
+        house.resume_root();
         house.start_leases(happened);
         house.start_soundness(behind);
         house.start_publication();

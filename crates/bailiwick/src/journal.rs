@@ -114,10 +114,12 @@ impl Journal for Recorder<'_> {
         if let Some(text) = required {
             self.keep_first(call, text).await?;
         }
-        let written = self.house.store.intent(row).await?;
-        if kept_first && written.is_err() {
+        let written = self.house.store.intent(row).await;
+        // Only a store that is closed may have written it and not said so.
+        if kept_first && !matches!(written, Ok(Ok(_)) | Err(StoreError::Closed)) {
             self.house.unkeep(call.id(), PayloadKind::Arguments).await;
         }
+        let written = written?;
         if let (Ok(_), Some(text)) = (&written, text) {
             self.house.keep(text);
         }

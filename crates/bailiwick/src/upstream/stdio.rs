@@ -463,7 +463,7 @@ mod tests {
         let (one, other, now) = (SessionKey::new("task_1"), SessionKey::new("task_2"), Instant::now());
         let abandoned = VecDeque::from([(1, one.clone(), now)]);
         let after = |wait| now.checked_add(wait).unwrap();
-        assert!(may_be_anothers(&abandoned, &other, after(ABANDONED_FOR - Duration::from_millis(1))));
+        assert!(may_be_anothers(&abandoned, &other, after(ABANDONED_FOR.saturating_sub(Duration::from_millis(1)))));
         assert!(!may_be_anothers(&abandoned, &other, after(ABANDONED_FOR)));
         assert!(!may_be_anothers(&abandoned, &one, now));
     }

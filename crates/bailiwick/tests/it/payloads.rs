@@ -535,6 +535,11 @@ async fn where_texts_are_required_a_call_that_is_denied_in_the_last_moment_leave
         done += words.iter().filter(|a| a.word() == "done").count();
     }
     assert_eq!(done, 5);
+    // Nor does one that the ledger does not take.
+    let task = client.task("scout").await;
+    broker.house.pen.stop("a test takes it away");
+    let refused = client.call(&task, "sys.put", &arguments(99)).await;
+    assert!(String::from_utf8_lossy(&refused.body).contains("audit.unavailable"), "{refused:?}");
     broker.stop().await;
     assert_eq!(rows(&place), 5, "texts of denied calls are kept");
 }
@@ -731,4 +736,33 @@ async fn an_entry_that_somebody_emptied_is_found_and_the_next_start_knows_of_it_
     let broker = place.open().await;
     assert!(broker.house.pen.stopped().is_none());
     stop_and_verify(broker, &place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pruned_record_is_whole_and_one_that_only_looks_pruned_is_not() {
+    for honest in [true, false] {
+        let place = place("ledger_days = 30").await;
+        old_ledger(&place, 600).await;
+        if honest {
+            let broker = place.open().await;
+            let pruned = place.client().by("ops", Method::POST, "/v1/ledger/prune", Some(json!({}))).await.json();
+            assert_eq!(pruned["minimum"], 512, "{pruned}");
+            broker.stop().await;
+        } else {
+            let store = rusqlite::Connection::open(store_file(&place.data)).unwrap();
+            store.execute_batch("UPDATE entries SET body = x'' WHERE idx < 5; UPDATE pruned SET minimum = 256, done = 256").unwrap();
+        }
+        // With the mark, the next start reads everything before it signs anything.
+        let mark = place.data.join("record-damaged");
+        std::fs::write(&mark, b"for a test\n").unwrap();
+        let broker = place.open().await;
+        let stopped = broker.house.pen.stopped();
+        if honest {
+            assert_eq!(stopped, None);
+        } else {
+            assert!(stopped.as_deref().is_some_and(|why| why.contains("no entry says that they were pruned")), "{stopped:?}");
+        }
+        assert_eq!(mark.exists(), !honest);
+        broker.stop().await;
+    }
 }
