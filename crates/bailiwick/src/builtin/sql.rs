@@ -249,7 +249,7 @@ impl Builtin for Tools {
         let connection = match self.dialect {
             Dialect::Postgresql => {
                 let place = postgresql::Place { nodes, database, writes: false };
-                Connection::Postgresql(postgresql::Session::open(&place, account, tag).await.map_err(|error| trouble(&error))?)
+                Connection::Postgresql(Box::new(postgresql::Session::open(&place, account, tag).await.map_err(|error| trouble(&error))?))
             }
             Dialect::Mariadb => {
                 let place = mariadb::Place { nodes, database, writes: false, packet_bytes: self.settings.limits.bytes };
@@ -263,7 +263,7 @@ impl Builtin for Tools {
 /// A session of either server.
 #[derive(Debug)]
 enum Connection {
-    Postgresql(postgresql::Session),
+    Postgresql(Box<postgresql::Session>),
     Mariadb(Box<mariadb::Session>),
 }
 
