@@ -86,7 +86,8 @@ impl Rotation for KeptSecrets {
 impl Custody for KeptSecrets {
     async fn holder(&self, name: &str) -> Result<Option<AccountName>, RotationError> {
         let row = self.store.kept(name).await.map_err(failed(name))?.ok_or_else(|| RotationError::Unset(name.to_owned()))?;
-        let parsed = row.holder.map(|holder| holder.parse().map_err(|_| RotationError::Store(name.to_owned(), "whose it is does not read back".into())));
+        let parsed =
+            row.holder.map(|holder| holder.parse().map_err(|_| RotationError::Store(name.to_owned(), "whose it is does not read back".into())));
         parsed.transpose()
     }
 

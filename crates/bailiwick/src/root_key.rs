@@ -64,7 +64,9 @@ impl RotateError {
             Self::Replacing => "see how far it is: bailiwick root-key status",
             Self::Place(error) => error.hint(),
             Self::Store(_) => "it goes on by itself when the store can be written; see docs/guides/recovery.md",
-            Self::Stuck { .. } => "they were damaged: set such secrets anew, or put the data directory back from a backup; see docs/guides/sealing.md",
+            Self::Stuck { .. } => {
+                "they were damaged: set such secrets anew, or put the data directory back from a backup; see docs/guides/sealing.md"
+            }
         }
     }
 }
@@ -156,6 +158,9 @@ impl House {
 
     /// Goes on with a replacement that the last process did not bring to its end.
     pub(crate) fn resume_root(self: &Arc<Self>) {
+        if self.pen.stopped().is_some() {
+            return;
+        }
         let held = self.root_key.with(|state| state.held);
         if held.by != self.config.sealing.word() {
             tracing::warn!(

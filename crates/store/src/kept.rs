@@ -215,14 +215,13 @@ impl Store {
 }
 
 fn kept(conn: &rusqlite::Connection, name: &str) -> Result<Option<KeptRow>, StoreError> {
-    let sql = "SELECT s.sealed, k.candidate, k.phase, k.revision, k.holder FROM secrets s LEFT JOIN kept_secrets k ON k.name = s.name WHERE s.name = ?1";
+    let sql =
+        "SELECT s.sealed, k.candidate, k.phase, k.revision, k.holder FROM secrets s LEFT JOIN kept_secrets k ON k.name = s.name WHERE s.name = ?1";
     type Raw = (Vec<u8>, Option<Vec<u8>>, Option<String>, Option<Count>, Option<String>);
-    let row: Option<Raw> = conn
-        .prepare_cached(sql)?
-        .query_row([name], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))
-        .optional()?;
+    let row: Option<Raw> = conn.prepare_cached(sql)?.query_row([name], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?))).optional()?;
     row.map(|(current, candidate, phase, revision, holder)| {
-        let phase = phase.map_or(Ok(KeptPhase::Settled), |word| KeptPhase::parse(&word).ok_or_else(|| StoreError::malformed("the phase of a secret")))?;
+        let phase =
+            phase.map_or(Ok(KeptPhase::Settled), |word| KeptPhase::parse(&word).ok_or_else(|| StoreError::malformed("the phase of a secret")))?;
         Ok(KeptRow { current, candidate, phase, revision: revision.map_or(0, |count| count.0), holder })
     })
     .transpose()

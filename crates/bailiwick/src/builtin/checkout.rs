@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::held::NodeFile;
-use super::{Builtin, Built, Refusal, Rights, Session, UseError, sql};
+use super::{Built, Builtin, Refusal, Rights, Session, UseError, sql};
 
 /// The rights' class: one lease for each task.
 const USE: &str = "use";
@@ -195,7 +195,8 @@ mod tests {
         toml::from_str::<File>(text).map_err(|e| e.to_string())?.check(Path::new("/etc/bailiwick"))
     }
 
-    const TABLE: &str = "server = 'postgresql'\nnodes = [{ host = '127.0.0.1' }]\ndatabase = 'erp'\naccounts = [{ user = 'erp', secret = 'erp-password' }]\n";
+    const TABLE: &str =
+        "server = 'postgresql'\nnodes = [{ host = '127.0.0.1' }]\ndatabase = 'erp'\naccounts = [{ user = 'erp', secret = 'erp-password' }]\n";
 
     #[test]
     fn a_table_says_which_accounts_and_nothing_is_left_over() {

@@ -31,7 +31,10 @@ impl RootKeyCommand {
             Self::Rotate => rotate(place).await,
             Self::MakeTokenKey => {
                 let Sealing::Token(token) = configured(place)? else {
-                    return Err(Failure::new("the configuration names no token", "set `root_key = \"pkcs11\"` in `[sealing]`; see docs/guides/sealing.md"));
+                    return Err(Failure::new(
+                        "the configuration names no token",
+                        "set `root_key = \"pkcs11\"` in `[sealing]`; see docs/guides/sealing.md",
+                    ));
                 };
                 root::make_token_key(&token).map_err(failed)?;
                 say(format_args!("the token `{}` has the key `{}`: bailiwick root-key rotate", token.token, token.key));

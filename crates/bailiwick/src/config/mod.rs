@@ -731,10 +731,7 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
     if pool.read > 50 || pool.write > 50 {
         return Err((format!("system `{name}`: more than 50 accounts that wait"), "each is an account that may log in at the system: keep few"));
     }
-    if pool != PoolSize::default() && matches!(&transport, Transport::Builtin(settings) if settings.is_lent()) {
-        return Err((format!("system `{name}` has a `pool`, and its accounts are lent to one task at a time"), "see docs/guides/legacy-passwords.md"));
-    }
-    if pool != PoolSize::default() && !matches!(transport, Transport::Builtin(_)) {
+    if pool != PoolSize::default() && !matches!(&transport, Transport::Builtin(settings) if !settings.is_lent()) {
         return Err((format!("system `{name}` has a `pool`, and no credentials are made for it"), "see docs/guides/leases.md"));
     }
     if given.issue_credentials && !matches!(transport, Transport::Builtin(_)) {

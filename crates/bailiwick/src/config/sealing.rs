@@ -117,7 +117,10 @@ pub(super) fn sealing(given: SealingFile, base: &Path) -> Result<Sealing, Fault>
 fn token(given: Pkcs11File, base: &Path) -> Result<TokenPlace, (String, &'static str)> {
     let Pkcs11File { module, token, key, pin_file, pin_credential } = given;
     if !module.is_absolute() {
-        return Err((format!("`{}` is no full path", module.display()), "a library is loaded from exactly where you say, such as /usr/lib/softhsm/libsofthsm2.so"));
+        return Err((
+            format!("`{}` is no full path", module.display()),
+            "a library is loaded from exactly where you say, such as /usr/lib/softhsm/libsofthsm2.so",
+        ));
     }
     for label in [&token, &key] {
         if !(1..=32).contains(&label.len()) || label.chars().any(char::is_control) {
@@ -128,7 +131,9 @@ fn token(given: Pkcs11File, base: &Path) -> Result<TokenPlace, (String, &'static
         (Some(file), None) => PinPlace::File(base.join(file)),
         (None, Some(name)) if is_credential_name(&name) => PinPlace::Credential(name),
         (None, Some(name)) => return Err((format!("`{}` is no name of a credential", name.escape_debug()), "letters, digits, `.`, `_` and `-`")),
-        (None, None) | (Some(_), Some(_)) => return Err(("expected either `pin_file` or `pin_credential`".to_owned(), "the PIN itself is never written here")),
+        (None, None) | (Some(_), Some(_)) => {
+            return Err(("expected either `pin_file` or `pin_credential`".to_owned(), "the PIN itself is never written here"));
+        }
     };
     Ok(TokenPlace { module, token, key, pin })
 }

@@ -350,7 +350,14 @@ mod tests {
     #[test]
     fn what_is_kept_in_the_place_of_a_root_key_must_say_what_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        for content in [b"{}".as_slice(), b"{\"held\":\"memory\"}", b"{\"held\":\"credential\",\"id\":\"zz\"}", b"{\"held\":\"credential\",\"id\":\"0011223344556677\",\"x\":1}", b"short", b""] {
+        for content in [
+            b"{}".as_slice(),
+            b"{\"held\":\"memory\"}",
+            b"{\"held\":\"credential\",\"id\":\"zz\"}",
+            b"{\"held\":\"credential\",\"id\":\"0011223344556677\",\"x\":1}",
+            b"short",
+            b"",
+        ] {
             file(dir.path(), IN_FORCE, content, 0o600);
             assert!(Generations::open(dir.path(), &Sealing::File).is_err(), "{content:?}");
         }

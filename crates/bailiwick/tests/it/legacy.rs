@@ -89,7 +89,8 @@ async fn a_whole_life(place: &Place, log: impl Fn() -> String) -> Vec<String> {
     let third = password(&broker).await;
     // Every lease has its ending with evidence, and the record says that the secret was replaced.
     let leases = client.by("ops", Method::GET, "/v1/leases?all=true", None).await.json();
-    let endings: Vec<&Value> = leases["leases"].as_array().unwrap().iter().filter(|l| l["kind"] == "checkout").map(|l| &l["ending"]["ending"]).collect();
+    let endings: Vec<&Value> =
+        leases["leases"].as_array().unwrap().iter().filter(|l| l["kind"] == "checkout").map(|l| &l["ending"]["ending"]).collect();
     assert!(endings.iter().filter(|e| **e == "revoked-verified").count() >= 2, "{leases}");
     let entries = broker.entries().await;
     assert!(entries.iter().filter(|e| e["what"] == "secret_rotated" && e["name"] == "erp-password").count() >= 3);

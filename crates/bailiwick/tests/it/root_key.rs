@@ -391,11 +391,16 @@ async fn a_root_key_rests_wrapped_by_a_tokens_key_that_never_leaves_it() {
     let conf = home.join("softhsm2.conf");
     std::fs::write(&conf, format!("directories.tokendir = {}\nobjectstore.backend = file\n", home.join("tokens").display())).unwrap();
     let environment = [("SOFTHSM2_CONF", conf.to_str().unwrap())];
-    let made = Command::new("softhsm2-util").envs(environment).args(["--init-token", "--free", "--label", "house", "--so-pin", "12345678", "--pin", "87654321"]).output();
+    let made = Command::new("softhsm2-util")
+        .envs(environment)
+        .args(["--init-token", "--free", "--label", "house", "--so-pin", "12345678", "--pin", "87654321"])
+        .output();
     assert!(made.unwrap().status.success());
     let pin = home.join("pin");
     private(&pin, b"87654321\n", 0o600);
-    let table = |token: &str, key: &str| format!("root_key = 'pkcs11'\n[sealing.pkcs11]\nmodule = '{SOFTHSM}'\ntoken = '{token}'\nkey = '{key}'\npin_file = '{}'\n", pin.display());
+    let table = |token: &str, key: &str| {
+        format!("root_key = 'pkcs11'\n[sealing.pkcs11]\nmodule = '{SOFTHSM}'\ntoken = '{token}'\nkey = '{key}'\npin_file = '{}'\n", pin.display())
+    };
     let rotate = || program(&place, &["root-key", "rotate"], &environment, b"");
     let file = root_of(&place.data);
 

@@ -20,9 +20,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::{constant_time, rand};
+use bailiwick_core::Clock;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bailiwick_core::Clock;
 use zeroize::Zeroizing;
 
 use crate::Secret;
@@ -277,7 +277,8 @@ fn kept(error: &RotationError, step: Step) -> TargetError {
 
 /// The system does not take the password that we have: somebody changed it there.
 fn refused(legacy: &Legacy, step: Step) -> TargetError {
-    let words = format!("the password of `{}` is refused: somebody changed it there; set it anew: bailiwick secret set {}", legacy.user, legacy.secret);
+    let words =
+        format!("the password of `{}` is refused: somebody changed it there; set it anew: bailiwick secret set {}", legacy.user, legacy.secret);
     TargetError::new(TargetCode::Refused, step, "", &words)
 }
 

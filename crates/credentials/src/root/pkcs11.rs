@@ -185,10 +185,9 @@ impl RootWrap for TokenKey {
             match session.decrypt(&mechanism, object, sealed) {
                 Ok(plain) => Ok(Zeroizing::new(plain)),
                 // What was changed, as tokens say it; some know no better word than that it failed.
-                Err(Error::Pkcs11(
-                    RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange | RvError::GeneralError,
-                    _,
-                )) => Err(WrapError::Content),
+                Err(Error::Pkcs11(RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange | RvError::GeneralError, _)) => {
+                    Err(WrapError::Content)
+                }
                 Err(error) => Err(refused(error)),
             }
         })

@@ -272,7 +272,7 @@ async fn a_role_with_traps_is_rotated_all_the_same() {
     assert_eq!(world.sql("SELECT rolpassword IS NULL FROM pg_authid WHERE rolname = 'grp'"), "t", "no other role has got a password");
 
     // Somebody lets it in without a password.
-    let World::Postgresql(server) = &world else { unreachable!() };
+    let World::Postgresql(server) = &world else { panic!("a cluster of PostgreSQL") };
     let file = server.data().join("pg_hba.conf");
     let before = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("host all app 127.0.0.1/32 trust\n{before}")).unwrap();
@@ -297,7 +297,7 @@ async fn a_password_that_the_servers_policy_refuses_is_replaced_by_another_one()
     let world = World::postgresql_with(&["shared_preload_libraries=passwordcheck"]);
     world.sql(&format!("CREATE ROLE q LOGIN; ALTER ROLE q PASSWORD '{BEFORE}'"));
     let memory = Memory::new(&["q"]);
-    let World::Postgresql(server) = &world else { unreachable!() };
+    let World::Postgresql(server) = &world else { panic!("a cluster of PostgreSQL") };
     let nodes = vec![Node::new("primary", "127.0.0.1", server.port(), None).unwrap()];
     let kind = broker(Arc::new(Postgresql { nodes, database: "postgres".to_owned(), plain: true }), &memory, &["q"]);
     let mut refused = 0;

@@ -18,7 +18,8 @@ fn every_column_that_can_hold_something_sealed_is_known() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     let conn = rusqlite::Connection::open(dir.path().join("bailiwick.sqlite")).unwrap();
-    let sql = "SELECT m.name || '.' || c.name FROM sqlite_schema m JOIN pragma_table_info(m.name) c WHERE m.type = 'table' AND c.type = 'BLOB' ORDER BY 1";
+    let sql =
+        "SELECT m.name || '.' || c.name FROM sqlite_schema m JOIN pragma_table_info(m.name) c WHERE m.type = 'table' AND c.type = 'BLOB' ORDER BY 1";
     let mut statement = conn.prepare(sql).unwrap();
     let columns: Vec<String> = statement.query_map([], |r| r.get(0)).unwrap().map(Result::unwrap).collect();
     let sealed = ["holds.arguments", "kept_secrets.candidate", "leases.secret", "results.result", "salts.sealed", "secrets.sealed"];
@@ -26,9 +27,27 @@ fn every_column_that_can_hold_something_sealed_is_known() {
         assert!(columns.iter().any(|c| c == column), "{column} is not in the schema");
     }
     // Ids, digests, public keys, entries and states of the tree.
-    let words = ["id", "task", "call", "hold", "digest", "hash", "jti", "key", "public_key", "definition", "body", "frontier", "root", "leaf", "leaves", "ids", "value", "closes"];
-    let unknown: Vec<&String> =
-        columns.iter().filter(|c| !sealed.contains(&c.as_str()) && !words.contains(&c.split_once('.').unwrap().1)).collect();
+    let words = [
+        "id",
+        "task",
+        "call",
+        "hold",
+        "digest",
+        "hash",
+        "jti",
+        "key",
+        "public_key",
+        "definition",
+        "body",
+        "frontier",
+        "root",
+        "leaf",
+        "leaves",
+        "ids",
+        "value",
+        "closes",
+    ];
+    let unknown: Vec<&String> = columns.iter().filter(|c| !sealed.contains(&c.as_str()) && !words.contains(&c.split_once('.').unwrap().1)).collect();
     assert!(unknown.is_empty(), "sealed or not? {unknown:?}");
 }
 

@@ -99,7 +99,8 @@ impl Inside for Account {
                 return Ok(ended.len());
             }
             for id in found {
-                let id: u64 = id.parse().map_err(|_| TargetError::new(TargetCode::Protocol, Step::Kill, &self.node, "a session's id is no number"))?;
+                let id: u64 =
+                    id.parse().map_err(|_| TargetError::new(TargetCode::Protocol, Step::Kill, &self.node, "a session's id is no number"))?;
                 self.session.kill(Step::Kill, id).await?;
                 ended.insert(id);
             }

@@ -5,9 +5,9 @@ use zeroize::Zeroizing;
 
 use super::target::{Denied, Inside, Target, Unchanged, plain};
 use crate::Secret;
+use crate::kinds::postgresql::scram;
 use crate::kinds::postgresql::session::{OPTIONS, Session, open};
 use crate::kinds::postgresql::sql::{Failure, cell, identifier, literal};
-use crate::kinds::postgresql::scram;
 use crate::lease::{Node, Step, TargetCode, TargetError};
 
 /// How often sessions are told to end before we say that the node is busy. Each telling waits up to a second by itself.

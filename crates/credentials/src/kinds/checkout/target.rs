@@ -69,6 +69,7 @@ pub enum Unchanged {
 /// A password that stands in a statement itself: letters, digits, `-` and `_`, as ours are.
 pub(super) fn plain<'a>(password: &'a Secret, node: &str) -> Result<&'a str, Unchanged> {
     let fits = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-    let other = || Unchanged::Otherwise(TargetError::new(TargetCode::Internal, Step::Gate, node, "the new password has characters that ours never have"));
+    let other =
+        || Unchanged::Otherwise(TargetError::new(TargetCode::Internal, Step::Gate, node, "the new password has characters that ours never have"));
     str::from_utf8(password.expose()).ok().filter(fits).ok_or_else(other)
 }
