@@ -113,8 +113,8 @@ fn body(headers: &HeaderMap, bytes: &[u8], redaction: &Redaction, redacted: &mut
     if bytes.is_empty() {
         return Body::None;
     }
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let said = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = said.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_json = kind == "application/json" || kind.ends_with("+json");
     if is_json
         && let Ok(mut value) = serde_json::from_slice::<Value>(bytes)
@@ -129,11 +129,10 @@ fn body(headers: &HeaderMap, bytes: &[u8], redaction: &Redaction, redacted: &mut
         Ok(words) if is_text || matches!(kind.as_str(), "application/x-ndjson" | "application/yaml" | "application/x-www-form-urlencoded") => {
             Body::Text(text(words, redaction, redacted))
         }
-        _ => Body::Omitted(format!(
-            "the answer is {} bytes of `{}`: only JSON and text are given",
-            bytes.len(),
-            kind.chars().take(80).collect::<String>()
-        )),
+        _ => {
+            let said: String = text(said, redaction, redacted).chars().take(80).collect();
+            Body::Omitted(format!("the answer is {} bytes of `{said}`: only JSON and text are given", bytes.len()))
+        }
     }
 }
 
@@ -188,6 +187,7 @@ mod tests {
             matches!(given("image/png", b"\x89PNG canary-0123456789").0, Body::Omitted(why) if why.contains("image/png") && !why.contains("canary"))
         );
         assert!(matches!(given("text/plain", b"\xff\xfe").0, Body::Omitted(_)));
+        assert!(matches!(given("x/canary-0123456789", b"\xff").0, Body::Omitted(why) if why.contains(REDACTED) && !why.contains("canary")));
         assert_eq!(given("text/plain", b"").0, Body::None);
         let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));
         assert_eq!(given("application/json", deep.as_bytes()).0, Body::Text(deep));
