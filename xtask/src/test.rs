@@ -30,7 +30,7 @@ const PROGRAMS: [(&str, &str); 9] = [
 ];
 
 /// Tests that take a number of rounds, and how many they take here: few among the others, these in a step of their own.
-const ROUNDS: [(&str, &str); 6] = [
+const ROUNDS: [(&str, &str); 7] = [
     // kill -9 of the store under load, checked and gone on with each time; of the whole broker; moments at which the power is lost.
     ("BAILIWICK_STORE_KILL_ROUNDS", "500"),
     ("BAILIWICK_KILL_ROUNDS", "50"),
@@ -38,6 +38,8 @@ const ROUNDS: [(&str, &str); 6] = [
     // Deaths between any two steps of a credential's life: against a system that is a map, and against PostgreSQL and MariaDB.
     ("BAILIWICK_SIMULATED_KILLS", "10000"),
     ("BAILIWICK_LEASE_KILLS", "200"),
+    // Deaths while the root key is replaced.
+    ("BAILIWICK_ROOT_KEY_KILLS", "40"),
     // Credentials one after another on one PostgreSQL.
     ("BAILIWICK_LEASES", "3000"),
 ];

@@ -5,7 +5,14 @@
 //! that is refused at the end. *Lease* is `Kind::mint` and `Kind::end` with everything that they promise: lock by name, verifier, terminated
 //! sessions on each node, the refused login as evidence. Durable: the server runs with `fsync=on`.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing, reason = "a program for measurements")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a program for measurements"
+)]
 #![allow(dead_code, clippy::allow_attributes, reason = "the support of the tests has more than this needs")]
 
 #[path = "../tests/it/support.rs"]
@@ -105,7 +112,8 @@ async fn raw_end(server: &Postgres, bare: &Client, name: &AccountName, oid: &str
     cell(bare, &format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL")).await;
     cell(bare, &kill).await;
     cell(bare, &format!("SELECT gid FROM pg_prepared_xacts WHERE owner = '{name}'")).await;
-    let owned = "SELECT DISTINCT datname FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid WHERE refclassid = 'pg_authid'::regclass AND refobjid = ";
+    let owned =
+        "SELECT DISTINCT datname FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid WHERE refclassid = 'pg_authid'::regclass AND refobjid = ";
     cell(bare, &format!("{owned}{oid}")).await;
     cell(bare, &format!("DROP ROLE IF EXISTS {name}")).await;
     cell(bare, &kill).await;
@@ -168,7 +176,10 @@ async fn first_use(server: &Postgres, name: &str, pool: usize, tasks: usize, rep
     let place = Place::with(|text| text.replace("\"twin.look\"]", "\"twin.look\", \"orders.*\"]") + &section).await;
     bailiwick::secrets::set(&place.data, "orders_admin", zeroize::Zeroizing::new(b"broker-password".to_vec())).await.unwrap();
     let broker = place.open().await;
-    until("the tools are listed", || broker.house.registry.load().tool("orders.query").is_some_and(|t| t.callable()) && broker.possible("orders.query")).await;
+    until("the tools are listed", || {
+        broker.house.registry.load().tool("orders.query").is_some_and(|t| t.callable()) && broker.possible("orders.query")
+    })
+    .await;
     let client = place.client();
     let (mut first, mut second) = (Vec::new(), Vec::new());
     for _ in 0..tasks {

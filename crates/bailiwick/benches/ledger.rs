@@ -287,6 +287,7 @@ async fn whole_call(store: &Store, task: &Task, n: u64) {
         hold: None,
         approvals: &[],
         injects: &[],
+        lease: None,
         traceparent: None,
     };
     let intent = Intent {

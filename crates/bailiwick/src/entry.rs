@@ -4,7 +4,8 @@
 //! verifies. Version 2 of `intent`, `outcome` and `hold` says that the digests are salted, and until when a text is kept.
 
 use bailiwick_core::{
-    Approval, CallId, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, LeaseId, PersonName, PolicyRef, SpiffeId, TaskId, Timestamp, ToolName,
+    Approval, CallId, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, LeaseId, PersonName, PolicyRef, SpiffeId, TaskId, Timestamp,
+    ToolName,
 };
 use serde::Serialize;
 
@@ -314,7 +315,6 @@ pub struct Ending {
     /// `by-hand` (a person said so).
     pub ending: String,
 }
-
 
 /// A tool was seen, classified or quarantined.
 #[derive(Debug, Serialize)]

@@ -272,7 +272,9 @@ fn present(data_dir: &Path) -> Result<(), AccessError> {
 /// A ledger that is not whole is found when it is opened: that is no trouble of the store's.
 fn damaged(error: StoreError) -> AccessError {
     match error {
-        StoreError::Unavailable { reason: Reason::Ledger | Reason::Disagrees, detail } if *detail != *EMPTY => AccessError::Damaged(detail.to_string()),
+        StoreError::Unavailable { reason: Reason::Ledger | Reason::Disagrees, detail } if *detail != *EMPTY => {
+            AccessError::Damaged(detail.to_string())
+        }
         error => error.into(),
     }
 }

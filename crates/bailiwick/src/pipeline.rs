@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use bailiwick_core::call::{Binding, Spent};
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{Authenticated, Bound, Call, CallId, Caller, Decision, Effect, ErrorCode, Hold, Permitted, Received, Recorded, Salt, Scalar, decide};
+use bailiwick_core::{
+    Authenticated, Bound, Call, CallId, Caller, Decision, Effect, ErrorCode, Hold, Permitted, Received, Recorded, Salt, Scalar, decide,
+};
 use bailiwick_credentials::Injection;
 use bailiwick_store::{PayloadKind, StoreError};
 use bailiwick_wire::json::Kind as JsonKind;

@@ -53,7 +53,8 @@ impl House {
                     }
                 }
             }
-            let upstream = Upstream::start(upstream_config(&entry, transport), inject).map_err(|e| StartError::System(entry.name.to_string(), e.to_string()))?;
+            let upstream =
+                Upstream::start(upstream_config(&entry, transport), inject).map_err(|e| StartError::System(entry.name.to_string(), e.to_string()))?;
             let name = entry.name.clone();
             let system = System {
                 entry,
@@ -79,15 +80,24 @@ impl House {
     async fn reach(&self, entry: &SystemEntry) -> Result<(upstream::Transport, Option<Arc<Leasing>>), StartError> {
         let fault = |why| StartError::System(entry.name.to_string(), why);
         let leasing = |kind, prefix, builtin, rights, header| {
-            let leasing = Leasing { system: entry.name.clone(), kind, prefix, builtin, rights, header, pool: entry.pool, issues: entry.issues, checked: AtomicBool::new(false) };
+            let leasing = Leasing {
+                system: entry.name.clone(),
+                kind,
+                prefix,
+                builtin,
+                rights,
+                header,
+                pool: entry.pool,
+                issues: entry.issues,
+                checked: AtomicBool::new(false),
+            };
             let leasing = Arc::new(leasing);
             self.leases.add(Arc::clone(&leasing));
             leasing
         };
         match &entry.transport {
             Transport::Stdio { command, args, cwd } => {
-                let transport =
-                    upstream::Transport::Stdio { command: command.into(), args: args.clone(), cwd: cwd.clone(), env_allow: Vec::new() };
+                let transport = upstream::Transport::Stdio { command: command.into(), args: args.clone(), cwd: cwd.clone(), env_allow: Vec::new() };
                 Ok((transport, None))
             }
             Transport::Http { url, allow_plain } => {

@@ -57,7 +57,10 @@ impl fmt::Display for Effect {
 impl FromStr for Effect {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|e| e.word() == text).ok_or_else(|| "expected one of read, influence, write, delete, transfer, approve, issue".to_owned())
+        Self::ALL
+            .into_iter()
+            .find(|e| e.word() == text)
+            .ok_or_else(|| "expected one of read, influence, write, delete, transfer, approve, issue".to_owned())
     }
 }
 

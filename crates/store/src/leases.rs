@@ -147,7 +147,9 @@ impl Writing<'_> {
         }
         let state = if row.task.is_some() { LeaseState::Intended } else { LeaseState::Pooled };
         self.conn
-            .prepare_cached("INSERT INTO leases (id, task, system, class, state, begun_at, lease, life, secret) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+            .prepare_cached(
+                "INSERT INTO leases (id, task, system, class, state, begun_at, lease, life, secret) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
             .execute((
                 row.lease.id.to_bytes(),
                 row.task.map(TaskId::to_bytes),

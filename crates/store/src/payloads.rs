@@ -35,7 +35,8 @@ const GATHER_FOR: Duration = Duration::from_millis(20);
 const EXPIRED_AT_ONCE: usize = 1000;
 
 /// Each step brings the file's schema to the next. Never edited once released, only added to.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE payloads (
     id         INTEGER PRIMARY KEY,
     call       BLOB NOT NULL,
@@ -52,11 +53,13 @@ CREATE INDEX payloads_task ON payloads (task);
 CREATE INDEX payloads_expires ON payloads (expires_at);
 -- Calls and tasks whose texts were erased: when, by whom, and where the ledger says so.
 CREATE TABLE erased (id BLOB PRIMARY KEY, at INTEGER NOT NULL, by TEXT NOT NULL, entry INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-", "
+",
+    "
 -- Without its text the call would not have been made: it never makes room for another one.
 ALTER TABLE payloads ADD COLUMN required INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX payloads_oldest ON payloads (id) WHERE required = 0;
-"];
+",
+];
 
 /// How texts are kept.
 #[derive(Clone, Copy, Debug)]

@@ -26,11 +26,7 @@ const SERVERS: &[Server] = &[
         packages: &["openssh-server", "openssh-client", "libnss-wrapper"],
     },
     // A token in software, whose key wraps a root key.
-    Server {
-        name: "SoftHSM",
-        there: || which("softhsm2-util") && all(&["/usr/lib/softhsm/libsofthsm2.so"]),
-        packages: &["softhsm2"],
-    },
+    Server { name: "SoftHSM", there: || which("softhsm2-util") && all(&["/usr/lib/softhsm/libsofthsm2.so"]), packages: &["softhsm2"] },
     Server { name: "PostgreSQL", there: postgresql, packages: &["postgresql", "postgresql-client"] },
     Server {
         name: "MariaDB",

@@ -239,7 +239,9 @@ pub(super) async fn check(State(api): State<Arc<Api>>, by: ByPerson, name: Named
 
 fn leasing(house: &House, system: &SystemName) -> Result<Arc<crate::leases::Leasing>, Problem> {
     house.leases.leasing(system).ok_or_else(|| {
-        Problem::invalid(format!("no credentials are made for tasks at `{system}`: it has no such section in the configuration, or there is no such system"))
-            .with_status(http::StatusCode::NOT_FOUND)
+        Problem::invalid(format!(
+            "no credentials are made for tasks at `{system}`: it has no such section in the configuration, or there is no such system"
+        ))
+        .with_status(http::StatusCode::NOT_FOUND)
     })
 }

@@ -76,10 +76,8 @@ pub(crate) trait Session: Send + Sync + fmt::Debug {
 }
 
 /// The tools that hand a credential out, where the configuration allows it: name, class of the lease, and whose rights it has.
-pub(crate) const ISSUING: [(&str, &str, Effect); 2] = [
-    ("issue_read_credential", crate::leases::ISSUED_READ, Effect::Read),
-    ("issue_write_credential", crate::leases::ISSUED_WRITE, Effect::Write),
-];
+pub(crate) const ISSUING: [(&str, &str, Effect); 2] =
+    [("issue_read_credential", crate::leases::ISSUED_READ, Effect::Read), ("issue_write_credential", crate::leases::ISSUED_WRITE, Effect::Write)];
 
 /// The credential that a call of a tool that hands one out needs; `None` for every other tool.
 pub(crate) fn issued(builtin: &dyn Builtin, tool: &str) -> Option<Rights> {

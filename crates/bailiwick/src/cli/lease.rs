@@ -117,7 +117,9 @@ fn list(place: &Place, answer: &Value) -> Result<(), Failure> {
         say(answer);
         return Ok(());
     }
-    let row = |l: &Value| vec![short(&text(l, "id")), text(l, "state"), text(l, "system"), text(l, "class"), text(l, "account"), short(&text(l, "task")), ending(l)];
+    let row = |l: &Value| {
+        vec![short(&text(l, "id")), text(l, "state"), text(l, "system"), text(l, "class"), text(l, "account"), short(&text(l, "task")), ending(l)]
+    };
     let rows: Vec<_> = items(answer, "leases").iter().map(row).collect();
     if rows.is_empty() {
         warn("no lease");
@@ -154,7 +156,9 @@ async fn systems(place: &Place) -> Result<(), Failure> {
         say(&answer);
         return Ok(());
     }
-    let row = |s: &Value| vec![text(s, "name"), text(s, "status"), text(s, "target"), text(s, "tools_classified"), text(s, "tools_waiting"), text(s, "why")];
+    let row = |s: &Value| {
+        vec![text(s, "name"), text(s, "status"), text(s, "target"), text(s, "tools_classified"), text(s, "tools_waiting"), text(s, "why")]
+    };
     let rows: Vec<_> = items(&answer, "systems").iter().map(row).collect();
     say(table(&["system", "status", "target", "tools", "waiting", "why"], &rows, Style::of_terminal()));
     Ok(())

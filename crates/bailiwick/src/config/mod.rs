@@ -690,7 +690,10 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
             Transport::Builtin(settings)
         }
         (_, _, Some(_)) => {
-            return Err((format!("system `{name}` has `command` or `url`, and a table of a system without a server"), "keep the one by which it is reached"));
+            return Err((
+                format!("system `{name}` has `command` or `url`, and a table of a system without a server"),
+                "keep the one by which it is reached",
+            ));
         }
         (Some(command), None, None) => {
             if !given.headers.is_empty() || !given.secret_headers.is_empty() {
@@ -720,23 +723,18 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
     let credential = match &given.credential {
         None => None,
         Some(_) if !matches!(transport, Transport::Http { .. }) => {
-            return Err((format!("system `{name}` has a `credential`, and no `url`: its own table says how its credentials are made"), "see docs/guides/leases.md"));
+            return Err((
+                format!("system `{name}` has a `credential`, and no `url`: its own table says how its credentials are made"),
+                "see docs/guides/leases.md",
+            ));
         }
         Some(file) => {
-            let settings = file.check(base).map_err(|why| (format!("system `{name}`: `credential`: {why}"), "see docs/guides/cloud-credentials.md"))?;
+            let settings =
+                file.check(base).map_err(|why| (format!("system `{name}`: `credential`: {why}"), "see docs/guides/cloud-credentials.md"))?;
             Some(Arc::new(settings))
         }
     };
-    let pool = PoolSize { read: given.pool.read.into(), write: given.pool.write.into() };
-    if pool.read > 50 || pool.write > 50 {
-        return Err((format!("system `{name}`: more than 50 accounts that wait"), "each is an account that may log in at the system: keep few"));
-    }
-    if pool != PoolSize::default() && !matches!(&transport, Transport::Builtin(settings) if !settings.is_lent()) {
-        return Err((format!("system `{name}` has a `pool`, and no credentials are made for it"), "see docs/guides/leases.md"));
-    }
-    if given.issue_credentials && !matches!(transport, Transport::Builtin(_)) {
-        return Err((format!("system `{name}` has `issue_credentials`, and no credentials are made for it"), "see docs/guides/leases.md"));
-    }
+    let pool = pool(&name, &given.pool, given.issue_credentials, &transport)?;
     let join = |plain: BTreeMap<String, String>, secret: BTreeMap<String, String>, imported: BTreeMap<String, String>| {
         let plain = plain.into_iter().map(|(k, v)| (k, Value::Literal(v)));
         let secret = secret.into_iter().map(|(k, v)| (k, Value::Secret(v)));
@@ -758,6 +756,21 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
         pool,
         issues: given.issue_credentials,
     })
+}
+
+/// How many accounts wait; and whether what is said about credentials can be kept at all.
+fn pool(name: &SystemName, given: &PoolFile, issues: bool, transport: &Transport) -> Result<PoolSize, (String, &'static str)> {
+    let pool = PoolSize { read: given.read.into(), write: given.write.into() };
+    if pool.read > 50 || pool.write > 50 {
+        return Err((format!("system `{name}`: more than 50 accounts that wait"), "each is an account that may log in at the system: keep few"));
+    }
+    if pool != PoolSize::default() && !matches!(transport, Transport::Builtin(settings) if !settings.is_lent()) {
+        return Err((format!("system `{name}` has a `pool`, and no credentials are made for it"), "see docs/guides/leases.md"));
+    }
+    if issues && !matches!(transport, Transport::Builtin(settings) if !settings.is_lent()) {
+        return Err((format!("system `{name}` has `issue_credentials`, and no credentials are made for it"), "see docs/guides/leases.md"));
+    }
+    Ok(pool)
 }
 
 fn public_url(text: &str) -> Result<String, String> {

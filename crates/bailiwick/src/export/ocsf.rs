@@ -462,7 +462,9 @@ fn house(facts: &Facts<'_>) -> Event {
         "secret_rotated" => entity(facts, (3, "Update"), other("Secret"), "a secret was replaced at its system".to_owned()),
         "secret_lost" => entity(facts, (99, what), other("Secret"), "a system takes neither the old nor the new secret".to_owned()),
         "root_key_rotation_begun" => entity(facts, (1, "Create"), other("Root key"), "the root key is being replaced".to_owned()),
-        "root_key_rotated" => entity(facts, (3, "Update"), other("Root key"), "the root key was replaced, and nothing is sealed under the old one".to_owned()),
+        "root_key_rotated" => {
+            entity(facts, (3, "Update"), other("Root key"), "the root key was replaced, and nothing is sealed under the old one".to_owned())
+        }
         "secret_removed" => entity(facts, (4, "Delete"), other("Secret"), "a secret was removed".to_owned()),
         "token_revoked" => entity(facts, (11, "Deactivate"), other("Token"), "a token was revoked".to_owned()),
         _ => entity(facts, (99, what), other("Other"), format!("the broker: {what}")),

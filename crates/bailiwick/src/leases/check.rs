@@ -38,7 +38,10 @@ pub(crate) async fn check_stopped(place: &Place, name: &str) -> Result<Option<Ve
 
 async fn check(config: &Config, store: &Store, keys: &Keys, name: &str) -> Result<Vec<Finding>, Failure> {
     let known = config.systems.values().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
-    let entry = config.systems.get(name).ok_or_else(|| Failure::new(format!("there is no system `{}`", name.escape_debug()), format!("the configuration has: {known}")))?;
+    let entry = config
+        .systems
+        .get(name)
+        .ok_or_else(|| Failure::new(format!("there is no system `{}`", name.escape_debug()), format!("the configuration has: {known}")))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let fault = |why: String| Failure::new(format!("system `{name}`: {why}"), "see docs/guides/leases.md");
     let damaged = |e: StoreError| Failure::new(e.to_string(), "see docs/guides/recovery.md");

@@ -194,7 +194,8 @@ impl Leases {
         let until = tag.expires_at;
         let plan = Plan { name: name.clone(), tag, rights: row.lease.rights.clone() };
         let Minted { ids, secret, expires_at } = leasing.kind.mint(&plan, proposed.as_ref()).await?;
-        let sealed = secret.as_ref().map(|s| self.sealer.seal(&seal_name(row.lease.id), s)).transpose().map_err(|e| LeaseError::Seal(e.to_string()))?;
+        let sealed =
+            secret.as_ref().map(|s| self.sealer.seal(&seal_name(row.lease.id), s)).transpose().map_err(|e| LeaseError::Seal(e.to_string()))?;
         let life = LeaseLife { ids: serde_json::to_value(&ids).unwrap_or_default(), expires_at, ..row.life.clone() };
         let made = LeaseRow { life: life.clone(), ..row.clone() };
         let body = pooled_step(self.clock.now(), &made, "pooled");

@@ -141,7 +141,17 @@ impl Broker {
         for system in ["orders", "stock"] {
             let kind = Arc::new(Simulated(Arc::clone(world)));
             let (system, prefix) = (system.parse().unwrap(), if system == "orders" { "ag_" } else { "agst_" }.parse().unwrap());
-            leases.add(Arc::new(Leasing { system, kind, prefix, builtin: None, rights: Vec::new(), header: None, pool: PoolSize::default(), issues: false, checked: AtomicBool::new(true) }));
+            leases.add(Arc::new(Leasing {
+                system,
+                kind,
+                prefix,
+                builtin: None,
+                rights: Vec::new(),
+                header: None,
+                pool: PoolSize::default(),
+                issues: false,
+                checked: AtomicBool::new(true),
+            }));
         }
         let rows = store.tasks(TaskFilter { state: Some("open"), limit: usize::MAX, ..TaskFilter::default() }).await.unwrap();
         let open: BTreeMap<TaskId, Arc<Task>> = rows.into_iter().map(|row| (row.task.id, Arc::new(row.task))).collect();
@@ -264,7 +274,11 @@ fn after_any_death_no_account_is_left_that_no_live_lease_explains_and_no_task_is
         });
         // Nothing of it runs on.
         drop(life);
-        if dead { died += 1 } else { survived += 1 }
+        if dead {
+            died += 1
+        } else {
+            survived += 1
+        }
         world.left.store(u64::MAX, Ordering::SeqCst);
         let after = runtime();
         after.block_on(async {
@@ -282,6 +296,6 @@ fn after_any_death_no_account_is_left_that_no_live_lease_explains_and_no_task_is
     }
     assert!(survived > 0, "some come to their end too");
     let files = std::fs::read_dir(dir.path()).unwrap().map(|f| std::fs::read(f.unwrap().path()).unwrap());
-    assert!(files.flat_map(|f| f.array_windows::<13>().map(|w| *w).collect::<Vec<_>>()).all(|w| &w != b"canary-secret"), "no secret in the store");
+    assert!(files.flat_map(|f| f.array_windows::<13>().copied().collect::<Vec<_>>()).all(|w| &w != b"canary-secret"), "no secret in the store");
     runtime().block_on(store.close());
 }

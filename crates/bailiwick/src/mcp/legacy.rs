@@ -72,7 +72,8 @@ async fn initialize(house: &Arc<House>, scope: Scope, who: &Who, request: &Reque
     let declared = request.params.get("capabilities").filter(|c| c.is_object()).unwrap_or(Raw::EMPTY_OBJECT);
     let capabilities = asked.capabilities;
     let now = house.clock.now();
-    let Some(session) = house.sessions.open(version, capabilities, declared.to_owned(), (who.live.task.id, &who.live.task.agent), scope.clone(), now) else {
+    let Some(session) = house.sessions.open(version, capabilities, declared.to_owned(), (who.live.task.id, &who.live.task.agent), scope.clone(), now)
+    else {
         return refuse(&Refusal {
             http_status: 429,
             ..Refusal::bad_request(code::INVALID_REQUEST, "too many sessions are open").with_id(Some(request.id))
@@ -204,7 +205,9 @@ async fn subscribe(exchange: &Exchange, method: Method, request: &Request<'_>) -
 pub(super) fn stream(house: &Arc<House>, scope: &Scope, bearer: &Bearer, headers: &Headers<'_>) -> Response<OutBody> {
     let Bearer::Task(_, who) = bearer else { return not_allowed() };
     let Some(session) = session_of(house, scope, who, headers) else { return not_allowed() };
-    let Some(place) = house.live.stream(&who.live) else { return plain(StatusCode::TOO_MANY_REQUESTS, "the task or its agent has too many streams open") };
+    let Some(place) = house.live.stream(&who.live) else {
+        return plain(StatusCode::TOO_MANY_REQUESTS, "the task or its agent has too many streams open");
+    };
     let (pieces, stream) = mpsc::channel::<Bytes>(relay::EVENTS);
     // A second stream takes the place of the first.
     *session.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(pieces.clone());

@@ -110,7 +110,8 @@ fn unicode(after: &[u8]) -> Option<(char, usize)> {
     if let Some(said) = char::from_u32(high) {
         return Some((said, 5));
     }
-    let low = unit(7).filter(|low| after.get(5..7) == Some(b"\\u".as_slice()) && (0xdc00..0xe000).contains(low) && (0xd800..0xdc00).contains(&high))?;
+    let low =
+        unit(7).filter(|low| after.get(5..7) == Some(b"\\u".as_slice()) && (0xdc00..0xe000).contains(low) && (0xd800..0xdc00).contains(&high))?;
     let code = 0x1_0000_u32.saturating_add((high & 0x3ff) << 10).saturating_add(low & 0x3ff);
     Some((char::from_u32(code)?, 11))
 }

@@ -42,7 +42,11 @@ impl std::str::FromStr for Subject {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let index = || digits.then(|| text.parse().ok().map(Self::Entry)).flatten();
         let call = text.parse().ok().map(Self::Call).or_else(|| text.parse().ok().map(Self::Hold));
-        call.or_else(|| text.parse().ok().map(Self::Task)).or_else(|| text.parse().ok().map(Self::Incident)).or_else(|| text.parse().ok().map(Self::Lease)).or_else(index).ok_or(NoSubject)
+        call.or_else(|| text.parse().ok().map(Self::Task))
+            .or_else(|| text.parse().ok().map(Self::Incident))
+            .or_else(|| text.parse().ok().map(Self::Lease))
+            .or_else(index)
+            .ok_or(NoSubject)
     }
 }
 

@@ -8,7 +8,10 @@ use bailiwick_credentials::kinds::redis::COMMANDS;
 use bailiwick_testkit::clouds::Cloud;
 use bailiwick_testkit::clouds::oauth::{Oauth, Settings as Server};
 use bailiwick_testkit::clouds::orders::Orders;
+use bailiwick_testkit::servers::mariadb::Mariadb;
+use bailiwick_testkit::servers::nats::Nats;
 use bailiwick_testkit::servers::nats_keys::{Nkey, start, system_credentials};
+use bailiwick_testkit::servers::postgres::Postgres;
 use bailiwick_testkit::servers::redis::{Redis, Users};
 use http::Method;
 use zeroize::Zeroizing;
@@ -40,9 +43,17 @@ const CALLS: [(&str, &str); 12] = [
     ("twin.look", "{}"),
 ];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_planted_secret_of_each_kind_is_seen_nowhere() {
-    let (mut server, other) = (postgres(), mariadb());
+/// Systems of every kind, each with a secret of ours, and a broker's place that may use them.
+struct World {
+    server: Postgres,
+    place: Place,
+    exports: tempfile::TempDir,
+    planted: Vec<(&'static str, String)>,
+    _systems: (Mariadb, Redis, Nats, Cloud, Cloud),
+}
+
+async fn world() -> World {
+    let (server, other) = (postgres(), mariadb());
     let user = format!("broker on >{CACHE_PASSWORD} resetkeys resetchannels -@all +{}", COMMANDS.join(" +"));
     let cache = Redis::start(Users::AclFile, &[&user], &[]).unwrap();
     let [operator, account, system, nobody] = [(b'O', 1), (b'A', 2), (b'A', 3), (b'U', 4)].map(|(letter, n)| Nkey::new(letter, n).unwrap());
@@ -89,18 +100,24 @@ async fn a_planted_secret_of_each_kind_is_seen_nowhere() {
     let place = Place::with(|text| text.replace("\"twin.look\"]", mine) + &sections).await;
     std::fs::write(place.config.parent().unwrap().join("orders.json"), Orders::document().to_string()).unwrap();
     let bus_user = system_credentials(&system, &nobody, &SUBJECTS);
-    let planted = [
-        ("orders_admin", ADMIN_PASSWORD),
-        ("cache-broker", CACHE_PASSWORD),
-        ("bus-operator", &operator.seed),
-        ("bus-account", &account.seed),
-        ("bus-system", &bus_user),
-        ("api-key", API_KEY),
-        ("refresh", &refresh),
+    let planted = vec![
+        ("orders_admin", ADMIN_PASSWORD.to_owned()),
+        ("cache-broker", CACHE_PASSWORD.to_owned()),
+        ("bus-operator", operator.seed),
+        ("bus-account", account.seed),
+        ("bus-system", bus_user),
+        ("api-key", API_KEY.to_owned()),
+        ("refresh", refresh),
     ];
-    for (name, value) in planted {
+    for (name, value) in &planted {
         bailiwick::secrets::set(&place.data, name, Zeroizing::new(value.as_bytes().to_vec())).await.unwrap();
     }
+    World { server, place, exports, planted, _systems: (other, cache, bus, api_cloud, oauth_cloud) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planted_secret_of_each_kind_is_seen_nowhere() {
+    let World { mut server, place, exports, planted, _systems } = world().await;
     // Once without policies of their own, until every system has told its tools.
     let broker = place.open().await;
     let known = |tool: &str| broker.house.registry.load().tool(tool).is_some_and(|t| t.callable()) && broker.possible(tool);
@@ -131,7 +148,35 @@ async fn a_planted_secret_of_each_kind_is_seen_nowhere() {
         assert!(tokio::time::Instant::now() < deadline, "{shown:?}");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    for target in ["/metrics", "/readyz", "/v1/leases?all=true&limit=500", "/v1/systems", "/v1/secrets", "/v1/tools", "/v1/agents", "/v1/exports", "/v1/entries"] {
+    look_around(&client, &task, &mut seen).await;
+    // Killed, not stopped: what is in its files is what a crash leaves.
+    child.start_kill().unwrap();
+    child.wait().await.unwrap();
+    for line in [vec!["ledger", "verify"], vec!["secret", "list"], vec!["check"], vec!["system", "check", "orders"]] {
+        seen.push((line.join(" "), command(&place, &line)));
+    }
+    let files = [walk(&place.data), walk(exports.path()), vec![place.config.clone()]].concat();
+    seen.extend(files.iter().map(|file| (file.display().to_string(), std::fs::read(file).unwrap())));
+    let loud = std::fs::read_to_string(&log).unwrap();
+    assert!(loud.contains("a lease could not be ended yet"), "the log is there to be looked at: {loud}");
+    nowhere(&place, &planted, &seen);
+    // The same search finds what is there.
+    assert!(seen.iter().any(|(_, bytes)| bytes.windows(task.id.len()).any(|w| w == task.id.as_bytes())));
+}
+
+/// Everything that people can ask the broker for.
+async fn look_around(client: &Client<'_>, task: &TaskToken, seen: &mut Vec<(String, Vec<u8>)>) {
+    for target in [
+        "/metrics",
+        "/readyz",
+        "/v1/leases?all=true&limit=500",
+        "/v1/systems",
+        "/v1/secrets",
+        "/v1/tools",
+        "/v1/agents",
+        "/v1/exports",
+        "/v1/entries",
+    ] {
         seen.push((target.to_owned(), client.by("ops", Method::GET, target, None).await.body.to_vec()));
     }
     for target in [format!("/v1/trace/{}", task.id), format!("/v1/tasks/{}", task.id), "/v1/ledger/entries".to_owned()] {
@@ -143,29 +188,23 @@ async fn a_planted_secret_of_each_kind_is_seen_nowhere() {
         assert_eq!(checked.json()["passed"], true, "{checked:?}");
         seen.push((target, checked.body.to_vec()));
     }
-    // Killed, not stopped: what is in its files is what a crash leaves.
-    child.start_kill().unwrap();
-    child.wait().await.unwrap();
-    for line in [vec!["ledger", "verify"], vec!["secret", "list"], vec!["check"], vec!["system", "check", "orders"]] {
-        seen.push((line.join(" "), command(&place, &line)));
-    }
-    let files = [walk(&place.data), walk(exports.path()), vec![place.config.clone()]].concat();
-    seen.extend(files.iter().map(|file| (file.display().to_string(), std::fs::read(file).unwrap())));
+}
 
-    let loud = std::fs::read_to_string(&log).unwrap();
-    assert!(loud.contains("a lease could not be ended yet"), "the log is there to be looked at: {loud}");
-    let mut canaries: Vec<(String, String)> = planted.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    canaries.extend(seeds(&bus_user).into_iter().map(|seed| ("bus-system's seed".to_owned(), seed)));
+fn nowhere(place: &Place, planted: &[(&str, String)], seen: &[(String, Vec<u8>)]) {
+    let mut canaries: Vec<(String, String)> = planted.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    canaries.extend(
+        planted.iter().filter(|(name, _)| *name == "bus-system").flat_map(|(_, file)| seeds(file)).map(|seed| ("bus-system's seed".to_owned(), seed)),
+    );
     // Tokens that the authorization server gave away meanwhile.
-    canaries.extend(place.twin.seen().iter().filter_map(|s| Some(("a minted token".to_owned(), s.headers.get("authorization")?.to_str().ok()?.trim_start_matches("Bearer ").to_owned()))));
+    canaries.extend(place.twin.seen().iter().filter_map(|s| {
+        Some(("a minted token".to_owned(), s.headers.get("authorization")?.to_str().ok()?.trim_start_matches("Bearer ").to_owned()))
+    }));
     assert!(canaries.len() > planted.len() + 1, "{}", canaries.len());
     for (what, canary) in &canaries {
-        for (place, bytes) in &seen {
+        for (place, bytes) in seen {
             assert!(!bytes.windows(canary.len()).any(|w| w == canary.as_bytes()), "{what} is in {place}");
         }
     }
-    // The same search finds what is there.
-    assert!(seen.iter().any(|(_, bytes)| bytes.windows(task.id.len()).any(|w| w == task.id.as_bytes())));
 }
 
 /// The private lines of a credentials file.

@@ -145,7 +145,8 @@ async fn a_refresh_token_that_was_lost_calls_a_person_who_sets_a_new_one() {
     assert_eq!(client.call(&task, "twin.look", "{}").await.word(), "done");
     complete(&client, &task).await;
     // Somebody else has used what we hold, so that the server ends the family.
-    let ours = world.cloud.seen().into_iter().filter_map(|asked| asked.form().get("refresh_token").map(|values| values.concat())).last().unwrap();
+    let ours =
+        world.cloud.seen().into_iter().filter_map(|asked| asked.form().get("refresh_token").map(|values| values.concat())).next_back().unwrap();
     let body = format!("grant_type=refresh_token&client_id=broker&scope=orders.read&refresh_token={ours}");
     let stolen = bailiwick_testkit::clouds::Asked {
         method: "POST".to_owned(),

@@ -37,7 +37,9 @@ impl World {
         let broker = self.place.open().await;
         until("the API's operations are listed", || {
             let registry = broker.house.registry.load();
-            ["orders.getOrder", "orders.echo", "orders.removeOrder"].iter().all(|t| registry.tool(t).is_some_and(|t| t.callable()) && broker.possible(t))
+            ["orders.getOrder", "orders.echo", "orders.removeOrder"]
+                .iter()
+                .all(|t| registry.tool(t).is_some_and(|t| t.callable()) && broker.possible(t))
         })
         .await;
         broker

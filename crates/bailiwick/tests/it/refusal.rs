@@ -100,7 +100,10 @@ fn filled(path: &str) -> String {
         _ => "hold_",
     };
     let absent = format!("{id}{}", "0".repeat(32));
-    path.replace("{id}", &absent).replace("{hold}", &absent).replace("{name}", if path.starts_with("/v1/systems") { "absent" } else { "shop.absent" }).replace("{system}", "absent")
+    path.replace("{id}", &absent)
+        .replace("{hold}", &absent)
+        .replace("{name}", if path.starts_with("/v1/systems") { "absent" } else { "shop.absent" })
+        .replace("{system}", "absent")
 }
 
 fn method(word: &str) -> Method {

@@ -195,7 +195,8 @@ fn a_line_of_a_key_is_found_and_a_line_of_words_is_not() {
 
 #[test]
 fn each_of_several_secrets_in_one_is_found_alone() {
-    let several = of(&["{\"access_key_id\":\"ASIA0123456789ABCDEF\",\"secret_access_key\":\"a/b+c=0123456789\",\"session_token\":\"IQoJ0123456789+/==\"}"]);
+    let several =
+        of(&["{\"access_key_id\":\"ASIA0123456789ABCDEF\",\"secret_access_key\":\"a/b+c=0123456789\",\"session_token\":\"IQoJ0123456789+/==\"}"]);
     for one in ["ASIA0123456789ABCDEF", "a/b+c=0123456789", "IQoJ0123456789+/==", "a%2Fb%2Bc%3D0123456789"] {
         assert_eq!(clean(&several, &format!("<{one}>")), format!("<{REDACTED}>"), "{one}");
     }

@@ -11,9 +11,9 @@
 pub mod http;
 pub mod mariadb;
 pub mod nats;
+pub mod postgresql;
 pub mod rabbitmq;
 pub mod redis;
-pub mod postgresql;
 mod rows;
 pub mod ssh;
 

@@ -1,13 +1,13 @@
 //! The kinds of credentials against real servers, through public doors only.
 
 #[cfg(test)]
+mod aws_sts;
+#[cfg(test)]
 mod checkout;
 #[cfg(test)]
 mod checkout_cuts;
 #[cfg(test)]
 mod checkout_world;
-#[cfg(test)]
-mod aws_sts;
 #[cfg(test)]
 mod clouds_cuts;
 #[cfg(test)]

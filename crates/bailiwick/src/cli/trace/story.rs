@@ -116,7 +116,11 @@ fn lease(entry: &Value, head: &impl Fn(String) -> String, style: Style) -> Vec<S
         ("ended", Some(ending)) => style.strong(&format!("the credential has ended: {}", text(ending, "ending"))),
         (other, _) => format!("credential: {other}"),
     };
-    let mut lines = vec![head(words), field("lease", &of("lease")), field("account", &format!("{} at {} ({})", of("account"), of("system"), of("credential_kind")))];
+    let mut lines = vec![
+        head(words),
+        field("lease", &of("lease")),
+        field("account", &format!("{} at {} ({})", of("account"), of("system"), of("credential_kind"))),
+    ];
     if of("state") == "intended" {
         lines.push(field("rights", &texts(entry, "rights").join(", ")));
     }

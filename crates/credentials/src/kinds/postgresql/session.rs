@@ -118,7 +118,14 @@ async fn turn(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
     Arc::clone(places).acquire_owned().await.ok()
 }
 
-pub(in crate::kinds) async fn open(node: &Node, user: &str, secret: &Secret, database: &str, application: &str, options: &str) -> Result<Session, Failure> {
+pub(in crate::kinds) async fn open(
+    node: &Node,
+    user: &str,
+    secret: &Secret,
+    database: &str,
+    application: &str,
+    options: &str,
+) -> Result<Session, Failure> {
     let mut config = Config::new();
     config.host(node.host()).port(node.port()).user(user).password(secret.expose()).dbname(database).application_name(application);
     config.connect_timeout(OPEN_MAX).keepalives_idle(Duration::from_secs(15)).tcp_user_timeout(Duration::from_secs(15));
