@@ -306,7 +306,8 @@ impl House {
                     Ok(effect) => builtin.rights(effect),
                     Err(refusal) => {
                         let code = ErrorCode::ArgumentsInvalid;
-                        self.denied(call, code, &refusal.words, &[]).await?;
+                        // The words may repeat an argument, and no argument stands in an entry.
+                        self.denied(call, code, "the arguments ask for what this tool does not do", &[]).await?;
                         return Ok(Err(Refused::answer(code, refusal.words)));
                     }
                 }
