@@ -300,6 +300,14 @@ pub struct TaskEnded<'a> {
     pub by: Option<&'a str>,
     /// How each credential that it used ended.
     pub endings: &'a [Ending],
+    /// Endings that found no room here; each lease's own entry has its own.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub endings_cut: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 body!(TaskEnded<'_>, "task_ended");
 

@@ -318,7 +318,7 @@ impl House {
         house.recover().await?;
         house.start_exports().await?;
         house.start_systems().await?;
-        house.leases.recover(|task| house.live.find(task).map(|live| Arc::clone(&live.task))).await?;
+        house.leases.recover(house.pen.stopped().is_none(), |task| house.live.find(task).map(|live| Arc::clone(&live.task))).await?;
         let stopped = house.pen.stopped().is_some();
         if premature && !stopped {
             house.judge_policies_late().await?;

@@ -294,7 +294,11 @@ impl House {
             None => Rights { class: "use", rights: leasing.rights.clone() },
             Some(builtin) if leasing.issues && call.tool().effect == Effect::Issue => match issued(&**builtin, tool.tool.name.tool()) {
                 Some(rights) => rights,
-                None => return Ok(Err(Refused::plain(ErrorCode::ToolUnknown))),
+                None => {
+                    let code = ErrorCode::ToolUnknown;
+                    self.denied(call, code, "a tool that hands no credential out is said to", &[]).await?;
+                    return Ok(Err(Refused::plain(code)));
+                }
             },
             Some(builtin) => {
                 let allowed = call.tool().effect;
@@ -313,7 +317,15 @@ impl House {
                 }
             }
         };
-        Ok(Ok(Some(self.leases.reserve(&who.live.task, leasing, rights))))
+        let held = self.leases.reserve(&who.live.task, leasing, rights);
+        // Before the record: an approval is not spent on a call that could not be sent.
+        if !held.is_live() && leasing.is_down(self.clock.now()) {
+            self.leases.release(&held);
+            let code = ErrorCode::CredentialUnavailable;
+            self.denied(call, code, "the system could not be reached a moment ago", &[]).await?;
+            return Ok(Err(Refused::plain(code)));
+        }
+        Ok(Ok(Some(held)))
     }
 
     /// A call that is not permitted now keeps no account from others.
@@ -423,6 +435,10 @@ async fn send(tool: &ToolEntry, params: &Bytes, sending: &Sending, ended: &Cance
     request.cancel = sending.cancel.clone();
     request.life = sending.life;
     request.inject = sending.lease.as_ref().and_then(|held| held.inject());
+    if request.inject.is_none() && sending.lease.as_ref().is_some_and(|held| held.is_header()) {
+        // It ended between its making and here. Nothing else of ours goes there in its place.
+        return Err(UpstreamError::NoCredential);
+    }
     request.lease.clone_from(&sending.lease);
     request.timeout = sending.waits.map(|more| tool.system.upstream.config().call_timeout.saturating_add(more));
     if ended.is_cancelled() {

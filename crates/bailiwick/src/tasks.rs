@@ -139,6 +139,8 @@ impl From<StoreError> for TaskRefused {
 /// How long a task waits to be opened while systems that it asks for are starting.
 const FIRST_LISTS: Duration = Duration::from_secs(15);
 const PURPOSE_MAX: usize = 500;
+/// Endings that one entry has room for.
+const ENDINGS_MAX: usize = 300;
 const ASKED_MAX: usize = 200;
 
 impl House {
@@ -377,7 +379,7 @@ impl House {
 
     async fn record_end(&self, id: TaskId, reason: EndReason, by: Option<&str>, live: Option<Arc<LiveTask>>) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let closing = entry::encode(now, &entry::TaskEnded { task: id, state: "closing", reason, by, endings: &[] });
+        let closing = entry::encode(now, &entry::TaskEnded { task: id, state: "closing", reason, by, endings: &[], endings_cut: 0 });
         let ended = self.store.end_task(id, TaskState::Closing { reason, at: now }, closing).await?;
         for hold in ended.withdrawn {
             if let Some(hold) = self.holds.get(hold) {
@@ -416,8 +418,10 @@ impl House {
             lease: Some(row.lease.id),
             ending: row.life.ending.as_ref().map_or("revoked-unverified", crate::leases::word).to_owned(),
         }));
+        let endings_cut = endings.len().saturating_sub(ENDINGS_MAX);
+        endings.truncate(ENDINGS_MAX);
         let now = self.clock.now();
-        let body = entry::encode(now, &entry::TaskEnded { task: id, state: "closed", reason, by: None, endings: &endings });
+        let body = entry::encode(now, &entry::TaskEnded { task: id, state: "closed", reason, by: None, endings: &endings, endings_cut });
         let ended = self.store.end_task(id, TaskState::Closed { reason, at: now }, body).await?;
         if ended.entry.is_some() {
             metrics::counter!("bailiwick_tasks_closed_total", "reason" => reason.word()).increment(1);

@@ -90,6 +90,9 @@ impl House {
                 pool: entry.pool,
                 issues: entry.issues,
                 checked: AtomicBool::new(false),
+                places: Arc::new(tokio::sync::Semaphore::new(crate::leases::ENDS_AT_ONCE)),
+                down: std::sync::Mutex::default(),
+                target: entry.target(),
             };
             let leasing = Arc::new(leasing);
             self.leases.add(Arc::clone(&leasing));

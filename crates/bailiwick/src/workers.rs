@@ -39,6 +39,7 @@ impl House {
                     () = house.stop.cancelled() => return,
                     _ = tick.tick() => {}
                 }
+                house.finish_closing().await;
                 if let Err(error) = house.close_left_open("lost").await {
                     tracing::error!(%error, "entries that were left open could not be closed yet");
                 }
@@ -60,11 +61,13 @@ impl House {
                 tracing::info!("the store can be written again");
             }
         }
-        for live in self.live.expired(now) {
+        // Side by side: a system that hangs holds up the end of nobody else's task.
+        let ends = self.live.expired(now).into_iter().map(|live| async move {
             if let Err(error) = self.end_task(live.task.id, EndReason::Expired, None).await {
                 tracing::error!(%error, task = %live.task.id, "the end of a task could not be recorded yet");
             }
-        }
+        });
+        futures_util::future::join_all(ends).await;
         if let Err(error) = self.expire_holds().await {
             tracing::error!(%error, "the end of held calls could not be recorded yet");
         }

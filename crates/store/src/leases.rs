@@ -55,6 +55,9 @@ pub struct Lease {
     pub kind: String,
     /// The name of the account at the system.
     pub account: String,
+    /// Where the system was: an end at another place would show nothing.
+    #[serde(default)]
+    pub target: String,
     /// What it may do there, in the kind's own words.
     pub rights: Vec<String>,
     /// When it was written down.
@@ -91,6 +94,9 @@ pub struct LeaseLife {
     /// Who ended it by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// Its account waited for a task.
+    #[serde(default)]
+    pub pooled: bool,
 }
 
 /// A lease as it stands.

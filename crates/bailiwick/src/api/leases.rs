@@ -215,9 +215,17 @@ pub(super) async fn end(State(api): State<Arc<Api>>, by: ByPerson, name: Named, 
     let absent = || Problem::new(ErrorCode::LeaseAbsent);
     house.leases.stop_using(id).await?;
     let row = house.store.lease(id).await?.ok_or_else(absent)?;
-    if let Tried::NotYet(why) = house.leases.end(&row).await? {
-        tracing::warn!(lease = %id, %why, by = %by.person.name, "a lease is ended by hand");
-        house.leases.end_by_hand(id, by.person.name.as_str(), reason).await?;
+    let by_hand = match house.leases.end(&row).await? {
+        Tried::Ended => true,
+        Tried::NotYet(why) => {
+            tracing::warn!(lease = %id, %why, by = %by.person.name, "a lease is ended by hand");
+            house.leases.end_by_hand(id, by.person.name.as_str(), reason).await?
+        }
+        Tried::Busy => false,
+    };
+    if !by_hand {
+        let detail = "its end is being tried at this moment; say it again in a minute if it is not ended by then";
+        return Err(Problem::because(ErrorCode::ApprovalMismatch, detail));
     }
     let row = house.store.lease(id).await?.ok_or_else(absent)?;
     Ok(axum::Json(LeaseDocument::new(row)).into_response())
@@ -233,7 +241,10 @@ pub(super) async fn check(State(api): State<Arc<Api>>, by: ByPerson, name: Named
     need(&by.person, &[Role::Operator], "ask an operator")?;
     let system: SystemName = name.parse(ErrorCode::ToolUnknown)?;
     let leasing = leasing(&api.house, &system)?;
-    let missing = api.house.leases.preflight(&leasing).await.map_err(|e| Problem::because(ErrorCode::UpstreamUnavailable, e.to_string()))?;
+    // It comes to its end even if whoever asked goes away: what it makes is removed.
+    let house = Arc::clone(&api.house);
+    let checked = tokio::spawn(async move { house.leases.preflight(&leasing).await }).await.map_err(|_| Problem::new(ErrorCode::Internal))?;
+    let missing = checked.map_err(|e| Problem::because(ErrorCode::UpstreamUnavailable, e.to_string()))?;
     Ok(axum::Json(CheckReport { system, passed: missing.is_empty(), missing }).into_response())
 }
 

@@ -31,7 +31,10 @@ pub(super) async fn show(State(api): State<Arc<Api>>, by: ByPerson) -> Result<Re
 )]
 pub(super) async fn rotate(State(api): State<Arc<Api>>, by: ByPerson) -> Result<Response, Problem> {
     need(&by.person, &[Role::Operator], "ask an operator")?;
-    match api.house.rotate_root(by.person.name.as_str()).await {
+    // It comes to its end even if whoever asked goes away.
+    let (house, name) = (Arc::clone(&api.house), by.person.name.clone());
+    let begun = tokio::spawn(async move { house.rotate_root(name.as_str()).await }).await.map_err(|_| Problem::new(ErrorCode::Internal))?;
+    match begun {
         Ok(status) => Ok((StatusCode::ACCEPTED, axum::Json(status)).into_response()),
         Err(RotateError::Store(error)) => Err(error.into()),
         Err(error @ RotateError::Replacing) => Err(Problem::because(ErrorCode::CallMalformed, error.to_string()).with_status(StatusCode::CONFLICT)),

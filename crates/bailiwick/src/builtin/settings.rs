@@ -105,6 +105,18 @@ pub(crate) struct SealedSecrets<'a> {
     store: Store,
 }
 
+impl Settings {
+    /// Can an account be given to a task after it was made?
+    pub(crate) const fn can_wait(&self) -> bool {
+        matches!(self.0, Sort::Postgresql(_) | Sort::Redis(_) | Sort::Rabbitmq(_))
+    }
+
+    /// Is a credential of it one that was made for the task, and a text?
+    pub(crate) const fn can_be_handed_out(&self) -> bool {
+        matches!(self.0, Sort::Postgresql(_) | Sort::Mariadb(_) | Sort::Redis(_) | Sort::Rabbitmq(_) | Sort::Nats(_) | Sort::Ssh(_))
+    }
+}
+
 impl<'a> SealedSecrets<'a> {
     /// Those of these names.
     ///

@@ -764,11 +764,14 @@ fn pool(name: &SystemName, given: &PoolFile, issues: bool, transport: &Transport
     if pool.read > 50 || pool.write > 50 {
         return Err((format!("system `{name}`: more than 50 accounts that wait"), "each is an account that may log in at the system: keep few"));
     }
-    if pool != PoolSize::default() && !matches!(transport, Transport::Builtin(settings) if !settings.is_lent()) {
-        return Err((format!("system `{name}` has a `pool`, and no credentials are made for it"), "see docs/guides/leases.md"));
+    if pool != PoolSize::default() && !matches!(transport, Transport::Builtin(settings) if settings.can_wait()) {
+        return Err((
+            format!("system `{name}` has a `pool`, and its accounts cannot wait for a task"),
+            "PostgreSQL, Redis and RabbitMQ have such: see docs/guides/leases.md",
+        ));
     }
-    if issues && !matches!(transport, Transport::Builtin(settings) if !settings.is_lent()) {
-        return Err((format!("system `{name}` has `issue_credentials`, and no credentials are made for it"), "see docs/guides/leases.md"));
+    if issues && !matches!(transport, Transport::Builtin(settings) if settings.can_be_handed_out()) {
+        return Err((format!("system `{name}` has `issue_credentials`, and has none that could be handed out"), "see docs/guides/leases.md"));
     }
     Ok(pool)
 }

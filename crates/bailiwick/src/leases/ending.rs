@@ -68,21 +68,36 @@ impl Leases {
         }
         let filter = LeaseFilter { task: Some(task), open: true, limit: usize::MAX, ..LeaseFilter::default() };
         let Ok(rows) = self.store.leases(filter).await else { return self.wake.notify_one() };
-        let ends: Vec<_> = rows.into_iter().map(|row| self.spawn_end(row)).collect();
+        let ends: Vec<_> = rows.into_iter().filter_map(|row| self.spawn_end(row)).collect();
         drop(tokio::time::timeout(END_WITHIN, futures_util::future::join_all(ends)).await);
     }
 
-    fn spawn_end(self: &Arc<Self>, row: LeaseRow) -> tokio::task::JoinHandle<()> {
+    /// Begins one try, unless one is under way.
+    fn spawn_end(self: &Arc<Self>, row: LeaseRow) -> Option<tokio::task::JoinHandle<()>> {
+        let id = row.lease.id;
+        if !locked(&self.queued).insert(id) {
+            return None;
+        }
         let leases = Arc::clone(self);
-        tokio::spawn(async move {
-            let Ok(_place) = Arc::clone(&leases.places).acquire_owned().await else { return };
-            if let Err(error) = leases.end(&row).await {
-                tracing::error!(%error, lease = %row.lease.id, "the end of a lease could not be recorded yet");
+        Some(tokio::spawn(async move {
+            let leasing = leases.leasing(&row.lease.system);
+            let place = match &leasing {
+                Some(leasing) => Arc::clone(&leasing.places).acquire_owned().await.ok(),
+                None => None,
+            };
+            let ended = leases.end(&row).await;
+            drop(place);
+            if let Err(error) = ended {
+                tracing::error!(%error, lease = %id, "the end of a lease could not be recorded yet");
+                // What was done at the system is done again then: not as fast as the store can fail.
+                tokio::time::sleep(AGAIN_FIRST).await;
             }
-        })
+            locked(&leases.queued).remove(&id);
+            leases.wake.notify_one();
+        }))
     }
 
-    /// Tries to end whatever is due. Gives the time until the next one is.
+    /// Begins to end whatever is due, and waits for nothing. Gives the time until the next one is.
     ///
     /// # Errors
     /// The store's.
@@ -90,22 +105,21 @@ impl Leases {
         self.say_unsaid().await?;
         let filter = LeaseFilter { state: Some(LeaseState::Ending), limit: usize::MAX, ..LeaseFilter::default() };
         let now = self.clock.now();
-        let (mut ends, mut soonest) = (Vec::new(), None::<Duration>);
+        let mut soonest = None::<Duration>;
         for row in self.store.leases(filter).await? {
             match row.life.next_at {
                 Some(next) if now < next => {
                     let wait = now.until(next);
                     soonest = Some(soonest.map_or(wait, |s| s.min(wait)));
                 }
-                _ => ends.push(self.spawn_end(row)),
+                _ => drop(self.spawn_end(row)),
             }
         }
-        futures_util::future::join_all(ends).await;
         Ok(soonest)
     }
 
     /// The store is told of leases that are to be ended.
-    async fn say_unsaid(&self) -> Result<(), StoreError> {
+    pub(super) async fn say_unsaid(&self) -> Result<(), StoreError> {
         let ids = std::mem::take(&mut *locked(&self.unsaid));
         for (at, id) in ids.iter().enumerate() {
             if let Err(error) = self.store.lease_ending(*id).await {
@@ -135,6 +149,14 @@ impl Leases {
             let why = format!("the system `{}` is not configured as it was: configure it again, or end the lease by hand", row.lease.system);
             return self.not_yet(row, why, true).await;
         };
+        if !covers(&row.lease.target, &leasing.target) {
+            // An account is not there, and its login refused, at every server where it never was.
+            let why = format!(
+                "it was made at `{}`, and the system is at `{}` now: configure it as it was, or end the lease by hand",
+                row.lease.target, leasing.target
+            );
+            return self.not_yet(row, why, true).await;
+        }
         let account = match self.account(&row) {
             Ok(account) => account,
             Err(why) => return self.not_yet(row, why, true).await,
@@ -212,6 +234,16 @@ impl Leases {
     }
 }
 
+/// Is the system still where the account was made? Nodes may have been taken out of the configuration since (ADR 0013), none added.
+fn covers(made: &str, now: &str) -> bool {
+    let nodes = |target: &str| -> std::collections::BTreeSet<String> {
+        let parts = target.split([',', ' ', '/', '@']).filter(|p| p.contains(':') && p.ends_with(|c: char| c.is_ascii_digit()));
+        parts.map(str::to_owned).collect()
+    };
+    let (made_at, now_at) = (nodes(made), nodes(now));
+    made == now || made.is_empty() || (!now_at.is_empty() && now_at.is_subset(&made_at))
+}
+
 /// The word of an ending.
 pub(crate) fn word(ending: &serde_json::Value) -> &str {
     ending.get("ending").and_then(serde_json::Value::as_str).unwrap_or("revoked-unverified")
@@ -258,4 +290,21 @@ fn ended_step(now: Timestamp, row: &LeaseRow, ending: &serde_json::Value, by: Op
             reason,
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_tried_only_where_the_account_was_made() {
+        let two = "postgresql://127.0.0.1:5432,127.0.0.1:5433/shop";
+        for same in [two, "postgresql://127.0.0.1:5432/shop", "postgresql://127.0.0.1:5433/other"] {
+            assert!(covers(two, same), "{same}");
+        }
+        for other in ["postgresql://127.0.0.1:5434/shop", "postgresql://127.0.0.1:5432,127.0.0.1:9/shop", "postgresql:///run/postgresql/shop", ""] {
+            assert!(!covers(two, other), "{other}");
+        }
+        assert!(covers("", two), "a lease from before the place was remembered");
+    }
 }

@@ -137,7 +137,12 @@ impl Held {
     /// The header, for a system with a server of its own.
     pub(crate) fn inject(&self) -> Option<Arc<dyn Inject>> {
         self.leasing.header.as_ref()?;
-        self.injection().map(|injection| injection as Arc<dyn Inject>)
+        self.injection().filter(|_| !self.is_over()).map(|injection| injection as Arc<dyn Inject>)
+    }
+
+    /// Is it given to the system in a header?
+    pub(crate) fn is_header(&self) -> bool {
+        self.leasing.header.is_some()
     }
 
     /// The connection, opened if there is none.

@@ -26,7 +26,10 @@ impl Leases {
                 return Ok(());
             }
             if held.is_over() {
-                return Err(LeaseError::TaskClosed);
+                if let Some(pooled) = making.take() {
+                    leases.give_back(&held.leasing, pooled);
+                }
+                return Err(LeaseError::Gone);
             }
             let made = match making.take() {
                 Some(pooled) => leases.assign(&held, pooled, call).await,
@@ -52,7 +55,14 @@ impl Leases {
     }
 
     async fn make(&self, held: &Arc<Held>, call: CallId) -> Result<(), LeaseError> {
-        self.check(&held.leasing).await?;
+        if held.leasing.is_down(self.clock.now()) {
+            return Err(LeaseError::Down);
+        }
+        let checked = self.check(&held.leasing).await;
+        if let Err(LeaseError::Target(error)) = &checked {
+            held.leasing.saw(Some(error), self.clock.now());
+        }
+        checked?;
         let _busy = self.occupy(held.id).ok_or(LeaseError::TaskClosed)?;
         let now = self.clock.now();
         let kind = &held.leasing.kind;
@@ -66,6 +76,7 @@ impl Leases {
                 class: held.rights.class.to_owned(),
                 kind: kind.kind().to_owned(),
                 account: held.account.to_string(),
+                target: held.leasing.target.clone(),
                 rights: held.rights.rights.clone(),
                 begun_at: now,
             },
@@ -85,7 +96,9 @@ impl Leases {
         }
         fault::point("lease-intended");
         let plan = Plan { name: held.account.clone(), tag, rights: held.rights.rights.clone() };
-        let minted = kind.mint(&plan, proposed.as_ref()).await?;
+        let minted = kind.mint(&plan, proposed.as_ref()).await;
+        held.leasing.saw(minted.as_ref().err(), self.clock.now());
+        let minted = minted?;
         fault::point("lease-minted");
         let Minted { ids, secret, expires_at } = minted;
         let sealed = secret.as_ref().map(|s| self.sealer.seal(&seal_name(held.id), s)).transpose().map_err(|e| LeaseError::Seal(e.to_string()))?;

@@ -17,10 +17,11 @@ mod work;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use bailiwick_core::{Clock, LeaseId, SystemName, Task, TaskId, Timestamp};
-use bailiwick_credentials::lease::{AccountName, Kind, Prefix, TargetError};
-use bailiwick_credentials::{SealError, Sealer, Secret};
+use bailiwick_credentials::lease::{AccountName, Kind, Prefix, TargetCode, TargetError};
+use bailiwick_credentials::{Injection, SealError, Sealer, Secret};
 use bailiwick_store::{LeaseFilter, LeaseRow, LeaseState, Store, StoreError};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
@@ -38,11 +39,14 @@ pub(crate) const ISSUED_READ: &str = "issued-read";
 /// As [`ISSUED_READ`], for one that writes.
 pub(crate) const ISSUED_WRITE: &str = "issued-write";
 
+/// How long a system that could not be reached is left alone; it doubles.
+const DOWN_FIRST: Duration = Duration::from_secs(1);
+const DOWN_MAX: Duration = Duration::from_secs(30);
 /// Kinds are told at start of what was ended in this time: longer than a lease, and than clocks differ.
 const REMEMBERED_MS: i64 = 36 * 3600 * 1000;
 
-/// Ends that are tried at a time.
-const ENDS_AT_ONCE: usize = 16;
+/// Ends that are tried at a time at one system.
+pub(crate) const ENDS_AT_ONCE: usize = 8;
 
 /// Seals the secrets of leases.
 pub(crate) trait Seals: Send + Sync {
@@ -68,6 +72,8 @@ pub(crate) struct Leasing {
     pub(crate) system: SystemName,
     /// Mints and ends.
     pub(crate) kind: Arc<dyn Kind>,
+    /// Where it is, without secrets.
+    pub(crate) target: String,
     /// What the names of its accounts begin with.
     pub(crate) prefix: Prefix,
     /// What a call of it does; none for a system with a server of its own.
@@ -82,6 +88,26 @@ pub(crate) struct Leasing {
     pub(crate) issues: bool,
     /// Everything that an end needs was there when it was looked at.
     pub(crate) checked: AtomicBool,
+    /// Ends that are tried at a time: one system that hangs holds up no other.
+    pub(crate) places: Arc<Semaphore>,
+    /// Since it could not be reached, nothing is made there until then; and how long that was.
+    pub(crate) down: Mutex<Option<(Timestamp, Duration)>>,
+}
+
+impl Leasing {
+    /// Could it not be reached a moment ago?
+    pub(crate) fn is_down(&self, now: Timestamp) -> bool {
+        locked(&self.down).is_some_and(|(until, _)| now < until)
+    }
+
+    /// It answered, or could not be reached: then it is left alone for a while, so that what is tried in vain is not written down without end.
+    pub(super) fn saw(&self, error: Option<&TargetError>, now: Timestamp) {
+        let mut down = locked(&self.down);
+        *down = error.filter(|e| e.code() == TargetCode::Unreachable).map(|_| {
+            let wait = down.map_or(DOWN_FIRST, |(_, wait)| wait.saturating_mul(2).min(DOWN_MAX));
+            (now.plus(wait), wait)
+        });
+    }
 }
 
 /// Why a call gets no credential.
@@ -90,6 +116,12 @@ pub(crate) enum LeaseError {
     /// The task is not open any more.
     #[error("its task has ended")]
     TaskClosed,
+    /// Another call found that it cannot be made, or somebody ended it.
+    #[error("the credential is not there any more")]
+    Gone,
+    /// The system could not be reached a moment ago.
+    #[error("the system could not be reached a moment ago")]
+    Down,
     /// The system, or the way to it.
     #[error("no credential could be made: {0}")]
     Target(#[from] TargetError),
@@ -146,7 +178,10 @@ pub(crate) struct Leases {
     pool_wake: Notify,
     /// Rings when there is something to end.
     wake: Notify,
-    places: Arc<Semaphore>,
+    /// Leases whose end was begun and has not come back.
+    queued: Mutex<HashSet<LeaseId>>,
+    /// The broker stops: no account is made beforehand any more.
+    drained: AtomicBool,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -181,7 +216,8 @@ impl Leases {
             pools: Mutex::default(),
             pool_wake: Notify::new(),
             wake: Notify::new(),
-            places: Arc::new(Semaphore::new(ENDS_AT_ONCE)),
+            queued: Mutex::default(),
+            drained: AtomicBool::new(false),
             events,
         };
         (Arc::new(leases), happened)
@@ -207,6 +243,9 @@ impl Leases {
                 return Arc::clone(found);
             }
             // It is at its end before the task is: the task gets another one.
+            found.set_over();
+            let over = Arc::clone(found);
+            tokio::spawn(async move { over.close().await });
             self.retire(found.id);
         }
         let fresh = match self.take_pooled(leasing, rights.class) {
@@ -221,14 +260,19 @@ impl Leases {
         fresh
     }
 
-    /// Takes up what the store remembers: what may be used is used on, everything else is ended. `task` gives the open tasks.
+    /// Takes up what the store remembers: what may be used is used on, everything else is ended. `task` gives the open tasks. Where nothing may be
+    /// written, nothing is used and nothing ended.
     ///
     /// # Errors
     /// The store's.
-    pub(crate) async fn recover(&self, task: impl Fn(TaskId) -> Option<Arc<Task>>) -> Result<(), StoreError> {
+    pub(crate) async fn recover(&self, may_write: bool, task: impl Fn(TaskId) -> Option<Arc<Task>>) -> Result<(), StoreError> {
         let open = LeaseFilter { open: true, limit: usize::MAX, ..LeaseFilter::default() };
         for row in self.store.leases(open).await? {
             locked(&self.known).insert(row.lease.id.to_bytes());
+            if !may_write {
+                // Everything stays as it is for the shard to come.
+                continue;
+            }
             let live = (row.state == LeaseState::Live).then(|| row.task.and_then(&task)).flatten();
             let taken = live.is_some_and(|task| self.take_up(&row, &task));
             if !taken && row.state != LeaseState::Ending {
@@ -247,7 +291,12 @@ impl Leases {
 
     /// Takes up a live lease of an open task, if its system is the one that it was and its secret opens.
     fn take_up(&self, row: &LeaseRow, task: &Arc<Task>) -> bool {
-        let Some(leasing) = self.leasing(&row.lease.system).filter(|l| l.kind.kind() == row.lease.kind) else { return false };
+        let same = |l: &Arc<Leasing>| l.kind.kind() == row.lease.kind && l.target == row.lease.target;
+        let Some(leasing) = self.leasing(&row.lease.system).filter(same) else { return false };
+        // It may not have been said at the system whose it is.
+        if row.life.pooled {
+            return false;
+        }
         let Some(class) = ["read", "write", "use", ISSUED_READ, ISSUED_WRITE].into_iter().find(|c| *c == row.lease.class) else { return false };
         let Ok(account) = self.account(row) else { return false };
         let rights = Rights { class, rights: row.lease.rights.clone() };
@@ -256,7 +305,12 @@ impl Leases {
             return false;
         }
         let key = (task.id, row.lease.system.clone(), class);
-        locked(&self.held).insert(key, Arc::new(held));
+        let mut all = locked(&self.held);
+        // The newest of two is the one in use.
+        if all.contains_key(&key) {
+            return false;
+        }
+        all.insert(key, Arc::new(held));
         true
     }
 
@@ -269,7 +323,16 @@ impl Leases {
         if let Some(held) = held {
             held.close().await;
         }
+        locked(&self.pools).values_mut().for_each(|pool| pool.retain(|waiting| waiting.id() != id));
         self.store.lease_ending(id).await?;
         Ok(())
+    }
+
+    /// What the leases in use of a system inject: what it says beside an answer is cleaned of them.
+    pub(crate) fn injections_of(&self, system: &SystemName) -> Vec<Arc<Injection>> {
+        if self.leasing(system).is_none() {
+            return Vec::new();
+        }
+        locked(&self.held).iter().filter(|((_, of, _), _)| of == system).filter_map(|(_, held)| held.injection()).collect()
     }
 }

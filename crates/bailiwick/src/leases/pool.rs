@@ -4,11 +4,12 @@
 //! rights of its class, and a short life of its own. What nobody took in that time is ended and replaced.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bailiwick_core::{CallId, Effect, LeaseId, Timestamp};
 use bailiwick_credentials::lease::{Account, AccountName, Minted, Plan, Tag};
-use bailiwick_store::{Lease, LeaseLife, LeaseRow, LeaseState};
+use bailiwick_store::{Lease, LeaseFilter, LeaseLife, LeaseRow, LeaseState};
 
 use super::mint::step;
 use super::{Held, LeaseError, Leases, Leasing, locked, seal_name};
@@ -69,6 +70,9 @@ impl Leases {
 
     /// A task did not need it after all.
     pub(super) fn give_back(&self, leasing: &Leasing, pooled: Pooled) {
+        if self.drained.load(Ordering::Acquire) {
+            return self.retire(pooled.id);
+        }
         locked(&self.pools).entry(leasing.system.clone()).or_default().push(pooled);
     }
 
@@ -89,13 +93,14 @@ impl Leases {
     /// A pooled account becomes a task's: written down, then said at the system and on the connection, then used.
     pub(super) async fn assign(&self, held: &Held, pooled: Pooled, call: CallId) -> Result<(), LeaseError> {
         let Pooled { id, account, session, .. } = pooled;
-        let Some(row) = self.store.lease(id).await? else { return Err(LeaseError::TaskClosed) };
+        let _busy = self.occupy(id).ok_or(LeaseError::Gone)?;
+        let Some(row) = self.store.lease(id).await? else { return Err(LeaseError::Gone) };
         let tag = held.tag();
         let life = LeaseLife { call: Some(call), tag: tag.to_text(), expires_at: Some(tag.expires_at), ..row.life.clone() };
         let row = LeaseRow { life: life.clone(), task: Some(held.task.id), ..row };
         let body = step(self.clock.now(), held, &row, "assigned");
         if !self.store.lease_assign(id, held.task.id, life, body).await? {
-            return Err(LeaseError::TaskClosed);
+            return Err(LeaseError::Gone);
         }
         crate::fault::point("lease-assigned");
         held.leasing.kind.assign(&account, &tag).await?;
@@ -119,6 +124,10 @@ impl Leases {
     pub(crate) async fn fill_pool(&self, leasing: &Leasing) -> Result<(), LeaseError> {
         let Some(builtin) = &leasing.builtin else { return Ok(()) };
         let now = self.clock.now();
+        if leasing.is_down(now) {
+            return Ok(());
+        }
+        self.retire_forgotten(leasing, now).await?;
         let over: Vec<Pooled> = {
             let mut pools = locked(&self.pools);
             let pool = pools.entry(leasing.system.clone()).or_default();
@@ -131,11 +140,24 @@ impl Leases {
             let rights = builtin.rights(effect);
             loop {
                 let there = locked(&self.pools).get(&leasing.system).map_or(0, |pool| pool.iter().filter(|p| p.class == rights.class).count());
-                if there >= wanted {
+                if there >= wanted || self.drained.load(Ordering::Acquire) {
                     break;
                 }
                 let pooled = self.make_pooled(leasing, &rights).await?;
                 self.give_back(leasing, pooled);
+            }
+        }
+        Ok(())
+    }
+
+    /// Accounts whose time is over and that nobody has: whoever reserved one went away.
+    async fn retire_forgotten(&self, leasing: &Leasing, now: Timestamp) -> Result<(), LeaseError> {
+        let filter =
+            LeaseFilter { system: Some(leasing.system.clone()), state: Some(LeaseState::Pooled), limit: usize::MAX, ..LeaseFilter::default() };
+        for row in self.store.leases(filter).await? {
+            let waits = locked(&self.pools).get(&leasing.system).is_some_and(|pool| pool.iter().any(|p| p.id == row.lease.id));
+            if !waits && row.lease.begun_at.plus(WAITS_FOR) < now {
+                self.retire(row.lease.id);
             }
         }
         Ok(())
@@ -156,12 +178,13 @@ impl Leases {
                 class: rights.class.to_owned(),
                 kind: leasing.kind.kind().to_owned(),
                 account: name.to_string(),
+                target: leasing.target.clone(),
                 rights: rights.rights.clone(),
                 begun_at: now,
             },
             task: None,
             state: LeaseState::Pooled,
-            life: LeaseLife { tag: tag.to_text(), ..LeaseLife::default() },
+            life: LeaseLife { tag: tag.to_text(), pooled: true, ..LeaseLife::default() },
             secret: proposed.as_ref().map(seal).transpose()?,
         };
         locked(&self.known).insert(id.to_bytes());
@@ -193,7 +216,9 @@ impl Leases {
     ) -> Result<(Account, Timestamp), LeaseError> {
         let until = tag.expires_at;
         let plan = Plan { name: name.clone(), tag, rights: row.lease.rights.clone() };
-        let Minted { ids, secret, expires_at } = leasing.kind.mint(&plan, proposed.as_ref()).await?;
+        let minted = leasing.kind.mint(&plan, proposed.as_ref()).await;
+        leasing.saw(minted.as_ref().err(), self.clock.now());
+        let Minted { ids, secret, expires_at } = minted?;
         let sealed =
             secret.as_ref().map(|s| self.sealer.seal(&seal_name(row.lease.id), s)).transpose().map_err(|e| LeaseError::Seal(e.to_string()))?;
         let life = LeaseLife { ids: serde_json::to_value(&ids).unwrap_or_default(), expires_at, ..row.life.clone() };
@@ -212,16 +237,22 @@ impl Leases {
 
     /// The broker stops: what waits is ended, as far as there is time; the next start ends the rest.
     pub(crate) async fn drain_pools(self: &Arc<Self>) {
+        self.drained.store(true, Ordering::Release);
         let all: Vec<Pooled> = locked(&self.pools).drain().flat_map(|(_, pool)| pool).collect();
-        if all.is_empty() {
-            return;
-        }
+        let ids: Vec<LeaseId> = all.iter().map(Pooled::id).collect();
         for pooled in all {
             self.dispose(pooled).await;
         }
-        if let Err(error) = self.end_due().await {
+        if let Err(error) = self.say_unsaid().await {
             tracing::warn!(%error, "accounts that waited for a task are ended at the next start");
+            return;
         }
+        let ends = ids.into_iter().map(|id| async move {
+            if let Ok(Some(row)) = self.store.lease(id).await {
+                drop(self.end(&row).await);
+            }
+        });
+        futures_util::future::join_all(ends).await;
     }
 
     /// Accounts of a system that wait.

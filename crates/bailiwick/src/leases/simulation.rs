@@ -151,11 +151,14 @@ impl Broker {
                 pool: PoolSize::default(),
                 issues: false,
                 checked: AtomicBool::new(true),
+                places: Arc::new(Semaphore::new(ENDS_AT_ONCE)),
+                down: Mutex::default(),
+                target: "simulated".to_owned(),
             }));
         }
         let rows = store.tasks(TaskFilter { state: Some("open"), limit: usize::MAX, ..TaskFilter::default() }).await.unwrap();
         let open: BTreeMap<TaskId, Arc<Task>> = rows.into_iter().map(|row| (row.task.id, Arc::new(row.task))).collect();
-        leases.recover(|id| open.get(&id).cloned()).await.unwrap();
+        leases.recover(true, |id| open.get(&id).cloned()).await.unwrap();
         Self { leases, store: store.clone(), clock: Arc::clone(clock) }
     }
 
@@ -194,6 +197,9 @@ impl Broker {
         let ending = || LeaseFilter { state: Some(LeaseState::Ending), limit: usize::MAX, ..LeaseFilter::default() };
         loop {
             self.leases.end_due().await.unwrap();
+            while !locked(&self.leases.queued).is_empty() {
+                tokio::task::yield_now().await;
+            }
             let left = self.store.leases(ending()).await.unwrap();
             if left.is_empty() {
                 break;

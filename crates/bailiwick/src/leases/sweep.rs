@@ -53,7 +53,10 @@ impl Leases {
     /// They could not be listed.
     pub(crate) async fn sweep(&self, system: &SystemName) -> Result<Vec<SweepFinding>, TargetError> {
         let Some(leasing) = self.leasing(system) else { return Ok(Vec::new()) };
-        let orphans = lease::sweep(&*leasing.kind, &leasing.prefix, &|name| locked(&self.known).contains(&name.lease())).await?;
+        // One that was explained when they were listed may have its ending by the time that it is asked for.
+        let before = locked(&self.known).clone();
+        let explains = |name: &AccountName| before.contains(&name.lease()) || locked(&self.known).contains(&name.lease());
+        let orphans = lease::sweep(&*leasing.kind, &leasing.prefix, &explains).await?;
         let words = |orphan: &lease::Orphan| {
             let whose = orphan.found.tag.as_ref().map_or_else(|| "without a tag".to_owned(), |t| format!("of {} for {}", t.task, t.agent));
             let became = match &orphan.ending {

@@ -20,7 +20,8 @@ impl House {
         let house = Arc::clone(self);
         self.workers.spawn(async move {
             loop {
-                let wait = match house.leases.end_due().await {
+                let due = if house.pen.stopped().is_some() { Ok(None) } else { house.leases.end_due().await };
+                let wait = match due {
                     Ok(next) => next.unwrap_or(LOOK_AGAIN).clamp(Duration::from_millis(50), LOOK_AGAIN),
                     Err(error) => {
                         tracing::error!(%error, "leases could not be looked at");
@@ -84,7 +85,8 @@ impl House {
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.sweep_system(&system) => {}
+                // Without the pen nobody knows what is in force elsewhere, and nothing could be put on record.
+                () = async { if self.pen.stopped().is_none() { self.sweep_system(&system).await } } => {}
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -96,6 +98,7 @@ impl House {
     async fn keep_pool(&self, leasing: &Leasing) {
         loop {
             if self.is_served(&leasing.system)
+                && self.pen.stopped().is_none()
                 && let Err(error) = self.leases.fill_pool(leasing).await
             {
                 tracing::warn!(system = %leasing.system, %error, "no account could be made beforehand");

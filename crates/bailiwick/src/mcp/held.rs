@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{Call, CallId, ErrorCode, Hold, HoldId};
+use bailiwick_core::{Call, CallId, Effect, ErrorCode, Hold, HoldId};
 use bailiwick_wire::mcp::reply::{Elicitation, ElicitationAnswer, Pending, TaskHandle, TaskStatus};
 use bailiwick_wire::mcp::{Method, Refusal, Version, code};
 use bailiwick_wire::{Limits, Raw};
@@ -305,7 +305,8 @@ async fn run_released(house: &Arc<House>, who: &Who, id: HoldId) {
     // The second to come would find the approval spent, and ask people anew.
     let Some(_alone) = Alone::with(&RELEASED, id) else { return };
     let Ok(Some(hold)) = house.store.hold(id).await else { return };
-    if !matches!(hold.state, HoldState::Approved { .. }) {
+    // What hands a credential out is answered to the call itself, and kept nowhere.
+    if !matches!(hold.state, HoldState::Approved { .. }) || hold.effect == Effect::Issue {
         return;
     }
     let registry = house.registry.load_full();
@@ -389,6 +390,10 @@ async fn get(exchange: &Exchange, handle: &str, hold: Hold) -> Said {
             (None, Some(error)) => (TaskStatus::Failed, "the system answered with an error".to_owned(), Some(Err(error))),
             (None, None) => (TaskStatus::Failed, "the result is not readable".to_owned(), None),
         },
+        (HoldState::Approved { .. }, None) if hold.effect == Effect::Issue => {
+            refused = refusal("it is approved: make exactly this call again, and its answer has the credential");
+            (TaskStatus::Completed, "approved".to_owned(), Raw::parse(refused.as_bytes(), &Limits::REPLY).ok().map(Ok))
+        }
         (HoldState::Pending | HoldState::Approved { .. } | HoldState::Consumed { .. }, None) => {
             (TaskStatus::Working, format!("{}: {}", hold.id, summary(&hold)), None)
         }

@@ -301,8 +301,11 @@ impl House {
         };
         let mut clean: Option<Vec<u8>> = None;
         for system in systems {
-            if let std::borrow::Cow::Owned(redacted) = system.injection.redact(clean.as_deref().unwrap_or(said.raw().bytes())) {
-                clean = Some(redacted);
+            let leased = self.leases.injections_of(&system.entry.name);
+            for injection in std::iter::once(&system.injection).chain(&leased) {
+                if let std::borrow::Cow::Owned(redacted) = injection.redact(clean.as_deref().unwrap_or(said.raw().bytes())) {
+                    clean = Some(redacted);
+                }
             }
         }
         match clean {

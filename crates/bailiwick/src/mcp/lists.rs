@@ -271,6 +271,7 @@ pub(super) fn notices(house: &House, scope: &Scope, task: &Task) -> mpsc::Receiv
     let known = |s: &Arc<System>| task.grant.tools().keys().any(|n| n.system() == s.entry.name.as_str());
     for system in systems.into_iter().filter(known) {
         let (mut heard, sender, stop) = (system.upstream.subscribe(), sender.clone(), house.stop.clone());
+        let leases = Arc::clone(&house.leases);
         tokio::spawn(async move {
             loop {
                 let notice = tokio::select! {
@@ -281,9 +282,18 @@ pub(super) fn notices(house: &House, scope: &Scope, task: &Task) -> mpsc::Receiv
                 match notice {
                     Ok(mut notice) => {
                         // What was injected does not come back on the side either.
-                        if let std::borrow::Cow::Owned(clean) = system.injection.redact(notice.params.raw().bytes()) {
-                            let Some(clean) = crate::registry::parse_raw(&clean) else { continue };
+                        let leased = leases.injections_of(&system.entry.name);
+                        let mut whole = true;
+                        for injection in std::iter::once(&system.injection).chain(&leased) {
+                            let std::borrow::Cow::Owned(clean) = injection.redact(notice.params.raw().bytes()) else { continue };
+                            let Some(clean) = crate::registry::parse_raw(&clean) else {
+                                whole = false;
+                                break;
+                            };
                             notice.params = Arc::new(clean.to_owned());
+                        }
+                        if !whole {
+                            continue;
                         }
                         if sender.send(notice).await.is_err() {
                             return;

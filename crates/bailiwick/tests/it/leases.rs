@@ -450,7 +450,7 @@ async fn settled(broker: &Broker, server: &Postgres, other: &Mariadb) {
         let ending = leases.iter().any(|l| l.state != bailiwick_store::LeaseState::Live);
         let closing = bailiwick_store::TaskFilter { state: Some("closing"), limit: 10, ..Default::default() };
         let closing = broker.house.store.tasks(closing).await.unwrap();
-        let left = [left_on(server), left_on_mariadb(other)].concat();
+        let left = [left_on(server), left_on_mariadb(other)].join("\n");
         let unexplained: Vec<&str> = left
             .lines()
             .filter_map(|line| line.strip_prefix("role ").or_else(|| line.strip_prefix("user\t")))

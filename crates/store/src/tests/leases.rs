@@ -14,6 +14,7 @@ fn row(n: u64, of: Option<TaskId>) -> LeaseRow {
             class: "read".to_owned(),
             kind: "memory".to_owned(),
             account: format!("ag_{n:026}"),
+            target: "postgresql://127.0.0.1:5432/shop".to_owned(),
             rights: vec!["orders_ro".to_owned()],
             begun_at: at(1000),
         },

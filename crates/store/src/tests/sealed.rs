@@ -124,6 +124,7 @@ async fn a_lease_whose_secret_comes_late_under_a_retired_key_is_told_so() {
         class: "read".into(),
         kind: "test".into(),
         account: "ag_x".into(),
+        target: String::new(),
         rights: Vec::new(),
         begun_at: at(1),
     };
