@@ -142,11 +142,6 @@ impl<'a> SealedSecrets<'a> {
 }
 
 impl Settings {
-    /// Are its accounts lent, so that none can be made beforehand?
-    pub(crate) const fn is_lent(&self) -> bool {
-        matches!(self.0, Sort::Checkout(_))
-    }
-
     /// Puts it together with its secrets.
     ///
     /// # Errors
