@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use bailiwick_core::Effect;
 
-use super::Dialect;
+use super::{Dialect, SqlRefusal};
 
 /// What a call of a function does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,10 @@ impl<'a> Functions<'a> {
         Self { dialect, vouched }
     }
 
+    pub(super) fn is_postgresql(&self) -> bool {
+        self.dialect == Dialect::Postgresql
+    }
+
     /// Why a function of this name is never called, in whatever schema and letters.
     pub(super) fn never(&self, name: &str) -> Option<&'static str> {
         let name = name.to_ascii_lowercase();
@@ -36,6 +40,38 @@ impl<'a> Functions<'a> {
         let fits = |pattern: &str| pattern.strip_suffix('*').map_or(name == pattern, |prefix| name.starts_with(prefix));
         let looks = self.dialect == Dialect::Postgresql && POSTGRESQL.contains(name.as_str());
         lists.iter().find(|(patterns, _)| patterns.split_ascii_whitespace().any(fits)).map(|(_, why)| *why).filter(|_| !looks)
+    }
+
+    /// Why a function of this name is not called in `PostgreSQL`'s other way, `x.name`. What stands in another schema is not found that way, and
+    /// names that many columns have are left out.
+    pub(super) fn never_after_dot(&self, name: &str) -> Option<SqlRefusal> {
+        let small = name.to_ascii_lowercase();
+        let column = matches!(small.as_str(), "schedule" | "unschedule")
+            || small.starts_with("cron_")
+            || (small.starts_with("lo_") && !LARGE_OBJECTS.split_ascii_whitespace().any(|known| known == small));
+        let why = self.never(name).filter(|_| !column)?;
+        let name: String = name.chars().take(80).collect();
+        Some(SqlRefusal::new(format!("`{name}` is never called: {why} (what is no column after a `.` is called)")))
+    }
+
+    /// Is it a function of the server that only looks?
+    pub(super) fn is_native(&self, name: &str) -> bool {
+        if self.dialect == Dialect::Postgresql { POSTGRESQL.contains(name) } else { MARIADB.contains(name) }
+    }
+
+    /// Does this function of `PostgreSQL` give rows of columns, never values?
+    pub(super) fn gives_records(name: &str) -> bool {
+        GIVE_RECORDS.split_ascii_whitespace().any(|known| known == name)
+    }
+
+    /// The name that this function of `PostgreSQL` has for its one column.
+    pub(super) fn column_of(name: &str) -> Option<&'static str> {
+        GIVE_VALUE.split_ascii_whitespace().any(|known| known == name).then_some("value")
+    }
+
+    /// Is it a function of `PostgreSQL` that is called without parentheses?
+    pub(super) fn is_value(name: &str) -> bool {
+        VALUES.split_ascii_whitespace().any(|known| name.eq_ignore_ascii_case(known))
     }
 
     /// What a call does. `schema` is what stands before the name, empty for more than one part.
@@ -83,6 +119,18 @@ const NEVER_POSTGRESQL: &[(&str, &str)] = &[
         "it acts on the server, not on its data",
     ),
 ];
+
+/// The server's functions of large objects; many tables have other columns that begin so.
+const LARGE_OBJECTS: &str = "lo_close lo_creat lo_create lo_export lo_from_bytea lo_get lo_import lo_lseek lo_lseek64 lo_manage lo_oid lo_open lo_put \
+    lo_tell lo_tell64 lo_truncate lo_truncate64 lo_unlink";
+
+const GIVE_RECORDS: &str = "json_each json_each_text jsonb_each jsonb_each_text json_to_record json_to_recordset jsonb_to_record jsonb_to_recordset \
+    json_populate_record json_populate_recordset jsonb_populate_record jsonb_populate_recordset";
+
+const GIVE_VALUE: &str = "json_array_elements json_array_elements_text jsonb_array_elements jsonb_array_elements_text";
+
+const VALUES: &str = "current_catalog current_date current_role current_schema current_time current_timestamp current_user localtime localtimestamp \
+    session_user system_user user";
 
 const NEVER_MARIADB: &[(&str, &str)] = &[
     ("sleep benchmark master_pos_wait master_gtid_wait wait_for_executed_gtid_set*", "it only waits"),

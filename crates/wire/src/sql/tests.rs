@@ -171,7 +171,103 @@ const TRICKS_POSTGRESQL: &[&str] = &[
     "-- nothing",
     "('SELECT 1')",
     "'SELECT 1'",
+    // A call without parentheses.
+    "SELECT n.pg_advisory_lock FROM generate_series(42,42) AS n",
+    "SELECT n.pg_cancel_backend FROM generate_series(1234,1234) AS n",
+    "SELECT (a.pid).pg_terminate_backend FROM pg_stat_activity AS a",
+    "SELECT n.pg_sleep FROM generate_series(25,25) AS n",
+    "SELECT n.\"pg_sleep\" FROM generate_series(25,25) AS n",
+    "SELECT generate_series.pg_sleep FROM generate_series(25,25)",
+    "SELECT ('x'::text).dblink_connect",
+    "SELECT n.lo_unlink FROM generate_series(1,1) AS n",
+    "SELECT n.purge_customer FROM generate_series(7,7) AS n",
+    "SELECT N.purge_customer FROM generate_series(7,7) AS n",
+    "SELECT \"n\".\"purge_customer\" FROM generate_series(7,7) AS n",
+    "SELECT generate_series.purge_customer FROM generate_series(7,7)",
+    "SELECT btrim.purge_customer FROM trim('x')",
+    "SELECT n.purge_customer FROM generate_series(7,7) AS n(m)",
+    "SELECT n.n FROM generate_series(7,7) AS n(m)",
+    "SELECT n.ordinality FROM generate_series(7,7) AS n",
+    "SELECT purge_customer.purge_customer FROM jsonb_array_elements('[1]') AS purge_customer",
+    "SELECT n.purge_customer FROM unnest(ARRAY[1]) AS n",
+    "SELECT n.purge_customer FROM LATERAL generate_series(7,7) AS n",
+    "SELECT n.purge_customer FROM (VALUES (1)) AS n",
+    "SELECT n.purge_customer FROM current_user AS n",
+    "SELECT current_user.purge_customer FROM current_user",
+    "SELECT n.purge_customer FROM ROWS FROM (generate_series(1, 1)) AS n",
+    "SELECT 1 FROM orders, generate_series(1, 1) AS n ORDER BY n.purge_customer",
+    "SELECT (SELECT n.purge_customer) FROM generate_series(1, 1) AS n",
+    "WITH x AS (SELECT n.purge_customer FROM generate_series(1, 1) AS n) SELECT * FROM x",
+    "SELECT (n).purge_customer FROM generate_series(1, 1) AS n",
+    "SELECT (n).purge_customer.* FROM generate_series(1, 1) AS n",
+    "SELECT (n.purge_customer).lower FROM generate_series(1, 1) AS n",
+    "SELECT (1).purge_customer",
+    "SELECT (1).\"Purge\"",
+    "SELECT ((1)).abs.purge_customer",
+    "SELECT (SELECT 1).purge_customer",
+    "SELECT $1.purge_customer",
+    "SELECT (ARRAY[1])[1].purge_customer",
+    "SELECT t.tags[1].purge_customer FROM t",
+    "SELECT t.nextval FROM t",
+    "SELECT t.pg_sleep FROM t",
+    "SELECT t.tags[t.pg_sleep] FROM t",
+    "SELECT aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaay.purge_customer FROM generate_series(1, 1) AS \
+     aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaax",
 ];
+
+#[test]
+fn a_call_without_parentheses_is_a_call() {
+    for text in [
+        "INSERT INTO log SELECT n.purge_customer FROM generate_series(1,1) AS n",
+        "INSERT INTO log VALUES (1) ON CONFLICT DO UPDATE SET a = (1).purge_customer",
+        "UPDATE log SET a = n.purge_customer FROM generate_series(1,1) AS n",
+        "UPDATE log SET a = (id).purge_customer",
+    ] {
+        assert_eq!(effect(Dialect::Postgresql, text), Some(Effect::Delete), "{text}");
+    }
+    for text in ["INSERT INTO log SELECT n.lo_unlink FROM generate_series(1,1) AS n", "UPDATE log SET a = (id).pg_sleep"] {
+        assert!(of(Dialect::Postgresql, text).unwrap_err().words().contains("is never called"), "{text}");
+    }
+    for text in [
+        "SELECT o.id, app.orders.note, shop.app.orders.note FROM app.orders o, app.orders",
+        "SELECT j.schedule, j.cron_expression, l.lo_revenue FROM jobs j, lineorder l",
+        "SELECT n.n FROM generate_series(1, 2) AS n",
+        "SELECT generate_series.generate_series, o.id FROM generate_series(1, 2), orders o",
+        "SELECT n.day, n.ordinality FROM generate_series(1, 2) WITH ORDINALITY AS n(day, ordinality)",
+        "SELECT n.n, n.ordinality FROM generate_series(1, 2) WITH ORDINALITY AS n",
+        "SELECT u.a, u.b FROM unnest($1::int[], $2::text[]) AS u(a, b)",
+        "SELECT e.key, e.value FROM orders o, jsonb_each(o.data) AS e",
+        "SELECT e.value FROM orders o, LATERAL jsonb_array_elements(o.data) AS e",
+        "SELECT v.column1, w.a FROM (VALUES (1)) AS v, (VALUES (1)) AS w(a)",
+        "SELECT x.a, x.b FROM jsonb_to_recordset($1) AS x(a int, b text)",
+        "SELECT x.total FROM (SELECT sum(a) AS total FROM t) x",
+        "WITH x AS (SELECT 1 AS a) SELECT x.a FROM x",
+        "SELECT (o.note).lower, t.tags[1] FROM orders o, t",
+    ] {
+        assert_eq!(effect(Dialect::Postgresql, text), Some(Effect::Read), "{text}: {:?}", of(Dialect::Postgresql, text));
+    }
+    let text = "INSERT INTO t AS x (a) SELECT g.g FROM generate_series(1, 2) g ON CONFLICT (a) DO UPDATE SET a = excluded.a + x.a RETURNING t.a";
+    assert_eq!(effect(Dialect::Postgresql, text), Some(Effect::Write), "{:?}", of(Dialect::Postgresql, text));
+    // Nothing of this is so in MariaDB.
+    assert_eq!(effect(Dialect::Mariadb, "SELECT t.nextval FROM t"), Some(Effect::Read));
+}
+
+#[test]
+fn tables_of_the_server_are_only_read_however_they_are_named() {
+    let many: Vec<_> = (0..40).map(|n| format!("t{n}")).collect();
+    let many = many.join(", ");
+    for (dialect, text) in [
+        (Dialect::Postgresql, "UPDATE shop.pg_catalog.pg_settings SET setting = 'x'".to_owned()),
+        (Dialect::Postgresql, "UPDATE \"shop\".\"pg_catalog\".\"pg_settings\" SET setting = 'x'".to_owned()),
+        (Dialect::Postgresql, format!("DROP TABLE {many}, pg_catalog.pg_authid")),
+        (Dialect::Mariadb, format!("DROP TABLE {many}, mysql.user")),
+        (Dialect::Mariadb, "UPDATE `MySQL`.user SET a = 1".to_owned()),
+    ] {
+        let refusal = of(dialect, &text).unwrap_err();
+        assert!(refusal.words().contains("only read"), "{text}: {refusal}");
+    }
+    assert_eq!(effect(Dialect::Postgresql, "UPDATE pg_temp.t SET a = 1"), Some(Effect::Write));
+}
 
 #[test]
 fn no_trick_is_taken_for_a_read_by_mariadb() {

@@ -135,8 +135,27 @@ pub(super) fn check_everywhere(pieces: &[Piece], functions: &Functions<'_>) -> R
         {
             return Err(SqlRefusal::new(format!("`{}` is never called: {why}", name.chars().take(80).collect::<String>())));
         }
+        if let Some((name, _)) = part(functions, pieces, at)
+            && let Some(refusal) = functions.never_after_dot(name)
+        {
+            return Err(refusal);
+        }
     }
     Ok(())
+}
+
+/// `name` in `(..).name`, `[..].name` and `$1.name`: a part of a row, or a function of `PostgreSQL` that is called; and whether it is in quotes.
+fn part<'a>(functions: &Functions<'_>, pieces: &'a [Piece], at: usize) -> Option<(&'a str, bool)> {
+    let before = |back: usize| at.checked_sub(back).and_then(|at| pieces.get(at));
+    let of_value = matches!(before(2), Some(Piece::Sign(')' | ']') | Piece::Placeholder(_)));
+    if !functions.is_postgresql() || before(1) != Some(&Piece::Sign('.')) || !of_value {
+        return None;
+    }
+    match pieces.get(at) {
+        Some(Piece::Word(name)) => Some((name, false)),
+        Some(Piece::Quoted(name)) => Some((name, true)),
+        _ => None,
+    }
 }
 
 /// What the words of a statement that the tree calls a read admit: the effect that it has at least, and why. `aliases` are names of the
@@ -152,6 +171,11 @@ pub(super) fn raise(dialect: Dialect, pieces: &[Piece], functions: &Functions<'_
         let called = pieces.get(at.saturating_add(1)) == Some(&Piece::Sign('('));
         let before = at.checked_sub(1).and_then(|at| pieces.get(at));
         if let Some((effect, why)) = acts(dialect, piece, before, called) {
+            raise(effect, why);
+        }
+        if let Some((name, quoted)) = part(functions, pieces, at)
+            && let Calls::Acts(effect, why) = functions.calls(None, name, quoted)
+        {
             raise(effect, why);
         }
         if !called {
