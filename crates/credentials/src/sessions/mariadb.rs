@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mysql_async::consts::ColumnType;
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Column as MysqlColumn, Conn, DriverError, Error, Opts, OptsBuilder, Params, SslOpts, Value as Sent};
+use mysql_async::{Column as MysqlColumn, Conn, DriverError, Error, IoError, Opts, OptsBuilder, Params, SslOpts, Value as Sent};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -117,6 +117,12 @@ impl Session {
         self.run(Mode::Write, sql, parameters, limits).await
     }
 
+    /// Whether the connection is gone, so that the next call needs another session. False while a statement runs.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.connection.try_lock().is_ok_and(|slot| slot.is_none())
+    }
+
     /// Says goodbye and closes the connection. A statement that runs is not waited for.
     pub async fn close(&self) {
         if let Ok(mut slot) = self.connection.try_lock()
@@ -139,10 +145,11 @@ impl Session {
         let mut guard = Guard { options: &self.options, id: connection.id(), armed: true };
         let mut exchange = Exchange { connection: &mut connection, mode, limits, sent: false, usable: true };
         let outcome = tokio::time::timeout(limits.time.saturating_add(GRACE), exchange.run(sql, parameters)).await;
-        let (sent, usable) = (exchange.sent && mode == Mode::Write, exchange.usable);
+        let sent = exchange.sent && mode == Mode::Write;
         match outcome {
             Ok(Ok(outcome)) => {
-                if usable {
+                // What came of it is known, whatever becomes of the session now.
+                if tokio::time::timeout(GRACE, exchange.tidy()).await.unwrap_or(false) {
                     guard.armed = false;
                     *slot = Some(connection);
                 }
@@ -190,7 +197,7 @@ struct Exchange<'a> {
     connection: &'a mut Conn,
     mode: Mode,
     limits: &'a Limits,
-    /// The statement was sent, and its transaction is not over.
+    /// The statement was sent: from then on only the server's answer says that it was not done.
     sent: bool,
     /// The connection can be used again afterwards.
     usable: bool,
@@ -235,17 +242,19 @@ impl Exchange<'_> {
                         Err(refusal) => Err(refusal),
                     },
                 };
-                self.sent = false;
-                // What the statement's functions set, locked or made is not there for the next call.
-                self.usable = matches!(self.connection.reset().await, Ok(true)) && self.connection.query_drop(SETTINGS).await.is_ok();
                 Ok(committed)
             }
+            // What was refused or read is known too; if the rollback fails, the connection's end does it.
             (_, done) => {
-                self.ours("ROLLBACK").await?;
-                self.sent = false;
+                self.usable = self.ours("ROLLBACK").await.is_ok();
                 Ok(done)
             }
         }
+    }
+
+    /// What the statement's functions set, locked or made is not there for the next call, whether the statement was done or not: is the session as new?
+    async fn tidy(&mut self) -> bool {
+        self.usable && matches!(self.connection.reset().await, Ok(true)) && self.connection.query_drop(SETTINGS).await.is_ok()
     }
 
     /// Statements of our own. If the server refuses one, the connection is of no use.
@@ -313,7 +322,7 @@ impl Exchange<'_> {
                     }
                 }
                 // A row larger than a packet may be. It is not read, and neither is what follows.
-                Err(Error::Io(_) | Error::Driver(DriverError::PacketTooLarge)) if self.mode == Mode::Read => {
+                Err(error) if self.mode == Mode::Read && is_too_large(&error) => {
                     answer.truncated = true;
                     self.usable = false;
                     return Ok(Ok(answer));
@@ -332,6 +341,16 @@ impl Exchange<'_> {
             self.usable = false;
         }
         Ok(Ok(answer))
+    }
+}
+
+/// Is it a row that is larger than a packet may be? (The driver has two forms of that.)
+fn is_too_large(error: &Error) -> bool {
+    match error {
+        Error::Driver(DriverError::PacketTooLarge) => true,
+        // The type of the codec's own error is not ours to name.
+        Error::Io(IoError::Io(error)) => error.get_ref().is_some_and(|inner| inner.to_string() == "Packet is larger than max_allowed_packet"),
+        _ => false,
     }
 }
 

@@ -143,6 +143,12 @@ impl Session {
         named
     }
 
+    /// Whether the connection is gone, so that the next call needs another session. False while a statement runs.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.wire.try_lock().is_ok_and(|slot| slot.is_none())
+    }
+
     /// Says goodbye and closes the connection. A statement that runs is not waited for.
     pub async fn close(&self) {
         if let Ok(mut slot) = self.wire.try_lock()
@@ -166,10 +172,12 @@ impl Session {
         let mut guard = Guard { node: &self.node, key: self.key, armed: true };
         let mut exchange = Exchange { wire: &mut wire, mode, limits, name, committing: false, usable: true };
         let outcome = tokio::time::timeout(limits.time.saturating_add(GRACE), exchange.run(sql, parameters)).await;
-        let (committing, usable) = (exchange.committing, exchange.usable);
+        let committing = exchange.committing;
         match outcome {
             Ok(Ok(outcome)) => {
-                guard.armed = false;
+                // What came of it is known, whatever becomes of the session now.
+                let usable = tokio::time::timeout(GRACE, exchange.tidy()).await.unwrap_or(false);
+                guard.armed = !usable;
                 let strange = wire.status.superuser || wire.status.user != self.user;
                 if usable && !strange {
                     *slot = Some(wire);
@@ -227,7 +235,7 @@ struct Exchange<'a> {
     limits: &'a Limits,
     /// What the session is called, where it must be called so again after its state was forgotten.
     name: Option<String>,
-    /// The commit was sent and is not answered.
+    /// The commit was sent: from then on nobody but its answer says that it was not done.
     committing: bool,
     /// The connection can be used again afterwards.
     usable: bool,
@@ -259,21 +267,29 @@ impl Exchange<'_> {
             (Mode::Write, Ok(rows)) => {
                 self.committing = true;
                 let committed = self.ours("COMMIT").await?;
-                self.committing = false;
-                // What a statement's functions set, made or locked is not there for the next call.
-                self.usable = matches!(self.ours("DISCARD ALL").await, Ok(Ok(_)));
-                if let Some(name) = self.name.take().filter(|_| self.usable) {
-                    self.usable = matches!(self.ours(&naming(&name)).await, Ok(Ok(_)));
-                }
                 Ok(committed.and_then(|tag| match tag.as_str() {
                     "COMMIT" => Ok(rows),
                     _ => Err(SessionError::Refused { code: "25P02".to_owned(), words: "the transaction was rolled back".to_owned() }),
                 }))
             }
+            // It did not come to a commit: whatever becomes of the rollback, nothing was done.
             (_, done) => {
-                self.usable &= self.ours("ROLLBACK").await?.is_ok();
+                self.usable &= matches!(self.ours("ROLLBACK").await, Ok(Ok(_)));
                 Ok(done)
             }
+        }
+    }
+
+    /// What a statement's functions set, made or locked is not there for the next call, whether the statement was done or not: is the session as new?
+    /// (What a read set is gone with its transaction, but not a lock that is the session's.)
+    async fn tidy(&mut self) -> bool {
+        let forget = if self.mode == Mode::Read { "SELECT pg_catalog.pg_advisory_unlock_all()" } else { "DISCARD ALL" };
+        if !self.usable || !matches!(self.ours(forget).await, Ok(Ok(_))) {
+            return false;
+        }
+        match self.name.take().filter(|_| self.mode == Mode::Write) {
+            Some(name) => matches!(self.ours(&naming(&name)).await, Ok(Ok(_))),
+            None => true,
         }
     }
 

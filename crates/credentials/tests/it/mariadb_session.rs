@@ -158,6 +158,37 @@ async fn a_write_is_committed_and_leaves_no_state_behind() {
 
 #[tokio::test]
 #[ignore = "needs what `cargo xtask tools` installs"]
+async fn what_was_refused_or_read_leaves_no_lock_behind() {
+    let world = World::start();
+    let (_, session) = session(&world, "orders_rw").await;
+    let free = || world.sql("SELECT IS_FREE_LOCK('x')");
+    one(&session, "SELECT GET_LOCK('x', 0)", &[]).await.unwrap();
+    assert_eq!(free(), "1");
+    let refused = session.write("INSERT INTO orders SELECT 1, GET_LOCK('x', 0) FROM orders", &[], &LIMITS).await.unwrap_err();
+    assert_eq!(code(refused), "1062");
+    assert_eq!(free(), "1");
+    assert!(one(&session, "SELECT @@sql_mode", &[]).await.unwrap().as_str().unwrap().contains("IGNORE_SPACE"));
+}
+
+#[tokio::test]
+#[ignore = "needs what `cargo xtask tools` installs"]
+async fn a_read_whose_connection_is_lost_is_no_answer() {
+    let world = World::start();
+    let (_, session) = session(&world, "orders_ro").await;
+    let kill = async {
+        let mut id = String::new();
+        while id.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            id = world.sql("SELECT id FROM information_schema.processlist WHERE user LIKE 'ag%' AND info LIKE '%SLEEP%' LIMIT 1");
+        }
+        world.sql(&format!("KILL HARD CONNECTION {id}"));
+    };
+    let (lost, ()) = tokio::join!(session.read("SELECT seq, SLEEP(1) FROM seq_1_to_100", &[], &LIMITS), kill);
+    assert!(lost.as_ref().is_err_and(|lost| lost.gone() || matches!(lost, SessionError::Refused { .. })), "{lost:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs what `cargo xtask tools` installs"]
 async fn rows_bytes_and_time_are_limited() {
     let world = World::start();
     let (account, session) = session(&world, "orders_ro").await;
@@ -185,8 +216,10 @@ async fn rows_bytes_and_time_are_limited() {
     let session = open().await;
     let rows = session.read(&format!("{series}100000000 LIMIT 90000000"), &[], &LIMITS).await.unwrap();
     assert_eq!((rows.rows.len(), rows.truncated), (5, true));
+    assert!(session.is_over(), "whoever holds it opens another");
     assert!(session.read("SELECT 1", &[], &LIMITS).await.unwrap_err().gone());
     let session = open().await;
+    assert!(!session.is_over());
     let giant = session.read("SELECT REPEAT('x', 10000000)", &[], &LIMITS).await;
     // Longer than the server's own packets, or than ours: in no case is it kept.
     assert!(giant.as_ref().is_ok_and(|rows| rows.rows.iter().flatten().all(Value::is_null)), "{giant:?}");

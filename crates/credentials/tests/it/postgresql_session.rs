@@ -235,6 +235,58 @@ async fn a_commit_whose_answer_is_lost_may_have_been_done() {
 
 #[tokio::test]
 #[ignore = "needs what `cargo xtask tools` installs"]
+async fn what_was_committed_is_told_though_the_tidying_hangs() {
+    let world = World::start();
+    // Whoever discards drops the temporary table that the write made, and waits for the lock on it.
+    let (_, session) = session(&world, "grp_orders_rw").await;
+    let short = Limits { time: Duration::from_millis(1500), ..LIMITS };
+    let made = "WITH w AS (UPDATE app.orders SET note = 'done' WHERE id = 1 RETURNING id) SELECT id, set_config('statement_timeout', '0', false), \
+                set_config('lock_timeout', '0', false) FROM w";
+    session.write("CREATE TEMP TABLE hidden (a int)", &[], &short).await.unwrap();
+    let rows = session.write(made, &[], &short).await.unwrap();
+    assert_eq!((rows.rows.len(), session.is_over()), (1, false));
+    assert_eq!(world.sql("SELECT note FROM app.orders WHERE id = 1"), "done");
+}
+
+#[tokio::test]
+#[ignore = "needs what `cargo xtask tools` installs"]
+async fn what_was_refused_or_read_leaves_no_lock_behind() {
+    let world = World::start();
+    let (_, session) = session(&world, "grp_orders_rw").await;
+    let locks = || world.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'");
+    assert_eq!(code(session.write("SELECT pg_advisory_lock(5), 1 / (random() * 0)::int", &[], &LIMITS).await.unwrap_err()), "22012");
+    assert_eq!(locks(), "0");
+    one(&session, "SELECT pg_advisory_lock(6)", &[]).await.unwrap();
+    assert_eq!(locks(), "0");
+    assert_eq!(code(session.read("SELECT pg_advisory_lock(7), 1 / (random() * 0)::int", &[], &LIMITS).await.unwrap_err()), "22012");
+    assert_eq!(locks(), "0");
+    assert_eq!(one(&session, "SHOW application_name", &[]).await.unwrap(), json!(tag().connection_name(63)));
+}
+
+#[tokio::test]
+#[ignore = "needs what `cargo xtask tools` installs"]
+async fn a_dot_calls_a_function_as_the_classifier_says() {
+    let world = World::start();
+    world.sql("CREATE FUNCTION public.purge_customer(int) RETURNS int LANGUAGE sql AS 'SELECT $1'; CREATE FUNCTION public.shout(text) RETURNS text LANGUAGE sql AS 'SELECT $1'");
+    let (_, session) = session(&world, "grp_orders_rw").await;
+    for sql in [
+        "SELECT n.purge_customer FROM generate_series(7,7) AS n",
+        "SELECT generate_series.purge_customer FROM generate_series(7,7)",
+        "SELECT (n).purge_customer FROM generate_series(7,7) AS n",
+        "SELECT n.purge_customer FROM unnest(ARRAY[7]) AS n",
+        "SELECT n.purge_customer FROM ROWS FROM (generate_series(7,7)) AS n",
+        "SELECT n.shout FROM current_catalog AS n",
+        "SELECT btrim.shout FROM trim('x') ",
+        "SELECT n.pg_advisory_lock FROM generate_series(42,42) AS n",
+    ] {
+        one(&session, sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let told = bailiwick_wire::sql::classify(bailiwick_wire::sql::Dialect::Postgresql, sql, &bailiwick_wire::sql::Limits::default());
+        assert!(told.is_err() || told.is_ok_and(|told| told.effect == bailiwick_core::Effect::Delete), "{sql}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs what `cargo xtask tools` installs"]
 async fn an_ended_account_has_no_session_any_more() {
     let world = World::start();
     let (account, session) = session(&world, "grp_orders_ro").await;
