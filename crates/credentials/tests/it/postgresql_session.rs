@@ -5,6 +5,7 @@ use std::time::Duration;
 use bailiwick_credentials::lease::{Account, Kind as _, Node};
 use bailiwick_credentials::sessions::SessionError;
 use bailiwick_credentials::sessions::postgresql::{Limits, Place, Session};
+use bailiwick_testkit::servers::postgres::Postgres;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -237,15 +238,21 @@ async fn a_commit_whose_answer_is_lost_may_have_been_done() {
 #[ignore = "needs what `cargo xtask tools` installs"]
 async fn what_was_committed_is_told_though_the_tidying_hangs() {
     let world = World::start();
-    // Whoever discards drops the temporary table that the write made, and waits for the lock on it.
     let (_, session) = session(&world, "grp_orders_rw").await;
-    let short = Limits { time: Duration::from_millis(1500), ..LIMITS };
-    let made = "WITH w AS (UPDATE app.orders SET note = 'done' WHERE id = 1 RETURNING id) SELECT id, set_config('statement_timeout', '0', false), \
-                set_config('lock_timeout', '0', false) FROM w";
-    session.write("CREATE TEMP TABLE hidden (a int)", &[], &short).await.unwrap();
-    let rows = session.write(made, &[], &short).await.unwrap();
-    assert_eq!((rows.rows.len(), session.is_over()), (1, false));
+    session.write("CREATE TEMP TABLE hidden (a int)", &[], &LIMITS).await.unwrap();
+    // `DISCARD ALL` waits for whoever holds the session's schema of temporary tables.
+    let schema = world.sql("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'pg\\_temp\\_%'");
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(world.primary.port()).user(Postgres::SUPERUSER).password(Postgres::PASSWORD).dbname("shop");
+    let (holder, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    holder.batch_execute(&format!("BEGIN; COMMENT ON SCHEMA {schema} IS 'held'")).await.unwrap();
+    let short = Limits { time: Duration::from_millis(1000), ..LIMITS };
+    let rows = session.write("UPDATE app.orders SET note = 'done' WHERE id = 1 RETURNING id", &[], &short).await.unwrap();
+    assert_eq!((rows.rows.len(), rows.affected), (1, Some(1)));
+    assert!(session.is_over(), "its state is not known to be gone");
     assert_eq!(world.sql("SELECT note FROM app.orders WHERE id = 1"), "done");
+    holder.batch_execute("ROLLBACK").await.unwrap();
 }
 
 #[tokio::test]
