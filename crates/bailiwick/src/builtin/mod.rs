@@ -71,6 +71,11 @@ pub(crate) trait Session: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Is the connection gone, though no call said so? Then the next call opens another.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// Closes it, and waits for that, but not long.
     async fn close(&self);
 }

@@ -311,6 +311,13 @@ impl Session for Held {
         }
     }
 
+    fn is_over(&self) -> bool {
+        match &self.connection {
+            Connection::Postgresql(session) => session.is_over(),
+            Connection::Mariadb(session) => session.is_over(),
+        }
+    }
+
     async fn close(&self) {
         match &self.connection {
             Connection::Postgresql(session) => session.close().await,

@@ -154,7 +154,7 @@ impl Held {
         let live = self.live.get().filter(|_| !self.is_over()).ok_or_else(|| unusable("the credential has ended"))?;
         let builtin = self.leasing.builtin.as_ref().ok_or_else(|| unusable("the system has a server of its own"))?;
         let mut session = live.session.lock().await;
-        if let Some(session) = &*session {
+        if let Some(session) = session.as_ref().filter(|session| !session.is_over()) {
             return Ok(Arc::clone(session));
         }
         let fresh = builtin.open(&live.account, &self.tag()).await?;
