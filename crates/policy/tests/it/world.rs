@@ -61,6 +61,7 @@ pub(crate) fn world() -> World {
                     "express":{"type":"boolean"},"tags":{"type":"array","items":{"type":"string"}}},"required":["order","cents"]}"#,
             ),
             tool("shop.approve_refund", Effect::Approve, "{}"),
+            tool("shop.issue_read_credential", Effect::Issue, "{}"),
         ],
     }
 }
