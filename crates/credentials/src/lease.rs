@@ -75,6 +75,11 @@ pub trait Kind: Send + Sync + fmt::Debug {
     /// whose systems forget nothing need not listen.
     fn remember(&self, _account: &Account) {}
 
+    /// Is it to be told by [`remember`](Self::remember)?
+    fn listens(&self) -> bool {
+        false
+    }
+
     /// Ends the account on every node: shuts the door, kills what is open, removes it, and tries the credential to see that it is refused.
     /// Each step may be done already. An account that was never made, or is gone, ends as well.
     ///

@@ -280,7 +280,8 @@ impl Leases {
             }
         }
         let since = Timestamp::from_millis(self.clock.now().as_millis().saturating_sub(REMEMBERED_MS));
-        for row in self.store.leases_ended_since(since).await? {
+        let ended = if self.systems().iter().any(|l| l.kind.listens()) { self.store.leases_ended_since(since).await? } else { Vec::new() };
+        for row in ended {
             if let (Some(leasing), Ok(account)) = (self.leasing(&row.lease.system), self.account(&row)) {
                 leasing.kind.remember(&account);
             }

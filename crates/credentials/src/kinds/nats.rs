@@ -287,6 +287,10 @@ impl Kind for Nats {
         Self::remember(self, account);
     }
 
+    fn listens(&self) -> bool {
+        true
+    }
+
     async fn preflight(&self, probe: &AccountName) -> Result<Vec<Finding>, TargetError> {
         within(Step::Verify, preflight::preflight(self, probe)).await
     }
