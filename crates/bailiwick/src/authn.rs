@@ -1,4 +1,6 @@
-//! Who presents a token, and from where.
+//! Who presents a token, with what beside it, and from where.
+
+mod binding;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,8 +8,8 @@ use std::sync::Arc;
 use bailiwick_core::{Digest, ErrorCode};
 use bailiwick_identity::sightings::Used;
 use bailiwick_identity::{Place, Proof, ProofError};
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 
 use crate::house::House;
 use crate::pipeline::Who;
@@ -20,14 +22,25 @@ pub struct NotAuthenticated {
     pub code: ErrorCode,
 }
 
+/// A request without its body: what it shows beside a token or an assertion. The listener puts what the connection proved (a client's
+/// certificate, a local process) into the extensions of its parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Presented<'a> {
+    /// The peer's address.
+    pub from: IpAddr,
+    /// Method, target, headers and extensions.
+    pub parts: &'a Parts,
+}
+
 impl House {
     /// The token of a request: verified, not revoked, of a task that is open. One place at a time.
     ///
     /// # Errors
     /// Without a valid token; the reason is in the log.
-    pub async fn bearer(&self, headers: &HeaderMap, from: IpAddr) -> Result<Bearer, NotAuthenticated> {
+    pub async fn bearer(&self, presented: &Presented<'_>) -> Result<Bearer, NotAuthenticated> {
         let missing = NotAuthenticated { code: ErrorCode::AuthnMissing };
-        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let from = presented.from;
+        let mut values = presented.parts.headers.get_all(AUTHORIZATION).iter();
         let value = values.next().ok_or(missing)?;
         let invalid = |why: &dyn std::fmt::Display| {
             tracing::info!(error.code = %ErrorCode::ProofInvalid, %why, "a token was refused");
@@ -46,6 +59,7 @@ impl House {
         if let Some((bearer, last)) = self.tokens.find(&hash) {
             bearer.verified().check_time(now).map_err(|e| expired_or(&e, invalid))?;
             self.still_good(&bearer)?;
+            self.bound(bearer.verified(), presented)?;
             if last != from {
                 self.seen_at(&bearer, from, now).await;
                 self.tokens.put(hash, bearer.clone(), from);
@@ -61,6 +75,7 @@ impl House {
             }
         };
         self.still_good(&bearer)?;
+        self.bound(bearer.verified(), presented)?;
         self.seen_at(&bearer, from, now).await;
         self.tokens.put(hash, bearer.clone(), from);
         Ok(bearer)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bailiwick_core::{
     Agent, AgentName, Budget, Constraint, EndReason, ErrorCode, Grant, InstanceId, PersonName, Task, TaskId, TaskState, Timestamp, ToolGrant,
 };
+use bailiwick_identity::Confirmation;
 use bailiwick_identity::token::{Issued, Purpose, Statement};
 use bailiwick_policy::{Possible, TaskQuestion};
 use bailiwick_store::{LeaseFilter, LeaseState, StoreError};
@@ -333,11 +334,11 @@ impl House {
         Ok((Grant::new(grant), narrowed))
     }
 
-    /// A token for an open task.
+    /// A token for an open task, bound to the key that whoever asks for it proved.
     ///
     /// # Errors
     /// If the cryptographic library fails.
-    pub fn task_token(&self, live: &LiveTask) -> Result<Issued, ErrorCode> {
+    pub fn task_token(&self, live: &LiveTask, confirmation: Option<Confirmation>) -> Result<Issued, ErrorCode> {
         let now = self.clock.now();
         let task = &live.task;
         let statement = Statement {
@@ -347,6 +348,7 @@ impl House {
             scope: bailiwick_identity::oauth::Scope::tools(),
             audience: self.urls.mcp.clone(),
             jti: bailiwick_core::SessionId::new(now, random()),
+            confirmation,
         };
         let life = self.config.tasks.token_ttl.min(task.left(now)).max(Duration::from_secs(1));
         self.issuer.issue(&statement, now, life).map_err(|_| ErrorCode::Internal)

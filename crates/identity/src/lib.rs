@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 pub mod assertion;
+mod confirmation;
 mod jws;
 pub mod keys;
 pub mod oauth;
@@ -16,6 +17,7 @@ pub mod sightings;
 mod strict;
 pub mod token;
 
+pub use confirmation::Confirmation;
 pub use keys::{Algorithm, KeyError, KeyId, PublicKey, SigningKey, jwks};
 pub use proof::{Proof, ProofError};
 pub use sightings::{Place, Sightings, TwoPlaces};

@@ -2,7 +2,7 @@
 
 use bailiwick_core::ErrorCode;
 
-/// A proof as it was presented, not yet verified. Further kinds (DPoP, SVID, OIDC, token exchange) become variants.
+/// A proof as it was presented, not yet verified. Further schemes (DPoP) become variants.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Proof<'a> {
@@ -10,8 +10,6 @@ pub enum Proof<'a> {
     Bearer(&'a str),
     /// A person's signed proof: for [`crate::person::verify`].
     Person(&'a str),
-    /// A client assertion (RFC 7523 section 2.2): for [`crate::assertion::verify`].
-    ClientAssertion(&'a str),
 }
 
 impl<'a> Proof<'a> {
@@ -43,7 +41,6 @@ impl<'a> Proof<'a> {
         match self {
             Self::Bearer(_) => "bearer",
             Self::Person(_) => "person",
-            Self::ClientAssertion(_) => "private_key_jwt",
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bailiwick_core::{AgentName, Caller, InstanceId, PersonName, SessionId, SpiffeId, TaskId, Timestamp, TrustDomain};
 use serde_json::{Value, json};
 
+use crate::confirmation::Confirmation;
 use crate::jws::{self, Compact};
 use crate::keys::{KeyError, KeyId, PublicKey, SigningKey};
 use crate::oauth::Scope;
@@ -59,6 +60,8 @@ pub struct Statement {
     pub audience: String,
     /// Its `jti`.
     pub jti: SessionId,
+    /// The key that it is bound to; none makes a token that whoever has it may use.
+    pub confirmation: Option<Confirmation>,
 }
 
 /// A token as it was issued.
@@ -69,6 +72,8 @@ pub struct Issued {
     pub expires: Timestamp,
     /// Its life, in seconds: `expires_in`.
     pub expires_in: u64,
+    /// The key that it is bound to.
+    pub confirmation: Option<Confirmation>,
 }
 
 impl std::fmt::Debug for Issued {
@@ -117,6 +122,9 @@ impl Issuer {
             "iss": self.issuer, "aud": what.audience, "client_id": agent, "instance": what.instance,
             "iat": issued, "nbf": issued, "exp": expires, "jti": what.jti,
         });
+        if let Some(confirmation) = &what.confirmation {
+            put(&mut claims, "cnf", confirmation.claim());
+        }
         match &what.purpose {
             Purpose::Task { task, subject, actors } => {
                 put(&mut claims, "sub", json!(subject));
@@ -133,7 +141,12 @@ impl Issuer {
                 put(&mut claims, "scope", json!(AGENT_SCOPE));
             }
         }
-        Ok(Issued { token: jws::sign(&self.key, TYP, &claims)?, expires: Timestamp::from_seconds(expires), expires_in: seconds })
+        Ok(Issued {
+            token: jws::sign(&self.key, TYP, &claims)?,
+            expires: Timestamp::from_seconds(expires),
+            expires_in: seconds,
+            confirmation: what.confirmation,
+        })
     }
 }
 
@@ -180,6 +193,8 @@ pub struct Verified {
     pub expires: Timestamp,
     /// Which of our keys signed it.
     pub key: KeyId,
+    /// The key that it is bound to: whoever presents it proves that one too.
+    pub confirmation: Option<Confirmation>,
 }
 
 impl Verified {
@@ -328,6 +343,7 @@ impl Verifier {
             expires: claims.time("exp")?,
             key,
             spiffe_id,
+            confirmation: claims.member("cnf").map(Confirmation::of_claim).transpose()?,
         })
     }
 }

@@ -14,6 +14,7 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 
 use super::problem::Problem;
+use crate::authn::Presented;
 use crate::house::House;
 use crate::tokens::Bearer;
 
@@ -156,7 +157,7 @@ impl FromRequestParts<Arc<Api>> for Asker {
         match given {
             Some(proof) if parts.headers.get_all(AUTHORIZATION).iter().count() == 1 => api.person(&proof, parts).await.map(Self::Person),
             _ => {
-                let bearer = api.house.bearer(&parts.headers, from).await;
+                let bearer = api.house.bearer(&Presented { from, parts }).await;
                 bearer.map(Self::Token).map_err(|why| Problem::unauthenticated(&api.house, why.code))
             }
         }

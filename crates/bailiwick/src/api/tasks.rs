@@ -225,7 +225,7 @@ pub(super) async fn open(State(api): State<Arc<Api>>, by: ByAgent, Json(asked): 
     };
     let opened = house.open_task(&token.agent, token.instance, asked).await?;
     let task = &opened.live.task;
-    let issued = house.task_token(&opened.live).map_err(Problem::new)?;
+    let issued = house.task_token(&opened.live, token.confirmation).map_err(Problem::new)?;
     let row = TaskRow { task: Task::clone(task), state: bailiwick_core::TaskState::Open, used: 0 };
     let body = serde_json::json!({
         "task": TaskDocument::new(house, &row),

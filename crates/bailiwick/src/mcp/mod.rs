@@ -29,6 +29,7 @@ use hyper::body::Incoming;
 
 pub use body::OutBody;
 
+use crate::authn::Presented;
 use crate::house::House;
 use crate::mcp::session::Scope;
 use crate::tokens::Bearer;
@@ -72,7 +73,7 @@ pub async fn serve(house: Arc<House>, request: Request<Incoming>, peer: SocketAd
     if !matches!(parts.method, Method::POST | Method::GET | Method::DELETE) {
         return not_allowed();
     }
-    let bearer = match house.bearer(&parts.headers, peer.ip()).await {
+    let bearer = match house.bearer(&Presented { from: peer.ip(), parts: &parts }).await {
         Ok(bearer) => bearer,
         Err(refused) => return challenge(&house, refused.code),
     };

@@ -226,6 +226,7 @@ fn an_assertion_is_no_access_token_and_an_access_token_is_no_assertion() {
         scope: crate::oauth::Scope::agent(),
         audience: ISSUER.to_owned(),
         jti: bailiwick_core::SessionId::new(NOW, [2; 10]),
+        confirmation: None,
     };
     let access = issuer.issue(&what, NOW, LIFE_MAX).unwrap().token;
     assert_eq!(verify(&access, None, registered(vec![key.public().clone()]), &ours(), NOW), Err(ProofError::Type));

@@ -4,6 +4,7 @@ use bailiwick_core::{TaskId, Timestamp};
 use serde_json::{Value, json};
 
 use super::scope::Scope;
+use crate::confirmation::Confirmation;
 use crate::strict::put;
 use crate::token::{Issued, Purpose, Verified};
 
@@ -111,7 +112,7 @@ impl TokenAnswer<'_> {
     pub fn body(&self) -> Value {
         let mut body = json!({
             "access_token": self.issued.token,
-            "token_type": "Bearer",
+            "token_type": Confirmation::token_type(self.issued.confirmation.as_ref()),
             "expires_in": self.issued.expires_in,
             "scope": self.scope.to_string(),
         });
@@ -140,12 +141,15 @@ pub fn introspection(token: Option<&Verified>) -> Value {
         "client_id": token.spiffe_id,
         "instance": token.instance,
         "scope": token.scope.to_string(),
-        "token_type": "Bearer",
+        "token_type": Confirmation::token_type(token.confirmation.as_ref()),
         "iat": seconds(token.issued),
         "nbf": seconds(token.not_before),
         "exp": seconds(token.expires),
         "jti": token.jti,
     });
+    if let Some(confirmation) = &token.confirmation {
+        put(&mut body, "cnf", confirmation.claim());
+    }
     match &token.purpose {
         Purpose::Task { task, subject, actors } => {
             put(&mut body, "sub", json!(subject));

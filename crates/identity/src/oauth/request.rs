@@ -7,11 +7,10 @@ use super::answer::OauthError;
 use super::form::Form;
 use super::scope::Scope;
 use crate::assertion::ASSERTION_TYPE;
-use crate::proof::Proof;
 
 const RESOURCES_MAX: usize = 8;
 
-/// How a client says who it is. Further kinds of assertion (`jwt-spiffe`) become variants.
+/// How a client says who it is.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientProof {
@@ -19,6 +18,11 @@ pub enum ClientProof {
     Assertion {
         /// The assertion, for [`crate::assertion::verify`].
         assertion: String,
+        /// The `client_id` parameter, if it was given.
+        client_id: Option<String>,
+    },
+    /// Nothing in the form: a public client, or one that proves itself by what its connection shows (RFC 8705 section 2.1).
+    Nothing {
         /// The `client_id` parameter, if it was given.
         client_id: Option<String>,
     },
@@ -38,15 +42,7 @@ impl ClientProof {
             (Some(ASSERTION_TYPE), None) => Err(OauthError::invalid_client("client_assertion is missing")),
             (Some(_), _) => Err(OauthError::invalid_client("this client_assertion_type is not supported")),
             (None, Some(_)) => Err(OauthError::invalid_client("client_assertion_type is missing")),
-            (None, None) => Err(OauthError::invalid_client("the client did not authenticate: use private_key_jwt")),
-        }
-    }
-
-    /// The proof to be verified.
-    #[must_use]
-    pub fn proof(&self) -> Proof<'_> {
-        match self {
-            Self::Assertion { assertion, .. } => Proof::ClientAssertion(assertion),
+            (None, None) => Ok(Self::Nothing { client_id: form.value("client_id").map(str::to_owned) }),
         }
     }
 }
@@ -55,12 +51,13 @@ impl std::fmt::Debug for ClientProof {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Assertion { client_id, .. } => f.debug_struct("Assertion").field("client_id", client_id).finish_non_exhaustive(),
+            Self::Nothing { client_id } => f.debug_struct("Nothing").field("client_id", client_id).finish(),
         }
     }
 }
 
-/// What is asked for. Further grants (token exchange, jwt-bearer) become variants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is asked for, with what only this grant has. Each further grant is a variant, and a file of its own in the house.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GrantType {
     /// `client_credentials` (RFC 6749 section 4.4).
@@ -236,8 +233,10 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_prove_itself_is_invalid() {
+        assert_eq!(parse("grant_type=client_credentials").unwrap().client, ClientProof::Assertion { assertion: "a.b.c".to_owned(), client_id: None });
+        let nothing = TokenRequest::parse(b"grant_type=client_credentials&client_id=x", &ours()).unwrap().client;
+        assert_eq!(nothing, ClientProof::Nothing { client_id: Some("x".to_owned()) });
         for bad in [
-            "",
             "client_assertion=a",
             "client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
             "client_assertion_type=urn:ietf:params:oauth:client-assertion-type:saml2-bearer&client_assertion=a",

@@ -30,6 +30,7 @@ fn statement(purpose: Purpose) -> Statement {
         purpose,
         audience: AUDIENCE.to_owned(),
         jti: SessionId::new(NOW, [4; 10]),
+        confirmation: None,
     }
 }
 
@@ -324,5 +325,16 @@ proptest! {
         *at.get_mut(&mut changed) = c.chars().next().unwrap();
         let changed: String = changed.into_iter().collect();
         prop_assert_eq!(verifier(&issuer).verify(&changed, AUDIENCE, NOW).is_ok(), changed == token);
+    }
+}
+
+#[test]
+fn the_key_that_a_token_is_bound_to_is_read_as_it_was_said() {
+    let jkt: KeyId = "A".repeat(43).parse().unwrap();
+    for confirmation in [Confirmation::Key(jkt), Confirmation::Certificate(bailiwick_core::Digest::of(b"der"))] {
+        let issuer = issuer();
+        let issued = issuer.issue(&Statement { confirmation: Some(confirmation), ..statement(task()) }, NOW, LIFE_MAX).unwrap();
+        let verified = verifier(&issuer).verify(&issued.token, AUDIENCE, NOW).unwrap();
+        assert_eq!((verified.confirmation, issued.confirmation), (Some(confirmation), Some(confirmation)));
     }
 }

@@ -1,0 +1,101 @@
+//! Questions about tokens (RFC 7662), and their revocation (RFC 7009).
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, FromRequestParts as _, Request, State};
+use axum::response::Response;
+use bailiwick_core::{Agent, Role};
+use bailiwick_identity::Verified;
+use bailiwick_identity::oauth::{Form, OauthError, TokenQuery, introspection};
+use bailiwick_identity::token::SKEW;
+use http::{StatusCode, header};
+use serde_json::Value;
+
+use super::super::asker::{Api, ByPerson, has, peer};
+use super::super::body::FormBytes;
+use super::{OauthErrorDocument, Refused, STORE_DOWN, TokenQueryForm, json};
+use crate::authn::Presented;
+use crate::house::House;
+
+/// Is this token active, and what does it say?
+///
+/// For an agent about its own tokens, and for people about tokens of agents that they own, operate or audit.
+#[utoipa::path(
+    post, path = "/oauth/introspect", tag = "oauth",
+    request_body(content = TokenQueryForm, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "RFC 7662 section 2.2; `active` is false for whatever may not be known.", body = Object),
+        (status = 401, description = "Nobody proved who asks.", body = OauthErrorDocument),
+    ),
+    security(("client_assertion" = []), ("person" = [])),
+)]
+pub(in crate::api) async fn introspect(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Refused> {
+    let (mut parts, body) = request.into_parts();
+    let by_person = parts.headers.contains_key(header::AUTHORIZATION);
+    let house = &api.house;
+    if by_person {
+        let ByPerson { person, .. } = ByPerson::from_request_parts(&mut parts, &api).await?;
+        let FormBytes(body) = FormBytes::from_request(Request::from_parts(parts, body), &api).await?;
+        let form = Form::parse(&body)?;
+        let token = form.value("token").ok_or(OauthError::invalid_request("token is missing"))?;
+        let may_know = |agent: &Agent| agent.owner == person.name || has(&person, &[Role::Operator, Role::Auditor]);
+        let known = active(house, token).filter(|t| house.agent(t.agent.as_str()).is_some_and(may_know));
+        return Ok(json(StatusCode::OK, &introspection(known.as_ref())));
+    }
+    let (query, agent) = asked_by_client(&api, Request::from_parts(parts, body)).await?;
+    let known = active(house, &query.token).filter(|t| t.agent == agent.name);
+    Ok(json(StatusCode::OK, &introspection(known.as_ref())))
+}
+
+/// The token as verified, if everything that it stands for still holds.
+fn active(house: &House, token: &str) -> Option<Verified> {
+    let now = house.clock.now();
+    let verified = house.verifier.verify(token, &house.urls.mcp, now).ok()?;
+    if house.tokens.is_revoked(&verified.jti.to_string()) {
+        return None;
+    }
+    let holds = match verified.task() {
+        Some(task) => house.live.find(task).is_some_and(|l| l.is_open(now)),
+        None => house.agent(verified.agent.as_str()).is_some_and(|a| house.in_service(a, now).is_ok()),
+    };
+    holds.then_some(verified)
+}
+
+async fn asked_by_client(api: &Arc<Api>, request: Request) -> Result<(TokenQuery, Agent), Refused> {
+    let (parts, body) = request.into_parts();
+    let presented = Presented { from: peer(&parts)?, parts: &parts };
+    let FormBytes(body) = FormBytes::from_request(Request::from_parts(parts.clone(), body), api).await?;
+    let query = TokenQuery::parse(&body)?;
+    let client = api.client(&query.client, &presented).await?;
+    Ok((query, client.agent))
+}
+
+/// Revokes a token of the agent that asks. A token that is unknown or over is revoked already.
+#[utoipa::path(
+    post, path = "/oauth/revoke", tag = "oauth",
+    request_body(content = TokenQueryForm, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "It is not valid any more, or never was."),
+        (status = 400, description = "RFC 6749 section 5.2.", body = OauthErrorDocument),
+        (status = 401, description = "The client did not prove itself.", body = OauthErrorDocument),
+    ),
+    security(("client_assertion" = [])),
+)]
+pub(in crate::api) async fn revoke(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Refused> {
+    let (query, agent) = asked_by_client(&api, request).await?;
+    let house = &api.house;
+    let now = house.clock.now();
+    let Ok(verified) = house.verifier.verify(&query.token, &house.urls.mcp, now) else { return Ok(json(StatusCode::OK, &Value::Null)) };
+    //= rfc7009#section-2.1
+    // The authorization server first validates the client credentials [...] and then verifies whether the token was issued to the
+    // client making the revocation request. If this validation fails, the request is refused and the client is informed of the
+    // error by the authorization server.
+    if verified.agent != agent.name {
+        return Err(OauthError::invalid_grant("the token was issued to another client").into());
+    }
+    house.revoke_token(&verified.jti.to_string(), verified.expires.plus(SKEW)).await.map_err(|error| {
+        tracing::error!(error.code = %error.code(), %error, "a revocation holds, and could not be recorded");
+        STORE_DOWN
+    })?;
+    Ok(json(StatusCode::OK, &Value::Null))
+}
