@@ -1,5 +1,6 @@
 //! Test servers and clients for development only: MCP fixtures, third-party clients and verifiers, child processes, scratch folders.
 
+pub mod browser;
 pub mod clients;
 pub mod clouds;
 pub mod flags;
@@ -8,6 +9,7 @@ pub mod scratch;
 pub mod servers;
 pub mod verifiers;
 
+pub use browser::{Browser, Page};
 pub use clients::{CallReport, Client, ClientCall, Era};
 pub use flags::Flags;
 pub use process::{Child, free_port};
