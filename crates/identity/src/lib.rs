@@ -14,6 +14,7 @@ pub mod oauth;
 pub mod person;
 pub mod proof;
 pub mod sightings;
+pub mod spiffe;
 mod strict;
 pub mod token;
 
