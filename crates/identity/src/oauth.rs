@@ -1,13 +1,20 @@
 //! The OAuth endpoints without their sockets: requests read strictly, answers, errors, metadata and challenges as JSON and text.
 
 mod answer;
+mod authorize;
+mod client_metadata;
 mod form;
 mod metadata;
+mod redirect;
 mod request;
 mod scope;
 
+pub(crate) use answer::quotable;
 pub use answer::{Challenge, NO_STORE, OauthError, TokenAnswer, introspection};
+pub use authorize::{Asked, AuthorizationError, AuthorizationRequest, CodeChallenge, CodeGrant, QUERY_MAX, RefreshGrant, code_address};
+pub use client_metadata::{ClientIdError, ClientIdUrl, ClientMetadata, METADATA_MAX, MetadataError, Registration};
 pub use form::{FORM_MAX, Form};
-pub use metadata::{ResourceMetadata, ServerMetadata};
+pub use metadata::{InteractiveMetadata, ResourceMetadata, ServerMetadata};
+pub use redirect::{RedirectError, RedirectUri};
 pub use request::{ClientProof, GrantType, TokenQuery, TokenRequest};
 pub use scope::{Scope, ScopeError};

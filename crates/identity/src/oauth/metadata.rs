@@ -20,9 +20,8 @@ pub struct ServerMetadata {
     pub revocation_endpoint: String,
     /// The scopes that a client may ask for.
     pub scopes: Vec<String>,
-    /// The authorization endpoint. We have none yet, but some clients refuse a document without one even for a grant that
-    /// does not use it; such an endpoint then answers `unsupported_response_type`.
-    pub authorization_endpoint: Option<String>,
+    /// What clients of people use, if there are any.
+    pub interactive: Option<InteractiveMetadata>,
     /// A page for developers.
     pub service_documentation: Option<String>,
 }
@@ -51,13 +50,55 @@ impl ServerMetadata {
             "revocation_endpoint_auth_methods_supported": METHODS,
             "revocation_endpoint_auth_signing_alg_values_supported": Algorithm::NAMES,
         });
-        let optional = [("authorization_endpoint", &self.authorization_endpoint), ("service_documentation", &self.service_documentation)];
-        for (name, value) in optional {
-            if let Some(value) = value {
-                put(&mut document, name, json!(value));
-            }
+        if let Some(page) = &self.service_documentation {
+            put(&mut document, "service_documentation", json!(page));
+        }
+        if let Some(interactive) = &self.interactive {
+            interactive.extend(&mut document);
         }
         document
+    }
+}
+
+/// What clients of people use: the authorization code grant and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InteractiveMetadata {
+    /// The authorization endpoint.
+    pub authorization_endpoint: String,
+    /// Where clients register themselves, if they may.
+    pub registration_endpoint: Option<String>,
+    /// Is a client ID that is a URL looked up there?
+    pub documents: bool,
+}
+
+impl InteractiveMetadata {
+    fn extend(&self, document: &mut Value) {
+        put(document, "authorization_endpoint", json!(self.authorization_endpoint));
+        put(document, "response_types_supported", json!(["code"]));
+        put(document, "response_modes_supported", json!(["query"]));
+        //= rfc7636#section-4.2
+        // If the client is capable of using "S256", it MUST use "S256", as "S256" is Mandatory To Implement (MTI) on the server.
+        put(document, "code_challenge_methods_supported", json!(["S256"]));
+        //= rfc9207#section-3
+        // authorization_response_iss_parameter_supported: Boolean parameter indicating whether the authorization server provides
+        // the iss parameter in the authorization response
+        put(document, "authorization_response_iss_parameter_supported", json!(true));
+        put(document, "client_id_metadata_document_supported", json!(self.documents));
+        if let Some(endpoint) = &self.registration_endpoint {
+            put(document, "registration_endpoint", json!(endpoint));
+        }
+        let more = [
+            ("grant_types_supported", &["authorization_code", "refresh_token"][..]),
+            ("token_endpoint_auth_methods_supported", &["none"]),
+            ("revocation_endpoint_auth_methods_supported", &["none"]),
+            ("scopes_supported", &[crate::token::TOOLS_SCOPE]),
+        ];
+        for (name, words) in more {
+            if let Some(list) = document.get_mut(name).and_then(Value::as_array_mut) {
+                let new: Vec<Value> = words.iter().map(|w| json!(w)).filter(|w| !list.contains(w)).collect();
+                list.extend(new);
+            }
+        }
     }
 }
 
@@ -124,7 +165,7 @@ mod tests {
             introspection_endpoint: url("/i"),
             revocation_endpoint: url("/r"),
             scopes: vec!["mcp:tools".to_owned()],
-            authorization_endpoint: None,
+            interactive: None,
             service_documentation: None,
         }
         .document();
@@ -133,5 +174,39 @@ mod tests {
             assert!(Algorithm::from_name(alg.as_str().unwrap()).is_some(), "{alg}");
         }
         assert!(document.get("authorization_endpoint").is_none());
+        assert_eq!(document["response_types_supported"], json!([]));
+    }
+    #[test]
+    fn clients_of_people_find_what_they_need_and_others_do_not_lose_what_they_had() {
+        let url = |p: &str| format!("https://a.example{p}");
+        let interactive = |registration: bool| ServerMetadata {
+            issuer: url(""),
+            token_endpoint: url("/t"),
+            jwks_uri: url("/j"),
+            introspection_endpoint: url("/i"),
+            revocation_endpoint: url("/r"),
+            scopes: vec!["agent".to_owned()],
+            interactive: Some(InteractiveMetadata {
+                authorization_endpoint: url("/a"),
+                registration_endpoint: registration.then(|| url("/n")),
+                documents: true,
+            }),
+            service_documentation: None,
+        };
+        let document = interactive(true).document();
+        for (name, value) in [
+            ("authorization_endpoint", json!(url("/a"))),
+            ("registration_endpoint", json!(url("/n"))),
+            ("code_challenge_methods_supported", json!(["S256"])),
+            ("authorization_response_iss_parameter_supported", json!(true)),
+            ("client_id_metadata_document_supported", json!(true)),
+            ("response_types_supported", json!(["code"])),
+            ("grant_types_supported", json!(["client_credentials", "authorization_code", "refresh_token"])),
+            ("token_endpoint_auth_methods_supported", json!(["private_key_jwt", "none"])),
+            ("scopes_supported", json!(["agent", "mcp:tools"])),
+        ] {
+            assert_eq!(document[name], value, "{name}");
+        }
+        assert!(interactive(false).document().get("registration_endpoint").is_none());
     }
 }

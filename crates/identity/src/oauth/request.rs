@@ -4,6 +4,7 @@ use bailiwick_core::TaskId;
 use url::Url;
 
 use super::answer::OauthError;
+use super::authorize::{CodeGrant, RefreshGrant};
 use super::form::Form;
 use super::scope::Scope;
 use crate::assertion::ASSERTION_TYPE;
@@ -62,6 +63,10 @@ impl std::fmt::Debug for ClientProof {
 pub enum GrantType {
     /// `client_credentials` (RFC 6749 section 4.4).
     ClientCredentials,
+    /// `authorization_code` (RFC 6749 section 4.1), of an interactive client for its person.
+    AuthorizationCode(CodeGrant),
+    /// `refresh_token` (RFC 6749 section 6), of an interactive client for its person.
+    RefreshToken(RefreshGrant),
 }
 
 /// A request to the token endpoint.
@@ -89,6 +94,8 @@ impl TokenRequest {
         let form = Form::parse(body)?;
         let grant = match form.value("grant_type") {
             Some("client_credentials") => GrantType::ClientCredentials,
+            Some("authorization_code") => GrantType::AuthorizationCode(CodeGrant::read(&form)?),
+            Some("refresh_token") => GrantType::RefreshToken(RefreshGrant::read(&form)?),
             Some(_) => return Err(OauthError::unsupported_grant_type()),
             None => return Err(OauthError::invalid_request("grant_type is missing")),
         };
@@ -104,7 +111,7 @@ impl TokenRequest {
     }
 }
 
-fn resources(form: &Form, ours: &[String]) -> Result<Vec<String>, OauthError> {
+pub(super) fn resources(form: &Form, ours: &[String]) -> Result<Vec<String>, OauthError> {
     let mut found: Vec<String> = Vec::new();
     for asked in form.values("resource") {
         let our = ours.iter().find(|our| same_resource(our, asked)).ok_or(OauthError::invalid_target())?;

@@ -27,7 +27,7 @@ pub(in crate::api) async fn server_metadata(State(api): State<Arc<Api>>) -> Resp
         introspection_endpoint: format!("{base}/oauth/introspect"),
         revocation_endpoint: format!("{base}/oauth/revoke"),
         scopes: vec![AGENT_SCOPE.to_owned()],
-        authorization_endpoint: None,
+        interactive: None,
         service_documentation: None,
     };
     json(StatusCode::OK, &metadata.document())
