@@ -8,6 +8,8 @@
 
 pub mod assertion;
 mod confirmation;
+pub mod enrolment;
+pub mod foreign;
 mod jws;
 pub mod keys;
 pub mod oauth;
