@@ -4,7 +4,7 @@
 //! verifies. Version 2 of `intent`, `outcome` and `hold` says that the digests are salted, and until when a text is kept.
 
 use bailiwick_core::{
-    Approval, CallId, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, LeaseId, PersonName, PolicyRef, SpiffeId, TaskId, Timestamp,
+    Approval, CallId, ComponentName, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, LeaseId, PersonName, PolicyRef, SpiffeId, TaskId, Timestamp,
     ToolName,
 };
 use serde::Serialize;
@@ -77,13 +77,19 @@ macro_rules! body {
 pub struct Who<'a> {
     /// The current actor.
     pub agent: &'a SpiffeId,
+    /// The component of it, if one acts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub component: Option<&'a ComponentName>,
+    /// A bundle of components acts that nobody told apart.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub undivided: bool,
     /// The running copy.
     pub instance: InstanceId,
     /// On whose behalf.
     pub subject: &'a PersonName,
     /// Who answers.
     pub owner: &'a PersonName,
-    /// The actors before, nearest first.
+    /// The actors before, nearest first, each with its running copy; their tasks and owners stand in the entry that opened the task.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub actors: &'a [SpiffeId],
     /// The `jti` of the token.
@@ -295,7 +301,7 @@ pub struct TaskEnded<'a> {
     pub state: &'a str,
     /// Why.
     pub reason: EndReason,
-    /// Who ended it, where a person or its agent did.
+    /// Who ended it, where a person or its agent did; the task with which it ended, for a part of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<&'a str>,
     /// How each credential that it used ended.
@@ -462,6 +468,9 @@ pub struct LeaseStep<'a> {
     /// The agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<&'a SpiffeId>,
+    /// The component of it for which it is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub component: Option<&'a ComponentName>,
     /// The running copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceId>,

@@ -361,9 +361,16 @@ impl House {
         }
         self.recover_revoked_tokens().await?;
         let filter = bailiwick_store::TaskFilter { state: Some("open"), limit: usize::MAX, ..Default::default() };
-        for row in self.store.tasks(filter).await? {
+        let mut rows = self.store.tasks(filter).await?;
+        // What a task is a part of comes before it.
+        rows.sort_by_key(|row| row.task.chain.len());
+        for row in rows {
             let salt = self.recovered_salt(row.task.id).await?;
-            self.live.insert(LiveTask::open(Arc::new(row.task), row.used, salt));
+            let parent = row.task.parent().map(|parent| self.live.find(parent));
+            match parent {
+                Some(None) => self.owe_end(row.task.id, bailiwick_core::EndReason::Parent),
+                parent => self.live.insert(LiveTask::part_of(parent.flatten(), Arc::new(row.task), row.used, salt)),
+            }
         }
         for state in ["pending", "approved", "refused"] {
             let filter = bailiwick_store::HoldFilter { state: Some(state), limit: usize::MAX, ..Default::default() };
@@ -417,7 +424,12 @@ impl House {
     /// The people who may approve a call of this task.
     #[must_use]
     pub fn approvers_of(&self, task: &Task) -> Vec<PersonName> {
-        self.approvers(&task.owner, &task.subject)
+        let own = self.config.owner_may_approve;
+        // Whoever answers for an agent that gave the work on asks too, however many hops lie between.
+        let may = |name: &PersonName| task.chain.iter().all(|hop| self.person(name.as_str()).is_some_and(|p| bailiwick_core::hold::footing(p, &hop.owner, &task.subject, own).is_ok()));
+        let mut approvers = self.approvers(&task.owner, &task.subject);
+        approvers.retain(may);
+        approvers
     }
 
     /// The people who may approve calls under this owner and subject.

@@ -34,6 +34,8 @@ pub struct Recorder<'a> {
 pub fn who<'a>(caller: &'a Caller, task: &'a bailiwick_core::Task) -> entry::Who<'a> {
     entry::Who {
         agent: &caller.spiffe_id,
+        component: caller.component.as_ref(),
+        undivided: task.undivided,
         instance: caller.instance,
         subject: &caller.subject,
         owner: &task.owner,
@@ -258,6 +260,7 @@ pub struct Denied {
     task: TaskId,
     caller: Caller,
     owner: PersonName,
+    undivided: bool,
     tool: String,
     code: ErrorCode,
     detail: String,
@@ -328,6 +331,7 @@ impl House {
             task: task.id,
             caller: caller.clone(),
             owner: task.owner.clone(),
+            undivided: task.undivided,
             tool: tool.chars().take(200).collect(),
             code,
             detail: detail.chars().take(1000).collect(),
@@ -346,6 +350,8 @@ impl House {
                 task: denied.task,
                 who: entry::Who {
                     agent: &caller.spiffe_id,
+                    component: caller.component.as_ref(),
+                    undivided: denied.undivided,
                     instance: caller.instance,
                     subject: &caller.subject,
                     owner: &denied.owner,
@@ -390,6 +396,7 @@ mod tests {
         let caller = Caller {
             agent: "a".parse().unwrap(),
             spiffe_id: "spiffe://td/agent/a".parse().unwrap(),
+            component: None,
             instance: bailiwick_core::InstanceId::new(Timestamp::from_millis(0), [0; 10]),
             subject: "ana".parse().unwrap(),
             actors: Vec::new(),
@@ -402,6 +409,7 @@ mod tests {
             task,
             caller,
             owner: "ana".parse().unwrap(),
+            undivided: false,
             tool,
             code: ErrorCode::PolicyDenied,
             detail,

@@ -1,10 +1,12 @@
-//! The public keys by which agents and people prove themselves: `agents/<name>.jwk` and `people/<name>.jwk` in the data directory.
+//! The public keys by which agents, their components and people prove themselves: `agents/<name>.jwk`, `agents/<name>.<component>.jwk` and
+//! `people/<name>.jwk` in the data directory.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use bailiwick_core::{AgentName, ComponentName};
 use bailiwick_identity::PublicKey;
 
 use crate::config::Config;
@@ -69,6 +71,13 @@ impl Keyring {
     #[must_use]
     pub fn agent(&self, name: &str) -> Vec<PublicKey> {
         self.look(|keys| keys.agents.get(name).cloned())
+    }
+
+    /// The keys of a component of an agent: `agents/<agent>.<component>.jwk`. No agent's name has a dot.
+    #[must_use]
+    pub fn component(&self, agent: &AgentName, component: &ComponentName) -> Vec<PublicKey> {
+        let name = format!("{agent}.{component}");
+        self.look(|keys| keys.agents.get(&name).cloned())
     }
 
     /// The keys of a person.

@@ -17,6 +17,8 @@ pub struct LiveTask {
     pub task: Arc<Task>,
     /// What the salts of its calls' digests are made from.
     pub salt: TaskSalt,
+    /// The task that it is a part of: it is open no longer than that, and counts and paces there too.
+    parent: Option<Arc<LiveTask>>,
     open: AtomicBool,
     used: AtomicU64,
     recent: Mutex<VecDeque<i64>>,
@@ -34,13 +36,21 @@ impl LiveTask {
     /// A task that is open.
     #[must_use]
     pub fn open(task: Arc<Task>, used: u64, salt: TaskSalt) -> Arc<Self> {
+        Self::part_of(None, task, used, salt)
+    }
+
+    /// A task that is open, as a part of another. When that ends, whatever runs here is told in the same moment.
+    #[must_use]
+    pub fn part_of(parent: Option<Arc<Self>>, task: Arc<Task>, used: u64, salt: TaskSalt) -> Arc<Self> {
+        let ended = parent.as_ref().map_or_else(CancellationToken::new, |parent| parent.ended.child_token());
         Arc::new(Self {
             task,
             salt,
+            parent,
             open: AtomicBool::new(true),
             used: AtomicU64::new(used),
             recent: Mutex::default(),
-            ended: CancellationToken::new(),
+            ended,
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             looked: Mutex::default(),
         })
@@ -49,7 +59,19 @@ impl LiveTask {
     /// May calls pass?
     #[must_use]
     pub fn is_open(&self, now: Timestamp) -> bool {
-        self.open.load(Ordering::Acquire) && !self.task.expired(now)
+        self.open.load(Ordering::Acquire) && !self.task.expired(now) && self.parent.as_ref().is_none_or(|parent| parent.is_open(now))
+    }
+
+    /// The task that it is a part of.
+    #[must_use]
+    pub const fn parent(&self) -> Option<&Arc<Self>> {
+        self.parent.as_ref()
+    }
+
+    /// Is it a part of this task, or a part of a part of it?
+    #[must_use]
+    pub fn is_below(&self, id: TaskId) -> bool {
+        self.task.chain.iter().any(|hop| hop.task == id)
     }
 
     /// Stops it: no further call, and whatever runs is told to stop.
@@ -81,20 +103,27 @@ impl LiveTask {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.to_owned());
     }
 
-    /// Calls permitted so far.
+    /// Calls permitted so far, those of its parts among them.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Counts a permitted call.
+    /// Counts a permitted call, here and in all that it is a part of.
     pub fn count(&self) {
         self.used.fetch_add(1, Ordering::Relaxed);
+        if let Some(parent) = &self.parent {
+            parent.count();
+        }
     }
 
-    /// Takes one place in the sliding minute, or says no.
+    /// Takes one place in the sliding minute, here and in all that it is a part of, or says no.
     #[must_use]
     pub fn within_rate(&self, now: Timestamp) -> bool {
+        self.has_place(now) && self.parent.as_ref().is_none_or(|parent| parent.within_rate(now))
+    }
+
+    fn has_place(&self, now: Timestamp) -> bool {
         let limit = usize::try_from(self.task.budget.calls_per_minute).unwrap_or(usize::MAX);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let since = now.as_millis().saturating_sub(60_000);
@@ -134,6 +163,15 @@ impl LiveTasks {
             task.end();
         }
         task
+    }
+
+    /// Its parts, and theirs: the nearest first.
+    #[must_use]
+    pub fn below(&self, id: TaskId) -> Vec<Arc<LiveTask>> {
+        let tasks = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+        let mut below: Vec<_> = tasks.values().filter(|t| t.is_below(id)).cloned().collect();
+        below.sort_by_key(|t| (t.task.chain.len(), t.task.id));
+        below
     }
 
     /// Those whose time has run out.
@@ -196,6 +234,10 @@ mod tests {
                 subject: "ana".parse().unwrap(),
                 purpose: String::new(),
                 model_claimed: None,
+                model_attested: None,
+                component: None,
+                undivided: false,
+                chain: Vec::new(),
                 grant: Grant::default(),
                 budget: Budget { calls: 9, calls_per_minute },
                 opened_at: at,
@@ -223,6 +265,30 @@ mod tests {
         assert!(task.is_open(now));
         task.end();
         assert!(!task.is_open(now) && task.ended().is_cancelled());
+    }
+
+    #[test]
+    fn a_part_ends_with_the_whole_and_counts_and_paces_in_it() {
+        let whole = numbered(1, 3);
+        let hop = whole.task.hop();
+        let part = |n: u8| {
+            let task = Task { chain: vec![hop.clone()], ..Task::clone(&numbered(n, 9).task) };
+            LiveTask::part_of(Some(Arc::clone(&whole)), Arc::new(task), 0, TaskSalt::of(&[n; 32]))
+        };
+        let (left, right) = (part(2), part(3));
+        let now = Timestamp::from_millis(5);
+        assert!(left.within_rate(now) && right.within_rate(now) && left.within_rate(now));
+        assert!(!right.within_rate(now), "the three places of the whole are taken");
+        left.count();
+        right.count();
+        assert_eq!((whole.used(), left.used(), right.used()), (2, 1, 1));
+        let tasks = LiveTasks::default();
+        [&whole, &left, &right].into_iter().for_each(|t| tasks.insert(Arc::clone(t)));
+        assert_eq!(tasks.below(whole.task.id).len(), 2);
+        left.end();
+        assert!(!left.is_open(now) && whole.is_open(now) && right.is_open(now) && !whole.ended().is_cancelled());
+        whole.end();
+        assert!(!right.is_open(now) && right.ended().is_cancelled());
     }
 
     #[test]

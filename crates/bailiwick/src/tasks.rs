@@ -8,17 +8,18 @@ use bailiwick_core::{
     Agent, AgentName, Budget, Constraint, EndReason, ErrorCode, Grant, InstanceId, PersonName, Task, TaskId, TaskState, Timestamp, ToolGrant,
 };
 use bailiwick_identity::Confirmation;
-use bailiwick_identity::token::{Issued, Purpose, Statement};
-use bailiwick_policy::{Possible, TaskQuestion};
+use bailiwick_identity::token::{Acting, Issued, Purpose, Statement};
+use bailiwick_policy::{Engine, Possible, TaskQuestion};
 use bailiwick_store::{LeaseFilter, LeaseState, StoreError};
 use serde::Deserialize;
 
 use crate::clock::random;
-use crate::config::ToolPattern;
+use crate::config::{AgentEntry, ToolPattern};
 use crate::entry::{self, Ending, Narrowed};
 use crate::house::House;
 use crate::live::LiveTask;
 use crate::paces::Door;
+use crate::registry::ToolEntry;
 
 /// A request for a task, as it is sent.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
@@ -114,8 +115,36 @@ pub struct TaskRefused {
 }
 
 impl TaskRefused {
-    fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), narrowed: Vec::new() }
+    }
+
+    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(ErrorCode::OauthRequest, detail)
+    }
+}
+
+/// Is it said what a task is for?
+pub(crate) fn check_purpose(purpose: &str) -> Result<(), TaskRefused> {
+    if purpose.trim().is_empty() || purpose.len() > PURPOSE_MAX {
+        return Err(TaskRefused::invalid(format!("`purpose` must be 1 to {PURPOSE_MAX} bytes: what is the task for?")));
+    }
+    Ok(())
+}
+
+/// A model that is not one of the agent's lowers what it may do to nothing, whoever says it; one that is raises nothing. An agent that
+/// says another model than an issuer whom we trust attested says what is not so.
+pub(crate) fn check_model(agent: &Agent, acting: &Acting, claimed: Option<&str>) -> Result<(), TaskRefused> {
+    let refused = |words: String| Err(TaskRefused::new(ErrorCode::PolicyDenied, words));
+    if let (Some(attested), Some(claimed)) = (acting.model.as_deref(), claimed)
+        && attested != claimed
+    {
+        return refused("the agent names another model than was attested".to_owned());
+    }
+    let other = |model: &&str| !agent.models.is_empty() && agent.models.iter().all(|m| m != model);
+    match acting.model.as_deref().or(claimed).filter(other) {
+        Some(_) => refused(format!("agent `{}` may not run this model; its models are in `models`", agent.name)),
+        None => Ok(()),
     }
 }
 
@@ -167,9 +196,17 @@ impl House {
     /// # Errors
     /// If nothing is left, the request is not valid, or the ledger cannot be written.
     pub async fn open_task(&self, agent: &AgentName, instance: InstanceId, asked: TaskRequest) -> Result<OpenedTask, TaskRefused> {
+        self.open_task_of(agent, instance, &Acting::default(), asked).await
+    }
+
+    /// As [`House::open_task`], for an agent about which more is proved: the component that it is, the model that it runs.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_task_of(&self, agent: &AgentName, instance: InstanceId, acting: &Acting, asked: TaskRequest) -> Result<OpenedTask, TaskRefused> {
         let now = self.clock.now();
         let opened = if self.paces.within(agent, Door::Task, now) {
-            self.opened(agent, instance, asked, now).await
+            self.opened(agent, instance, acting, asked, now).await
         } else {
             Err(TaskRefused::new(ErrorCode::LimitExceeded, "the agent opens too many tasks; wait a minute"))
         };
@@ -181,24 +218,27 @@ impl House {
         opened
     }
 
-    async fn opened(&self, agent: &AgentName, instance: InstanceId, asked: TaskRequest, now: Timestamp) -> Result<OpenedTask, TaskRefused> {
+    async fn opened(
+        &self,
+        agent: &AgentName,
+        instance: InstanceId,
+        acting: &Acting,
+        asked: TaskRequest,
+        now: Timestamp,
+    ) -> Result<OpenedTask, TaskRefused> {
         let entry = self.config.agents.get(agent).ok_or_else(|| TaskRefused::new(ErrorCode::ProofInvalid, "there is no such agent"))?;
         let agent = &entry.agent;
+        let reach = self.askable(entry, acting)?;
         self.in_service(agent, now).map_err(|why| TaskRefused::new(ErrorCode::PolicyDenied, why))?;
-        let invalid = |detail: String| TaskRefused::new(ErrorCode::OauthRequest, detail);
-        if asked.purpose.trim().is_empty() || asked.purpose.len() > PURPOSE_MAX {
-            return Err(invalid(format!("`purpose` must be 1 to {PURPOSE_MAX} bytes: what is the task for?")));
-        }
+        check_purpose(&asked.purpose)?;
         let subject = asked.on_behalf_of.clone().unwrap_or_else(|| agent.owner.clone());
         if !self.config.people.contains_key(&subject) {
-            return Err(invalid(format!("there is no person `{subject}`")));
+            return Err(TaskRefused::invalid(format!("there is no person `{subject}`")));
         }
-        let open = self.live.all().iter().filter(|t| t.task.agent == agent.name).count();
-        if open >= usize::try_from(self.config.tasks.open_max).unwrap_or(usize::MAX) {
-            return Err(TaskRefused::new(ErrorCode::LimitExceeded, format!("agent `{}` has {open} tasks open; complete some first", agent.name)));
-        }
+        check_model(agent, acting, asked.model.as_deref())?;
+        self.check_open(agent)?;
         self.await_first_lists(&asked).await;
-        let (grant, narrowed) = self.narrow(agent, &entry.tools, &subject, &asked, now)?;
+        let (grant, narrowed) = self.narrow(agent, &reach, &subject, &asked, now)?;
         if grant.is_empty() {
             return Err(TaskRefused { narrowed, ..TaskRefused::new(ErrorCode::TaskEmpty, ErrorCode::TaskEmpty.sentence()) });
         }
@@ -214,6 +254,10 @@ impl House {
             subject,
             purpose: asked.purpose,
             model_claimed: asked.model.map(|m| m.chars().take(200).collect()),
+            model_attested: acting.model.clone(),
+            component: acting.component.clone(),
+            undivided: acting.component.is_none() && entry.is_bundle(),
+            chain: Vec::new(),
             grant,
             budget: Budget {
                 calls: budget.calls.unwrap_or(limits.calls_max).min(limits.calls_max),
@@ -222,6 +266,17 @@ impl House {
             opened_at: now,
             expires_at: now.plus(ttl),
         };
+        self.begin(task, None, narrowed, now).await
+    }
+
+    /// Puts a task on record, as a part of another or not.
+    pub(crate) async fn begin(
+        &self,
+        task: Task,
+        parent: Option<Arc<LiveTask>>,
+        narrowed: Vec<Narrowed>,
+        now: Timestamp,
+    ) -> Result<OpenedTask, TaskRefused> {
         let body = entry::encode(now, &entry::TaskOpened { task: task.id, opened: &task, narrowed: &narrowed, revision: &self.revision() });
         // Known before it is durable: if whoever asks goes away in between, it still ends when its time is over. Until the answer
         // nobody has its id, and no call of it passes the fence.
@@ -229,16 +284,52 @@ impl House {
             tracing::error!(%error, "a task was not opened: no salt could be made");
             TaskRefused::new(ErrorCode::Internal, ErrorCode::Internal.sentence())
         })?;
-        let live = LiveTask::open(Arc::new(task), 0, salt);
+        let part = parent.is_some();
+        let live = LiveTask::part_of(parent, Arc::new(task), 0, salt);
         self.live.insert(Arc::clone(&live));
         let task = Arc::clone(&live.task);
         let opened = self.store.write(move |w| w.open_task(&task, body).and_then(|_| w.salt_put(task.id, &sealed)));
         if let Err(error) = opened.await {
             self.live.end(live.task.id);
+            // Ids are never taken: what the store refuses is a part of a task that ended meanwhile.
+            if part && matches!(error, StoreError::Conflict { .. }) {
+                return Err(TaskRefused::new(ErrorCode::TaskClosed, "the parent task has ended"));
+            }
             return Err(error.into());
         }
         metrics::counter!("bailiwick_tasks_opened_total").increment(1);
         Ok(OpenedTask { live, narrowed })
+    }
+
+    /// The tools that an agent, or the component of it that it proved to be, may ask for: all lists must have one.
+    pub(crate) fn askable<'a>(&self, entry: &'a AgentEntry, acting: &Acting) -> Result<Vec<&'a [ToolPattern]>, TaskRefused> {
+        let mut reach = vec![entry.tools.as_slice()];
+        if let Some(name) = &acting.component {
+            let component = entry.components.get(name).ok_or_else(|| TaskRefused::new(ErrorCode::ProofInvalid, "there is no such component"))?;
+            reach.push(&component.tools);
+        }
+        Ok(reach)
+    }
+
+    /// Has the agent few enough tasks open for another one?
+    pub(crate) fn check_open(&self, agent: &Agent) -> Result<(), TaskRefused> {
+        let open = self.live.all().iter().filter(|t| t.task.agent == agent.name).count();
+        if open >= usize::try_from(self.config.tasks.open_max).unwrap_or(usize::MAX) {
+            return Err(TaskRefused::new(ErrorCode::LimitExceeded, format!("agent `{}` has {open} tasks open; complete some first", agent.name)));
+        }
+        Ok(())
+    }
+
+    /// Could policy ever permit a call of this tool in such a task? `Err` says why not.
+    pub(crate) fn ever(&self, engine: &Engine, question: TaskQuestion<'_>, tool: &ToolEntry) -> Result<(), String> {
+        if !tool.callable() {
+            return Err(format!("the tool is not classified ({}); a reviewer looks at it with `bailiwick tools review`", tool.status.word()));
+        }
+        match engine.possible(question) {
+            Possible::Free | Possible::WithApproval => Ok(()),
+            Possible::Never(policies) if policies.is_empty() => Err("no policy could permit it".to_owned()),
+            Possible::Never(policies) => Err(bailiwick_core::decision::words(&policies)),
+        }
     }
 
     /// A task that is opened while the broker starts would lose the tools of systems that did not list theirs yet, for its life.
@@ -258,7 +349,7 @@ impl House {
     fn narrow(
         &self,
         agent: &Agent,
-        may_ask: &[ToolPattern],
+        reach: &[&[ToolPattern]],
         subject: &PersonName,
         asked: &TaskRequest,
         now: Timestamp,
@@ -297,7 +388,7 @@ impl House {
             let exact = !text.ends_with('*');
             let mut found = false;
             // What the agent may not ask for does not exist for it: neither a pattern nor a guess tells its name.
-            let askable = |name| pattern.matches(name) && may_ask.iter().any(|p| p.matches(name));
+            let askable = |name| pattern.matches(name) && reach.iter().all(|list| list.iter().any(|p| p.matches(name)));
             for tool in registry.tools().filter(|t| askable(&t.tool.name)) {
                 found = true;
                 let name = &tool.tool.name;
@@ -308,15 +399,7 @@ impl House {
                     continue;
                 }
                 let question = TaskQuestion { agent, subject, purpose: &asked.purpose, tool: name, approvers: &approvers, now };
-                let reason = if !tool.callable() {
-                    Some(format!("the tool is not classified ({}); a reviewer looks at it with `bailiwick tools review`", tool.status.word()))
-                } else {
-                    match engine.possible(question) {
-                        Possible::Free | Possible::WithApproval => None,
-                        Possible::Never(policies) if policies.is_empty() => Some("no policy could permit it".to_owned()),
-                        Possible::Never(policies) => Some(bailiwick_core::decision::words(&policies)),
-                    }
-                };
+                let reason = self.ever(&engine, question, tool).err();
                 judged.insert(name, reason.clone());
                 match reason {
                     // Of two that cover the same tool, the bounded one counts.
@@ -334,6 +417,19 @@ impl House {
         Ok((Grant::new(grant), narrowed))
     }
 
+    /// Which tools of a task may wait for people, as policy is now.
+    pub(crate) fn waiting_tools<'a>(&'a self, task: &'a Task) -> impl Fn(&bailiwick_core::ToolName) -> bool + 'a {
+        let engine = self.engine.load_full();
+        let approvers = self.approvers_of(task);
+        let agent = self.agent(task.agent.as_str());
+        let now = self.clock.now();
+        move |tool| {
+            let Some(agent) = agent else { return true };
+            let question = TaskQuestion { agent, subject: &task.subject, purpose: &task.purpose, tool, approvers: &approvers, now };
+            !matches!(engine.possible(question), Possible::Free)
+        }
+    }
+
     /// A token for an open task, bound to the key that whoever asks for it proved.
     ///
     /// # Errors
@@ -344,7 +440,8 @@ impl House {
         let statement = Statement {
             agent: task.agent.clone(),
             instance: task.instance,
-            purpose: Purpose::Task { task: task.id, subject: task.subject.clone(), actors: Vec::new() },
+            acting: Acting { component: task.component.clone(), model: task.model_attested.clone() },
+            purpose: Purpose::Task { task: task.id, subject: task.subject.clone(), actors: task.actors() },
             scope: bailiwick_identity::oauth::Scope::tools(),
             audience: self.urls.mcp.clone(),
             jti: bailiwick_core::SessionId::new(now, random()),
@@ -354,11 +451,11 @@ impl House {
         self.issuer.issue(&statement, now, life).map_err(|_| ErrorCode::Internal)
     }
 
-    /// Ends a task: from this moment no further call of it passes, and what runs is stopped. Then, once every credential that it
-    /// used has its ending, it is closed.
+    /// Ends a task and all its parts: from this moment no further call of any of them passes, and what runs is stopped. Then, once every
+    /// credential that one used has its ending, it is closed.
     ///
     /// # Errors
-    /// The store's: the task takes no more calls all the same, and the record of its end is tried again until it stands (law 6).
+    /// The store's: they take no more calls all the same, and the record of their end is tried again until it stands (law 6).
     pub async fn end_task(&self, id: TaskId, reason: EndReason, by: Option<&str>) -> Result<(), StoreError> {
         let live = self.live.end(id);
         let mut owed = Owed { house: self, end: Some(EndOwed { id, reason, by: by.map(str::to_owned) }) };
@@ -367,6 +464,11 @@ impl House {
             owed.end = None;
         }
         ended
+    }
+
+    /// The end of a task that is not on record is to be recorded.
+    pub(crate) fn owe_end(&self, id: TaskId, reason: EndReason) {
+        self.ends_owed.lock().unwrap_or_else(PoisonError::into_inner).push(EndOwed { id, reason, by: None });
     }
 
     /// Tries again to record the ends that could not be recorded.
@@ -381,16 +483,26 @@ impl House {
 
     async fn record_end(&self, id: TaskId, reason: EndReason, by: Option<&str>, live: Option<Arc<LiveTask>>) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let closing = entry::encode(now, &entry::TaskEnded { task: id, state: "closing", reason, by, endings: &[], endings_cut: 0 });
-        let ended = self.store.end_task(id, TaskState::Closing { reason, at: now }, closing).await?;
-        for hold in ended.withdrawn {
+        let closing = |task, reason, by| entry::TaskEnded { task, state: "closing", reason, by, endings: &[], endings_cut: 0 };
+        let whole = id.to_string();
+        let part = move |part| entry::encode(now, &entry::TaskEnded { by: Some(&whole), ..closing(part, EndReason::Parent, None) });
+        let ended = self.store.end_whole(id, (reason, now), entry::encode(now, &closing(id, reason, by)), part).await?;
+        let withdrawn: Vec<_> = ended.iter().flat_map(|(_, ended)| ended.withdrawn.iter().copied()).collect();
+        for hold in withdrawn {
             if let Some(hold) = self.holds.get(hold) {
                 self.holds.put(bailiwick_core::Hold { state: bailiwick_core::hold::HoldState::Withdrawn { at: now }, ..hold });
             }
         }
         self.holds.ring();
-        self.leases.end_of_task(id).await;
-        self.close_task(id, reason, live.as_deref().map(|l| &*l.task)).await
+        // Side by side: a system that hangs holds up the end of no other part.
+        let closed = ended.into_iter().map(|(task, _)| {
+            let (live, reason) = if task == id { (live.clone(), reason) } else { (self.live.end(task), EndReason::Parent) };
+            async move {
+                self.leases.end_of_task(task).await;
+                self.close_task(task, reason, live.as_deref().map(|l| &*l.task)).await
+            }
+        });
+        futures_util::future::join_all(closed).await.into_iter().collect()
     }
 
     /// The last step of the end, once each lease of the task has its ending; until then the task stays `closing`. A credential that the

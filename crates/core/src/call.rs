@@ -9,7 +9,7 @@ use crate::effect::Effect;
 use crate::error::ErrorCode;
 use crate::hold::Hold;
 use crate::id::{CallId, InstanceId, TaskId};
-use crate::name::{AgentName, PersonName, SpiffeId, ToolName};
+use crate::name::{AgentName, ComponentName, PersonName, SpiffeId, ToolName};
 use crate::record::Permit;
 use crate::task::Task;
 use crate::time::Timestamp;
@@ -52,6 +52,8 @@ pub struct Caller {
     pub agent: AgentName,
     /// Its SPIFFE ID: the current actor.
     pub spiffe_id: SpiffeId,
+    /// The component of it, if it proved that it is one.
+    pub component: Option<ComponentName>,
     /// The running copy.
     pub instance: InstanceId,
     /// The person on whose behalf (RFC 8693 `sub`).
@@ -167,12 +169,15 @@ impl Call<Authenticated> {
     /// Binds the call to its task and tool.
     ///
     /// # Errors
-    /// `task.absent` if the task is another agent's, `task.closed` if it is not open or its time is over, `tool.unknown` if the
+    /// `task.absent` if the task is another's or under another chain, `task.closed` if it is not open or its time is over, `tool.unknown` if the
     /// tool is not granted, not there or not classified: the three are one answer.
     pub fn bind(self, binding: Binding) -> Result<Call<Bound>, (Self, ErrorCode)> {
         let Binding { task, open, tool, canonical, salt, exact_numbers } = binding;
         let caller = &self.stage.caller;
-        if task.id != caller.task || task.agent != caller.agent || task.instance != caller.instance {
+        let same = task.id == caller.task && task.agent == caller.agent && task.component == caller.component && task.instance == caller.instance;
+        // The chain that the token names is the one under which the task was opened, link by link.
+        let chain = task.chain.len() == caller.actors.len() && task.chain.iter().zip(&caller.actors).all(|(hop, actor)| hop.actor() == *actor);
+        if !same || !chain {
             return Err((self, ErrorCode::TaskAbsent));
         }
         if !open || task.expired(self.at) {

@@ -101,6 +101,53 @@ impl Constraint {
         [self.min, self.max].into_iter().flatten().all(|bound| bound.abs() <= EXACT_MAX)
     }
 
+    /// Is every value that holds this bound one that holds `outer` too? Where that cannot be shown, it is not.
+    ///
+    /// # Errors
+    /// What this bound would allow beyond `outer`, in words.
+    pub fn within(&self, outer: &Self) -> Result<(), String> {
+        if self.optional && !outer.optional {
+            return Err("it may be left out, and the parent task demands it".to_owned());
+        }
+        if let Some(values) = self.values() {
+            // Each is asked of the very matcher that calls are.
+            let held = values.into_iter().filter(|value| self.allows(value).is_ok());
+            return held.map(|value| outer.allows(value).map_err(|why| format!("{} is asked for: {why}", show(value)))).collect();
+        }
+        if outer.values().is_some() {
+            return Err("a range is asked for, and the parent task has single values".to_owned());
+        }
+        // A bound that is no number is held by nothing: as an inner one it could be anything, and is refused.
+        if let Some(most) = outer.max
+            && !self.max.is_some_and(|max| max <= most)
+        {
+            return Err(format!("{} is asked for: the task allows no more than {most}", self.max.map_or("any number".to_owned(), |m| m.to_string())));
+        }
+        if let Some(least) = outer.min
+            && !self.min.is_some_and(|min| min >= least)
+        {
+            return Err(format!("{} is asked for: the task allows no less than {least}", self.min.map_or("any number".to_owned(), |m| m.to_string())));
+        }
+        if let Some(directory) = &outer.under
+            && !self.under.as_ref().is_some_and(|below| is_under(below, directory))
+        {
+            return Err(format!(
+                "{} is asked for: the task allows only plain absolute paths under `{directory}`",
+                self.under.as_ref().map_or_else(|| "any path".to_owned(), |d| format!("`{}`", d.escape_debug()))
+            ));
+        }
+        Ok(())
+    }
+
+    /// The only values that can hold it, if they are counted one by one.
+    fn values(&self) -> Option<Vec<&Scalar>> {
+        match (&self.equals, &self.one_of) {
+            (Some(value), _) => Some(vec![value]),
+            (None, Some(list)) => Some(list.iter().collect()),
+            (None, None) => None,
+        }
+    }
+
     /// True if it bounds nothing, so that giving it was surely a mistake.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -193,6 +240,25 @@ impl ToolGrant {
             }
         }
         Ok(())
+    }
+}
+
+impl ToolGrant {
+    /// The part of this grant that is asked for: the bounds asked for, each within the one that stands here, and those that stand here
+    /// for the arguments that nothing was said about.
+    ///
+    /// # Errors
+    /// Every argument for which more is asked.
+    pub fn part(&self, asked: &Self) -> Result<Self, Vec<Violation>> {
+        let mut arguments = self.arguments.clone();
+        let mut beyond = Vec::new();
+        for (argument, inner) in &asked.arguments {
+            match self.arguments.get(argument).map_or(Ok(()), |outer| inner.within(outer)) {
+                Ok(()) => drop(arguments.insert(argument.clone(), inner.clone())),
+                Err(what) => beyond.push(Violation { argument: argument.clone(), what }),
+            }
+        }
+        if beyond.is_empty() { Ok(Self { arguments }) } else { Err(beyond) }
     }
 }
 
@@ -293,6 +359,41 @@ mod tests {
         assert!(check(&constraint).is_err());
         constraint.optional = true;
         assert!(check(&constraint).is_ok());
+    }
+
+    #[test]
+    fn a_bound_is_within_another_only_if_nothing_passes_it_that_the_other_stops() {
+        let max = |m: f64| Constraint { max: Some(m), ..Constraint::default() };
+        let one_of = |v: &[i64]| Constraint { one_of: Some(v.iter().map(|i| Scalar::Integer(*i)).collect()), ..Constraint::default() };
+        let under = |d: &str| Constraint { under: Some(d.to_owned()), ..Constraint::default() };
+        assert!(max(5.0).within(&max(5.0)).is_ok() && one_of(&[1, 5]).within(&max(5.0)).is_ok() && one_of(&[1]).within(&one_of(&[1, 2])).is_ok());
+        assert!(max(5.0).within(&Constraint::default()).is_ok(), "nothing bounds the outer one");
+        assert!(under("/srv/data/a").within(&under("/srv/data")).is_ok() && under("/srv/data/").within(&under("/srv/data")).is_ok());
+        for (inner, outer) in [
+            (max(6.0), max(5.0)),
+            (max(f64::NAN), max(5.0)),
+            (Constraint::default(), max(5.0)),
+            (Constraint { min: Some(1.0), ..Constraint::default() }, max(5.0)),
+            (one_of(&[5, 6]), max(5.0)),
+            (max(5.0), one_of(&[5])),
+            (under("/srv/database"), under("/srv/data")),
+            (under("/srv/data/../x"), under("/srv/data")),
+            (under("/"), under("/srv/data")),
+            (Constraint { optional: true, ..max(5.0) }, max(5.0)),
+        ] {
+            assert!(inner.within(&outer).is_err(), "{inner:?} {outer:?}");
+        }
+        assert_eq!(one_of(&[5, 6]).within(&max(5.0)), Err("6 is asked for: the task allows no more than 5".to_owned()));
+    }
+
+    #[test]
+    fn a_part_keeps_the_bounds_that_nothing_was_said_about() {
+        let max = |m: f64| Constraint { max: Some(m), ..Constraint::default() };
+        let whole = ToolGrant { arguments: [("a".to_owned(), max(5.0)), ("b".to_owned(), max(7.0))].into() };
+        let part = whole.part(&ToolGrant { arguments: [("a".to_owned(), max(3.0)), ("c".to_owned(), max(1.0))].into() }).unwrap();
+        assert_eq!(part.arguments, [("a".to_owned(), max(3.0)), ("b".to_owned(), max(7.0)), ("c".to_owned(), max(1.0))].into());
+        let beyond = whole.part(&ToolGrant { arguments: [("a".to_owned(), max(6.0)), ("b".to_owned(), max(8.0))].into() }).unwrap_err();
+        assert_eq!(beyond.iter().map(|v| v.argument.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::id::InstanceId;
+
 /// Why a text is no name of its kind. Says what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is no {kind}: expected {expected}")]
@@ -91,6 +93,9 @@ fn operation(text: &str) -> bool {
 
 name!(/// The name of an agent: a lower-case slug, the last segment of its SPIFFE ID.
     AgentName, "agent name", "1 to 63 of a-z, 0-9, `-`, `_`, starting with a letter or digit", |t| slug(t, 63));
+name!(/// The name of a component of an agent: a lower-case slug that no running copy's id can be taken for.
+    ComponentName, "component name", "1 to 63 of a-z, 0-9, `-`, `_`, starting with a letter or digit, and not with `inst_`",
+    |t| slug(t, 63) && !t.starts_with("inst_"));
 name!(/// The name of a configured system: a lower-case slug, and the first part of its tools' names.
     SystemName, "system name", "1 to 40 of a-z, 0-9, `-`, `_`, starting with a letter or digit", |t| slug(t, 40));
 name!(/// The name of a person: an address or a handle.
@@ -114,6 +119,18 @@ impl SpiffeId {
     #[must_use]
     pub fn agent(domain: &TrustDomain, name: &AgentName) -> Self {
         Self(format!("spiffe://{domain}/agent/{name}").into())
+    }
+
+    /// The ID of a component of the agent with this ID: `spiffe://<td>/agent/<name>/<component>`.
+    #[must_use]
+    pub fn of_component(&self, component: &ComponentName) -> Self {
+        Self(format!("{self}/{component}").into())
+    }
+
+    /// The ID of a running copy of the agent or component with this ID: one segment more.
+    #[must_use]
+    pub fn of_instance(&self, instance: InstanceId) -> Self {
+        Self(format!("{self}/{instance}").into())
     }
 }
 
@@ -277,6 +294,17 @@ mod tests {
         ] {
             assert!(bad.parse::<SpiffeId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_component_is_no_running_copy_and_both_stand_below_their_agent() {
+        let agent = SpiffeId::agent(&"td".parse().unwrap(), &"planner".parse().unwrap());
+        let component: ComponentName = "retrieval".parse().unwrap();
+        let instance = InstanceId::from_bytes([7; 16]);
+        let below = agent.of_component(&component);
+        assert_eq!(below.as_str(), "spiffe://td/agent/planner/retrieval");
+        assert_eq!(below.of_instance(instance).to_string().parse::<SpiffeId>().unwrap(), below.of_instance(instance));
+        assert!(instance.to_string().parse::<ComponentName>().is_err() && "Retrieval".parse::<ComponentName>().is_err());
     }
 
     #[test]

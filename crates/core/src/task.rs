@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::delegation::Hop;
 use crate::grant::Grant;
 use crate::id::{InstanceId, TaskId};
-use crate::name::{AgentName, PersonName, SpiffeId};
+use crate::name::{AgentName, ComponentName, PersonName, SpiffeId};
 use crate::time::Timestamp;
 
 /// How much a task may do.
@@ -26,6 +27,8 @@ pub enum EndReason {
     Expired,
     /// A person ended it.
     Revoked,
+    /// A task that it is a part of has ended.
+    Parent,
 }
 
 impl EndReason {
@@ -36,6 +39,7 @@ impl EndReason {
             Self::Completed => "completed",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::Parent => "parent",
         }
     }
 }
@@ -126,6 +130,18 @@ pub struct Task {
     pub purpose: String,
     /// The model that the agent says it runs. Claimed, never trusted.
     pub model_claimed: Option<String>,
+    /// The model that an issuer whom we trust says it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_attested: Option<String>,
+    /// The component of the agent that does it, if it proved that it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<ComponentName>,
+    /// It is done by a bundle of components that nobody told apart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undivided: bool,
+    /// The tasks that it is a part of, nearest first: whose agent gave it on to the next. Empty without delegation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<Hop>,
     /// What it may do.
     pub grant: Grant,
     /// How much it may do.
@@ -143,6 +159,50 @@ impl Task {
         now >= self.expires_at
     }
 
+    /// The task that it is a part of.
+    #[must_use]
+    pub fn parent(&self) -> Option<TaskId> {
+        self.chain.first().map(|hop| hop.task)
+    }
+
+    /// Who does it: the agent, or its component if it is one.
+    #[must_use]
+    pub fn workload(&self) -> SpiffeId {
+        self.component.as_ref().map_or_else(|| self.spiffe_id.clone(), |component| self.spiffe_id.of_component(component))
+    }
+
+    /// Who does it: agent, component if it is one, and running copy.
+    #[must_use]
+    pub fn actor(&self) -> SpiffeId {
+        self.hop().actor()
+    }
+
+    /// The actors before, nearest first (RFC 8693 nested `act`).
+    #[must_use]
+    pub fn actors(&self) -> Vec<SpiffeId> {
+        self.chain.iter().map(Hop::actor).collect()
+    }
+
+    /// It as a link of the chain of its children.
+    #[must_use]
+    pub fn hop(&self) -> Hop {
+        Hop {
+            task: self.id,
+            agent: self.agent.clone(),
+            spiffe_id: self.spiffe_id.clone(),
+            component: self.component.clone(),
+            instance: self.instance,
+            owner: self.owner.clone(),
+        }
+    }
+
+    /// The model, and whether somebody whom we trust attested it.
+    #[must_use]
+    pub fn model(&self) -> Option<(&str, &'static str)> {
+        let attested = self.model_attested.as_deref().map(|name| (name, "attested"));
+        attested.or_else(|| self.model_claimed.as_deref().map(|name| (name, "claimed")))
+    }
+
     /// How long is left.
     #[must_use]
     pub fn left(&self, now: Timestamp) -> Duration {
@@ -157,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_task_only_goes_forward_and_keeps_its_first_reason(steps in proptest::collection::vec(0u8..4, 0..12)) {
+        fn a_task_only_goes_forward_and_keeps_its_first_reason(steps in proptest::collection::vec(0u8..5, 0..12)) {
             let at = Timestamp::from_millis(1);
             let mut state = TaskState::Open;
             let mut first: Option<EndReason> = None;
@@ -167,6 +227,7 @@ mod tests {
                     0 => state.closing(EndReason::Completed, at),
                     1 => state.closing(EndReason::Expired, at),
                     2 => state.closing(EndReason::Revoked, at),
+                    3 => state.closing(EndReason::Parent, at),
                     _ => state.closed(at),
                 };
                 if let Some(next) = next {

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use bailiwick_core::{AgentName, AssertionId, InstanceId, SpiffeId, Timestamp};
+use bailiwick_core::{AgentName, AssertionId, ComponentName, InstanceId, SpiffeId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::jws::{self, Compact};
@@ -29,6 +29,8 @@ const MODEL_MAX: usize = 200;
 pub struct Registered {
     /// The agent.
     pub agent: AgentName,
+    /// The component of it, if the id is a component's.
+    pub component: Option<ComponentName>,
     /// Its public keys.
     pub keys: Vec<PublicKey>,
 }
@@ -39,6 +41,8 @@ pub struct Registered {
 pub struct Proved {
     /// The agent.
     pub agent: AgentName,
+    /// The component of it that it proved to be.
+    pub component: Option<ComponentName>,
     /// The key that it proved to hold.
     pub key: KeyId,
     /// The assertion's own id, 8 to 256 bytes: to be refused when seen again from this agent.
@@ -99,6 +103,7 @@ pub fn verify(
     let expires = check_times(&jws.claims, now)?;
     Ok(Proved {
         agent: registered.agent,
+        component: registered.component,
         key,
         jti: jti(&jws.claims)?.to_owned(),
         expires,

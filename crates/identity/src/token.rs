@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use bailiwick_core::{AgentName, Caller, InstanceId, PersonName, SessionId, SpiffeId, TaskId, Timestamp, TrustDomain};
+use bailiwick_core::{AgentName, Caller, ComponentName, InstanceId, PersonName, SessionId, SpiffeId, TaskId, Timestamp, TrustDomain};
 use serde_json::{Value, json};
 
 use crate::confirmation::Confirmation;
@@ -45,6 +45,15 @@ pub enum Purpose {
     Agent,
 }
 
+/// What else is proved of whoever acts. Nothing of it is ever taken from what an agent says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acting {
+    /// The component of the agent that it is.
+    pub component: Option<ComponentName>,
+    /// The model that it runs, as an issuer whom we trust attested it.
+    pub model: Option<String>,
+}
+
 /// What is to be said in a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
@@ -52,6 +61,8 @@ pub struct Statement {
     pub agent: AgentName,
     /// The running copy.
     pub instance: InstanceId,
+    /// What else is proved of it.
+    pub acting: Acting,
     /// What it is for.
     pub purpose: Purpose,
     /// Its scope. An agent token always has [`AGENT_SCOPE`].
@@ -117,7 +128,7 @@ impl Issuer {
         let seconds = life.min(LIFE_MAX).as_secs();
         let issued = now.as_seconds();
         let expires = issued.saturating_add(i64::try_from(seconds).unwrap_or(0));
-        let agent = SpiffeId::agent(&self.domain, &what.agent);
+        let agent = client_id(&SpiffeId::agent(&self.domain, &what.agent), what.acting.component.as_ref());
         let mut claims = json!({
             "iss": self.issuer, "aud": what.audience, "client_id": agent, "instance": what.instance,
             "iat": issued, "nbf": issued, "exp": expires, "jti": what.jti,
@@ -125,11 +136,14 @@ impl Issuer {
         if let Some(confirmation) = &what.confirmation {
             put(&mut claims, "cnf", confirmation.claim());
         }
+        if let Some(model) = &what.acting.model {
+            put(&mut claims, "model_attested", json!(model));
+        }
         match &what.purpose {
             Purpose::Task { task, subject, actors } => {
                 put(&mut claims, "sub", json!(subject));
                 put(&mut claims, "task_id", json!(task));
-                put(&mut claims, "act", act(&format!("{agent}/{}", what.instance), actors));
+                put(&mut claims, "act", act(agent.of_instance(what.instance).as_str(), actors));
                 put(&mut claims, "scope", json!(what.scope.to_string()));
             }
             Purpose::Agent => {
@@ -173,10 +187,12 @@ pub struct Verified {
     pub jti: SessionId,
     /// The agent: the current actor.
     pub agent: AgentName,
-    /// The agent's SPIFFE ID (`client_id`).
+    /// The agent's SPIFFE ID.
     pub spiffe_id: SpiffeId,
     /// The running copy.
     pub instance: InstanceId,
+    /// What else is proved of it.
+    pub acting: Acting,
     /// What it is for.
     pub purpose: Purpose,
     /// Its scope.
@@ -198,6 +214,18 @@ pub struct Verified {
 }
 
 impl Verified {
+    /// Who it was issued to (RFC 8693 section 4.3): the agent's SPIFFE ID, or that of its component.
+    #[must_use]
+    pub fn client_id(&self) -> SpiffeId {
+        client_id(&self.spiffe_id, self.acting.component.as_ref())
+    }
+
+    /// The current actor: the agent or its component, and the running copy.
+    #[must_use]
+    pub fn actor(&self) -> SpiffeId {
+        self.client_id().of_instance(self.instance)
+    }
+
     /// The task, if it is a task token.
     #[must_use]
     pub const fn task(&self) -> Option<TaskId> {
@@ -214,6 +242,7 @@ impl Verified {
             Purpose::Task { task, subject, actors } => Some(Caller {
                 agent: self.agent.clone(),
                 spiffe_id: self.spiffe_id.clone(),
+                component: self.acting.component.clone(),
                 instance: self.instance,
                 subject: subject.clone(),
                 actors: actors.clone(),
@@ -319,21 +348,22 @@ impl Verifier {
         if claims.text("iss")? != self.issuer {
             return Err(ProofError::Issuer);
         }
-        let spiffe_id: SpiffeId = claims.parsed("client_id")?;
-        let agent = agent_name(&self.domain, &spiffe_id).ok_or(ProofError::Claim("client_id"))?;
+        let client: SpiffeId = claims.parsed("client_id")?;
+        let (agent, component) = workload(&self.domain, &client).ok_or(ProofError::Claim("client_id"))?;
         let instance: InstanceId = claims.parsed("instance")?;
         let scope: Scope = claims.parsed("scope")?;
         let purpose = match claims.parsed_if("task_id")? {
             Some(task) => {
-                let current = format!("{spiffe_id}/{instance}");
-                Purpose::Task { task, subject: claims.parsed("sub")?, actors: chain(claims, &current)? }
+                let current = client.of_instance(instance);
+                Purpose::Task { task, subject: claims.parsed("sub")?, actors: chain(claims, current.as_str())? }
             }
-            None => agent_only(claims, &spiffe_id, &scope)?,
+            None => agent_only(claims, &client, &scope)?,
         };
         Ok(Verified {
             jti: claims.parsed("jti")?,
             agent,
             instance,
+            acting: Acting { component, model: claims.text_if("model_attested")?.map(str::to_owned) },
             purpose,
             scope,
             audience: claims.text("aud")?.to_owned(),
@@ -376,6 +406,21 @@ fn chain(claims: &Object, current: &str) -> Result<Vec<SpiffeId>, ProofError> {
     match actors.split_first() {
         Some((first, before)) if first.as_str() == current => Ok(before.to_vec()),
         _ => Err(ACT),
+    }
+}
+
+fn client_id(agent: &SpiffeId, component: Option<&ComponentName>) -> SpiffeId {
+    component.map_or_else(|| agent.clone(), |component| agent.of_component(component))
+}
+
+/// The agent, and the component of it, that a SPIFFE ID under this trust domain names: exactly `spiffe://<domain>/agent/<name>` or
+/// `spiffe://<domain>/agent/<name>/<component>`.
+#[must_use]
+pub fn workload(domain: &TrustDomain, id: &SpiffeId) -> Option<(AgentName, Option<ComponentName>)> {
+    let rest = id.as_str().strip_prefix("spiffe://")?.strip_prefix(domain.as_str())?.strip_prefix("/agent/")?;
+    match rest.split_once('/') {
+        None => Some((rest.parse().ok()?, None)),
+        Some((agent, component)) => Some((agent.parse().ok()?, Some(component.parse().ok()?))),
     }
 }
 

@@ -141,10 +141,11 @@ fn mentions(clauses: &[Clause]) -> Mentions {
     found.into_inner()
 }
 
-/// Is something asked that is not known before a call: arguments, time, counts, labels, the chain, the claimed model, the task itself?
+/// Is something asked that is not known before a call: arguments, time, counts, labels, the chain,
+/// the component, the model, the task itself?
 fn is_open(e: &Expr) -> bool {
     const KNOWN: [&str; 2] = ["approved", "approvals"];
-    const OPEN: [&str; 2] = ["depth", "model"];
+    const OPEN: [&str; 7] = ["depth", "chain", "root", "component", "undivided", "model", "model_attested"];
     let look = |e: &Expr| match e {
         Expr::GetAttr { expr, attr } if is_context(expr) => Some(!KNOWN.contains(&attr.as_str())),
         Expr::HasAttr { expr, attrs } if is_context(expr) => Some(!KNOWN.contains(&attrs.first().as_str())),

@@ -282,7 +282,11 @@ impl Engine {
                 && facts.owner == task.owner
                 && facts.subject == task.subject
                 && facts.purpose == task.purpose
+                && facts.chain.iter().eq(task.chain.iter().map(|hop| &hop.agent))
+                && facts.component == task.component
+                && facts.undivided == task.undivided
                 && facts.model == task.model_claimed
+                && facts.model_attested == task.model_attested
         };
         if let Some(cast) = self.kept.read().unwrap_or_else(PoisonError::into_inner).young.get(&key)
             && same(&cast.facts)
@@ -295,7 +299,11 @@ impl Engine {
             subject: task.subject.clone(),
             purpose: task.purpose.clone(),
             depth,
+            chain: task.chain.iter().map(|hop| hop.agent.clone()).collect(),
+            component: task.component.clone(),
+            undivided: task.undivided,
             model: task.model_claimed.clone(),
+            model_attested: task.model_attested.clone(),
         };
         let old = self.kept.write().unwrap_or_else(PoisonError::into_inner).old.remove(&key).filter(|cast| cast.facts == facts);
         let cast = match old {
@@ -314,6 +322,10 @@ impl Engine {
         for name in [&agent.owner, &facts.owner, &facts.subject] {
             let person = self.people.get(name).ok_or_else(|| Unanswerable::Person(name.clone()))?;
             all.insert(person.uid(), person.clone());
+        }
+        for name in &facts.chain {
+            let (_, before) = self.agents.get(name).ok_or_else(|| Unanswerable::Agent(name.clone()))?;
+            all.insert(before.uid(), before.clone());
         }
         all.extend(tool.entities.iter().map(|e| (e.uid(), e.clone())));
         all.insert(principal.clone(), facts.entity(&self.types, principal.clone())?);

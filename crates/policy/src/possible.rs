@@ -44,7 +44,11 @@ impl Engine {
             subject: question.subject.clone(),
             purpose: question.purpose.to_owned(),
             depth: 0,
+            chain: Vec::new(),
+            component: None,
+            undivided: false,
             model: None,
+            model_attested: None,
         };
         let Ok(cast) = self.cast(facts, self.types.task("?"), tool) else { return Possible::Never(Vec::new()) };
         let mut forbidden = Vec::new();

@@ -63,7 +63,9 @@ fn entity_types() -> Value {
         SYSTEM: { "shape": record(json!({ "name": text })) },
         TASK: { "memberOfTypes": [AGENT], "shape": record(json!({
             "agent": entity(AGENT), "owner": entity(PERSON), "subject": entity(PERSON), "purpose": text, "depth": long,
-            "model": { "type": "String", "required": false },
+            "chain": { "type": "Set", "element": entity(AGENT) }, "root": entity(AGENT), "undivided": { "type": "Boolean" },
+            "component": { "type": "String", "required": false },
+            "model": { "type": "String", "required": false }, "model_attested": { "type": "String", "required": false },
         })) },
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use bailiwick_core::{Agent, AgentName, Digest, Effect, Person, PersonName, Role, ToolName};
+use bailiwick_core::{Agent, AgentName, ComponentName, Digest, Effect, Person, PersonName, Role, ToolName};
 use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 
 use crate::schema::{ACTION, AGENT, PERSON, SYSTEM, TASK};
@@ -142,7 +142,12 @@ pub(crate) struct TaskFacts {
     pub(crate) subject: PersonName,
     pub(crate) purpose: String,
     pub(crate) depth: i64,
+    /// The agents before, nearest first; the last one is the root.
+    pub(crate) chain: Vec<AgentName>,
+    pub(crate) component: Option<ComponentName>,
+    pub(crate) undivided: bool,
     pub(crate) model: Option<String>,
+    pub(crate) model_attested: Option<String>,
 }
 
 impl TaskFacts {
@@ -154,12 +159,18 @@ impl TaskFacts {
             ("subject", RestrictedExpression::new_entity_uid(types.person(&self.subject))),
             ("purpose", text(&self.purpose)),
             ("depth", RestrictedExpression::new_long(self.depth)),
+            ("chain", RestrictedExpression::new_set(self.chain.iter().map(|a| RestrictedExpression::new_entity_uid(types.agent(a))))),
+            ("root", RestrictedExpression::new_entity_uid(types.agent(self.chain.last().unwrap_or(&self.agent)))),
+            ("undivided", RestrictedExpression::new_bool(self.undivided)),
         ]
         .into_iter()
         .map(|(n, v)| (n.to_owned(), v))
         .collect();
-        if let Some(model) = &self.model {
-            attributes.insert("model".to_owned(), text(model));
+        let component = self.component.as_ref().map(ComponentName::as_str);
+        for (name, value) in [("component", component), ("model", self.model.as_deref()), ("model_attested", self.model_attested.as_deref())] {
+            if let Some(value) = value {
+                attributes.insert(name.to_owned(), text(value));
+            }
         }
         Entity::new(uid, attributes, [agent].into()).map_err(|e| EntityError(e.to_string()))
     }

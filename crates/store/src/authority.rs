@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bailiwick_core::record::Lost;
-use bailiwick_core::{CallId, HoldId, TaskId, Timestamp};
+use bailiwick_core::{CallId, HoldId, Task, TaskId, Timestamp};
 
 use crate::entry::Intent;
 use crate::error::StoreError;
@@ -11,8 +11,19 @@ use crate::error::StoreError;
 /// An open task, as far as the fence looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenTask {
+    /// Calls that were permitted, those of its parts among them.
     pub(crate) used: u64,
+    /// Calls that may be permitted in all.
+    pub(crate) calls: u64,
     pub(crate) expires_at: Timestamp,
+    /// The task that it is a part of.
+    pub(crate) parent: Option<TaskId>,
+}
+
+impl OpenTask {
+    pub(crate) fn of(task: &Task, used: u64) -> Self {
+        Self { used, calls: task.budget.calls, expires_at: task.expires_at, parent: task.parent() }
+    }
 }
 
 /// An approval that was not used yet.
@@ -28,6 +39,9 @@ pub(crate) struct Unsettled {
     pub(crate) call: CallId,
     pub(crate) task: TaskId,
 }
+
+/// As long as any line of tasks may be: one task, and those that it is a part of.
+const LINE_MAX: usize = bailiwick_core::delegation::DEPTH_MAX;
 
 enum Undo {
     Control(u64),
@@ -89,10 +103,9 @@ impl Authority {
         if intent.known_control != self.control_seq {
             return Err(Lost::Stale);
         }
-        let Some(task) = self.tasks.get(&intent.task).copied().filter(|t| intent.at < t.expires_at) else {
-            return Err(Lost::TaskClosed);
-        };
-        if task.used >= intent.budget_calls {
+        let line = self.line(intent.task).filter(|line| line.iter().all(|(_, task)| intent.at < task.expires_at)).ok_or(Lost::TaskClosed)?;
+        let spent = |(id, task): &(TaskId, OpenTask)| task.used >= task.calls || (*id == intent.task && task.used >= intent.budget_calls);
+        if line.iter().any(spent) {
             return Err(Lost::BudgetCalls);
         }
         if let Some(hold) = intent.consume {
@@ -102,9 +115,37 @@ impl Authority {
             }
             self.set_approval(hold, None);
         }
-        self.set_task(intent.task, Some(OpenTask { used: task.used.saturating_add(1), ..task }));
-        self.spent.insert(intent.task);
+        for (id, task) in line {
+            self.set_task(id, Some(OpenTask { used: task.used.saturating_add(1), ..task }));
+            self.spent.insert(id);
+        }
         Ok(())
+    }
+
+    /// An open task and all that it is a part of, nearest first. `None`: one of them is not open, and so none of its parts is.
+    pub(crate) fn line(&self, id: TaskId) -> Option<Vec<(TaskId, OpenTask)>> {
+        let mut line: Vec<(TaskId, OpenTask)> = Vec::with_capacity(1);
+        let mut next = Some(id);
+        while let Some(id) = next {
+            // A line is as long as a chain may be; one that comes back to itself is none.
+            let task = self.tasks.get(&id).copied().filter(|_| line.len() <= LINE_MAX)?;
+            line.push((id, task));
+            next = task.parent;
+        }
+        Some(line)
+    }
+
+    /// The open parts of a task, and theirs.
+    pub(crate) fn below(&self, id: TaskId) -> Vec<TaskId> {
+        let mut below: Vec<TaskId> = Vec::new();
+        let mut whole = vec![id];
+        while let Some(of) = whole.pop() {
+            let parts: Vec<TaskId> = self.tasks.iter().filter(|(part, t)| t.parent == Some(of) && !below.contains(part)).map(|(part, _)| *part).collect();
+            whole.extend(&parts);
+            below.extend(parts);
+        }
+        below.sort_unstable();
+        below
     }
 
     pub(crate) fn open_intent(&mut self, index: u64, intent: Unsettled) {

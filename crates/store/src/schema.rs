@@ -13,7 +13,7 @@ use crate::entry::{Head, Integrator, kind};
 use crate::error::{Reason, StoreError};
 use crate::sql::{At, Count, int};
 
-use bailiwick_core::{CallId, HoldId, TaskId};
+use bailiwick_core::{CallId, HoldId, Task, TaskId};
 
 pub(crate) const DATABASE: &str = "bailiwick.sqlite";
 const INDEX: &str = "index.sqlite";
@@ -29,6 +29,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/0006.sql"),
     include_str!("schema/0007.sql"),
     include_str!("schema/0008.sql"),
+    include_str!("schema/0009.sql"),
 ];
 
 /// A call alone writes one page, seldom more: the smaller it is, the fewer bytes are to be synchronised.
@@ -284,18 +285,23 @@ fn check_dense(conn: &Connection, anchor: &Head, size: u64, settled: u64) -> Res
 
 fn load_tasks(conn: &Connection, authority: &mut Authority, anchored: u64) -> Result<(), StoreError> {
     let mut statement = conn.prepare(&format!(
-        "{} SELECT id, used + coalesce(calls, 0), expires_at FROM tasks LEFT JOIN since ON since.task = id WHERE state = 'open'",
+        "{} SELECT id, used + coalesce(calls, 0), tasks.task FROM tasks LEFT JOIN since ON since.task = id WHERE state = 'open'",
         crate::tasks::SINCE_ANCHOR
     ))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let id = TaskId::from_bytes(row.get(0)?);
-        authority.load_task(id, OpenTask { used: row.get::<_, Count>(1)?.0, expires_at: row.get::<_, At>(2)?.0 });
+        let task: Task = serde_json::from_str(row.get_ref(2)?.as_str().map_err(|e| StoreError::malformed(e.to_string()))?)?;
+        authority.load_task(id, OpenTask::of(&task, row.get::<_, Count>(1)?.0));
     }
     let mut statement = conn.prepare("SELECT DISTINCT task FROM entries WHERE idx >= ?1 AND kind = 'intent'")?;
     let mut rows = statement.query([int(anchored)])?;
     while let Some(row) = rows.next()? {
-        authority.load_spent(TaskId::from_bytes(row.get(0)?));
+        let id = TaskId::from_bytes(row.get(0)?);
+        authority.load_spent(id);
+        // What it is a part of spent these calls too.
+        let line = authority.line(id).unwrap_or_default();
+        line.into_iter().for_each(|(id, _)| authority.load_spent(id));
     }
     Ok(())
 }

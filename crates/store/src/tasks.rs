@@ -1,7 +1,7 @@
 //! Tasks: opened with an entry, ended through the fence together with whatever they still waited for.
 
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{AgentName, HoldId, PersonName, Task, TaskId, TaskState};
+use bailiwick_core::{AgentName, EndReason, HoldId, PersonName, Task, TaskId, TaskState, Timestamp};
 use rusqlite::{OptionalExtension, Row};
 
 use crate::authority::OpenTask;
@@ -38,6 +38,8 @@ pub struct TaskFilter {
     pub agent: Option<AgentName>,
     /// Only of this owner.
     pub owner: Option<PersonName>,
+    /// Only the parts of this task: not the parts of these.
+    pub parent: Option<TaskId>,
     /// Only done on behalf of this person.
     pub subject: Option<PersonName>,
     /// Only in this state: `open`, `closing` or `closed`.
@@ -48,25 +50,31 @@ pub struct TaskFilter {
 
 impl Default for TaskFilter {
     fn default() -> Self {
-        Self { agent: None, owner: None, subject: None, state: None, limit: 100 }
+        Self { agent: None, owner: None, parent: None, subject: None, state: None, limit: 100 }
     }
 }
 
-/// The calls of each task since the anchor, which `tasks.used` does not count yet.
-pub(crate) const SINCE_ANCHOR: &str = "WITH since AS (SELECT task, count(*) AS calls FROM entries
-    WHERE idx >= (SELECT size FROM head WHERE id = 0) AND kind = 'intent' GROUP BY task)";
+/// The calls of each task and of its parts since the anchor, which `tasks.used` does not count yet.
+pub(crate) const SINCE_ANCHOR: &str = "WITH RECURSIVE own AS (SELECT task, count(*) AS calls FROM entries
+    WHERE idx >= (SELECT size FROM head WHERE id = 0) AND kind = 'intent' GROUP BY task),
+    up (task, calls) AS (SELECT task, calls FROM own UNION ALL
+        SELECT tasks.parent, up.calls FROM up JOIN tasks ON tasks.id = up.task WHERE tasks.parent IS NOT NULL),
+    since AS (SELECT task, sum(calls) AS calls FROM up GROUP BY task)";
 
 impl Writing<'_> {
     /// Opens a task. Gives the entry's index.
     ///
     /// # Errors
-    /// `Conflict` if its id is taken.
+    /// `Conflict` if its id is taken, or if it is a part of a task that is not open.
     pub fn open_task(&mut self, task: &Task, body: Vec<u8>) -> Result<u64, StoreError> {
+        if task.parent().is_some_and(|parent| self.state.line(parent).is_none()) {
+            return Err(StoreError::conflict("the task that it would be a part of has ended"));
+        }
         let state = TaskState::Open;
         self.conn
             .prepare_cached(
-                "INSERT INTO tasks (id, agent, owner, subject, state, state_json, used, opened_at, expires_at, task)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9)",
+                "INSERT INTO tasks (id, agent, owner, subject, state, state_json, used, opened_at, expires_at, task, parent)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10)",
             )?
             .execute((
                 task.id.to_bytes(),
@@ -78,8 +86,9 @@ impl Writing<'_> {
                 task.opened_at.as_millis(),
                 task.expires_at.as_millis(),
                 serde_json::to_string(task)?,
+                task.parent().map(TaskId::to_bytes),
             ))?;
-        self.state.set_task(task.id, Some(OpenTask { used: 0, expires_at: task.expires_at }));
+        self.state.set_task(task.id, Some(OpenTask::of(task, 0)));
         self.append(Entry::new(kind::TASK_OPENED, body).of_task(task.id))
     }
 
@@ -123,6 +132,27 @@ impl Writing<'_> {
         Ok(Ended { entry: Some(self.append_control(entry)?), withdrawn })
     }
 
+    /// Begins the end of a task and of all its open parts, in one step: the whole first, then each part with an entry of its own, which
+    /// `part` gives.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn end_whole(
+        &mut self,
+        id: TaskId,
+        (reason, at): (EndReason, Timestamp),
+        body: Vec<u8>,
+        mut part: impl FnMut(TaskId) -> Vec<u8>,
+    ) -> Result<Vec<(TaskId, Ended)>, StoreError> {
+        let parts = self.state.below(id);
+        let mut ended = vec![(id, self.end_task(id, TaskState::Closing { reason, at }, body)?)];
+        for id in parts {
+            let state = TaskState::Closing { reason: EndReason::Parent, at };
+            ended.push((id, self.end_task(id, state, part(id))?));
+        }
+        Ok(ended)
+    }
+
     /// Where a task stands, with the changes queued before.
     ///
     /// # Errors
@@ -162,6 +192,20 @@ impl Store {
         self.write(move |w| w.end_task(id, to, body)).await
     }
 
+    /// Begins the end of a task and of all its open parts through the fence. See [`Writing::end_whole`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn end_whole(
+        &self,
+        id: TaskId,
+        why: (EndReason, Timestamp),
+        body: Vec<u8>,
+        part: impl FnMut(TaskId) -> Vec<u8> + Send + 'static,
+    ) -> Result<Vec<(TaskId, Ended)>, StoreError> {
+        self.write(move |w| w.end_whole(id, why, body, part)).await
+    }
+
     /// One task.
     ///
     /// # Errors
@@ -184,10 +228,12 @@ impl Store {
         self.read(move |conn| {
             // Tasks that have not ended are few, and have an index; the planner does not know which state is asked for.
             let few = if matches!(filter.state, Some("open" | "closing")) { "state <> 'closed' AND " } else { "" };
-            let mut statement = conn.prepare_cached(&format!(
+            // So that the index of parts is used; a parameter that is not in the text may not be given.
+            let part = filter.parent.map(|parent| format!("AND parent = x'{:032x}'", u128::from_be_bytes(parent.to_bytes()))).unwrap_or_default();
+            let mut statement = conn.prepare(&format!(
                 "{SINCE_ANCHOR} SELECT tasks.task, state_json, used + coalesce(calls, 0) FROM tasks LEFT JOIN since ON since.task = id
                  WHERE {few}(?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR owner = ?2) AND (?3 IS NULL OR subject = ?3) AND (?4 IS NULL OR state = ?4)
-                 ORDER BY id DESC LIMIT ?5"
+                 {part} ORDER BY id DESC LIMIT ?5"
             ))?;
             let (agent, owner) = (filter.agent.as_ref().map(AgentName::as_str), filter.owner.as_ref().map(PersonName::as_str));
             let subject = filter.subject.as_ref().map(PersonName::as_str);

@@ -203,9 +203,9 @@ pub(super) fn need(person: &Person, roles: &[Role], what: &str) -> Result<(), Pr
     }
 }
 
-/// May this person see the task? Its owner, operators and auditors may.
+/// May this person see the task? Its owner, those whose agents gave it on, operators and auditors may.
 pub(super) fn sees_task(person: &Person, task: &Task) -> bool {
-    person.name == task.owner || has(person, &[Role::Operator, Role::Auditor])
+    person.name == task.owner || task.chain.iter().any(|hop| hop.owner == person.name) || has(person, &[Role::Operator, Role::Auditor])
 }
 
 #[cfg(test)]

@@ -223,7 +223,7 @@ pub(super) async fn open(State(api): State<Arc<Api>>, by: ByAgent, Json(asked): 
     let ByAgent(Bearer::Agent(token)) = by else {
         return Err(Problem::because(ErrorCode::RoleMissing, "a task's token makes calls of that task; open tasks with an agent token"));
     };
-    let opened = house.open_task(&token.agent, token.instance, asked).await?;
+    let opened = house.open_task_of(&token.agent, token.instance, &token.acting, asked).await?;
     let task = &opened.live.task;
     let issued = house.task_token(&opened.live, token.confirmation).map_err(Problem::new)?;
     let row = TaskRow { task: Task::clone(task), state: bailiwick_core::TaskState::Open, used: 0 };

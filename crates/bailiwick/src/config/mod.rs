@@ -1,6 +1,7 @@
 //! The configuration: `bailiwick.toml`, parsed into values that are well-formed, or refused with file, line, column and a hint.
 
 mod client;
+mod components;
 mod error;
 mod export;
 mod ledger;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bailiwick_core::{Agent, AgentName, Effect, Person, PersonName, RiskTier, Role, SpiffeId, SystemName, Timestamp, TrustDomain};
+use bailiwick_core::{Agent, AgentName, ComponentName, Effect, Person, PersonName, RiskTier, Role, SpiffeId, SystemName, Timestamp, TrustDomain};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
@@ -22,6 +23,7 @@ use crate::builtin::{Settings, Tables};
 use crate::leases::PoolSize;
 
 pub use client::{ClientFile, ClientServer};
+pub use components::{ComponentEntry, Delegate};
 pub use error::ConfigError;
 pub use export::{ExportEntry, ExportFormat, ExportFrom, ExportSink, HttpBody, LinkConfig, SyslogTransport};
 pub use ledger::{LedgerConfig, WITNESSES_MAX, WitnessEntry};
@@ -50,6 +52,9 @@ struct File {
     /// Bounds on every task.
     #[serde(default)]
     tasks: TasksFile,
+    /// How tasks may be given on.
+    #[serde(default)]
+    delegation: components::DelegationFile,
     /// How the ledger is published, and who cosigns it.
     #[serde(default)]
     ledger: ledger::LedgerFile,
@@ -187,6 +192,18 @@ struct AgentFile {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     tools: Vec<Spanned<String>>,
+    /// The agents, or components as `agent/component`, to which it may give a part of its tasks. Empty means none.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    delegates_to: Vec<Spanned<String>>,
+    /// Its components, each with an identity of its own.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, components::ComponentFile>")]
+    components: BTreeMap<ComponentName, components::ComponentFile>,
+    /// It is a bundle of several components that cannot be told apart. What it does is recorded as the bundle's. Default false; one
+    /// that has components and acts as none of them is marked all the same.
+    #[serde(default)]
+    undivided: bool,
     /// False suspends it.
     #[serde(default = "yes")]
     enabled: bool,
@@ -353,6 +370,8 @@ pub struct Config {
     pub pending_max: u32,
     /// Bounds on tasks.
     pub tasks: TaskLimits,
+    /// How tasks may be given on.
+    pub delegation: bailiwick_core::delegation::ChainLimits,
     /// How the ledger is published, and who cosigns it.
     pub ledger: LedgerConfig,
     /// People by name.
@@ -393,6 +412,20 @@ pub struct AgentEntry {
     pub agent: Agent,
     /// The tools that it may ask for.
     pub tools: Vec<ToolPattern>,
+    /// To whom it may give a part of its tasks.
+    pub delegates_to: Vec<Delegate>,
+    /// Its components.
+    pub components: BTreeMap<ComponentName, ComponentEntry>,
+    /// It is a bundle that cannot be divided.
+    pub undivided: bool,
+}
+
+impl AgentEntry {
+    /// Does what is done by it, rather than by one of its components, come from a bundle that nobody told apart?
+    #[must_use]
+    pub fn is_bundle(&self) -> bool {
+        self.undivided || !self.components.is_empty()
+    }
 }
 
 /// `*`, `system.*` or `system.tool`.
@@ -568,6 +601,9 @@ impl Config {
             let entry = agent(agent_name, given, &people, &file.trust_domain).map_err(|(span, what, hint)| fault(span, what, hint))?;
             agents.insert(entry.agent.name.clone(), entry);
         }
+        if let Some(what) = components::unknown_delegate(&agents) {
+            return Err(fault(0..0, what, "register it, or leave it out of `delegates_to`"));
+        }
         let mut systems = BTreeMap::new();
         for (system_name, given) in file.systems {
             let span = given.span();
@@ -621,6 +657,7 @@ impl Config {
                 calls_per_minute_max: file.tasks.calls_per_minute_max,
                 open_max: file.tasks.open_max_per_agent,
             },
+            delegation: file.delegation.limits(),
             ledger,
             people,
             agents,
@@ -666,7 +703,13 @@ fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person
         review_by,
         enabled: given.enabled,
     };
-    Ok(AgentEntry { agent, tools })
+    Ok(AgentEntry {
+        agent,
+        tools,
+        delegates_to: components::delegates(given.delegates_to)?,
+        components: components::components(given.components)?,
+        undivided: given.undivided,
+    })
 }
 
 fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntry, (String, &'static str)> {

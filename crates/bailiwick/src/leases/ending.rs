@@ -274,6 +274,7 @@ fn ended_step(now: Timestamp, row: &LeaseRow, ending: &serde_json::Value, by: Op
             task: row.task,
             call: row.life.call,
             agent: None,
+            component: None,
             instance: None,
             owner: None,
             subject: None,

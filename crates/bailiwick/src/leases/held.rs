@@ -71,7 +71,7 @@ impl Held {
 
     /// Its tag at the system.
     pub(crate) fn tag(&self) -> Tag {
-        Tag { task: self.task.id.to_string(), agent: self.task.spiffe_id.to_string(), expires_at: self.task.expires_at }
+        Tag { task: self.task.id.to_string(), agent: self.task.workload().to_string(), expires_at: self.task.expires_at }
     }
 
     /// It is made, and durable as such.

@@ -133,6 +133,7 @@ pub(super) fn step(now: Timestamp, held: &Held, row: &LeaseRow, state: &str) -> 
             task: Some(held.task.id),
             call: row.life.call,
             agent: Some(&held.task.spiffe_id),
+            component: held.task.component.as_ref(),
             instance: Some(held.task.instance),
             owner: Some(&held.task.owner),
             subject: Some(&held.task.subject),

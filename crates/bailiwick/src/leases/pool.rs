@@ -276,6 +276,7 @@ fn pooled_step(now: Timestamp, row: &LeaseRow, state: &str) -> Vec<u8> {
             task: None,
             call: None,
             agent: None,
+            component: None,
             instance: None,
             owner: None,
             subject: None,

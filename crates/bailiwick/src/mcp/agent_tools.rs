@@ -53,13 +53,15 @@ fn definitions() -> [String; 4] {
 /// The agent as caller of one of its own open tasks.
 pub(super) fn who(house: &House, verified: &Verified, task: TaskId) -> Option<Who> {
     let live = house.live.find(task)?;
-    let own = live.task.agent == verified.agent && live.task.instance == verified.instance && live.is_open(house.clock.now());
+    let same = live.task.agent == verified.agent && live.task.component == verified.acting.component;
+    let own = same && live.task.instance == verified.instance && live.is_open(house.clock.now());
     let caller = Caller {
         agent: verified.agent.clone(),
         spiffe_id: verified.spiffe_id.clone(),
+        component: verified.acting.component.clone(),
         instance: verified.instance,
         subject: live.task.subject.clone(),
-        actors: Vec::new(),
+        actors: live.task.actors(),
         task,
         token: verified.jti.to_string(),
     };
@@ -108,7 +110,7 @@ async fn call(house: &Arc<House>, verified: &Verified, era: &Era<'_>, request: &
             Ok(asked) => asked,
             Err(error) => return say(&format!("the arguments do not fit: {error} [call.arguments]"), true),
         };
-        return match house.open_task(&verified.agent, verified.instance, asked).await {
+        return match house.open_task_of(&verified.agent, verified.instance, &verified.acting, asked).await {
             Ok(opened) => say(&crate::api::opened_text(house, &opened), false),
             Err(refused) => {
                 say(&format!("{} [{}] {}", refused.detail, refused.code, serde_json::to_string(&refused.narrowed).unwrap_or_default()), true)

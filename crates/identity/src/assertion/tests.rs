@@ -14,7 +14,7 @@ fn ours() -> Vec<String> {
 }
 
 fn registered(keys: Vec<PublicKey>) -> impl FnOnce(&str) -> Option<Registered> {
-    move |id| (id == CLIENT).then(|| Registered { agent: "planner".parse().unwrap(), keys })
+    move |id| (id == CLIENT).then(|| Registered { agent: "planner".parse().unwrap(), component: None, keys })
 }
 
 fn good() -> Value {
@@ -222,6 +222,7 @@ fn an_assertion_is_no_access_token_and_an_access_token_is_no_assertion() {
     let what = crate::token::Statement {
         agent: "planner".parse().unwrap(),
         instance: InstanceId::new(NOW, [1; 10]),
+        acting: crate::token::Acting::default(),
         purpose: crate::token::Purpose::Agent,
         scope: crate::oauth::Scope::agent(),
         audience: ISSUER.to_owned(),

@@ -138,7 +138,7 @@ pub fn introspection(token: Option<&Verified>) -> Value {
         "active": true,
         "iss": token.issuer,
         "aud": token.audience,
-        "client_id": token.spiffe_id,
+        "client_id": token.client_id(),
         "instance": token.instance,
         "scope": token.scope.to_string(),
         "token_type": Confirmation::token_type(token.confirmation.as_ref()),
@@ -154,9 +154,9 @@ pub fn introspection(token: Option<&Verified>) -> Value {
         Purpose::Task { task, subject, actors } => {
             put(&mut body, "sub", json!(subject));
             put(&mut body, "task_id", json!(task));
-            put(&mut body, "act", crate::token::act(&format!("{}/{}", token.spiffe_id, token.instance), actors));
+            put(&mut body, "act", crate::token::act(token.actor().as_str(), actors));
         }
-        Purpose::Agent => put(&mut body, "sub", json!(token.spiffe_id)),
+        Purpose::Agent => put(&mut body, "sub", json!(token.client_id())),
     }
     body
 }

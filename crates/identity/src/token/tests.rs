@@ -27,6 +27,7 @@ fn statement(purpose: Purpose) -> Statement {
         agent: "planner".parse().unwrap(),
         instance: InstanceId::new(NOW, [3; 10]),
         scope: if purpose == Purpose::Agent { Scope::agent() } else { "mcp:tools".parse().unwrap() },
+        acting: Acting::default(),
         purpose,
         audience: AUDIENCE.to_owned(),
         jti: SessionId::new(NOW, [4; 10]),

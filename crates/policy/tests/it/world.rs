@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bailiwick_core::call::{Binding, Tool};
 use bailiwick_core::{
-    Agent, AgentName, Bound, Budget, Call, CallId, Caller, Digest, Effect, Facts, Grant, InstanceId, Person, PersonName, RiskTier, Role, SpiffeId,
+    Agent, AgentName, Bound, Budget, Call, CallId, Caller, Digest, Effect, Facts, Grant, Hop, InstanceId, Person, PersonName, RiskTier, Role, SpiffeId,
     Task, TaskId, Timestamp, ToolGrant, ToolName, Verdict,
 };
 use bailiwick_policy::{Engine, LoadError, Source, ToolShape, World};
@@ -96,6 +96,9 @@ pub(crate) struct Ask {
     pub(crate) depth: usize,
     pub(crate) purpose: String,
     pub(crate) model: Option<String>,
+    pub(crate) model_attested: Option<String>,
+    pub(crate) component: Option<String>,
+    pub(crate) undivided: bool,
     pub(crate) exact_numbers: bool,
 }
 
@@ -111,6 +114,9 @@ impl Ask {
             depth: 0,
             purpose: "answers a customer".to_owned(),
             model: None,
+            model_attested: None,
+            component: None,
+            undivided: false,
             exact_numbers: true,
         }
     }
@@ -120,12 +126,22 @@ impl Ask {
         let agent: AgentName = self.agent.parse().unwrap();
         let spiffe_id = SpiffeId::agent(&"example.org".parse().unwrap(), &agent);
         let (task, instance) = (TaskId::new(NOW, [1; 10]), InstanceId::new(NOW, [2; 10]));
+        let hop = |_| Hop {
+            task: TaskId::new(NOW, [9; 10]),
+            agent: agent.clone(),
+            spiffe_id: spiffe_id.clone(),
+            component: None,
+            instance,
+            owner: person("olga"),
+        };
+        let chain: Vec<Hop> = (0..self.depth).map(hop).collect();
         let caller = Caller {
             agent: agent.clone(),
             spiffe_id: spiffe_id.clone(),
+            component: self.component.as_ref().map(|c| c.parse().unwrap()),
             instance,
             subject: person(&self.subject),
-            actors: vec![spiffe_id.clone(); self.depth],
+            actors: chain.iter().map(Hop::actor).collect(),
             task,
             token: "t".to_owned(),
         };
@@ -138,6 +154,10 @@ impl Ask {
             subject: person(&self.subject),
             purpose: self.purpose.clone(),
             model_claimed: self.model.clone(),
+            model_attested: self.model_attested.clone(),
+            component: self.component.as_ref().map(|c| c.parse().unwrap()),
+            undivided: self.undivided,
+            chain,
             grant: Grant::new(BTreeMap::from([(name.clone(), ToolGrant::default())])),
             budget: Budget { calls: 100, calls_per_minute: 100 },
             opened_at: NOW,

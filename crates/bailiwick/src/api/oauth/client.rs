@@ -4,7 +4,7 @@ use bailiwick_core::{Agent, InstanceId};
 use bailiwick_identity::assertion::{self, Proved, Registered};
 use bailiwick_identity::oauth::{ClientProof, OauthError};
 use bailiwick_identity::sightings::Used;
-use bailiwick_identity::token::agent_name;
+use bailiwick_identity::token::{Acting, workload};
 use bailiwick_identity::{Confirmation, ProofError};
 
 use super::super::asker::Api;
@@ -19,6 +19,8 @@ pub(super) struct Client {
     pub(super) agent: Agent,
     /// The running copy, if the proof names it.
     pub(super) instance: Option<InstanceId>,
+    /// What else its proof proves: the component that it is, the model that it runs.
+    pub(super) acting: Acting,
     /// What it proved itself with, to see one identity used from two places.
     pub(super) used: Option<Used>,
     /// The key that its tokens are bound to, if it proved one with this request.
@@ -72,13 +74,19 @@ impl Api {
             }
             return Err(NOT_VALID);
         }
-        let Proved { instance, key, .. } = proved;
-        Ok(Client { agent, instance, used: Some(Used::Key(key)), confirmation: None })
+        let Proved { instance, key, component, .. } = proved;
+        Ok(Client { agent, instance, acting: Acting { component, model: None }, used: Some(Used::Key(key)), confirmation: None })
     }
 }
 
 fn registered(house: &House, client_id: &str) -> Option<Registered> {
-    let name = agent_name(&house.config.trust_domain, &client_id.parse().ok()?)?;
-    house.agent(name.as_str())?;
-    Some(Registered { keys: house.keyring.agent(name.as_str()), agent: name })
+    let (agent, component) = workload(&house.config.trust_domain, &client_id.parse().ok()?)?;
+    let entry = house.config.agents.get(&agent)?;
+    let keys = match &component {
+        None => house.keyring.agent(agent.as_str()),
+        // A component has keys of its own; one that is not registered has none.
+        Some(component) if entry.components.contains_key(component) => house.keyring.component(&agent, component),
+        Some(_) => return None,
+    };
+    Some(Registered { agent, component, keys })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bailiwick_core::{Agent, InstanceId, SessionId, TaskId};
 use bailiwick_identity::oauth::{OauthError, Scope, TokenRequest};
-use bailiwick_identity::token::{AGENT_SCOPE, Issued, Purpose, Statement};
+use bailiwick_identity::token::{AGENT_SCOPE, Acting, Issued, Purpose, Statement};
 use bailiwick_identity::{Confirmation, Place};
 
 use super::client::Client;
@@ -21,7 +21,7 @@ pub(super) async fn grant(house: &Arc<House>, client: Client, asked: &TokenReque
         house.sighted(&client.agent, used, Place { address: presented.from, instance }, now).await;
     }
     let (issued, scope) = match asked.task {
-        None => (agent_token(house, &client.agent, instance, asked.scope.as_ref(), client.confirmation)?, Scope::agent()),
+        None => (agent_token_of(house, &client, instance, asked.scope.as_ref())?, Scope::agent()),
         Some(task) => renewed(house, &client, task, asked.scope.as_ref())?,
     };
     Ok(Granted { issued, scope, task: asked.task })
@@ -35,6 +35,22 @@ pub(super) fn agent_token(
     scope: Option<&Scope>,
     confirmation: Option<Confirmation>,
 ) -> Result<Issued, OauthError> {
+    issue(house, agent, instance, Acting::default(), scope, confirmation)
+}
+
+/// A token that opens tasks and does nothing else, with all that the client proved.
+pub(super) fn agent_token_of(house: &House, client: &Client, instance: InstanceId, scope: Option<&Scope>) -> Result<Issued, OauthError> {
+    issue(house, &client.agent, instance, client.acting.clone(), scope, client.confirmation)
+}
+
+fn issue(
+    house: &House,
+    agent: &Agent,
+    instance: InstanceId,
+    acting: Acting,
+    scope: Option<&Scope>,
+    confirmation: Option<Confirmation>,
+) -> Result<Issued, OauthError> {
     if scope.is_some_and(|s| !s.is_exactly(AGENT_SCOPE)) {
         return Err(OauthError::invalid_scope());
     }
@@ -42,6 +58,7 @@ pub(super) fn agent_token(
     let statement = Statement {
         agent: agent.name.clone(),
         instance,
+        acting,
         purpose: Purpose::Agent,
         scope: Scope::agent(),
         audience: house.urls.mcp.clone(),
@@ -59,7 +76,7 @@ fn renewed(house: &House, client: &Client, task: TaskId, scope: Option<&Scope>) 
     const NOT_YOURS: OauthError = OauthError::invalid_grant("there is no open task of this id, agent and instance");
     let now = house.clock.now();
     let live = house.live.find(task).filter(|l| l.is_open(now)).ok_or(NOT_YOURS)?;
-    if live.task.agent != client.agent.name || Some(live.task.instance) != client.instance {
+    if live.task.agent != client.agent.name || live.task.component != client.acting.component || Some(live.task.instance) != client.instance {
         return Err(NOT_YOURS);
     }
     let issued = house.task_token(&live, client.confirmation).map_err(|code| {

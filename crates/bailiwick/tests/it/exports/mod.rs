@@ -83,6 +83,7 @@ async fn lease_step(broker: &Broker, task: &TaskToken, state: &str, by: Option<&
         task: Some(task.id.parse().unwrap()),
         call: None,
         agent: None,
+        component: None,
         instance: None,
         owner: None,
         subject: None,
