@@ -11,8 +11,9 @@ use crate::strict::Object;
 /// The longest token that is looked at, in bytes.
 pub(crate) const TOKEN_MAX: usize = 8 * 1024;
 
-/// Headers that name a key, or a place where one may be fetched. A key comes from our own register, never from the token.
-const FOREIGN_KEYS: [&str; 4] = ["jku", "jwk", "x5u", "x5c"];
+/// Headers that name a place where a key may be fetched, or a certificate. A key comes from our own register, never from the token; `jwk` is
+/// refused by [`Compact::parse`].
+const FOREIGN_KEYS: [&str; 3] = ["jku", "x5u", "x5c"];
 
 /// A compact JWS, split and read. Nothing in it is proved until [`Compact::verified_by`] says so.
 pub(crate) struct Compact<'a> {
@@ -27,8 +28,30 @@ pub(crate) struct Compact<'a> {
 impl<'a> Compact<'a> {
     /// Splits a token and reads its header and claims.
     pub(crate) fn parse(token: &'a str) -> Result<Self, ProofError> {
-        if token.len() > TOKEN_MAX {
-            return Err(ProofError::TooLong(TOKEN_MAX));
+        let jws = Self::parse_with_key(token)?;
+        if jws.header.member("jwk").is_some() {
+            return Err(ProofError::Header("jwk"));
+        }
+        Ok(jws)
+    }
+
+    /// The same for a proof that brings its own key, of which nothing is believed but that its holder signed (RFC 9449).
+    pub(crate) fn parse_with_key(token: &'a str) -> Result<Self, ProofError> {
+        Self::read(token, TOKEN_MAX, crate::strict::WIDTH_MAX)
+    }
+
+    /// As [`Compact::parse`], for tokens of others, which say more: so many bytes, and so many members or elements at each place of the claims.
+    pub(crate) fn parse_up_to(token: &'a str, bytes: usize, width: usize) -> Result<Self, ProofError> {
+        let jws = Self::read(token, bytes, width)?;
+        if jws.header.member("jwk").is_some() {
+            return Err(ProofError::Header("jwk"));
+        }
+        Ok(jws)
+    }
+
+    fn read(token: &'a str, bytes: usize, width: usize) -> Result<Self, ProofError> {
+        if token.len() > bytes {
+            return Err(ProofError::TooLong(bytes));
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(ProofError::Form("not three parts"))?;
         let (header, claims) = signed.split_once('.').ok_or(ProofError::Form("not three parts"))?;
@@ -37,7 +60,7 @@ impl<'a> Compact<'a> {
         }
         let header = Object::parse(&decode(header)?)?;
         refuse_headers(&header)?;
-        Ok(Self { signed, signature: decode(signature)?, header, claims: Object::parse(&decode(claims)?)? })
+        Ok(Self { signed, signature: decode(signature)?, header, claims: Object::parse_wide(&decode(claims)?, width)? })
     }
 
     /// The algorithm that the header claims.
@@ -84,7 +107,17 @@ fn refuse_headers(header: &Object) -> Result<(), ProofError> {
 
 /// Signs claims as a compact JWS of a type, with one of our Ed25519 keys.
 pub(crate) fn sign(key: &SigningKey, typ: &str, claims: &Value) -> Result<String, KeyError> {
-    let header = format!(r#"{{"typ":"{typ}","alg":"EdDSA","kid":"{}"}}"#, key.id());
+    signed(key, &format!(r#"{{"typ":"{typ}","alg":"EdDSA","kid":"{}"}}"#, key.id()), claims)
+}
+
+/// The same with the public key itself in the header.
+pub(crate) fn sign_with_key(key: &SigningKey, typ: &str, claims: &Value) -> Result<String, KeyError> {
+    let jwk = key.public().jwk();
+    let x = jwk.get("x").and_then(Value::as_str).ok_or(KeyError::Library)?;
+    signed(key, &format!(r#"{{"typ":"{typ}","alg":"EdDSA","jwk":{{"kty":"OKP","crv":"Ed25519","x":"{x}"}}}}"#), claims)
+}
+
+fn signed(key: &SigningKey, header: &str, claims: &Value) -> Result<String, KeyError> {
     let mut token = URL_SAFE_NO_PAD.encode(header);
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(claims.to_string(), &mut token);

@@ -1,6 +1,6 @@
 //! Keys: ours are Ed25519; those of agents and people are parsed strictly from a JWK or a PEM. A private key never shows itself.
 
-mod der;
+pub(crate) mod der;
 
 use std::fmt;
 use std::str::FromStr;
@@ -143,7 +143,7 @@ impl PublicKey {
         Self::parse(&jwk.to_string())
     }
 
-    fn from_object(jwk: &Object) -> Result<Self, KeyError> {
+    pub(crate) fn from_object(jwk: &Object) -> Result<Self, KeyError> {
         //= rfc7518#section-6
         // The members "d", "p", "q", "dp", "dq", "qi", "oth" and "k" are private.
         if jwk.names().any(|n| matches!(n, "d" | "p" | "q" | "dp" | "dq" | "qi" | "oth" | "k")) {
@@ -192,7 +192,7 @@ impl PublicKey {
     }
 
     /// From the DER of a `SubjectPublicKeyInfo` (RFC 5280 section 4.1).
-    fn from_spki(spki: &[u8]) -> Result<Self, KeyError> {
+    pub(crate) fn from_spki(spki: &[u8]) -> Result<Self, KeyError> {
         match der::spki(spki)? {
             der::Spki::Ed25519(x) => Self::ed25519(x),
             der::Spki::P256(x, y) => Self::p256(x, y),

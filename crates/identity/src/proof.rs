@@ -8,12 +8,14 @@ use bailiwick_core::ErrorCode;
 pub enum Proof<'a> {
     /// A task or agent token as a bearer token (RFC 6750): for [`crate::Verifier::verify`].
     Bearer(&'a str),
+    /// The same, bound to a key that a proof beside it proves (RFC 9449): that one is for [`crate::dpop::verify`].
+    Bound(&'a str),
     /// A person's signed proof: for [`crate::person::verify`].
     Person(&'a str),
 }
 
 impl<'a> Proof<'a> {
-    /// Reads the value of an `Authorization` field: `Bearer <token>` or [`crate::person::SCHEME`]` <proof>`.
+    /// Reads the value of an `Authorization` field: `Bearer <token>`, `DPoP <token>` or [`crate::person::SCHEME`]` <proof>`.
     ///
     /// # Errors
     /// `Scheme` for every other scheme, `Form` unless one scheme and one token stand there.
@@ -30,6 +32,7 @@ impl<'a> Proof<'a> {
         // It uses a case-insensitive token to identify the authentication scheme.
         match scheme {
             s if s.eq_ignore_ascii_case("Bearer") => Ok(Self::Bearer(token)),
+            s if s.eq_ignore_ascii_case(crate::dpop::SCHEME) => Ok(Self::Bound(token)),
             s if s.eq_ignore_ascii_case(crate::person::SCHEME) => Ok(Self::Person(token)),
             _ => Err(ProofError::Scheme),
         }
@@ -40,6 +43,7 @@ impl<'a> Proof<'a> {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Bearer(_) => "bearer",
+            Self::Bound(_) => "dpop",
             Self::Person(_) => "person",
         }
     }
@@ -109,6 +113,15 @@ pub enum ProofError {
     /// It was made for another request.
     #[error("the proof was made for another request")]
     Request,
+    /// The proof of possession has no fresh nonce of ours, and needs one (RFC 9449 section 8).
+    #[error("the proof of possession needs a nonce of this broker")]
+    Nonce,
+    /// A token that is bound to a key came without it, with another one, or by the scheme of tokens that are not bound; or the reverse.
+    #[error("the token is bound to another key, or is presented as one that is not")]
+    Binding,
+    /// The proof was presented before.
+    #[error("the proof was presented before")]
+    Replayed,
     /// The authorization scheme is not one of ours.
     #[error("the authorization scheme is not supported")]
     Scheme,
@@ -140,13 +153,13 @@ mod tests {
     fn the_scheme_is_compared_without_case_and_chooses_the_kind() {
         assert_eq!(Proof::from_authorization("bearer a.b.c"), Ok(Proof::Bearer("a.b.c")));
         assert_eq!(Proof::from_authorization("BEARER  a.b.c"), Ok(Proof::Bearer("a.b.c")));
+        assert_eq!(Proof::from_authorization("dpop a.b.c"), Ok(Proof::Bound("a.b.c")));
         assert_eq!(Proof::from_authorization("Bailiwick-Person a.b.c"), Ok(Proof::Person("a.b.c")));
     }
 
     #[test]
     fn other_schemes_and_lists_of_tokens_are_refused() {
         assert_eq!(Proof::from_authorization("Basic YTpi"), Err(ProofError::Scheme));
-        assert_eq!(Proof::from_authorization("DPoP a.b.c"), Err(ProofError::Scheme));
         for bad in ["", "Bearer", "Bearer ", "Bearer a b", "Bearer a, Bearer b", "Bearer \u{e9}"] {
             assert!(Proof::from_authorization(bad).is_err(), "{bad}");
         }

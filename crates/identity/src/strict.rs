@@ -13,7 +13,7 @@ use crate::proof::ProofError;
 /// Objects and arrays in each other.
 const DEPTH_MAX: usize = 20;
 /// Members of one object, or elements of one array.
-const WIDTH_MAX: usize = 64;
+pub(crate) const WIDTH_MAX: usize = 64;
 
 /// One JSON object whose names are unique at every depth.
 pub(crate) struct Object(Map<String, Value>);
@@ -21,9 +21,14 @@ pub(crate) struct Object(Map<String, Value>);
 impl Object {
     /// Reads one object that is the whole of `bytes`. The caller has bounded their length.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ProofError> {
+        Self::parse_wide(bytes, WIDTH_MAX)
+    }
+
+    /// The same, with so many members or elements at each place.
+    pub(crate) fn parse_wide(bytes: &[u8], width: usize) -> Result<Self, ProofError> {
         let why = Cell::new(ProofError::Form("not JSON"));
         let mut reader = serde_json::Deserializer::from_slice(bytes);
-        let value = Strict { depth: 0, why: &why }.deserialize(&mut reader).map_err(|_| why.get())?;
+        let value = Strict { depth: 0, width, why: &why }.deserialize(&mut reader).map_err(|_| why.get())?;
         reader.end().map_err(|_| ProofError::Form("something follows the JSON"))?;
         match value {
             Value::Object(map) => Ok(Self(map)),
@@ -103,6 +108,7 @@ fn numeric_date(value: &Value) -> Option<Timestamp> {
 #[derive(Clone, Copy)]
 struct Strict<'w> {
     depth: usize,
+    width: usize,
     why: &'w Cell<ProofError>,
 }
 
@@ -116,7 +122,7 @@ impl Strict<'_> {
         if self.depth >= DEPTH_MAX {
             return Err(self.refuse(ProofError::TooDeep));
         }
-        Ok(Self { depth: self.depth.saturating_add(1), why: self.why })
+        Ok(Self { depth: self.depth.saturating_add(1), width: self.width, why: self.why })
     }
 }
 
@@ -155,7 +161,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let inner = self.deeper()?;
         let mut all = Vec::new();
         while let Some(one) = seq.next_element_seed(inner)? {
-            if all.len() >= WIDTH_MAX {
+            if all.len() >= self.width {
                 return Err(self.refuse(ProofError::Form("too many elements")));
             }
             all.push(one);
@@ -166,7 +172,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let inner = self.deeper()?;
         let mut all = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            if all.len() >= WIDTH_MAX {
+            if all.len() >= self.width {
                 return Err(self.refuse(ProofError::Form("too many members")));
             }
             //= rfc7519#section-4

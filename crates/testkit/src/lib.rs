@@ -1,6 +1,7 @@
 //! Test servers and clients for development only: MCP fixtures, third-party clients and verifiers, child processes, scratch folders.
 
 pub mod browser;
+pub mod certificates;
 pub mod clients;
 pub mod clouds;
 pub mod flags;

@@ -96,7 +96,10 @@ fn unsigned(integer: &[u8]) -> Result<&[u8], KeyError> {
 }
 
 /// Takes one element: its content, and what follows it.
-fn take(der: &[u8], tag: u8) -> Result<(&[u8], &[u8]), KeyError> {
+///
+/// # Errors
+/// `Form` if another stands there, or its length is not in its shortest form.
+pub(crate) fn take(der: &[u8], tag: u8) -> Result<(&[u8], &[u8]), KeyError> {
     let (found, rest) = der.split_first().ok_or(WRONG)?;
     if *found != tag {
         return Err(WRONG);
@@ -110,6 +113,6 @@ fn take(der: &[u8], tag: u8) -> Result<(&[u8], &[u8]), KeyError> {
     rest.split_at_checked(length).ok_or(WRONG)
 }
 
-fn end(rest: &[u8]) -> Result<(), KeyError> {
+pub(crate) fn end(rest: &[u8]) -> Result<(), KeyError> {
     if rest.is_empty() { Ok(()) } else { Err(WRONG) }
 }

@@ -31,6 +31,18 @@ impl OauthError {
         Self::new("invalid_request", description, 400)
     }
 
+    /// The proof of possession breaks a rule of RFC 9449 section 4.3 (RFC 9449 section 5).
+    #[must_use]
+    pub const fn invalid_dpop_proof(description: &'static str) -> Self {
+        Self::new("invalid_dpop_proof", description, 400)
+    }
+
+    /// The client takes the nonce that stands in the field `DPoP-Nonce`, and tries again (RFC 9449 section 8).
+    #[must_use]
+    pub const fn use_dpop_nonce() -> Self {
+        Self::new("use_dpop_nonce", "take the nonce in DPoP-Nonce and make a new proof", 400)
+    }
+
     /// The client is unknown, did not authenticate, or used a method that we do not take.
     #[must_use]
     pub const fn invalid_client(description: &'static str) -> Self {
@@ -211,7 +223,7 @@ impl Challenge<'_> {
 }
 
 /// The characters that RFC 6750 section 3 allows inside the quotes. Others are dropped: they come from our own configuration.
-fn quotable(text: &str) -> String {
+pub(crate) fn quotable(text: &str) -> String {
     text.chars().filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\')).collect()
 }
 
