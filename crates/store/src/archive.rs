@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use crate::entry::EntryRow;
 use crate::error::{Reason, StoreError};
 use crate::ledger::entries_in;
+use crate::registry::Pin;
 use crate::schema::{DATABASE, LOCK, known_version, stored_size};
 use crate::sql::Count;
 
@@ -23,6 +24,12 @@ pub struct Archive {
 }
 
 impl Archive {
+    /// Was there ever a broker on this directory?
+    #[must_use]
+    pub fn is_there(dir: &Path) -> bool {
+        dir.join(DATABASE).exists()
+    }
+
     /// Opens the ledger in a data directory. A database of an older version is read as it is. Beside a log that a crash left behind, the
     /// engine may make its shared-memory file; else no file is made or changed.
     ///
@@ -55,6 +62,14 @@ impl Archive {
     /// The store's.
     pub fn size(&self) -> Result<u64, StoreError> {
         self.read(stored_size)
+    }
+
+    /// The tools that were looked at, by system and tool.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn pins(&self) -> Result<Vec<Pin>, StoreError> {
+        self.read(crate::registry::pins)
     }
 
     /// The newest signed note; empty if there never was one.

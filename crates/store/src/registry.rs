@@ -301,11 +301,7 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn pins(&self) -> Result<Vec<Pin>, StoreError> {
-        self.read(|conn| {
-            let mut statement = conn.prepare_cached("SELECT * FROM pins ORDER BY system, tool")?;
-            statement.query_map([], raw_pin)?.map(|row| parse_pin(row?)).collect()
-        })
-        .await
+        self.read(pins).await
     }
 
     /// One pin.
@@ -419,6 +415,12 @@ where
 }
 
 type RawPin = (String, String, Vec<u8>, [u8; 32], String, String, Option<String>, Timestamp);
+
+/// All pins, by system and tool.
+pub(crate) fn pins(conn: &Connection) -> Result<Vec<Pin>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT * FROM pins ORDER BY system, tool")?;
+    statement.query_map([], raw_pin)?.map(|row| parse_pin(row?)).collect()
+}
 
 fn raw_pin(r: &Row<'_>) -> rusqlite::Result<RawPin> {
     Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?, r.get(6)?, r.get::<_, At>(7)?.0))

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bailiwick_core::{AgentName, Budget, Constraint, Effect, EndReason, ErrorCode, InstanceId, PersonName, Role, SpiffeId, Task, TaskId, Timestamp};
-use bailiwick_policy::{Possible, TaskQuestion};
+use bailiwick_core::{AgentName, Budget, ComponentName, Constraint, Effect, EndReason, ErrorCode, Hop, InstanceId, PersonName, Role, SpiffeId, Task, TaskId, Timestamp};
 use bailiwick_store::{LeaseFilter, TaskFilter, TaskRow};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -170,15 +169,8 @@ impl TaskDocument {
 }
 
 fn granted(house: &House, task: &Task) -> Vec<GrantedTool> {
-    let (registry, engine) = (house.registry.load(), house.engine.load());
-    let approvers = house.approvers_of(task);
-    let agent = house.agent(task.agent.as_str());
-    let now = house.clock.now();
-    let waits = |tool: &bailiwick_core::ToolName| {
-        let Some(agent) = agent else { return true };
-        let question = TaskQuestion { agent, subject: &task.subject, purpose: &task.purpose, tool, approvers: &approvers, now };
-        !matches!(engine.possible(question), Possible::Free)
-    };
+    let registry = house.registry.load();
+    let waits = house.waiting_tools(task);
     let tools = task.grant.tools().iter();
     tools
         .map(|(name, grant)| GrantedTool {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bailiwick_core::{AgentName, PersonName, TrustDomain};
-use bailiwick_policy::{Engine, ToolShape, World};
+use bailiwick_store::{Archive, Pin, StoreError};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -83,8 +83,8 @@ impl Init {
 pub(crate) fn check(place: &Place) -> Result<(), Failure> {
     let file = place.config_file()?;
     let config = Config::load(&file).map_err(config_failure)?;
-    let policies = check_policies(&config)?;
     let data_dir = place.data_dir()?;
+    let policies = check_policies(&config, &known_pins(&data_dir)?)?;
     if place.json {
         say(json!({
             "config": file, "trust_domain": config.trust_domain.to_string(), "people": config.people.len(), "agents": config.agents.len(),
@@ -116,20 +116,25 @@ pub(crate) fn check(place: &Place) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks the policies against the tools that the configuration names; gives how many there are.
-fn check_policies(config: &Config) -> Result<usize, Failure> {
+/// The tools that a broker on this directory has seen. None, if there never was one, or one runs now.
+fn known_pins(data_dir: &Path) -> Result<Vec<Pin>, Failure> {
+    if !Archive::is_there(data_dir) {
+        return Ok(Vec::new());
+    }
+    match Archive::open(data_dir).and_then(|archive| archive.pins()) {
+        Ok(pins) => Ok(pins),
+        Err(StoreError::Locked { .. }) => {
+            warn("note: a broker runs on this directory: policies were checked against the tools that the configuration names, not those it has seen");
+            Ok(Vec::new())
+        }
+        Err(error) => Err(Failure::new(error.to_string(), error.code().hint())),
+    }
+}
+
+/// Checks the policies as the start does: against the tools that were seen, and those that the configuration names. Gives how many there are.
+fn check_policies(config: &Config, pins: &[Pin]) -> Result<usize, Failure> {
     let sources = crate::house::policy_sources(config).map_err(|e| Failure::new(e.to_string(), e.hint()))?;
-    let named = config.systems.values().flat_map(|s| s.effects.iter().map(move |(tool, effect)| (&s.name, tool, *effect)));
-    let tools = named.filter_map(|(system, tool, effect)| {
-        let name = bailiwick_core::ToolName::new(system, tool).ok()?;
-        Some(ToolShape { name, effect, input_schema: None })
-    });
-    let world = World {
-        agents: config.agents.values().map(|e| e.agent.clone()).collect(),
-        people: config.people.values().cloned().collect(),
-        tools: tools.collect(),
-    };
-    let engine = Engine::new(&sources, world).map_err(|e| Failure::new(e.render(), ""))?;
+    let engine = crate::house::engine_over(&sources, config, pins).map_err(|report| Failure::new(report, ""))?;
     for warning in engine.warnings() {
         warn(format_args!("note: {}:{}: {}", warning.source.as_deref().unwrap_or("policies"), warning.line, warning.message));
     }

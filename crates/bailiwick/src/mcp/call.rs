@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::random;
 use crate::mcp::exchange::{Exchange, Said, Speaks};
 use crate::mcp::parked::{self, Run, Turn};
-use crate::mcp::{held, relay};
+use crate::mcp::{held, relay, to_open};
 use crate::pipeline::{Answer, Asks, Refused, Sending};
 use crate::registry::ToolEntry;
 use crate::state_seal::State;
@@ -53,6 +53,12 @@ impl Exchange {
             match self.take_state(&asked, text).await {
                 Ok(Taken::Leg(l)) => leg = l,
                 Ok(Taken::Run(taken)) => run = Some(*taken),
+                // A system that shakes hands is only asked anew: it knows by itself that its page was opened.
+                Ok(Taken::Upstream(_)) if asked.entry.as_ref().is_some_and(|e| matches!(self.asks(&e.system), Asks::Legacy { .. })) => {
+                    if asked.responses.as_ref().is_some_and(|r| to_open::declined(r.raw())) {
+                        return self.refused(asked.method, &asked.name, &to_open::not_opened());
+                    }
+                }
                 Ok(Taken::Upstream(inner)) => {
                     if let Some(inner) = inner {
                         extra.push(("requestState", quoted(&inner)));
@@ -82,7 +88,9 @@ impl Exchange {
                 (Answer::Done(Reply::Result(result)), Some(entry)) => (result, entry),
                 (Answer::Done(Reply::Result(_)), None) => return self.refused(asked.method, &asked.name, &unknown()),
                 (Answer::Done(Reply::Error { code, message, data, http_status }), _) => {
-                    return self.upstream_error(code, &message, data.as_ref(), http_status);
+                    return self
+                        .to_open(&asked, code, data.as_ref())
+                        .unwrap_or_else(|| self.upstream_error(code, &message, data.as_ref(), http_status));
                 }
                 (Answer::Refused(refused), _) => return self.refused(asked.method, &asked.name, &refused),
                 (Answer::Held(hold), _) => match waiting.step(self, &asked, *hold, events.as_ref()).await {
@@ -186,7 +194,7 @@ impl Exchange {
     }
 
     /// A modern system asks for input: its state goes to the client inside ours, bound to task and call.
-    fn input_required(&self, asked: &Asked, result: &RawBuf) -> Said {
+    pub(super) fn input_required(&self, asked: &Asked, result: &RawBuf) -> Said {
         let now = self.house.clock.now();
         let inner = result.raw().member("requestState").and_then(Raw::string).map(std::borrow::Cow::into_owned);
         let Some(key) = self.state_key(asked) else { return self.refused(asked.method, &asked.name, &unknown()) };

@@ -99,6 +99,11 @@ impl Waiting {
 
 /// The end of a hold that is not an approval, told to the model.
 fn over(exchange: &Exchange, asked: &Asked, state: &HoldState) -> Option<Said> {
+    end_of(state).map(|refused| exchange.refused(asked.method, &asked.name, &refused))
+}
+
+/// The end of a hold that is not an approval, in words.
+pub(super) fn end_of(state: &HoldState) -> Option<Refused> {
     let (code, detail) = match state {
         HoldState::Pending | HoldState::Approved { .. } | HoldState::Consumed { .. } => return None,
         HoldState::Refused { by, reason, .. } if reason.is_empty() => (ErrorCode::HoldRefused, format!("`{by}` refused this call")),
@@ -108,11 +113,11 @@ fn over(exchange: &Exchange, asked: &Asked, state: &HoldState) -> Option<Said> {
         HoldState::Expired { .. } => (ErrorCode::HoldExpired, ErrorCode::HoldExpired.sentence().to_owned()),
         HoldState::Withdrawn { .. } => (ErrorCode::CallCancelled, "the held call was withdrawn; it was not made".to_owned()),
     };
-    Some(exchange.refused(asked.method, &asked.name, &Refused { code, detail }))
+    Some(Refused { code, detail })
 }
 
 /// Waits until a hold is decided, or for one leg.
-async fn wait(house: &House, hold: &Hold, leg: Duration, cancel: &CancellationToken) -> HoldState {
+pub(super) async fn wait(house: &House, hold: &Hold, leg: Duration, cancel: &CancellationToken) -> HoldState {
     let mut bell = house.holds.bell();
     let deadline = tokio::time::Instant::now() + leg;
     loop {
@@ -141,7 +146,7 @@ fn next_state(exchange: &Exchange, asked: &Asked, hold: &Hold, leg: u32) -> Opti
     exchange.house.state_seal.seal(&State::Hold { hold: hold.id, task: hold.task, key, leg, until: hold.expires_at })
 }
 
-fn summary(hold: &Hold) -> String {
+pub(super) fn summary(hold: &Hold) -> String {
     format!("a person must approve `{}` ({}) before it is done", hold.tool, hold.effect)
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bailiwick_wire::mcp::reply::{self, Client, Writer};
-use bailiwick_wire::mcp::{Headers, Initialize, Legacy, Message, Meta, Method, Refusal, Request, code};
+use bailiwick_wire::mcp::{Headers, Initialize, Legacy, Message, Meta, Method, Refusal, Request, Version, code};
 use bailiwick_wire::{Limits, Raw};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
@@ -15,7 +15,7 @@ use crate::house::House;
 use crate::mcp::exchange::{Exchange, SERVER, Speaks};
 use crate::mcp::parked::ToldList;
 use crate::mcp::session::{Scope, Session};
-use crate::mcp::{OutBody, challenge, empty, event_stream, lists, modern, not_allowed, plain, refuse, relay};
+use crate::mcp::{OutBody, challenge, empty, event_stream, legacy_tasks, lists, modern, not_allowed, plain, refuse, relay};
 use crate::pipeline::Who;
 use crate::tokens::Bearer;
 use crate::upstream::{Notice, UpstreamRequest, UseEra};
@@ -125,6 +125,9 @@ async fn answer(house: Arc<House>, scope: Scope, who: Who, session: Arc<Session>
                 Ok(asked) => asked,
                 Err(refusal) => return refuse(&refusal),
             };
+            if let Some(ttl) = legacy_tasks::wanted(&session, method, request) {
+                return modern::said(legacy_tasks::begin(&exchange, &session, asked, ttl));
+            }
             let (events, heard) = mpsc::channel(relay::EVENTS);
             let caller = exchange.clone();
             let work = async move {
@@ -136,6 +139,10 @@ async fn answer(house: Arc<House>, scope: Scope, who: Who, session: Arc<Session>
         }
         Method::ToolsList | Method::PromptsList | Method::ResourcesList | Method::ResourceTemplatesList => {
             modern::said(lists::list(&exchange, method, request.params.cursor.as_deref()).await)
+        }
+        Method::TasksGet | Method::TasksResult | Method::TasksList | Method::TasksCancel if session.version >= Version::V2025_11_25 => {
+            let handle = request.params.task_id.as_deref().unwrap_or_default();
+            modern::said(legacy_tasks::answer(&exchange, &session, method, handle).await)
         }
         Method::LoggingSetLevel => set_level(&exchange, request).await,
         Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => subscribe(&exchange, method, request).await,
@@ -283,6 +290,7 @@ impl House {
     /// Ends a client's session, and the systems' own sessions under it.
     pub(crate) async fn end_mcp_session(&self, session: &Session) {
         self.sessions.end(&session.id);
+        session.handles.end();
         *session.stream.lock().unwrap_or_else(PoisonError::into_inner) = None;
         for system in self.registry.load_full().systems.values() {
             system.upstream.end_session(&session.key).await;

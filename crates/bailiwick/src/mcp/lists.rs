@@ -1,12 +1,13 @@
 //! What a task sees: tools, prompts, resources of the systems that it was granted, and what changes about them.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bailiwick_core::{CallId, ErrorCode, SystemName, Task};
 use bailiwick_store::Entry;
 use bailiwick_wire::mcp::reply;
-use bailiwick_wire::mcp::{Method, Refusal, code};
+use bailiwick_wire::mcp::{Method, Refusal, Version, code};
 use bailiwick_wire::{Raw, RawBuf};
 use bytes::Bytes;
 use http::Response;
@@ -15,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::clock::random;
 use crate::entry::{self, Body};
 use crate::house::House;
-use crate::mcp::call::quoted;
+use crate::mcp::call::{legacy_session, quoted};
 use crate::mcp::exchange::{Exchange, Said};
 use crate::mcp::session::Scope;
 use crate::mcp::{OutBody, event_stream, relay};
@@ -40,13 +41,23 @@ pub(super) fn capabilities(exchange: &Exchange) -> RawBuf {
     }
     if exchange.is_modern() {
         members.push("\"extensions\":{\"io.modelcontextprotocol/tasks\":{}}".to_owned());
-    } else if let Scope::System(name) = &exchange.scope
+    }
+    if has_legacy_tasks(exchange) {
+        members.push("\"tasks\":{\"list\":{},\"cancel\":{},\"requests\":{\"tools\":{\"call\":{}}}}".to_owned());
+    }
+    if !exchange.is_modern()
+        && let Scope::System(name) = &exchange.scope
         && exchange.knows(name.as_str())
         && exchange.house.registry.load().system(name.as_str()).is_some_and(|s| declares(s, "logging", None))
     {
         members.push("\"logging\":{}".to_owned());
     }
     relay::own(&format!("{{{}}}", members.join(",")))
+}
+
+/// Does the client's revision have the tasks of 2025-11-25?
+fn has_legacy_tasks(exchange: &Exchange) -> bool {
+    legacy_session(exchange).is_some_and(|s| s.version >= Version::V2025_11_25)
 }
 
 /// Does a system say that it can do this?
@@ -135,8 +146,25 @@ fn tools(exchange: &Exchange, cursor: Option<&str>) -> Said {
         Scope::System(_) => tools.iter().map(|t| t.listed_own()).collect(),
     };
     let mut message = Vec::new();
-    exchange.writer().tools_list(&mut message, &exchange.id, listed, None);
+    if has_legacy_tasks(exchange) {
+        let waits = exchange.house.waiting_tools(&exchange.who.live.task);
+        let marked: Vec<_> =
+            tools.iter().zip(&listed).map(|(tool, text)| if waits(&tool.tool.name) { behind_a_handle(text) } else { Cow::Borrowed(*text) }).collect();
+        exchange.writer().tools_list(&mut message, &exchange.id, marked.iter().map(|text| &**text), None);
+    } else {
+        exchange.writer().tools_list(&mut message, &exchange.id, listed, None);
+    }
     Said::ok(message)
+}
+
+/// The definition of a tool whose calls may wait for people: they may be made behind a handle (MCP 2025-11-25, tasks). What the system
+/// itself says of that stays.
+fn behind_a_handle(definition: &[u8]) -> Cow<'_, [u8]> {
+    let says = crate::registry::parse_raw(definition).is_none_or(|raw| raw.member("execution").is_some());
+    match definition.strip_suffix(b"}") {
+        Some(open) if !says => Cow::Owned([open, br#","execution":{"taskSupport":"optional"}}"#].concat()),
+        _ => Cow::Borrowed(definition),
+    }
 }
 
 impl Exchange {

@@ -6,11 +6,13 @@ mod call;
 mod exchange;
 mod held;
 mod legacy;
+mod legacy_tasks;
 mod lists;
 mod modern;
 pub mod parked;
 mod relay;
 pub mod session;
+mod to_open;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::random;
+use crate::mcp::legacy_tasks::Handles;
 use crate::upstream::{ClientAnswer, SessionKey};
 
 const IDLE: Duration = Duration::from_secs(2 * 3600);
@@ -61,6 +62,8 @@ pub struct Session {
     level: Mutex<&'static str>,
     /// Resources that the client subscribed to here.
     heeded: Mutex<BTreeSet<String>>,
+    /// Its calls that run behind a handle.
+    pub(super) handles: Handles,
     /// What goes to the client outside of any request: its GET stream, if it has one.
     pub stream: Mutex<Option<mpsc::Sender<bytes::Bytes>>>,
 }
@@ -178,6 +181,7 @@ impl Sessions {
             seen: Mutex::new(now),
             level: Mutex::new(LEVEL),
             heeded: Mutex::default(),
+            handles: Handles::default(),
             stream: Mutex::default(),
         });
         by_id.insert(id, Arc::clone(&session));
@@ -201,6 +205,7 @@ impl Sessions {
             seen: Mutex::new(Timestamp::default()),
             level: Mutex::new(LEVEL),
             heeded: Mutex::default(),
+            handles: Handles::default(),
             stream: Mutex::default(),
         })
     }

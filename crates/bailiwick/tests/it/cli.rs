@@ -54,6 +54,30 @@ fn a_wrong_configuration_is_refused_with_file_line_and_column() {
 }
 
 #[test]
+fn a_policy_about_arguments_is_checked_against_the_tools_that_the_broker_has_seen() {
+    let mut one = Installation::of_two_people();
+    assert!(one.stop(), "{}", one.log());
+    let folder = one.data().join("policies");
+    std::fs::create_dir(&folder).unwrap();
+    let small = "@id(\"small\")\npermit (principal, action == Action::\"shop.refund_order\", resource) when { context.input.REFUND <= 500 };\n";
+    std::fs::write(folder.join("p.cedar"), small.replace("REFUND", "amount_cents")).unwrap();
+    let file = one.data().join("bailiwick.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n[policy]\ndirectory = \"policies\"\n")).unwrap();
+    assert!(one.done(&["check"]).contains("is well-formed"));
+    // An argument that the tool does not have is found here, and not at the next start.
+    std::fs::write(folder.join("p.cedar"), small.replace("REFUND", "sum")).unwrap();
+    assert!(one.refused(&["check"]).contains("sum"));
+    // Where no broker ever ran, nobody knows the arguments.
+    let new = Installation::new();
+    let (config, pack) = (new.dir.path().join("c.toml"), new.dir.path().join("policies"));
+    std::fs::create_dir(&pack).unwrap();
+    std::fs::copy(&file, &config).unwrap();
+    std::fs::write(pack.join("p.cedar"), small.replace("REFUND", "amount_cents")).unwrap();
+    new.refused(&["check", "--config", config.to_str().unwrap()]);
+}
+
+#[test]
 fn without_a_broker_the_command_that_starts_it_is_named() {
     let new = Installation::new();
     new.done(&["person", "add", "ana"]);

@@ -400,7 +400,7 @@ async fn bi_024_one_agents_task_is_nothing_to_another() {
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
 
-async fn legacy(client: &Client<'_>, task: &TaskToken, session: &str, body: &str) -> Answer {
+pub(crate) async fn legacy(client: &Client<'_>, task: &TaskToken, session: &str, body: &str) -> Answer {
     let bearer = format!("Bearer {}", task.token);
     let mut headers =
         vec![("authorization", bearer.as_str()), ("content-type", "application/json"), ("accept", "application/json, text/event-stream")];
@@ -411,7 +411,7 @@ async fn legacy(client: &Client<'_>, task: &TaskToken, session: &str, body: &str
 }
 
 /// Shakes hands as clients of 2025-11-25 do; gives the session's id.
-async fn handshake(client: &Client<'_>, task: &TaskToken) -> String {
+pub(crate) async fn handshake(client: &Client<'_>, task: &TaskToken) -> String {
     let answer = legacy(client, task, "", INITIALIZE).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let session = answer.headers["mcp-session-id"].to_str().unwrap().to_owned();

@@ -25,6 +25,7 @@ mod false_broker;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod handles;
 mod hazards;
 #[cfg(test)]
 mod hosts;

@@ -61,6 +61,11 @@ impl Asking {
                 result(json!({ "tools": tools }))
             }
             ("POST", Some("tools/call")) if message["params"]["name"] == "look" => self.ask(id),
+            ("POST", Some("tools/call")) if message["params"]["name"] == "region" && self.calls() == 1 => {
+                let page = json!({ "mode": "url", "elicitationId": "e1", "url": "https://sign.example/in?x=1", "message": "Sign in first" });
+                let error = json!({ "code": -32042, "message": "Sign in first", "data": { "elicitations": [page] } });
+                json(200, &json!({ "jsonrpc": "2.0", "id": id, "error": error }))
+            }
             ("POST", Some("tools/call")) => result(json!({ "content": [{ "type": "text", "text": "done" }] })),
             ("POST", Some(name)) if name.starts_with("notifications/") => status(202),
             ("POST", None) => {
@@ -259,4 +264,45 @@ async fn a_system_that_forgot_its_sessions_is_looked_at_before_the_call_is_made_
     assert!(listed(&scene) > lists, "its tools were not looked at");
     // The refused attempt, and the call.
     assert_eq!(scene.asking.calls(), calls + 2);
+}
+
+async fn region(scene: &Scene, more: &str, capabilities: &str) -> Value {
+    let body = modern("tools/call", &format!(r#""name":"sys.region","arguments":{{"region":"eu"}}{more}"#), capabilities);
+    let bearer = format!("Bearer {}", scene.task.token);
+    let mut headers = crate::support::modern_headers(&bearer, "tools/call", Some("sys.region"));
+    headers.push(("mcp-param-region", "eu"));
+    scene.client().send(Method::POST, "/mcp", &headers, body).await.json()
+}
+
+const SHOWS_PAGES: &str = r#"{"elicitation":{"url":{}}}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_a_system_wants_opened_first_is_asked_for_in_the_clients_revision_and_then_the_call_is_made_anew() {
+    let scene = Scene::new("\"elicitation\"").await;
+    let asked = region(&scene, "", SHOWS_PAGES).await["result"].clone();
+    assert_eq!(asked["resultType"], "input_required", "{asked}");
+    let question = &asked["inputRequests"]["page-1"];
+    assert_eq!((&question["method"], &question["params"]["url"]), (&json!("elicitation/create"), &json!("https://sign.example/in?x=1")));
+    let opened = format!(r#","requestState":{},"inputResponses":{{"page-1":{{"action":"accept"}}}}"#, asked["requestState"]);
+    let done = region(&scene, &opened, SHOWS_PAGES).await["result"].clone();
+    assert_eq!(done["content"][0]["text"], "done", "{done}");
+    assert_eq!(scene.asking.calls(), 2);
+    // The system of the older revision is told nothing that it does not know.
+    assert!(!scene.asking.seen.lock().unwrap().iter().any(|m| m.to_string().contains("inputResponses")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_was_declined_or_cannot_be_shown_or_may_not_be_relayed_is_told_to_the_model() {
+    let scene = Scene::new("\"elicitation\"").await;
+    let asked = region(&scene, "", SHOWS_PAGES).await["result"].clone();
+    let declined = format!(r#","requestState":{},"inputResponses":{{"page-1":{{"action":"decline"}}}}"#, asked["requestState"]);
+    let told = region(&scene, &declined, SHOWS_PAGES).await["result"].clone();
+    assert!(told["content"][0]["text"].as_str().unwrap().contains("declined"), "{told}");
+    assert_eq!(scene.asking.calls(), 1);
+    for (relay, capabilities) in [("\"elicitation\"", "{}"), ("", SHOWS_PAGES)] {
+        let scene = Scene::new(relay).await;
+        let told = region(&scene, "", capabilities).await["result"].clone();
+        let text = told["content"][0]["text"].as_str().unwrap();
+        assert!(told["isError"] == json!(true) && text.contains("page") && !text.contains("sign.example"), "{told}");
+    }
 }

@@ -12,6 +12,8 @@ pub use held::{Elicitation, ElicitationAnswer, LegacyTask, Pending, TaskHandle, 
 
 /// The key of `_meta` under which our own facts about a held call stand. Upstreams may not write under [`META_OWN`].
 pub const META_APPROVAL: &str = "dev.bailiwick/approval";
+/// The key of `_meta` by which 2025-11-25 says of which task an answer is.
+const META_RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
 /// The prefix of our keys in `_meta`.
 pub const META_OWN: &str = "dev.bailiwick/";
 
@@ -71,6 +73,15 @@ impl Writer<'_> {
     /// Passes a complete result of an upstream of either era on. What only the other era has is added or dropped;
     /// `serverInfo`, caching and members that look like ours are never the upstream's. All else keeps its bytes.
     pub fn upstream_result(&self, out: &mut Vec<u8>, id: &IdBuf, method: Method, upstream: Raw<'_>) {
+        self.passed_on(out, id, method, upstream, None);
+    }
+
+    /// 2025-11-25, `tasks/result`: what the call of a task would have been answered, and of which task it is.
+    pub fn legacy_task_result(&self, out: &mut Vec<u8>, id: &IdBuf, upstream: Raw<'_>, task: &str) {
+        self.passed_on(out, id, Method::ToolsCall, upstream, Some(task));
+    }
+
+    fn passed_on(&self, out: &mut Vec<u8>, id: &IdBuf, method: Method, upstream: Raw<'_>, of_task: Option<&str>) {
         let copied = adding(|mut object| {
             for (key, value) in upstream.entries() {
                 let name = key.string().unwrap_or_default();
@@ -87,7 +98,10 @@ impl Writer<'_> {
                     object = object.entry_in(key, value);
                 }
             }
-            object
+            match of_task {
+                Some(task) => object.nested(META_RELATED_TASK, |related| related.text("taskId", task)),
+                None => object,
+            }
         });
         let caching = self.client == Client::Modern && method.is_cacheable();
         self.result_with_meta(

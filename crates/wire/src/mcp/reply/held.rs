@@ -74,11 +74,29 @@ impl TaskHandle<'_> {
             .count("ttlMs", self.ttl_ms)
             .count("pollIntervalMs", self.poll_interval_ms)
     }
+
+    fn write_legacy<'o>(&self, object: Object<'o>) -> Object<'o> {
+        object
+            .text("taskId", self.task_id)
+            .text("status", self.status.as_str())
+            .text_if("statusMessage", self.status_message)
+            .text("createdAt", self.created_at)
+            .text("lastUpdatedAt", self.last_updated_at)
+            .count("ttl", self.ttl_ms)
+            .count("pollInterval", self.poll_interval_ms)
+    }
 }
 
 /// The experimental task of 2025-11-25; only for a request that brought `params.task`.
 #[derive(Debug, Clone, Copy)]
 pub struct LegacyTask<'a>(pub TaskHandle<'a>);
+
+impl LegacyTask<'_> {
+    /// The task alone, as `tasks/list` has it.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        self.0.write_legacy(Object::begin(out)).end();
+    }
+}
 
 impl Writer<'_> {
     /// The fallback for every client: an error result that says what is pending and when to call again.
@@ -130,18 +148,27 @@ impl Writer<'_> {
 
     /// 2025-11-25, for a request with `params.task`: a handle of that revision's shape.
     pub fn held_legacy_task(&self, out: &mut Vec<u8>, id: &IdBuf, LegacyTask(task): &LegacyTask<'_>) {
-        respond(out, id, |object| {
-            object.nested("task", |object| {
-                object
-                    .text("taskId", task.task_id)
-                    .text("status", task.status.as_str())
-                    .text_if("statusMessage", task.status_message)
-                    .text("createdAt", task.created_at)
-                    .text("lastUpdatedAt", task.last_updated_at)
-                    .count("ttl", task.ttl_ms)
-                    .count("pollInterval", task.poll_interval_ms)
-            })
-        });
+        respond(out, id, |object| object.nested("task", |object| task.write_legacy(object)));
+    }
+
+    /// 2025-11-25, `tasks/get` and `tasks/cancel`: how the task stands.
+    pub fn legacy_task(&self, out: &mut Vec<u8>, id: &IdBuf, LegacyTask(task): &LegacyTask<'_>) {
+        respond(out, id, |object| task.write_legacy(object));
+    }
+
+    /// 2025-11-25, `tasks/list`: one page, each as [`LegacyTask::write`] wrote it.
+    pub fn legacy_tasks(&self, out: &mut Vec<u8>, id: &IdBuf, tasks: &[Vec<u8>]) {
+        let list = |out: &mut Vec<u8>| {
+            out.push(b'[');
+            for (index, task) in tasks.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(task);
+            }
+            out.push(b']');
+        };
+        respond(out, id, |object| object.with("tasks", list));
     }
 
     /// `tools/call` result to be stored for a task handle: a text, as `tasks/get` will inline it.
