@@ -1,6 +1,8 @@
 //! Who presents a token, with what beside it, and from where.
 
-mod binding;
+pub(crate) mod binding;
+pub(crate) mod challenge;
+mod replays;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use bailiwick_identity::{Place, Proof, ProofError};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 
+use crate::authn::binding::Scheme;
 use crate::house::House;
 use crate::pipeline::Who;
 use crate::tokens::Bearer;
@@ -50,16 +53,17 @@ impl House {
             return Err(invalid(&"more than one Authorization header"));
         }
         let value = value.to_str().map_err(|e| invalid(&e))?;
-        let token = match Proof::from_authorization(value).map_err(|e| invalid(&e))? {
-            Proof::Bearer(token) => token,
-            _ => return Err(invalid(&"not a bearer token")),
+        let (scheme, token) = match Proof::from_authorization(value).map_err(|e| invalid(&e))? {
+            Proof::Bearer(token) => (Scheme::Bearer, token),
+            Proof::Bound(token) => (Scheme::Dpop, token),
+            _ => return Err(invalid(&"not an access token")),
         };
         let hash = Digest::of(token.as_bytes());
         let now = self.clock.now();
         if let Some((bearer, last)) = self.tokens.find(&hash) {
             bearer.verified().check_time(now).map_err(|e| expired_or(&e, invalid))?;
             self.still_good(&bearer)?;
-            self.bound(bearer.verified(), presented)?;
+            self.bound(bearer.verified(), scheme, token, presented)?;
             if last != from {
                 self.seen_at(&bearer, from, now).await;
                 self.tokens.put(hash, bearer.clone(), from);
@@ -71,11 +75,12 @@ impl House {
             None => Bearer::Agent(verified),
             Some(caller) => {
                 let live = self.live.find(caller.task).ok_or(NotAuthenticated { code: ErrorCode::TaskClosed })?;
-                Bearer::Task(verified, Who { caller: Arc::new(caller), live })
+                let confirmation = verified.confirmation;
+                Bearer::Task(verified, Who { caller: Arc::new(caller), live, confirmation })
             }
         };
         self.still_good(&bearer)?;
-        self.bound(bearer.verified(), presented)?;
+        self.bound(bearer.verified(), scheme, token, presented)?;
         self.seen_at(&bearer, from, now).await;
         self.tokens.put(hash, bearer.clone(), from);
         Ok(bearer)
@@ -91,6 +96,13 @@ impl House {
             && !who.live.is_open(now)
         {
             return Err(NotAuthenticated { code: ErrorCode::TaskClosed });
+        }
+        // What opens tasks, and was issued before a key of its agent was revoked, may have been issued to that key.
+        if matches!(bearer, Bearer::Agent(_)) && self.enrolled.is_before(&verified.agent, verified.issued) {
+            return Err(NotAuthenticated { code: ErrorCode::ProofInvalid });
+        }
+        if self.instances.is_ended(&verified.agent, verified.instance) {
+            return Err(NotAuthenticated { code: ErrorCode::ProofInvalid });
         }
         // An agent that was taken out of service, or whose review is overdue, does nothing more, whatever the policies say.
         let agent = self.agent(verified.agent.as_str()).ok_or(NotAuthenticated { code: ErrorCode::ProofInvalid })?;

@@ -133,6 +133,8 @@ pub struct Urls {
     pub mcp: String,
     /// The token endpoint.
     pub token: String,
+    /// Where clients with certificates come in, without a trailing slash.
+    pub mtls: Option<String>,
     /// `host[:port]` values that a `Host` header may have.
     pub hosts: Vec<String>,
 }
@@ -148,7 +150,17 @@ impl Urls {
         {
             hosts.push(url.port().map_or_else(|| host.to_owned(), |p| format!("{host}:{p}")));
         }
-        Self { base: base.to_owned(), mcp: format!("{base}/mcp"), token: format!("{base}/oauth/token"), hosts }
+        Self { base: base.to_owned(), mcp: format!("{base}/mcp"), token: format!("{base}/oauth/token"), mtls: None, hosts }
+    }
+}
+
+impl Urls {
+    /// Adds the listener for clients with certificates: how it is reached, or where it was bound.
+    fn add_mtls(&mut self, url: Option<String>, bound: Option<std::net::SocketAddr>) {
+        let Some(bound) = bound else { return };
+        let base = url.unwrap_or_else(|| format!("https://{bound}"));
+        self.hosts.extend(Self::new(&base, bound).hosts);
+        self.mtls = Some(base);
     }
 }
 
@@ -191,6 +203,10 @@ pub struct House {
     pub tokens: TokenCache,
     /// Public keys of agents and people.
     pub keyring: Keyring,
+    /// What is remembered of proofs of possession.
+    pub possession: crate::authn::binding::Possession,
+    /// Certificates of the listeners, and whose certificates of clients are believed.
+    pub(crate) tls: crate::tls::Tls,
     /// Who was seen from where.
     pub sightings: Mutex<Sightings>,
     /// Seals `requestState` and handles of held calls.
@@ -261,7 +277,9 @@ impl House {
         let payloads = crate::retention::open_payloads(&config, data_dir)?;
         let listener = tokio::net::TcpListener::bind(config.address).await.map_err(|error| StartError::Listen { address: config.address, error })?;
         let bound = listener.local_addr().map_err(|error| StartError::Listen { address: config.address, error })?;
-        let base = config.public_url.clone().unwrap_or_else(|| format!("http://{bound}"));
+        let (tls, mtls_bound) = crate::tls::Tls::open(&config).await?;
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let base = config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{bound}"));
         let mut urls = Urls::new(&base, bound);
         urls.hosts.extend(config.allowed_hosts.iter().cloned());
         // From here on connections wait for us: whoever finds the address finds us behind it.
@@ -285,6 +303,7 @@ impl House {
             publication,
             payloads,
             texts,
+        urls.add_mtls(config.mtls.as_ref().and_then(|m| m.public_url.clone()), mtls_bound);
             engine: ArcSwap::from_pointee(engine),
             registry: ArcSwap::default(),
             live: LiveTasks::default(),
@@ -299,6 +318,8 @@ impl House {
             sessions: Sessions::default(),
             paces: crate::paces::Paces::default(),
             retaining: crate::retention::Retaining::default(),
+        let local = crate::spiffe::Local::open(&config, data_dir, &sealer, clock.now())?;
+        let possession = crate::authn::binding::Possession::new(&*clock, &urls.mcp, &urls.token);
             parking: crate::mcp::parked::Parking::default(),
             sign_ins: SignIns::default(),
             workers: TaskTracker::new(),
@@ -319,6 +340,8 @@ impl House {
         house.start_exports().await?;
         house.start_systems().await?;
         house.leases.recover(house.pen.stopped().is_none(), |task| house.live.find(task).map(|live| Arc::clone(&live.task))).await?;
+            possession,
+            tls,
         let stopped = house.pen.stopped().is_some();
         if premature && !stopped {
             house.judge_policies_late().await?;

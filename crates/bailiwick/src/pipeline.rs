@@ -38,6 +38,8 @@ pub struct Who {
     /// Its task.
     pub live: Arc<LiveTask>,
 }
+    /// What the token is bound to that was presented.
+    pub confirmation: Option<Confirmation>,
 
 /// The era in which a system is asked.
 #[derive(Clone, Debug)]
@@ -165,6 +167,12 @@ impl House {
         };
         let Some(tool) = tool else { return Ok(Refused::plain(ErrorCode::ToolUnknown)) };
         if let Some(refused) = self.refused_before(&call).await? {
+        let demand = tool.system.entry.binding;
+        if !demand.met_by(who.confirmation.as_ref()) {
+            let code = ErrorCode::BindingRequired;
+            self.denied(&call, code, "the system demands a token that is bound to a key", &[]).await?;
+            return Ok(Refused::answer(code, format!("{}: {}", code.sentence(), demand.words())));
+        }
             return Ok(refused);
         }
         sending.lease = match self.reserve_lease(&call, who, tool).await? {

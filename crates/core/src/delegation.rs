@@ -248,6 +248,7 @@ mod tests {
             model_attested: None,
             component: taker.component.clone(),
             undivided: false,
+            held_by: None,
             chain: part.chain,
             grant: part.grant,
             budget: part.budget,

@@ -40,6 +40,12 @@ codes! {
         "make a new assertion or token; check the clock, the audience and the key";
     TokenExpired = "authn.token_expired", "the token has expired",
         "renew the task token at the token endpoint";
+    DpopNonce = "authn.dpop_nonce", "the proof of possession needs a nonce of this broker",
+        "make the proof again with the nonce of the answer's `DPoP-Nonce` field, as RFC 9449 section 9 says";
+    DpopInvalid = "authn.dpop_invalid", "the proof of possession is not valid for this request and token, or was used before",
+        "make a new proof for each request: method, URL as clients know it, time, and the token's hash (RFC 9449 section 4.2)";
+    BindingRequired = "authn.binding_required", "a token must be bound to a key here, and this one is not bound to what is demanded",
+        "ask for a token with a DPoP proof, or over the mTLS listener; `bailiwick connect` does so by itself";
     RoleMissing = "authz.role", "this person may not do that",
         "ask someone with the role that the message names";
     TaskAbsent = "task.absent", "there is no such task",
@@ -78,6 +84,8 @@ codes! {
         "ask another approver";
     ApprovalNotEligible = "approval.not_eligible", "this person's approval would not release the call",
         "ask one of the people that the hold names";
+    StepUpRequired = "approval.step_up", "this approval must be signed with a passkey",
+        "open the call's page in a browser where your passkey is, and approve it there";
     ApprovalMismatch = "approval.mismatch", "what was approved is not what is held",
         "look at the held call again and decide anew";
     BudgetCalls = "budget.calls", "the task's budget of calls is spent",
@@ -96,6 +104,8 @@ codes! {
         "try again later; the operator sees why with `bailiwick lease list` and `bailiwick system check`";
     LeaseAbsent = "lease.absent", "there is no such lease",
         "list the leases: `bailiwick lease list`";
+    AgentAbsent = "agent.absent", "there is no such agent, or no such key of it",
+        "list the agents: `bailiwick agent list`";
     CallCancelled = "call.cancelled", "the call was stopped because its task ended or its client cancelled it",
         "nothing; what the system did is on record as unknown";
     OauthRequest = "oauth.invalid_request", "the request is not valid",

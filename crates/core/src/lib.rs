@@ -32,5 +32,5 @@ pub use hold::{Approval, ApprovalError, ApprovalKind, Hold};
 pub use id::{AssertionId, CallId, HoldId, IncidentId, InstanceId, LeaseId, SessionId, TaskId};
 pub use name::{AgentName, ComponentName, NameError, PersonName, SpiffeId, SystemName, ToolName, TrustDomain};
 pub use record::{Journal, Permit, Recorded};
-pub use task::{Budget, EndReason, Task, TaskState};
+pub use task::{Budget, EndReason, HeldBy, Task, TaskState};
 pub use time::{Clock, Timestamp};

@@ -111,6 +111,16 @@ impl TaskState {
     }
 }
 
+/// What the tokens of a task are bound to, from its opening to its end.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldBy {
+    /// One key, by its thumbprint (RFC 7638): `jkt`.
+    Key(String),
+    /// A certificate of the agent, which may be another one later: they live shorter than tasks.
+    Certificate,
+}
+
 /// What a task is. What changes (state, calls used) is kept beside it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Task {
@@ -142,6 +152,9 @@ pub struct Task {
     /// The tasks that it is a part of, nearest first: whose agent gave it on to the next. Empty without delegation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<Hop>,
+    /// What its tokens are bound to, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<HeldBy>,
     /// What it may do.
     pub grant: Grant,
     /// How much it may do.

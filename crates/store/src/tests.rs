@@ -83,6 +83,7 @@ fn task(n: u64) -> Task {
         model_attested: None,
         component: None,
         undivided: false,
+        held_by: None,
         chain: Vec::new(),
         grant: Grant::default(),
         budget: Budget { calls: 1000, calls_per_minute: 100 },

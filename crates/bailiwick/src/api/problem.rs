@@ -50,7 +50,12 @@ pub(super) struct ProblemDocument<'a> {
 /// The HTTP status of a code. One match, so that a new code needs a decision here.
 pub(super) const fn status_of(code: ErrorCode) -> StatusCode {
     match code {
-        ErrorCode::AuthnMissing | ErrorCode::ProofInvalid | ErrorCode::TokenExpired => StatusCode::UNAUTHORIZED,
+        ErrorCode::AuthnMissing
+        | ErrorCode::ProofInvalid
+        | ErrorCode::TokenExpired
+        | ErrorCode::DpopNonce
+        | ErrorCode::DpopInvalid
+        | ErrorCode::BindingRequired => StatusCode::UNAUTHORIZED,
         ErrorCode::RoleMissing
         | ErrorCode::TaskEmpty
         | ErrorCode::ToolQuarantined
@@ -161,6 +166,9 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
+        if self.challenge.is_some() {
+            response.extensions_mut().insert(crate::authn::challenge::Refusal(self.code));
+        }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(value) = self.challenge.and_then(|c| HeaderValue::from_str(&c).ok()) {
             headers.insert(header::WWW_AUTHENTICATE, value);

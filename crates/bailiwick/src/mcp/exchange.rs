@@ -204,6 +204,9 @@ const fn shape(code: ErrorCode) -> Shape {
         ErrorCode::AuthnMissing
         | ErrorCode::ProofInvalid
         | ErrorCode::TokenExpired
+        | ErrorCode::DpopNonce
+        | ErrorCode::DpopInvalid
+        | ErrorCode::BindingRequired
         | ErrorCode::RoleMissing
         | ErrorCode::TaskClosed
         | ErrorCode::TaskEmpty

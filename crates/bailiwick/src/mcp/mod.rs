@@ -215,6 +215,7 @@ fn challenge(house: &House, code: ErrorCode) -> Response<OutBody> {
     let challenge = if code == ErrorCode::AuthnMissing { Challenge::Missing } else { Challenge::InvalidToken };
     let value = challenge.value(&metadata, AGENT_SCOPE);
     let body = serde_json::json!({ "code": code, "detail": code.sentence(), "hint": code.hint(), "status": 401 });
+    response.extensions_mut().insert(crate::authn::challenge::Refusal(code));
     let mut response = json(StatusCode::UNAUTHORIZED, body.to_string().into_bytes());
     if let Ok(value) = HeaderValue::from_str(&value) {
         response.headers_mut().insert(WWW_AUTHENTICATE, value);

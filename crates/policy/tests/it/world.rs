@@ -158,6 +158,7 @@ impl Ask {
             component: self.component.as_ref().map(|c| c.parse().unwrap()),
             undivided: self.undivided,
             chain,
+            held_by: None,
             grant: Grant::new(BTreeMap::from([(name.clone(), ToolGrant::default())])),
             budget: Budget { calls: 100, calls_per_minute: 100 },
             opened_at: NOW,
