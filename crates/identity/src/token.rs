@@ -114,6 +114,11 @@ impl Issuer {
         &self.issuer
     }
 
+    /// The key, for the other tokens that this room signs.
+    pub(crate) const fn key(&self) -> &SigningKey {
+        &self.key
+    }
+
     /// The public half of the key, for the JWK set and for a [`Verifier`].
     #[must_use]
     pub const fn public(&self) -> &PublicKey {
