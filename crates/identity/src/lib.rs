@@ -7,15 +7,20 @@
 #![deny(missing_docs)]
 
 pub mod assertion;
+pub mod certificate;
 mod confirmation;
+pub mod dpop;
 pub mod enrolment;
 pub mod foreign;
 mod jws;
 pub mod keys;
 pub mod oauth;
+pub mod passkey;
 pub mod person;
 pub mod proof;
+pub mod secevent;
 pub mod sightings;
+pub mod sign_in;
 pub mod spiffe;
 mod strict;
 pub mod token;
