@@ -12,6 +12,10 @@ use zeroize::Zeroizing;
 
 use super::Failure;
 
+/// The endings of the files of an enrolled agent: the client id that the broker gave, and a key that is not registered yet.
+const CLIENT_ID: &str = "client_id";
+const ENROLLING: &str = "enrolling.pem";
+
 /// Whose keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holder {
@@ -129,7 +133,34 @@ impl AgentKey {
     /// Loads the key; the trust domain comes from the configuration beside it.
     pub(crate) fn load(data_dir: &Path, domain: &TrustDomain, name: &AgentName) -> Result<Self, Failure> {
         let key = Holder::Agent.private(data_dir, name.as_str(), format!("make it: bailiwick agent add {name}"))?;
-        Ok(Self { spiffe_id: SpiffeId::agent(domain, name), key })
+        let told = Holder::Agent.file(data_dir, name.as_str(), CLIENT_ID);
+        let spiffe_id = match fs::read_to_string(&told) {
+            Ok(text) => text.trim().parse().map_err(|e: bailiwick_core::NameError| Failure::new(format!("{}: {e}", told.display()), ""))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => SpiffeId::agent(domain, name),
+            Err(error) => return Err(unusable(&told, &error)),
+        };
+        Ok(Self { spiffe_id, key })
+    }
+
+    /// The key that is about to be registered with a one-time token: the one that an earlier try left, or a new one.
+    pub(crate) fn enrolling(data_dir: &Path, name: &AgentName) -> Result<SigningKey, Failure> {
+        let file = Holder::Agent.file(data_dir, name.as_str(), ENROLLING);
+        if !file.is_file() {
+            let (_, pem) = new_key()?;
+            directory(&data_dir.join(Holder::Agent.directory()))?;
+            create(&file, pem.as_bytes(), 0o600)?;
+        }
+        let pem = Zeroizing::new(read(&file)?);
+        SigningKey::from_pem(&pem).map_err(|e| Failure::new(format!("{}: {e}", file.display()), "move it away, and have another token made"))
+    }
+
+    /// It was registered: from now on it is the agent's key here, under the client id that the broker gave.
+    pub(crate) fn enrolled(data_dir: &Path, name: &AgentName, client_id: &SpiffeId, key: &PublicKey) -> Result<(), Failure> {
+        let told = Holder::Agent.file(data_dir, name.as_str(), CLIENT_ID);
+        crate::place::write_private(&told, format!("{client_id}\n").as_bytes()).map_err(|e| unusable(&told, &e))?;
+        Holder::Agent.keep_public(data_dir, name.as_str(), key)?;
+        let (from, to) = (Holder::Agent.file(data_dir, name.as_str(), ENROLLING), Holder::Agent.file(data_dir, name.as_str(), "key.pem"));
+        fs::rename(&from, &to).map_err(|e| unusable(&to, &e))
     }
 }
 

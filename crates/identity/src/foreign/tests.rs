@@ -475,3 +475,46 @@ proptest! {
         prop_assert_eq!(oidc::verify(&changed, &issuer.keys, &rules, NOW).is_ok(), changed == good);
     }
 }
+
+#[test]
+fn a_token_that_came_of_an_id_jag_names_its_person_and_its_actor_and_nothing_else_passes_for_one() {
+    use crate::token::{Acting, Purpose, Statement};
+    let (key, pkcs8) = SigningKey::generate().unwrap();
+    let domain: bailiwick_core::TrustDomain = "bailiwick.local".parse().unwrap();
+    let tokens = crate::Issuer::new(US.to_owned(), domain.clone(), SigningKey::from_pkcs8(&pkcs8).unwrap());
+    let verifier = crate::Verifier::new(US.to_owned(), domain, vec![key.public().clone()]);
+    let copy = InstanceId::from_bytes([1; 16]);
+    let what = Statement {
+        agent: "planner".parse().unwrap(),
+        instance: copy,
+        acting: Acting { on_behalf_of: Some("zoe".parse().unwrap()), ..Acting::default() },
+        purpose: Purpose::Agent,
+        scope: crate::oauth::Scope::agent(),
+        audience: US.to_owned(),
+        jti: bailiwick_core::SessionId::from_bytes([2; 16]),
+        confirmation: None,
+    };
+    let issued = tokens.issue(&what, NOW, Duration::from_secs(300)).unwrap().token;
+    let verified = verifier.verify(&issued, US, NOW).unwrap();
+    assert_eq!((verified.acting.on_behalf_of.as_ref().map(|p| p.as_str()), verified.task()), (Some("zoe"), None));
+    // The same claims with one of them changed, signed by us all the same.
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(issued.split('.').nth(1).unwrap()).unwrap()).unwrap();
+    let actor = format!("{CLIENT}/{copy}");
+    assert_eq!((&claims["sub"], &claims["act"]), (&json!("zoe"), &json!({ "sub": actor })));
+    let judged = |more: Value| {
+        let token = crate::jws::sign(&key, "at+jwt", &merged(claims.clone(), more)).unwrap();
+        verifier.verify(&token, US, NOW).map(|v| v.acting.on_behalf_of)
+    };
+    assert_eq!(judged(json!({ "sub": CLIENT, "act": null })), Ok(None));
+    for (more, error) in [
+        (json!({ "act": null }), ProofError::Claim("act")),
+        (json!({ "act": { "sub": CLIENT } }), ProofError::Claim("act")),
+        (json!({ "act": { "sub": actor, "act": { "sub": "spiffe://bailiwick.local/agent/other" } } }), ProofError::Claim("act")),
+        (json!({ "sub": CLIENT }), ProofError::Claim("act")),
+        (json!({ "sub": "spiffe://bailiwick.local/agent/other" }), ProofError::Claim("sub")),
+        (json!({ "sub": "No Person" }), ProofError::Claim("sub")),
+        (json!({ "scope": "mcp:tools" }), ProofError::Claim("scope")),
+    ] {
+        assert_eq!(judged(more.clone()), Err(error), "{more}");
+    }
+}

@@ -1,0 +1,209 @@
+//! Enrolment over the API: a person has a token made, a machine exchanges it for a key, and keys are revoked one by one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{FromRequest, Request, State};
+use axum::response::{IntoResponse, Response};
+use bailiwick_core::{Agent, AgentName, ErrorCode, Role, SpiffeId};
+use bailiwick_identity::enrolment::EnrolmentToken;
+use bailiwick_identity::{KeyId, PublicKey};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::asker::{Api, ByPerson, has, peer};
+use super::body::{Json, Named};
+use super::oauth::json;
+use super::problem::Problem;
+use crate::enrol::{self, NotEnrolled};
+
+/// Which token is wanted.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EnrolmentRequest {
+    /// For how many minutes it holds, 1 to 60. Default 10.
+    minutes: Option<u64>,
+}
+
+/// A one-time token. It is shown once.
+#[derive(Serialize, ToSchema)]
+pub(super) struct EnrolmentDocument {
+    /// The token: a secret until it is used.
+    token: String,
+    /// The agent.
+    #[schema(value_type = String)]
+    agent: AgentName,
+    /// Until when it holds.
+    expires_at: String,
+}
+
+/// The exchange of a token for the registration of a key.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EnrolRequest {
+    /// The token.
+    token: String,
+    /// The public key that the machine made, as a JWK.
+    #[schema(value_type = Object)]
+    key: Value,
+    /// The agent that the machine wants to be. If the token is for another, it is not spent.
+    #[schema(value_type = Option<String>)]
+    agent: Option<AgentName>,
+    /// A JWT by that key, of type `bailiwick-enrolment+jwt`: `aud` (our URL), `enrolment` (the token's digest), `iat`, `exp`.
+    proof: String,
+}
+
+/// What the machine is from now on.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EnrolledDocument {
+    /// The agent.
+    #[schema(value_type = String)]
+    agent: AgentName,
+    /// Its client id: `iss` and `sub` of its assertions.
+    #[schema(value_type = String)]
+    client_id: SpiffeId,
+    /// The key's thumbprint.
+    key: String,
+    /// The `aud` of its assertions.
+    issuer: String,
+}
+
+/// A key of an agent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AgentKeyDocument {
+    /// Its thumbprint.
+    id: String,
+    /// `file` or `enrolment`.
+    source: &'static str,
+    /// Since when it is registered, if it came by enrolment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
+    /// Who gave out the token for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    /// From where it was registered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
+}
+
+/// The keys of an agent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AgentKeyList {
+    /// The keys.
+    keys: Vec<AgentKeyDocument>,
+}
+
+/// The agent of a path, for its owner and for people of these roles.
+fn agent_for<'a>(api: &'a Api, by: &ByPerson, name: &Named, roles: &[Role]) -> Result<&'a Agent, Problem> {
+    let name: AgentName = name.parse(ErrorCode::AgentAbsent)?;
+    let agent = api.house.agent(name.as_str()).ok_or_else(|| Problem::new(ErrorCode::AgentAbsent))?;
+    if agent.owner == by.person.name || has(&by.person, roles) {
+        return Ok(agent);
+    }
+    Err(Problem::because(ErrorCode::RoleMissing, format!("ask `{}`, who owns the agent, or an operator", agent.owner)))
+}
+
+fn refused(api: &Api, why: NotEnrolled) -> Problem {
+    match why {
+        NotEnrolled::Invalid => Problem::unauthenticated(&api.house, ErrorCode::ProofInvalid),
+        NotEnrolled::Full(why) => Problem::because(ErrorCode::LimitExceeded, why).with_status(StatusCode::CONFLICT),
+        NotEnrolled::Store(error) => error.into(),
+    }
+}
+
+/// Makes a one-time token with which a machine registers a key of its own as this agent's. For the agent's owner and for operators.
+#[utoipa::path(
+    post, path = "/v1/agents/{name}/enrolments", tag = "registry",
+    params(("name" = String, Path, description = "The agent's name.")), request_body = EnrolmentRequest,
+    responses((status = 201, description = "The token. It is not shown again.", body = EnrolmentDocument)),
+    security(("person" = [])),
+)]
+pub(super) async fn give(
+    State(api): State<Arc<Api>>,
+    by: ByPerson,
+    name: Named,
+    Json(asked): Json<EnrolmentRequest>,
+) -> Result<Response, Problem> {
+    let agent = agent_for(&api, &by, &name, &[Role::Operator])?;
+    let minutes = asked.minutes.map(|m| Duration::from_secs(m.saturating_mul(60)));
+    let life = minutes.unwrap_or(enrol::LIFE);
+    if life.is_zero() || life > enrol::LIFE_MAX {
+        return Err(Problem::invalid("`minutes` must be 1 to 60"));
+    }
+    let (token, until) = api.house.enrol(agent, &by.person.name, life).await.map_err(|e| refused(&api, e))?;
+    let document = EnrolmentDocument { token: token.as_str().to_owned(), agent: agent.name.clone(), expires_at: until.to_string() };
+    Ok(json(StatusCode::CREATED, &serde_json::to_value(document).unwrap_or_default()))
+}
+
+/// Registers a key that a machine made, in exchange for a one-time token.
+#[utoipa::path(
+    post, path = "/v1/enrol", tag = "oauth", request_body = EnrolRequest,
+    responses(
+        (status = 200, description = "The key is registered.", body = EnrolledDocument),
+        (status = 401, description = "The token is none, has expired or was used, or the key was not proved."),
+        (status = 409, description = "The key is registered already, or the agent has too many."),
+    ),
+    security(("enrolment" = [])),
+)]
+pub(super) async fn enrol(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let from = peer(&parts)?;
+    let Json(asked): Json<EnrolRequest> = Json::from_request(Request::from_parts(parts, body), &api).await?;
+    let house = &api.house;
+    let token = EnrolmentToken::parse(&asked.token).map_err(|_| Problem::unauthenticated(house, ErrorCode::ProofInvalid))?;
+    let key = PublicKey::from_jwk(&asked.key).map_err(|e| Problem::invalid(e.to_string()))?;
+    let id = key.id().to_string();
+    let name = house.redeem(&token, key, &asked.proof, asked.agent, from).await.map_err(|e| refused(&api, e))?;
+    let document = EnrolledDocument {
+        client_id: SpiffeId::agent(&house.config.trust_domain, &name),
+        agent: name,
+        key: id,
+        issuer: house.urls.base.clone(),
+    };
+    Ok(axum::Json(document).into_response())
+}
+
+/// The keys of an agent: from files, and by enrolment. For its owner, operators and auditors.
+#[utoipa::path(
+    get, path = "/v1/agents/{name}/keys", tag = "registry", params(("name" = String, Path, description = "The agent's name.")),
+    responses((status = 200, description = "Its keys.", body = AgentKeyList)),
+    security(("person" = [])),
+)]
+pub(super) async fn keys(State(api): State<Arc<Api>>, by: ByPerson, name: Named) -> Result<Response, Problem> {
+    let agent = agent_for(&api, &by, &name, &[Role::Operator, Role::Auditor])?;
+    let of_file = api.house.keyring.agent(agent.name.as_str()).into_iter().map(|key| key.id().to_string());
+    let of_file = of_file.map(|id| AgentKeyDocument { id, source: "file", at: None, by: None, from: None });
+    let enrolled = api.house.enrolled.keys(&agent.name).into_iter().map(|key| AgentKeyDocument {
+        id: key.id,
+        source: "enrolment",
+        at: Some(key.at.to_string()),
+        by: Some(key.by.to_string()),
+        from: Some(key.from.to_string()),
+    });
+    Ok(axum::Json(AgentKeyList { keys: of_file.chain(enrolled).collect() }).into_response())
+}
+
+/// Revokes one key that came by enrolment, with what was opened under it. For the agent's owner and for operators.
+#[utoipa::path(
+    post, path = "/v1/agents/{name}/keys/{key}/revoke", tag = "registry",
+    params(("name" = String, Path, description = "The agent's name."), ("key" = String, Path, description = "The key's thumbprint.")),
+    responses((status = 200, description = "The keys that are left.", body = AgentKeyList)),
+    security(("person" = [])),
+)]
+pub(super) async fn revoke(
+    State(api): State<Arc<Api>>,
+    by: ByPerson,
+    axum::extract::Path((name, key)): axum::extract::Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let agent = agent_for(&api, &by, &Named(name.clone()), &[Role::Operator])?.name.clone();
+    let key: KeyId = key.parse().map_err(|_| Problem::new(ErrorCode::AgentAbsent))?;
+    // It comes to its end even if whoever asked goes away.
+    let (house, person) = (Arc::clone(&api.house), by.person.name.clone());
+    let revoked = tokio::spawn(async move { house.revoke_enrolled(&agent, &key, &person).await });
+    if !revoked.await.map_err(|_| Problem::new(ErrorCode::Internal))?? {
+        return Err(Problem::because(ErrorCode::AgentAbsent, "the agent has no such key by enrolment; a key in a file is removed with its file"));
+    }
+    keys(State(api), by, Named(name)).await
+}
