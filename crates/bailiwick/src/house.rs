@@ -221,6 +221,10 @@ pub struct House {
     pub parking: crate::mcp::parked::Parking,
     /// Codes and sessions of people at the web page.
     pub sign_ins: SignIns,
+    /// Running copies of agents.
+    pub instances: crate::instances::Instances,
+    /// What was told of agents that presented what they should not have.
+    pub splices: crate::delegation::Splices,
     /// Background work.
     pub workers: TaskTracker,
     /// Ends of tasks that could not be recorded yet; they are tried again until they are.
@@ -322,6 +326,8 @@ impl House {
         let possession = crate::authn::binding::Possession::new(&*clock, &urls.mcp, &urls.token);
             parking: crate::mcp::parked::Parking::default(),
             sign_ins: SignIns::default(),
+            instances: crate::instances::Instances::default(),
+            splices: crate::delegation::Splices::default(),
             workers: TaskTracker::new(),
             ends_owed: Mutex::default(),
             nodes: crate::trace::Nodes::default(),

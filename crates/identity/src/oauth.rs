@@ -3,6 +3,7 @@
 mod answer;
 mod authorize;
 mod client_metadata;
+mod exchange;
 mod form;
 mod metadata;
 mod redirect;
@@ -13,6 +14,7 @@ pub(crate) use answer::quotable;
 pub use answer::{Challenge, NO_STORE, OauthError, TokenAnswer, introspection};
 pub use authorize::{Asked, AuthorizationError, AuthorizationRequest, CodeChallenge, CodeGrant, QUERY_MAX, RefreshGrant, code_address};
 pub use client_metadata::{ClientIdError, ClientIdUrl, ClientMetadata, METADATA_MAX, MetadataError, Registration};
+pub use exchange::{ACCESS_TOKEN, AskedPart, AskedTools, EXCHANGE_GRANT, Exchange, TASK_DETAIL, TOOL_DETAIL};
 pub use form::{FORM_MAX, Form};
 pub use metadata::{InteractiveMetadata, ResourceMetadata, ServerMetadata};
 pub use redirect::{RedirectError, RedirectUri};

@@ -6,6 +6,7 @@ mod exports;
 mod health;
 mod hold_view;
 mod holds;
+mod instances;
 mod leases;
 mod ledger;
 mod oauth;
@@ -78,6 +79,7 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
         problem::ProblemDocument<'static>, oauth::TokenForm, oauth::TokenQueryForm, oauth::TokenDocument, oauth::OauthErrorDocument,
         tasks::TaskDocument, tasks::GrantedTool, tasks::OpenedDocument, tasks::TaskList, crate::tasks::TaskRequest, crate::tasks::AskedBudget,
         holds::HoldDocument, holds::HoldList, holds::Decision,
+        instances::InstanceDocument, instances::InstanceList,
         registry::ToolDocument, registry::ToolList, registry::Classification, registry::AgentDocument, registry::AgentList,
         registry::SystemDocument, registry::SystemList, registry::SecretList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus, crate::root_key::RootStatus, leases::LeaseDocument, leases::LeaseList, leases::ByHand, leases::CheckReport,
         crate::trace::Trace, crate::trace::Chain, crate::trace::TracedTask, crate::trace::Decision, crate::trace::TracedHold,
@@ -141,6 +143,8 @@ fn all() -> Routes {
         .add(registry::__path_tools, registry::tools)
         .add(registry::__path_classify, registry::classify)
         .add(registry::__path_agents, registry::agents)
+        .add(instances::__path_list, instances::list)
+        .add(instances::__path_revoke, instances::revoke)
         .add(registry::__path_systems, registry::systems)
         .add(registry::__path_secrets, registry::secrets)
         .add(trace::__path_trace, trace::trace)

@@ -75,9 +75,27 @@ pub(super) struct TaskDocument {
     /// The model that the agent says it runs. Claimed.
     #[serde(skip_serializing_if = "Option::is_none")]
     model_claimed: Option<String>,
+    /// The model that an issuer whom we trust attested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model_attested: Option<String>,
+    /// The component of the agent that does it, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    component: Option<ComponentName>,
+    /// It is done by a bundle of components that nobody told apart.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    undivided: bool,
+    /// The tasks that it is a part of, nearest first: `task`, `agent`, `spiffe_id`, `component`, `instance` and `owner` of each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    chain: Vec<Hop>,
+    /// Its parts that were given on, newest first: `id`, `agent` and `state` of each. Where one task is asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    parts: Vec<serde_json::Value>,
     /// `open`, `closing` or `closed`.
     state: &'static str,
-    /// Why it ended: `completed`, `expired` or `revoked`.
+    /// Why it ended: `completed`, `expired`, `revoked`, or `parent` if it ended with a task that it was a part of.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     /// What it may do.
@@ -149,6 +167,11 @@ impl TaskDocument {
             subject: task.subject.clone(),
             purpose: task.purpose.clone(),
             model_claimed: task.model_claimed.clone(),
+            model_attested: task.model_attested.clone(),
+            component: task.component.clone(),
+            undivided: task.undivided,
+            chain: task.chain.clone(),
+            parts: Vec::new(),
             state: row.state.word(),
             reason: row.state.reason().map(EndReason::word),
             tools: granted(house, task),
@@ -160,11 +183,14 @@ impl TaskDocument {
         }
     }
 
-    /// With its leases.
+    /// With its leases and parts.
     async fn whole(house: &House, row: &TaskRow) -> Result<Self, Problem> {
         let filter = LeaseFilter { task: Some(row.task.id), limit: LIST_MAX, ..LeaseFilter::default() };
         let leases = house.store.leases(filter).await?;
-        Ok(Self { leases: leases.into_iter().rev().map(LeaseDocument::new).collect(), ..Self::new(house, row) })
+        let parts = house.store.tasks(TaskFilter { parent: Some(row.task.id), limit: LIST_MAX, ..TaskFilter::default() }).await?;
+        let part = |row: &TaskRow| serde_json::json!({ "id": row.task.id, "agent": row.task.agent, "state": row.state.word() });
+        let parts = parts.iter().map(part).collect();
+        Ok(Self { leases: leases.into_iter().rev().map(LeaseDocument::new).collect(), parts, ..Self::new(house, row) })
     }
 }
 

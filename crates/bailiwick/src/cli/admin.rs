@@ -157,6 +157,18 @@ pub(crate) enum AgentCommand {
     },
     /// The registered agents.
     List,
+    /// The running copies of an agent.
+    Instances {
+        /// The agent's name in the configuration.
+        name: String,
+    },
+    /// End one running copy of an agent: its tokens, its tasks and their parts.
+    RevokeInstance {
+        /// The agent's name in the configuration.
+        name: String,
+        /// The copy, as `bailiwick agent instances` shows it, or a unique end of it.
+        instance: String,
+    },
 }
 
 impl AgentCommand {
@@ -164,6 +176,8 @@ impl AgentCommand {
         match self {
             Self::Add { name, public, print } => add_agent(place, &name, public.as_deref(), print),
             Self::List => list_agents(place).await,
+            Self::Instances { name } => super::instances::list(place, &name).await,
+            Self::RevokeInstance { name, instance } => super::instances::revoke(place, &name, &instance).await,
         }
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod client;
 mod decide;
 mod export;
 pub(crate) mod http;
+mod instances;
 pub(crate) mod key_files;
 mod lease;
 pub(crate) mod ledger;

@@ -124,6 +124,19 @@ fn described(task: &Value) -> String {
         field("opened", &text(task, "opened_at")),
         field("expires", &text(task, "expires_at")),
     ];
+    if let Some(component) = component(task) {
+        lines.insert(2, field("component", &component));
+    }
+    if task.get("model_attested").is_some() {
+        lines.push(field("model", &format!("{} (attested)", text(task, "model_attested"))));
+    } else if task.get("model_claimed").is_some() {
+        lines.push(field("model", &format!("{} (claimed by the agent)", text(task, "model_claimed"))));
+    }
+    lines.extend(super::trace::hops(items(task, "chain")));
+    for (index, part) in items(task, "parts").iter().enumerate() {
+        let label = if index == 0 { "parts" } else { "" };
+        lines.push(field(label, &format!("{}, given to {} ({})", text(part, "id"), text(part, "agent"), text(part, "state"))));
+    }
     for (index, tool) in items(task, "tools").iter().enumerate() {
         let needs = if tool.get("needs_approval") == Some(&Value::Bool(true)) { ", needs approval" } else { "" };
         let bounds = tool.get("arguments").filter(|a| a.as_object().is_some_and(|a| !a.is_empty()));
@@ -137,6 +150,13 @@ fn described(task: &Value) -> String {
         lines.push(field(label, &format!("{what}: {}", super::lease::standing(lease))));
     }
     lines.join("\n")
+}
+
+/// Which component does it, if that is known or should be.
+fn component(task: &Value) -> Option<String> {
+    let bundle = task.get("undivided") == Some(&Value::Bool(true));
+    let named = task.get("component").map(|_| text(task, "component"));
+    named.or_else(|| bundle.then(|| "a bundle of components that nobody told apart".to_owned()))
 }
 
 fn state(task: &Value) -> String {

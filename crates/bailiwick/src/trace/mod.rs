@@ -105,12 +105,25 @@ pub struct Chain {
     /// The model that the agent said it runs. Claimed, never trusted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_claimed: Option<String>,
+    /// The model that an issuer whom we trust attested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_attested: Option<String>,
     /// The agent's SPIFFE ID: the current actor.
     pub agent: String,
+    /// The component of it that acts, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// It acts as a bundle of components that nobody told apart.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub undivided: bool,
     /// The running copy.
     pub instance: String,
     /// The actors before, nearest first.
     pub actors: Vec<String>,
+    /// The hops before, nearest first: `task`, `agent`, `spiffe_id`, `component`, `instance` and `owner` of each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    pub hops: Vec<bailiwick_core::Hop>,
     /// The `jti` of the token that was presented.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -465,6 +478,10 @@ impl Gathered {
         let actors = decided.and_then(|e| e.entry.get("actors")?.as_array()).into_iter().flatten();
         Some(Chain {
             model_claimed: task.and_then(|t| t.model_claimed.clone()),
+            model_attested: task.and_then(|t| t.model_attested.clone()),
+            component: of("component", task.and_then(|t| t.component.as_ref().map(ToString::to_string))),
+            undivided: task.is_some_and(|t| t.undivided),
+            hops: task.map(|t| t.chain.clone()).unwrap_or_default(),
             agent: of("agent", task.map(|t| t.spiffe_id.to_string()))?,
             instance: of("instance", task.map(|t| t.instance.to_string()))?,
             actors: actors.filter_map(|a| a.as_str().map(str::to_owned)).collect(),
@@ -475,7 +492,9 @@ impl Gathered {
     }
 
     fn concerned(&self) -> BTreeSet<PersonName> {
-        let task = self.task.iter().flat_map(|row| [row.task.owner.clone(), row.task.subject.clone()]);
+        let own = self.task.iter().flat_map(|row| [row.task.owner.clone(), row.task.subject.clone()]);
+        // Those whose agents gave the work on are concerned too.
+        let task = own.chain(self.task.iter().flat_map(|row| row.task.chain.iter().map(|hop| hop.owner.clone())));
         let hold = self.hold.iter().flat_map(|h| h.people.iter().cloned());
         task.chain(hold).collect()
     }

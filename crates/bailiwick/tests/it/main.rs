@@ -17,6 +17,8 @@ mod cloud;
 #[cfg(test)]
 mod connect;
 #[cfg(test)]
+mod delegation;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod exports;

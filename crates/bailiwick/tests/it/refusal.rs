@@ -55,6 +55,9 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("get", "/v1/tools", Person, None),
         ("post", "/v1/tools/{name}/classify", Role("rea"), Some(json!({ "effect": "read", "definition": hex }))),
         ("get", "/v1/agents", Person, None),
+        ("get", "/v1/agents/{name}/instances", Person, None),
+        ("post", "/v1/agents/{name}/instances/{instance}/revoke", Person, None),
+        // What proves is the one-time token in the body.
         ("get", "/v1/systems", Person, None),
         ("get", "/v1/secrets", Role("ops"), None),
         ("get", "/v1/leases", Role("aud|ops"), None),

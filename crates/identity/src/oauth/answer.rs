@@ -82,6 +82,18 @@ impl OauthError {
         Self::new("invalid_target", "the resource is not one that this server issues tokens for", 400)
     }
 
+    /// The details are malformed, unknown, or more than may be had (RFC 9396 section 5).
+    #[must_use]
+    pub const fn invalid_authorization_details(description: &'static str) -> Self {
+        Self::new("invalid_authorization_details", description, 400)
+    }
+
+    /// The body, with words of its own for whoever proved who it is. What RFC 6749 section 5.2 does not allow is left out of them.
+    #[must_use]
+    pub fn body_with(&self, words: &str) -> Value {
+        json!({ "error": self.error, "error_description": quotable(words) })
+    }
+
     /// The store or the ledger cannot be written at present.
     #[must_use]
     pub const fn temporarily_unavailable(description: &'static str) -> Self {

@@ -19,7 +19,7 @@ impl Form {
     /// Reads a body. The caller has checked its media type.
     ///
     /// # Errors
-    /// `invalid_request` if it is too long, not well-formed, or has a parameter twice (other than `resource`).
+    /// `invalid_request` if it is too long, not well-formed, or has a parameter twice (other than `resource` and `audience`).
     pub fn parse(body: &[u8]) -> Result<Self, OauthError> {
         if body.len() > FORM_MAX {
             return Err(OauthError::invalid_request("the body is too long"));
@@ -37,7 +37,10 @@ impl Form {
             //= rfc8707#section-2
             // Multiple "resource" parameters MAY be used to indicate that the requested token is intended to be used at
             // multiple resources.
-            if name != "resource" && all.iter().any(|(other, _)| *other == name) {
+            //= rfc8693#section-2.1
+            // Multiple "audience" parameters may be used to indicate that the issued token is intended to be used at the multiple
+            // audiences listed.
+            if !matches!(name.as_str(), "resource" | "audience") && all.iter().any(|(other, _)| *other == name) {
                 return Err(OauthError::invalid_request("a parameter stands twice"));
             }
             all.push((name, value));

@@ -38,7 +38,8 @@ impl ServerMetadata {
             "introspection_endpoint": self.introspection_endpoint,
             "revocation_endpoint": self.revocation_endpoint,
             "scopes_supported": self.scopes,
-            "grant_types_supported": ["client_credentials"],
+            "grant_types_supported": ["client_credentials", super::EXCHANGE_GRANT],
+            "authorization_details_types_supported": [super::TOOL_DETAIL, super::TASK_DETAIL],
             //= rfc8414#section-2
             // response_types_supported REQUIRED. JSON array containing a list of the OAuth 2.0 "response_type" values that this
             // authorization server supports.
@@ -201,7 +202,7 @@ mod tests {
             ("authorization_response_iss_parameter_supported", json!(true)),
             ("client_id_metadata_document_supported", json!(true)),
             ("response_types_supported", json!(["code"])),
-            ("grant_types_supported", json!(["client_credentials", "authorization_code", "refresh_token"])),
+            ("grant_types_supported", json!(["client_credentials", crate::oauth::EXCHANGE_GRANT, "authorization_code", "refresh_token"])),
             ("token_endpoint_auth_methods_supported", json!(["private_key_jwt", "none"])),
             ("scopes_supported", json!(["agent", "mcp:tools"])),
         ] {

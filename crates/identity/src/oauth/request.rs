@@ -5,6 +5,7 @@ use url::Url;
 
 use super::answer::OauthError;
 use super::authorize::{CodeGrant, RefreshGrant};
+use super::exchange::{EXCHANGE_GRANT, Exchange};
 use super::form::Form;
 use super::scope::Scope;
 use crate::assertion::ASSERTION_TYPE;
@@ -63,6 +64,8 @@ impl std::fmt::Debug for ClientProof {
 pub enum GrantType {
     /// `client_credentials` (RFC 6749 section 4.4).
     ClientCredentials,
+    /// Token exchange (RFC 8693), of an agent that asks for a part of another's task.
+    TokenExchange(Box<Exchange>),
     /// `authorization_code` (RFC 6749 section 4.1), of an interactive client for its person.
     AuthorizationCode(CodeGrant),
     /// `refresh_token` (RFC 6749 section 6), of an interactive client for its person.
@@ -96,6 +99,7 @@ impl TokenRequest {
             Some("client_credentials") => GrantType::ClientCredentials,
             Some("authorization_code") => GrantType::AuthorizationCode(CodeGrant::read(&form)?),
             Some("refresh_token") => GrantType::RefreshToken(RefreshGrant::read(&form)?),
+            Some(EXCHANGE_GRANT) => GrantType::TokenExchange(Box::new(Exchange::read(&form, ours)?)),
             Some(_) => return Err(OauthError::unsupported_grant_type()),
             None => return Err(OauthError::invalid_request("grant_type is missing")),
         };
@@ -126,7 +130,7 @@ pub(super) fn resources(form: &Form, ours: &[String]) -> Result<Vec<String>, Oau
 }
 
 /// Do both name one resource? Scheme and host are compared without case, and a trailing slash is no difference.
-fn same_resource(our: &str, asked: &str) -> bool {
+pub(super) fn same_resource(our: &str, asked: &str) -> bool {
     if our == asked {
         return true;
     }

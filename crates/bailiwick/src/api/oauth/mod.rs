@@ -3,6 +3,7 @@
 mod about;
 mod client;
 mod client_credentials;
+mod exchange;
 mod metadata;
 mod token;
 
@@ -44,6 +45,15 @@ pub(super) struct TokenForm {
     scope: Option<String>,
     /// An open task of this agent and instance: its token is renewed.
     task_id: Option<String>,
+    /// For a token exchange (RFC 8693): the token of the task of which a part is asked for.
+    subject_token: Option<String>,
+    /// `urn:ietf:params:oauth:token-type:access_token`.
+    subject_token_type: Option<String>,
+    actor_token: Option<String>,
+    /// `urn:ietf:params:oauth:token-type:access_token`, with `actor_token`.
+    actor_token_type: Option<String>,
+    /// The part, as RFC 9396 says it: details of the types `bailiwick:tool` and `bailiwick:task`.
+    authorization_details: Option<String>,
 }
 
 /// A question about a token (RFC 7662 section 2.1, RFC 7009 section 2.1). Sent as a form.
@@ -103,6 +113,8 @@ pub(super) struct OauthErrorDocument {
 /// A refusal of one of these endpoints.
 pub(super) enum Refused {
     Oauth(OauthError),
+    /// With words of its own, for a client that proved who it is.
+    Said(OauthError, String),
     Problem(Problem),
 }
 
@@ -122,6 +134,7 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         match self {
             Self::Oauth(error) => json(StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST), &error.body()),
+            Self::Said(error, words) => json(StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST), &error.body_with(&words)),
             Self::Problem(problem) => problem.into_response(),
         }
     }

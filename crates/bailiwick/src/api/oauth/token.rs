@@ -12,7 +12,7 @@ use http::StatusCode;
 use super::super::asker::{Api, peer};
 use super::super::body::FormBytes;
 use super::client::Client;
-use super::{OauthErrorDocument, Refused, TokenDocument, TokenForm, client_credentials, json};
+use super::{OauthErrorDocument, Refused, TokenDocument, TokenForm, client_credentials, exchange, json};
 use crate::authn::Presented;
 use crate::house::House;
 use crate::paces::Door;
@@ -65,6 +65,7 @@ pub(in crate::api) async fn token(State(api): State<Arc<Api>>, request: Request)
     api.in_pace(&client).await?;
     let granted = match &asked.grant {
         GrantType::ClientCredentials => client_credentials::grant(house, client, &asked, &presented).await?,
+        GrantType::TokenExchange(part) => return exchange::grant(house, client, &asked, part, &presented).await,
         _ => return Err(OauthError::unsupported_grant_type().into()),
     };
     metrics::counter!("bailiwick_tokens_issued_total", "kind" => if granted.task.is_some() { "task" } else { "agent" }).increment(1);
@@ -76,6 +77,9 @@ impl Api {
     /// Refuses an agent that asks for too many tokens.
     pub(super) async fn in_pace(&self, client: &Client) -> Result<(), OauthError> {
         let name = &client.agent.name;
+        if client.instance.is_some_and(|instance| self.house.instances.is_ended(name, instance)) {
+            return Err(OauthError::unauthorized_client("this running copy of the agent was ended"));
+        }
         if self.house.paces.within(name, Door::Token, self.house.clock.now()) {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use bailiwick_core::{Clock as _, Timestamp};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-pub(crate) use story::story;
+pub(crate) use story::{hops, story};
 
 use super::client::ApiClient;
 use super::screen::{Style, line};

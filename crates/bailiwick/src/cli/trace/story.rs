@@ -22,9 +22,25 @@ pub(crate) fn story(trace: &Value, style: Style) -> String {
     // Some entries, such as the broker's start, belong to nobody's task.
     if let Some(agent) = agent.or_else(|| task_id.clone()) {
         lines.push(style.strong("who"));
-        lines.push(field("model", &if model == "-" { "none was named".to_owned() } else { format!("{model} (claimed by the agent)") }));
+        let chain = trace.get("chain").unwrap_or(&Value::Null);
+        let attested = text(chain, "model_attested");
+        lines.push(field(
+            "model",
+            &match (attested.as_str(), model.as_str()) {
+                ("-", "-") => "none was named".to_owned(),
+                ("-", _) => format!("{model} (claimed by the agent)"),
+                _ => format!("{attested} (attested)"),
+            },
+        ));
         lines.push(field("agent", &agent));
+        if chain.get("component").is_some() {
+            lines.push(field("component", &text(chain, "component")));
+        }
+        if chain.get("undivided") == Some(&Value::Bool(true)) {
+            lines.push(field("", "as a bundle of components that nobody told apart"));
+        }
         lines.push(field("instance", &of("instance")));
+        lines.extend(hops(items(chain, "hops")));
         lines.push(field("task", &format!("{}{}", task_id.unwrap_or_else(|| "-".to_owned()), standing(task))));
         lines.push(field("purpose", &of("purpose")));
         lines.push(field("on behalf of", &of("subject")));
@@ -34,6 +50,16 @@ pub(crate) fn story(trace: &Value, style: Style) -> String {
         lines.extend(told(*index, entry, style));
     }
     lines.join("\n")
+}
+
+/// The chain above a task, nearest first: who gave the work on, by which running copy, from which task, and who answers for it.
+pub(crate) fn hops(hops: &[Value]) -> Vec<String> {
+    let hop = |(index, hop): (usize, &Value)| {
+        let component = hop.get("component").map_or_else(String::new, |_| format!("/{}", text(hop, "component")));
+        let who = format!("{}{component}, copy {}, task {}, owner {}", text(hop, "spiffe_id"), text(hop, "instance"), text(hop, "task"), text(hop, "owner"));
+        field(if index == 0 { "given on by" } else { "" }, &who)
+    };
+    hops.iter().enumerate().map(hop).collect()
 }
 
 /// The entry's own document: beside its index, or under it.
