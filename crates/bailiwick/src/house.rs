@@ -185,6 +185,8 @@ pub struct House {
     pub publication: Publication,
     /// Credentials that are made for tasks.
     pub(crate) leases: Arc<Leases>,
+    /// The issuer by whose tokens clouds know us.
+    pub(crate) federation: crate::federation::Federation,
     /// What decides.
     pub engine: ArcSwap<Engine>,
     /// The systems and tools.
@@ -293,12 +295,14 @@ impl House {
         let sightings = Mutex::new(Sightings::new(config.tasks.token_ttl.saturating_add(bailiwick_identity::token::SKEW)));
         let keyring = Keyring::load(data_dir, &config)?;
         let record_key = keys.record_key();
+        let federation = crate::federation::Federation::open(data_dir, keys.sealer(), &urls.base)?;
         let state_seal = StateSeal::new(keys.state_key())?;
         let root_key = RootKeeper::new(keys.held());
         let sealer = Arc::new(keys.into_sealer());
         let (leases, happened) = Leases::new(store.clone(), Arc::clone(&sealer) as _, Arc::clone(&clock));
         let house = Arc::new(Self {
             leases,
+            federation,
             data_dir: data_dir.to_path_buf(),
             urls,
             clock,

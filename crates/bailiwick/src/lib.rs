@@ -14,6 +14,7 @@ mod doors;
 pub mod entry;
 pub mod export;
 pub mod fault;
+mod federation;
 pub mod holds;
 pub mod house;
 pub mod instances;

@@ -401,14 +401,14 @@ impl House {
             None => Ok(()),
         };
         let mut result = match leased {
-            Ok(()) => send(&tool, &params, &sending, live.ended()).await,
+            Ok(()) => send(spent.id, &tool, &params, &sending, live.ended()).await,
             Err(error) => Err(error),
         };
         if matches!(result, Err(UpstreamError::Anew)) && self.look_again(&tool).await {
             // It is the same tool, and nothing was sent.
             let life = Some(tool.system.listed_life.load(Ordering::Acquire));
             sending.life = life;
-            result = send(&tool, &params, &sending, live.ended()).await;
+            result = send(spent.id, &tool, &params, &sending, live.ended()).await;
         }
         fault::point("after-forward");
         let (answer, outcome) = conclude(result, &tool, sending.lease.as_deref());
@@ -428,7 +428,7 @@ fn too_much(tool: &bailiwick_core::ToolName, allowed: Effect, effect: Effect) ->
 }
 
 /// Sends to the one upstream of the tool that was decided (law 5), until it answers, the client gives up, or the task ends.
-async fn send(tool: &ToolEntry, params: &Bytes, sending: &Sending, ended: &CancellationToken) -> Result<Reply, UpstreamError> {
+async fn send(call: CallId, tool: &ToolEntry, params: &Bytes, sending: &Sending, ended: &CancellationToken) -> Result<Reply, UpstreamError> {
     let Ok(params) = Raw::parse(params, &Limits { bytes: usize::MAX, ..Limits::REQUEST }) else {
         return Err(UpstreamError::Broken { words: "the request could not be made".into(), may_have_run: false });
     };
@@ -442,8 +442,9 @@ async fn send(tool: &ToolEntry, params: &Bytes, sending: &Sending, ended: &Cance
     request.headers = &tool.header_params;
     request.cancel = sending.cancel.clone();
     request.life = sending.life;
-    request.inject = sending.lease.as_ref().and_then(|held| held.inject());
-    if request.inject.is_none() && sending.lease.as_ref().is_some_and(|held| held.is_header()) {
+    request.call = Some(call);
+    request.inject = sending.lease.as_ref().and_then(|held| held.inject(call));
+    if request.inject.is_none() && sending.lease.as_ref().is_some_and(|held| held.is_given()) {
         // It ended between its making and here. Nothing else of ours goes there in its place.
         return Err(UpstreamError::NoCredential);
     }

@@ -15,6 +15,7 @@ use crate::builtin::{LocalServer, SealedSecrets};
 use crate::config::{EraChoice, RelayKind, SystemEntry, Transport, Value};
 use crate::entry::{self, Body};
 use crate::house::{House, StartError};
+use crate::leased::mtls::{Own, WithOwn};
 use crate::leases::Leasing;
 use crate::registry::{Judgement, Pinned, Registry, Status, System, ToolEntry, definition_digest, judge};
 use crate::upstream::{self, Inject, SessionKey, Upstream, UpstreamConfig};
@@ -39,8 +40,11 @@ impl House {
         let mut systems = std::collections::BTreeMap::new();
         for entry in self.config.systems.values() {
             let injection = Arc::new(self.injection(entry).await?);
-            let inject: Arc<dyn Inject> = Arc::clone(&injection) as Arc<dyn Inject>;
-            let (transport, leasing) = self.reach(entry).await?;
+            let (transport, leasing, own) = self.way_to(entry).await?;
+            let inject: Arc<dyn Inject> = match own {
+                Some(own) => Arc::new(WithOwn::new(Arc::clone(&injection), own)),
+                None => Arc::clone(&injection) as Arc<dyn Inject>,
+            };
             let mut entry = entry.clone();
             if leasing.as_ref().is_some_and(|l| l.issues) {
                 entry.effects.extend(crate::builtin::ISSUING.map(|(tool, ..)| (tool.to_owned(), Effect::Issue)));
@@ -76,17 +80,17 @@ impl House {
         Ok(())
     }
 
-    /// How a system is reached, and how credentials are made for its tasks, if they are.
-    async fn reach(&self, entry: &SystemEntry) -> Result<(upstream::Transport, Option<Arc<Leasing>>), StartError> {
+    /// How a system is reached, and how credentials are made for its tasks, if they are; and for us, if it lets nobody in without one.
+    async fn way_to(&self, entry: &SystemEntry) -> Result<(upstream::Transport, Option<Arc<Leasing>>, Option<Own>), StartError> {
         let fault = |why| StartError::System(entry.name.to_string(), why);
-        let leasing = |kind, prefix, builtin, rights, header| {
+        let leasing = |kind, prefix, builtin, rights, given| {
             let leasing = Leasing {
                 system: entry.name.clone(),
                 kind,
                 prefix,
                 builtin,
                 rights,
-                header,
+                given,
                 pool: entry.pool,
                 issues: entry.issues,
                 checked: AtomicBool::new(false),
@@ -101,22 +105,23 @@ impl House {
         match &entry.transport {
             Transport::Stdio { command, args, cwd } => {
                 let transport = upstream::Transport::Stdio { command: command.into(), args: args.clone(), cwd: cwd.clone(), env_allow: Vec::new() };
-                Ok((transport, None))
+                Ok((transport, None, None))
             }
             Transport::Http { url, allow_plain } => {
-                let transport = upstream::Transport::Http { url: url.to_string(), allow_plain_http: *allow_plain, extra_roots: Vec::new() };
-                let Some(settings) = &entry.credential else { return Ok((transport, None)) };
+                let transport = |extra_roots| upstream::Transport::Http { url: url.to_string(), allow_plain_http: *allow_plain, extra_roots };
+                let Some(settings) = &entry.credential else { return Ok((transport(Vec::new()), None, None)) };
                 let secrets = SealedSecrets::of(&self.store, self.sealer(), settings.secrets()).await?;
                 let kept: Arc<dyn Rotation> = self.kept_secrets();
-                let built = settings.build(&|name| secrets.open(name), &kept, &self.clock).map_err(fault)?;
-                Ok((transport, Some(leasing(built.kind, settings.prefix(), None, built.rights, Some(built.header)))))
+                let built = settings.build(&|name| secrets.open(name), &kept, &self.federation, &self.clock).map_err(fault)?;
+                let leasing = leasing(built.kind, settings.prefix(), None, built.rights, Some(built.given));
+                Ok((transport(built.roots), Some(leasing), built.own))
             }
             Transport::Builtin(settings) => {
                 let secrets = SealedSecrets::of(&self.store, self.sealer(), settings.secrets()).await?;
                 let built = settings.put_together(&secrets, &self.clock).map_err(fault)?;
                 let leasing = leasing(built.kind, settings.prefix(), Some(Arc::clone(&built.builtin)), Vec::new(), None);
                 let server = LocalServer::new(Arc::clone(&self.leases), Arc::clone(&leasing), built.builtin);
-                Ok((upstream::Transport::Local(Arc::new(server)), Some(leasing)))
+                Ok((upstream::Transport::Local(Arc::new(server)), Some(leasing), None))
             }
         }
     }

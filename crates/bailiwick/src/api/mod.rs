@@ -3,6 +3,7 @@
 mod asker;
 mod body;
 mod exports;
+mod federation;
 mod health;
 mod hold_view;
 mod holds;
@@ -131,6 +132,8 @@ fn all() -> Routes {
         .add(oauth::__path_resource_of_mcp, oauth::resource_of_mcp)
         .add(oauth::__path_resource_of_system, oauth::resource_of_system)
         .add(oauth::__path_jwks, oauth::jwks)
+        .add(federation::__path_discovery, federation::discovery)
+        .add(federation::__path_keys, federation::keys)
         .add(tasks::__path_open, tasks::open)
         .add(tasks::__path_list, tasks::list)
         .add(tasks::__path_show, tasks::show)

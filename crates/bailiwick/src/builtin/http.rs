@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use bailiwick_core::Effect;
+use bailiwick_core::{CallId, Effect};
 use bailiwick_credentials::lease::{Account, Tag};
 use bailiwick_credentials::sessions::SessionError;
 use bailiwick_credentials::sessions::http::{self, Api, Body, Request};
@@ -122,9 +122,10 @@ impl fmt::Debug for Held {
 
 #[async_trait::async_trait]
 impl Session for Held {
-    async fn call(&self, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
+    async fn call(&self, call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let asked = request(&self.tools, tool, arguments);
         let (_, request) = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false })?;
+        let request = request.of_call(&crate::leases::span(&call), &call.to_string());
         let cancelled = |may_have_run| UseError { words: "the call was cancelled".to_owned(), may_have_run, gone: false };
         if cancel.is_cancelled() {
             return Err(cancelled(false));

@@ -21,7 +21,7 @@ pub(crate) mod ssh;
 use std::fmt;
 use std::sync::Arc;
 
-use bailiwick_core::Effect;
+use bailiwick_core::{CallId, Effect};
 use bailiwick_credentials::lease::{Account, Kind, Tag};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -60,11 +60,11 @@ pub(crate) trait Builtin: Send + Sync + fmt::Debug {
 /// A connection that we hold with a task's credential.
 #[async_trait::async_trait]
 pub(crate) trait Session: Send + Sync + fmt::Debug {
-    /// Does what was judged, with the same arguments. Dropping the future or `cancel` stops what can be stopped.
+    /// Does what was judged, with the same arguments. Where the system's own log has a place for it, it is told which call this is. Dropping the future or `cancel` stops what can be stopped.
     ///
     /// # Errors
     /// [`UseError`] if there is no answer of the system.
-    async fn call(&self, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError>;
+    async fn call(&self, call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError>;
 
     /// The connection was opened before there was a task: from now on it carries this chain into the system's own log. False: it cannot.
     async fn assign(&self, _tag: &Tag) -> bool {
@@ -142,4 +142,10 @@ pub(crate) struct Built {
     pub(crate) kind: Arc<dyn Kind>,
     /// Its tools.
     pub(crate) builtin: Arc<dyn Builtin>,
+}
+
+/// A call, for tests that do one without the pipeline.
+#[cfg(test)]
+pub(crate) fn call_id() -> CallId {
+    CallId::new(bailiwick_core::Timestamp::from_seconds(1_790_000_000), crate::clock::random())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bailiwick_core::{Clock, Effect};
+use bailiwick_core::{CallId, Clock, Effect};
 use bailiwick_credentials::Secret;
 use bailiwick_credentials::kinds::nats::{Keys, Nats, Right, Settings as KindSettings};
 use bailiwick_credentials::lease::{Account, Prefix, Tag};
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::chain::{Chain, ChainFile};
+use super::chain::{CHAIN_HEADERS, Chain, ChainFile};
 use super::held::{self, NodeFile, answer, arguments, definition, trouble, unless_cancelled};
 use super::{Answer, Built, Builtin, Refusal, Rights, Session, UseError};
 
@@ -184,8 +184,8 @@ impl Way {
         }
         let is_name = |name: &str| (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b':');
         let is_header = |(name, value): (&String, &String)| is_name(name) && value.len() <= HEADER_MAX && !value.chars().any(char::is_control);
-        if message.headers.len() > HEADERS_MAX.saturating_sub(2) || !message.headers.iter().all(is_header) {
-            return Err(Refusal::new(format!("at most {} headers, with names of 1 to 128 ASCII characters and values of one line", HEADERS_MAX - 2)));
+        if message.headers.len() > HEADERS_MAX.saturating_sub(CHAIN_HEADERS) || !message.headers.iter().all(is_header) {
+            return Err(Refusal::new(format!("at most {} headers, with names of 1 to 128 ASCII characters and values of one line", HEADERS_MAX - CHAIN_HEADERS)));
         }
         Ok(message)
     }
@@ -255,10 +255,10 @@ struct Held {
 
 #[async_trait::async_trait]
 impl Session for Held {
-    async fn call(&self, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
+    async fn call(&self, call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let asked = self.way.ask(tool, arguments);
         let Message { subject, body, headers } = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false })?;
-        let headers: Headers = self.chain.clone().into_iter().chain(headers).collect();
+        let headers: Headers = self.chain.clone().into_iter().chain([self.way.chain.of_call(call)]).chain(headers).collect();
         let work = async {
             if tool == PUBLISH {
                 return answer(self.connection.publish(&subject, &headers, body.as_bytes()).await.map(|()| json!({ "published": true })));
@@ -287,7 +287,7 @@ fn tool(name: &str, way: &Way) -> Value {
         "headers": {
             "type": "object",
             "additionalProperties": { "type": "string", "maxLength": HEADER_MAX },
-            "maxProperties": HEADERS_MAX - 2,
+            "maxProperties": HEADERS_MAX - CHAIN_HEADERS,
             "description": "headers of the message",
         },
     });

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bailiwick_core::{Clock, Effect};
+use bailiwick_core::{CallId, Clock, Effect};
 use bailiwick_credentials::Secret;
 use bailiwick_credentials::kinds::rabbitmq::{Rabbitmq, Right, Settings as KindSettings};
 use bailiwick_credentials::lease::{Account, Prefix, Tag};
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::chain::{Chain, ChainFile};
+use super::chain::{CHAIN_HEADERS, Chain, ChainFile};
 use super::held::{self, NodeFile, answer, arguments, definition, trouble, unless_cancelled};
 use super::{Answer, Built, Builtin, Refusal, Rights, Session, UseError};
 
@@ -247,9 +247,9 @@ impl Way {
         };
         let headers: BTreeMap<_, _> = given.headers.into_iter().map(|(name, value)| (name, header(value))).collect();
         let long = |header: &Header| matches!(header, Header::Text(text) if text.len() > HEADER_MAX);
-        if headers.len() > HEADERS_MAX.saturating_sub(2) || headers.values().any(long) || headers.keys().any(|name| !(1..=128).contains(&name.len()))
+        if headers.len() > HEADERS_MAX.saturating_sub(CHAIN_HEADERS) || headers.values().any(long) || headers.keys().any(|name| !(1..=128).contains(&name.len()))
         {
-            return Err(Refusal::new(format!("at most {} headers, with names of 1 to 128 bytes and texts of at most {HEADER_MAX}", HEADERS_MAX - 2)));
+            return Err(Refusal::new(format!("at most {} headers, with names of 1 to 128 bytes and texts of at most {HEADER_MAX}", HEADERS_MAX - CHAIN_HEADERS)));
         }
         Ok(Message {
             exchange: given.exchange,
@@ -308,10 +308,10 @@ struct Held {
 
 #[async_trait::async_trait]
 impl Session for Held {
-    async fn call(&self, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
+    async fn call(&self, call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let asked = self.way.ask(tool, arguments);
         let (asked, _) = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false })?;
-        unless_cancelled(cancel, self.done(asked)).await
+        unless_cancelled(cancel, self.done(call, asked)).await
     }
 
     async fn close(&self) {
@@ -320,10 +320,11 @@ impl Session for Held {
 }
 
 impl Held {
-    async fn done(&self, asked: Asked) -> Result<Answer, UseError> {
+    async fn done(&self, call: CallId, asked: Asked) -> Result<Answer, UseError> {
         match asked {
             Asked::Publish(mut message) => {
-                message.headers.extend(self.chain.clone());
+                let (name, text) = self.way.chain.of_call(call);
+                message.headers.extend(self.chain.clone().into_iter().chain([(name, Header::Text(text))]));
                 let routed = self.connection.publish(&message).await;
                 // The server said that it took it and dropped it.
                 let dropped = matches!(routed, Ok(false));
@@ -377,7 +378,7 @@ fn tool(name: &str, effect: Effect, way: &Way) -> Value {
                 "headers": {
                     "type": "object",
                     "additionalProperties": { "type": ["string", "integer", "boolean"] },
-                    "maxProperties": HEADERS_MAX - 2,
+                    "maxProperties": HEADERS_MAX - CHAIN_HEADERS,
                     "description": "headers of the message",
                 },
             });

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bailiwick_core::{Clock, Effect};
+use bailiwick_core::{CallId, Clock, Effect};
 use bailiwick_credentials::Secret;
 use bailiwick_credentials::kinds::redis::{Redis, Settings as KindSettings};
 use bailiwick_credentials::lease::{Account, Node, Prefix, Tag};
@@ -196,7 +196,7 @@ struct Held(Connection);
 
 #[async_trait::async_trait]
 impl Session for Held {
-    async fn call(&self, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
+    async fn call(&self, _call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let command = command(tool, arguments).map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false })?;
         unless_cancelled(cancel, async { answer(self.0.run(&command).await.map(|reply| json!({ "reply": reply }))) }).await
     }

@@ -35,9 +35,10 @@ impl LocalServer {
             let handed = lease.hand_out().ok_or_else(|| unavailable("the credential is none that can be handed out".to_owned()))?;
             return Ok(json!({ "content": [{ "type": "text", "text": handed.to_string() }], "structuredContent": handed, "isError": false }));
         }
+        let call = request.call.ok_or_else(|| unavailable("the request is no permitted call".to_owned()))?;
         let session = lease.session().await.map_err(|error| unavailable(error.words))?;
         sent();
-        match session.call(&tool, &arguments, &request.cancel).await {
+        match session.call(call, &tool, &arguments, &request.cancel).await {
             Ok(answer) => Ok(json!({
                 "content": [{ "type": "text", "text": answer.structured.to_string() }],
                 "structuredContent": answer.structured,

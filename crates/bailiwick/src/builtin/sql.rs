@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bailiwick_core::Effect;
+use bailiwick_core::{CallId, Effect};
 use bailiwick_credentials::lease::{Account, Node, Prefix, Tag};
 use bailiwick_credentials::sessions::{SessionError, mariadb, postgresql};
 use bailiwick_wire::sql::{Dialect, Limits, Statement, classify_with};
@@ -287,7 +287,7 @@ struct Held {
 
 #[async_trait::async_trait]
 impl Session for Held {
-    async fn call(&self, tool: &str, given: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
+    async fn call(&self, _call: CallId, tool: &str, given: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let refused = |refusal: Refusal| UseError { words: refusal.words, may_have_run: false, gone: false };
         let mut limits = self.settings.limits;
         let (sql, parameters) = if tool == DESCRIBE {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bailiwick_core::{Clock, Effect};
+use bailiwick_core::{CallId, Clock, Effect};
 use bailiwick_credentials::Secret;
 use bailiwick_credentials::kinds::ssh::{Admin, Host, Login, Settings as KindSettings, Ssh};
 use bailiwick_credentials::lease::{Account, Prefix, Tag};
@@ -314,7 +314,7 @@ impl fmt::Debug for Held {
 
 #[async_trait::async_trait]
 impl Session for Held {
-    async fn call(&self, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
+    async fn call(&self, _call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let asked = ask(&self.hosts, &self.commands, tool, arguments);
         let asked = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false })?;
         // A command that is dropped hangs up, and what ran is killed there.

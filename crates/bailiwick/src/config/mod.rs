@@ -286,7 +286,7 @@ struct SystemFile {
     /// Seconds that a call may take. Default 60.
     #[serde(default = "default_timeout")]
     timeout_seconds: u32,
-    /// A system with a `url` that is given a credential made for the task in a header.
+    /// A system with a `url` that is given a credential made for the task, in a header or as a client certificate.
     credential: Option<crate::leased::File>,
     /// Accounts that are made beforehand, so that the first call of a task does not wait for one.
     #[serde(default)]
@@ -765,15 +765,15 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
     };
     let credential = match &given.credential {
         None => None,
-        Some(_) if !matches!(transport, Transport::Http { .. }) => {
-            return Err((
-                format!("system `{name}` has a `credential`, and no `url`: its own table says how its credentials are made"),
-                "see docs/guides/leases.md",
-            ));
-        }
         Some(file) => {
+            let Transport::Http { url, .. } = &transport else {
+                return Err((
+                    format!("system `{name}` has a `credential`, and no `url`: its own table says how its credentials are made"),
+                    "see docs/guides/leases.md",
+                ));
+            };
             let settings =
-                file.check(base).map_err(|why| (format!("system `{name}`: `credential`: {why}"), "see docs/guides/cloud-credentials.md"))?;
+                file.check(url, base).map_err(|why| (format!("system `{name}`: `credential`: {why}"), "see docs/guides/cloud-credentials.md"))?;
             Some(Arc::new(settings))
         }
     };

@@ -128,7 +128,7 @@ impl TraceContext {
             return None;
         }
         // SHA-256 has no known text whose digest begins with eight zero bytes.
-        let span: String = Digest::of(format!("span {call}").as_bytes()).to_string().chars().take(16).collect();
+        let span = crate::leases::span(&call);
         let given = facts.text("traceparent").and_then(|text| {
             //= https://www.w3.org/TR/trace-context/#traceparent-header-field-values
             // version-format = trace-id "-" parent-id "-" trace-flags

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Authorities, USE, key, place};
+use crate::federation::Federation;
 
 /// A role of AWS, by a web identity of an issuer of ours.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -25,12 +26,13 @@ pub(super) struct File {
     endpoint_url: Option<String>,
     /// The role: `arn:aws:iam::ACCOUNT:role/NAME`.
     role: String,
-    /// The issuer's URL, as AWS knows it: its OpenID Connect provider of the account.
-    issuer: String,
-    /// The name of the secret that is the issuer's private key (PEM): RSA, or EC on P-256.
-    private_key: String,
-    /// The key's name in the issuer's key set.
-    private_key_id: String,
+    /// The URL of an issuer whose key a person keeps, as AWS knows it. With `private_key` and `private_key_id`. Without the three, the broker is the issuer,
+    /// with a key of its own: `PUBLIC_URL/federation`.
+    issuer: Option<String>,
+    /// The name of the secret that is that issuer's private key (PEM): RSA, or EC on P-256.
+    private_key: Option<String>,
+    /// The key's name in that issuer's key set.
+    private_key_id: Option<String>,
     /// Who we say we are: what the role's trust policy compares with `sub`.
     subject: String,
     /// The provider's audience; `sts.amazonaws.com` unless it is said.
@@ -47,9 +49,16 @@ pub(super) struct File {
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     kind: KindSettings,
-    issuer: String,
-    private_key: String,
-    private_key_id: String,
+    issuer: IssuedBy,
+}
+
+/// Who signs the tokens that say who we are.
+#[derive(Clone, Debug)]
+enum IssuedBy {
+    /// The broker, with a key of its own.
+    Us,
+    /// Somebody whose key is a sealed secret.
+    Key { issuer: String, name: String, kid: String },
 }
 
 impl File {
@@ -65,18 +74,34 @@ impl File {
             session_max: Duration::from_secs(self.session_seconds_max.unwrap_or(3600)),
         };
         kind.check().map_err(|error| error.detail().to_owned())?;
-        Ok(Settings { kind, issuer: self.issuer.clone(), private_key: self.private_key.clone(), private_key_id: self.private_key_id.clone() })
+        let issuer = match (&self.issuer, &self.private_key, &self.private_key_id) {
+            (None, None, None) => IssuedBy::Us,
+            (Some(issuer), Some(name), Some(kid)) => IssuedBy::Key { issuer: issuer.clone(), name: name.clone(), kid: kid.clone() },
+            _ => return Err("expected `issuer`, `private_key` and `private_key_id`, or none of the three: then the broker is the issuer".to_owned()),
+        };
+        Ok(Settings { kind, issuer })
     }
 }
 
 impl Settings {
     pub(super) fn secrets(&self) -> Vec<&str> {
-        vec![&self.private_key]
+        match &self.issuer {
+            IssuedBy::Us => Vec::new(),
+            IssuedBy::Key { name, .. } => vec![name],
+        }
     }
 
-    pub(super) fn build(&self, secret: &dyn Fn(&str) -> Result<Secret, String>, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Kind>, String> {
+    pub(super) fn build(
+        &self,
+        secret: &dyn Fn(&str) -> Result<Secret, String>,
+        federation: &Federation,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Arc<dyn Kind>, String> {
         let words = |error: bailiwick_credentials::lease::TargetError| error.detail().to_owned();
-        let identity = WebIdentity::new(&self.issuer, &self.private_key_id, key(&self.private_key, secret)?, Arc::clone(clock)).map_err(words)?;
+        let identity = match &self.issuer {
+            IssuedBy::Us => federation.web_identity(clock)?,
+            IssuedBy::Key { issuer, name, kid } => WebIdentity::new(issuer, kid, key(name, secret)?, Arc::clone(clock)).map_err(words)?,
+        };
         let issuer: Arc<dyn Issuer> = Arc::new(identity);
         Ok(Arc::new(AwsSts::new(self.kind.clone(), issuer, Arc::clone(clock)).map_err(words)?))
     }

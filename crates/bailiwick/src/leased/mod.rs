@@ -1,10 +1,11 @@
-//! Systems with a server of their own (`url`) that are given a credential made for the task in a header: one file for each kind that needs a cloud.
+//! Systems with a server of their own (`url`) that are given a credential made for the task, in a header or as a client certificate: one file for each kind.
 //!
 //! The table is `[systems.NAME.credential]`, with one table of a kind in it. The model never sees the credential, and it ends with the task.
 
 mod aws_sts;
 mod github_app;
 mod kubernetes;
+pub(crate) mod mtls;
 mod oauth2;
 #[cfg(test)]
 mod tests;
@@ -18,17 +19,22 @@ use bailiwick_credentials::Secret;
 use bailiwick_credentials::kinds::web::Endpoint;
 use bailiwick_credentials::lease::rotation::Rotation;
 use bailiwick_credentials::lease::{Kind, Prefix, Trust};
+use rustls::pki_types::CertificateDer;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use url::Url;
 
-use crate::leases::HeaderUse;
+use crate::federation::Federation;
+use crate::leases::{Given, GivenBy, HeaderUse};
 
 /// Certificates of authorities are longer only by mistake.
 const PEM_MAX: u64 = 1 << 20;
+/// The header of task, agent and call, unless it is said.
+const TAG_HEADER: &str = "x-bailiwick-task";
 /// The one right of a system with a server of its own: what its table names.
 const USE: &str = "use";
 
-/// `[systems.NAME.credential]`: how a credential is made for each task, and in which header the system is given it.
+/// `[systems.NAME.credential]`: how a credential is made for each task, and how the system is given it.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct File {
@@ -36,6 +42,8 @@ pub(crate) struct File {
     header: Option<String>,
     /// What stands before the credential in the header; `Bearer `, or nothing before keys of AWS, unless it is said.
     before: Option<String>,
+    /// The header that carries task, agent and call; `X-Bailiwick-Task` unless it is said, none if it is empty.
+    tag_header: Option<String>,
     /// What the names of this broker's leases begin with: `ag_` unless two brokers share a cluster.
     prefix: Option<String>,
     /// A token of an OAuth 2 authorization server.
@@ -46,12 +54,14 @@ pub(crate) struct File {
     kubernetes: Option<kubernetes::File>,
     /// Temporary keys of AWS: a JSON object with `access_key_id`, `secret_access_key` and `session_token`, in a header that must be named.
     aws_sts: Option<aws_sts::File>,
+    /// A client certificate, shown in the handshake of TLS.
+    mtls: Option<mtls::File>,
 }
 
 /// The checked table. No secret is in it, only names of secrets.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    header: HeaderUse,
+    given: Given,
     prefix: Prefix,
     sort: Sort,
 }
@@ -62,6 +72,7 @@ enum Sort {
     GithubApp(Arc<github_app::Settings>),
     Kubernetes(Arc<kubernetes::Settings>),
     AwsSts(Arc<aws_sts::Settings>),
+    Mtls(Arc<mtls::Settings>),
 }
 
 /// A kind, and how its credentials are used.
@@ -72,21 +83,51 @@ pub(crate) struct Built {
     /// The rights of each credential.
     pub(crate) rights: Vec<String>,
     /// How the system is given it.
-    pub(crate) header: HeaderUse,
+    pub(crate) given: Given,
+    /// The certificates with which the broker itself asks the system what it offers, where it lets nobody in without one.
+    pub(crate) own: Option<mtls::Own>,
+    /// Who vouches for the system beside those that the web trusts.
+    pub(crate) roots: Vec<CertificateDer<'static>>,
 }
 
 impl File {
-    /// Parses the table; `folder` is that of the configuration. Words say what was expected.
-    pub(crate) fn check(&self, folder: &Path) -> Result<Settings, String> {
-        let named = |kind: &str, why: String| format!("`{kind}`: {why}");
-        let sort = match (&self.oauth2, &self.github_app, &self.kubernetes, &self.aws_sts) {
-            (Some(file), None, None, None) => Sort::Oauth2(Arc::new(file.check(folder).map_err(|why| named("oauth2", why))?)),
-            (None, Some(file), None, None) => Sort::GithubApp(Arc::new(file.check(folder).map_err(|why| named("github_app", why))?)),
-            (None, None, Some(file), None) => Sort::Kubernetes(Arc::new(file.check(folder).map_err(|why| named("kubernetes", why))?)),
-            (None, None, None, Some(file)) => Sort::AwsSts(Arc::new(file.check(folder).map_err(|why| named("aws_sts", why))?)),
-            _ => return Err("expected exactly one of `oauth2`, `github_app`, `kubernetes`, `aws_sts`".to_owned()),
+    /// Parses the table of a system at `url`; `folder` is that of the configuration. Words say what was expected.
+    pub(crate) fn check(&self, url: &Url, folder: &Path) -> Result<Settings, String> {
+        let sort = self.sort(url, folder)?;
+        let prefix = self.prefix.as_deref().map_or(Ok(Prefix::default()), str::parse).map_err(|error| format!("prefix: {error}"))?;
+        let tag_header = match self.tag_header.as_deref() {
+            Some("") => None,
+            name => Some(tag_header(name.unwrap_or(TAG_HEADER))?),
         };
-        let (name, before) = match (&sort, &self.header) {
+        let by = if matches!(sort, Sort::Mtls(_)) {
+            if self.header.is_some() || self.before.is_some() {
+                return Err("`header`: a client certificate is shown in the handshake, and stands in no header".to_owned());
+            }
+            GivenBy::Certificate
+        } else {
+            let header = self.header(&sort)?;
+            if tag_header.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(&header.name)) {
+                return Err("`tag_header`: it is the credential's".to_owned());
+            }
+            GivenBy::Header(header)
+        };
+        Ok(Settings { given: Given { by, tag_header }, prefix, sort })
+    }
+
+    fn sort(&self, url: &Url, folder: &Path) -> Result<Sort, String> {
+        let named = |kind: &str, why: String| format!("`{kind}`: {why}");
+        match (&self.oauth2, &self.github_app, &self.kubernetes, &self.aws_sts, &self.mtls) {
+            (Some(file), None, None, None, None) => Ok(Sort::Oauth2(Arc::new(file.check(folder).map_err(|why| named("oauth2", why))?))),
+            (None, Some(file), None, None, None) => Ok(Sort::GithubApp(Arc::new(file.check(folder).map_err(|why| named("github_app", why))?))),
+            (None, None, Some(file), None, None) => Ok(Sort::Kubernetes(Arc::new(file.check(folder).map_err(|why| named("kubernetes", why))?))),
+            (None, None, None, Some(file), None) => Ok(Sort::AwsSts(Arc::new(file.check(folder).map_err(|why| named("aws_sts", why))?))),
+            (None, None, None, None, Some(file)) => Ok(Sort::Mtls(Arc::new(file.check(url, folder).map_err(|why| named("mtls", why))?))),
+            _ => Err("expected exactly one of `oauth2`, `github_app`, `kubernetes`, `aws_sts`, `mtls`".to_owned()),
+        }
+    }
+
+    fn header(&self, sort: &Sort) -> Result<HeaderUse, String> {
+        let (name, before) = match (sort, &self.header) {
             // What signs requests is no bearer token: only a server that was made for it takes it.
             (Sort::AwsSts(_), None) => return Err("`header`: expected the header in which this server takes keys of AWS as a JSON object".to_owned()),
             (Sort::AwsSts(_), Some(name)) => (name.clone(), ""),
@@ -96,9 +137,19 @@ impl File {
         // What cannot be put into a request is told now, and not at the first call of a task.
         bailiwick_credentials::Injection::header_of(&header.name, &header.before, &Secret::from("probe".to_owned()))
             .map_err(|error| error.to_string())?;
-        let prefix = self.prefix.as_deref().map_or(Ok(Prefix::default()), str::parse).map_err(|error| format!("prefix: {error}"))?;
-        Ok(Settings { header, prefix, sort })
+        Ok(header)
     }
+}
+
+/// The name of a header that nobody else writes.
+fn tag_header(name: &str) -> Result<String, String> {
+    bailiwick_credentials::Injection::header_of(name, "", &Secret::from("probe".to_owned())).map_err(|error| format!("`tag_header`: {error}"))?;
+    let lower = name.to_ascii_lowercase();
+    let ours = ["authorization", "accept", "content-type", "user-agent", "traceparent", "tracestate", "cookie"];
+    if ours.contains(&lower.as_str()) || lower.starts_with("mcp-") {
+        return Err(format!("`tag_header`: `{lower}` has another meaning"));
+    }
+    Ok(lower)
 }
 
 impl Settings {
@@ -109,6 +160,7 @@ impl Settings {
             Sort::GithubApp(settings) => settings.secrets(),
             Sort::Kubernetes(settings) => settings.secrets(),
             Sort::AwsSts(settings) => settings.secrets(),
+            Sort::Mtls(settings) => settings.secrets(),
         }
     }
 
@@ -117,7 +169,7 @@ impl Settings {
         self.prefix.clone()
     }
 
-    /// Puts it together with its secrets. `kept` is where refresh tokens are.
+    /// Puts it together with its secrets. `kept` is where refresh tokens are, `federation` who signs for us at clouds.
     ///
     /// # Errors
     /// In words: a secret is not set, or is none of its kind.
@@ -125,15 +177,23 @@ impl Settings {
         &self,
         secret: &dyn Fn(&str) -> Result<Secret, String>,
         kept: &Arc<dyn Rotation>,
+        federation: &Federation,
         clock: &Arc<dyn Clock>,
     ) -> Result<Built, String> {
-        let kind = match &self.sort {
+        let (mut own, mut roots) = (None, Vec::new());
+        let kind: Arc<dyn Kind> = match &self.sort {
             Sort::Oauth2(settings) => settings.build(secret, kept, clock)?,
             Sort::GithubApp(settings) => settings.build(secret, clock)?,
             Sort::Kubernetes(settings) => settings.build(secret, clock)?,
-            Sort::AwsSts(settings) => settings.build(secret, clock)?,
+            Sort::AwsSts(settings) => settings.build(secret, federation, clock)?,
+            Sort::Mtls(settings) => {
+                let kind = settings.build(secret, clock)?;
+                own = Some(mtls::Own::new(Arc::clone(&kind), clock));
+                roots = settings.roots();
+                kind
+            }
         };
-        Ok(Built { kind, rights: vec![USE.to_owned()], header: self.header.clone() })
+        Ok(Built { kind, rights: vec![USE.to_owned()], given: self.given.clone(), own, roots })
     }
 }
 

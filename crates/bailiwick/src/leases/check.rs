@@ -1,5 +1,6 @@
 //! The check of a system while no broker runs: what `bailiwick system check` does with the configuration and the sealed secrets alone.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bailiwick_core::{Clock, LeaseId};
@@ -11,6 +12,7 @@ use crate::builtin::SealedSecrets;
 use crate::cli::{Failure, Place};
 use crate::clock::{SystemClock, random};
 use crate::config::{Config, Transport};
+use crate::federation::Federation;
 use crate::kept_secrets::KeptSecrets;
 use crate::keys::Keys;
 
@@ -31,12 +33,12 @@ pub(crate) async fn check_stopped(place: &Place, name: &str) -> Result<Option<Ve
         Err(StoreError::Locked { .. }) => return Ok(None),
         Err(error) => return Err(Failure::new(error.to_string(), "see docs/guides/recovery.md")),
     };
-    let found = check(&place.configuration()?, &store, &keys, name).await;
+    let found = check(&place.configuration()?, &data_dir, &store, &keys, name).await;
     store.close().await;
     found.map(Some)
 }
 
-async fn check(config: &Config, store: &Store, keys: &Keys, name: &str) -> Result<Vec<Finding>, Failure> {
+async fn check(config: &Config, data_dir: &Path, store: &Store, keys: &Keys, name: &str) -> Result<Vec<Finding>, Failure> {
     let known = config.systems.values().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
     let entry = config
         .systems
@@ -53,7 +55,9 @@ async fn check(config: &Config, store: &Store, keys: &Keys, name: &str) -> Resul
         (Transport::Http { .. }, Some(settings)) => {
             let secrets = SealedSecrets::of(store, keys.sealer(), settings.secrets()).await.map_err(damaged)?;
             let kept: Arc<dyn Rotation> = Arc::new(KeptSecrets::new(store.clone(), keys.sealer().clone(), Arc::clone(&clock)));
-            (settings.build(&|name| secrets.open(name), &kept, &clock).map_err(fault)?.kind, settings.prefix())
+            let base = config.public_url.clone().unwrap_or_default();
+            let federation = Federation::open(data_dir, keys.sealer(), &base).map_err(|e| fault(e.to_string()))?;
+            (settings.build(&|name| secrets.open(name), &kept, &federation, &clock).map_err(fault)?.kind, settings.prefix())
         }
         (Transport::Stdio { .. } | Transport::Http { .. }, _) => {
             return Err(Failure::new(format!("no credentials are made for tasks at `{name}`"), "see docs/guides/leases.md"));

@@ -1,11 +1,13 @@
 //! The end of leases: tried until it is shown, with back-off and without a cap (law 6), and told to people when it does not come.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bailiwick_core::{LeaseId, TaskId, Timestamp};
 use bailiwick_credentials::lease::{Account, TargetIds};
 use bailiwick_store::{LeaseFilter, LeaseLife, LeaseRow, LeaseState, StoreError};
+use tokio_util::sync::CancellationToken;
 
 use super::{Event, Held, Leases, locked, seal_name};
 use crate::entry::{self, LeaseStep};
@@ -68,18 +70,20 @@ impl Leases {
         }
         let filter = LeaseFilter { task: Some(task), open: true, limit: usize::MAX, ..LeaseFilter::default() };
         let Ok(rows) = self.store.leases(filter).await else { return self.wake.notify_one() };
-        let ends: Vec<_> = rows.into_iter().filter_map(|row| self.spawn_end(row)).collect();
-        drop(tokio::time::timeout(END_WITHIN, futures_util::future::join_all(ends)).await);
+        // Whoever began one: it is waited for.
+        let tries: Vec<CancellationToken> = rows.into_iter().map(|row| self.spawn_end(row)).collect();
+        drop(tokio::time::timeout(END_WITHIN, futures_util::future::join_all(tries.iter().map(CancellationToken::cancelled))).await);
     }
 
-    /// Begins one try, unless one is under way.
-    fn spawn_end(self: &Arc<Self>, row: LeaseRow) -> Option<tokio::task::JoinHandle<()>> {
+    /// Begins one try, unless one is under way. What it gives is cancelled when the try has come back.
+    fn spawn_end(self: &Arc<Self>, row: LeaseRow) -> CancellationToken {
         let id = row.lease.id;
-        if !locked(&self.queued).insert(id) {
-            return None;
-        }
-        let leases = Arc::clone(self);
-        Some(tokio::spawn(async move {
+        let back = match locked(&self.queued).entry(id) {
+            Entry::Occupied(under_way) => return under_way.get().clone(),
+            Entry::Vacant(free) => free.insert(CancellationToken::new()).clone(),
+        };
+        let (leases, told) = (Arc::clone(self), back.clone().drop_guard());
+        tokio::spawn(async move {
             let leasing = leases.leasing(&row.lease.system);
             let place = match &leasing {
                 Some(leasing) => Arc::clone(&leasing.places).acquire_owned().await.ok(),
@@ -93,8 +97,10 @@ impl Leases {
                 tokio::time::sleep(AGAIN_FIRST).await;
             }
             locked(&leases.queued).remove(&id);
+            drop(told);
             leases.wake.notify_one();
-        }))
+        });
+        back
     }
 
     /// Begins to end whatever is due, and waits for nothing. Gives the time until the next one is.

@@ -4,28 +4,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bailiwick_core::{LeaseId, Task, Timestamp};
+use bailiwick_core::{CallId, LeaseId, Task, Timestamp};
+use bailiwick_credentials::kinds::mtls::Mtls;
 use bailiwick_credentials::lease::{Account, AccountName, Tag};
 use bailiwick_credentials::{Injection, InjectionError};
 
 use super::Leasing;
+use super::given::{GivenBy, OfCall};
 use super::pool::Pooled;
 use crate::builtin::{Rights, Session, UseError};
-use crate::upstream::Inject;
+use crate::upstream::{ClientCertificate, Inject};
 
 /// A credential that ends by itself sooner than this is not used for another call.
 const LEFT_MIN: Duration = Duration::from_secs(20);
 /// How long a connection may take to close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
-
-/// How a system with a server of its own is given a credential: in a header.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HeaderUse {
-    /// The header's name.
-    pub(crate) name: String,
-    /// What stands before the secret, such as `Bearer `.
-    pub(crate) before: String,
-}
 
 /// A lease as calls hold it.
 pub(crate) struct Held {
@@ -48,6 +41,7 @@ pub(crate) struct Held {
 struct Live {
     account: Account,
     injection: Arc<Injection>,
+    certificate: Option<Arc<ClientCertificate>>,
     session: tokio::sync::Mutex<Option<Arc<dyn Session>>>,
 }
 
@@ -79,13 +73,21 @@ impl Held {
     /// # Errors
     /// The secret is none that can be given to the system.
     pub(super) fn set_live(&self, account: Account, session: Option<Arc<dyn Session>>) -> Result<(), InjectionError> {
-        let injection = match (&self.leasing.header, &account.secret) {
+        let by = self.leasing.given.as_ref().map(|given| &given.by);
+        let injection = match (by, &account.secret) {
             // What is handed out is not cut out of the very answer that hands it out.
             _ if self.is_issued() => Injection::default(),
-            (Some(header), Some(secret)) => Injection::header_of(&header.name, &header.before, secret)?,
+            (Some(GivenBy::Header(header)), Some(secret)) => Injection::header_of(&header.name, &header.before, secret)?,
             (_, secret) => Injection::cleaned_of(secret.as_ref()),
         };
-        let live = Live { account, injection: Arc::new(injection), session: tokio::sync::Mutex::new(session) };
+        let certificate = match by {
+            Some(GivenBy::Certificate) => {
+                let certified = account.secret.as_ref().and_then(Mtls::certified);
+                Some(ClientCertificate::new(certified.ok_or_else(|| InjectionError::Value("certificate".to_owned()))?))
+            }
+            Some(GivenBy::Header(_)) | None => None,
+        };
+        let live = Live { account, injection: Arc::new(injection), certificate, session: tokio::sync::Mutex::new(session) };
         // It is set once: whoever makes it holds `making`.
         drop(self.live.set(live));
         Ok(())
@@ -134,15 +136,16 @@ impl Held {
         self.live.get().map(|live| Arc::clone(&live.injection))
     }
 
-    /// The header, for a system with a server of its own.
-    pub(crate) fn inject(&self) -> Option<Arc<dyn Inject>> {
-        self.leasing.header.as_ref()?;
-        self.injection().filter(|_| !self.is_over()).map(|injection| injection as Arc<dyn Inject>)
+    /// What a system with a server of its own is given with this call.
+    pub(crate) fn inject(&self, call: CallId) -> Option<Arc<dyn Inject>> {
+        let given = self.leasing.given.as_ref()?;
+        let live = self.live.get().filter(|_| !self.is_over())?;
+        Some(Arc::new(OfCall::new(given, Arc::clone(&live.injection), live.certificate.clone(), &self.tag(), call)))
     }
 
-    /// Is it given to the system in a header?
-    pub(crate) fn is_header(&self) -> bool {
-        self.leasing.header.is_some()
+    /// Is it given to a system with a server of its own?
+    pub(crate) fn is_given(&self) -> bool {
+        self.leasing.given.is_some()
     }
 
     /// The connection, opened if there is none.
@@ -180,6 +183,9 @@ impl Held {
     pub(super) async fn close(&self) {
         self.set_over();
         let Some(live) = self.live.get() else { return };
+        if let Some(certificate) = &live.certificate {
+            certificate.close();
+        }
         let closing = async {
             let session = live.session.lock().await.take();
             if let Some(session) = session {

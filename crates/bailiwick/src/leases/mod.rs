@@ -6,6 +6,7 @@
 
 mod check;
 mod ending;
+mod given;
 mod held;
 mod mint;
 mod pool;
@@ -24,6 +25,7 @@ use bailiwick_credentials::lease::{AccountName, Kind, Prefix, TargetCode, Target
 use bailiwick_credentials::{Injection, SealError, Sealer, Secret};
 use bailiwick_store::{LeaseFilter, LeaseRow, LeaseState, Store, StoreError};
 use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::builtin::{Builtin, Rights};
 use crate::clock::random;
@@ -31,7 +33,8 @@ use pool::Pooled;
 
 pub(crate) use check::check_stopped;
 pub(crate) use ending::{Tried, word};
-pub(crate) use held::{HeaderUse, Held};
+pub(crate) use given::{Given, GivenBy, HeaderUse, span};
+pub(crate) use held::Held;
 pub(crate) use pool::PoolSize;
 
 /// The classes of credentials that are handed out: apart from those that the broker uses, so that their traces are too.
@@ -81,7 +84,7 @@ pub(crate) struct Leasing {
     /// The rights of a credential of a system with a server of its own.
     pub(crate) rights: Vec<String>,
     /// How a system with a server of its own is given it.
-    pub(crate) header: Option<HeaderUse>,
+    pub(crate) given: Option<Given>,
     /// Accounts that wait for tasks.
     pub(crate) pool: PoolSize,
     /// May a credential be handed out to an agent, by a tool of its own?
@@ -178,8 +181,8 @@ pub(crate) struct Leases {
     pool_wake: Notify,
     /// Rings when there is something to end.
     wake: Notify,
-    /// Leases whose end was begun and has not come back.
-    queued: Mutex<HashSet<LeaseId>>,
+    /// Leases whose end was begun and has not come back, and what says that it has.
+    queued: Mutex<HashMap<LeaseId, CancellationToken>>,
     /// The broker stops: no account is made beforehand any more.
     drained: AtomicBool,
     events: mpsc::UnboundedSender<Event>,

@@ -151,7 +151,7 @@ impl Broker {
                 prefix,
                 builtin: None,
                 rights: Vec::new(),
-                header: None,
+                given: None,
                 pool: PoolSize::default(),
                 issues: false,
                 checked: AtomicBool::new(true),

@@ -8,6 +8,9 @@ use std::time::Duration;
 use bailiwick_core::SystemName;
 use rustls::pki_types::CertificateDer;
 
+use super::connect::ClientCertificate;
+use super::error::UpstreamError;
+
 /// Everything that [`super::Upstream::start`] needs, without secrets.
 #[derive(Debug, Clone)]
 pub struct UpstreamConfig {
@@ -146,6 +149,14 @@ pub trait Inject: Send + Sync {
     /// Headers for a request over HTTP.
     fn headers(&self, put: &mut dyn FnMut(&str, &str)) {
         let _ = put;
+    }
+
+    /// The certificate to show in the handshake, over HTTPS.
+    ///
+    /// # Errors
+    /// There should be one, and there is none to be had.
+    fn certificate(&self) -> Result<Option<Arc<ClientCertificate>>, UpstreamError> {
+        Ok(None)
     }
 }
 

@@ -7,7 +7,8 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::CertificateDer;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -42,9 +44,51 @@ const HEADERS_MAX: usize = 100;
 /// Connections to one endpoint.
 pub(super) struct Pool {
     endpoint: Endpoint,
-    tls: Option<TlsConnector>,
+    tls: Option<Tls>,
     idle: Mutex<VecDeque<Idle>>,
     open: Arc<Semaphore>,
+}
+
+/// TLS, and whom we trust, for connections with a certificate of a task.
+struct Tls {
+    plain: TlsConnector,
+    roots: Arc<rustls::RootCertStore>,
+}
+
+/// A client certificate, and the connections that were opened with it: no request of anybody else goes over them. Once it is over, they are closed,
+/// and no other is opened.
+pub struct ClientCertificate {
+    key: Arc<CertifiedKey>,
+    idle: Mutex<VecDeque<Idle>>,
+    over: AtomicBool,
+}
+
+impl std::fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientCertificate").field("over", &self.is_over()).finish_non_exhaustive()
+    }
+}
+
+impl ClientCertificate {
+    /// With its key.
+    #[must_use]
+    pub fn new(key: Arc<CertifiedKey>) -> Arc<Self> {
+        Arc::new(Self { key, idle: Mutex::default(), over: AtomicBool::new(false) })
+    }
+
+    /// Closes what is open and idle; what is in use is closed by whoever uses it, and not kept.
+    pub fn close(&self) {
+        self.over.store(true, Ordering::Release);
+        locked(&self.idle).clear();
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+}
+
+fn locked(idle: &Mutex<VecDeque<Idle>>) -> MutexGuard<'_, VecDeque<Idle>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Idle {
@@ -57,6 +101,8 @@ pub(super) struct Conn {
     link: Link,
     /// Whether it has served an exchange before.
     pub(super) reused: bool,
+    /// With which it was opened.
+    certificate: Option<Arc<ClientCertificate>>,
     /// `None` for a standing stream: it must not take the place of a call.
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -84,7 +130,7 @@ impl std::fmt::Debug for Pool {
 
 impl Pool {
     pub(super) fn new(endpoint: Endpoint, extra_roots: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
-        let tls = endpoint.tls.is_some().then(|| connector(extra_roots)).transpose()?;
+        let tls = endpoint.tls.is_some().then(|| Tls::new(extra_roots)).transpose()?;
         Ok(Self { endpoint, tls, idle: Mutex::default(), open: Arc::new(Semaphore::new(OPEN_MAX)) })
     }
 
@@ -92,26 +138,26 @@ impl Pool {
         &self.endpoint
     }
 
-    /// A connection that is open as far as we can know, else a new one.
-    pub(super) async fn take(&self) -> Result<Conn, UpstreamError> {
+    /// A connection with this certificate that is open as far as we can know, else a new one.
+    pub(super) async fn take(&self, certificate: Option<Arc<ClientCertificate>>) -> Result<Conn, UpstreamError> {
         let place = self.place().await?;
-        while let Some(mut link) = self.pop_idle() {
+        while let Some(mut link) = self.pop_idle(certificate.as_ref()) {
             if link.is_usable().await {
-                return Ok(Conn { link, reused: true, _place: Some(place) });
+                return Ok(Conn { link, reused: true, certificate, _place: Some(place) });
             }
         }
-        self.connect(Some(place)).await
+        self.connect(Some(place), certificate).await
     }
 
     /// A new connection.
-    pub(super) async fn fresh(&self) -> Result<Conn, UpstreamError> {
+    pub(super) async fn fresh(&self, certificate: Option<Arc<ClientCertificate>>) -> Result<Conn, UpstreamError> {
         let place = self.place().await?;
-        self.connect(Some(place)).await
+        self.connect(Some(place), certificate).await
     }
 
     /// A new connection for a standing stream. The caller limits how many there are.
-    pub(super) async fn beside(&self) -> Result<Conn, UpstreamError> {
-        self.connect(None).await
+    pub(super) async fn beside(&self, certificate: Option<Arc<ClientCertificate>>) -> Result<Conn, UpstreamError> {
+        self.connect(None, certificate).await
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
@@ -121,31 +167,42 @@ impl Pool {
 
     /// Keeps a connection whose response was read to its end.
     pub(super) fn put(&self, conn: Conn) {
-        let Conn { link, .. } = conn;
+        let Conn { link, certificate, .. } = conn;
         if link.wire.is_some() && !link.sender.is_closed() {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.len() >= IDLE_MAX {
+            let mut idle = self.idle_of(certificate.as_ref());
+            // Looked at under the lock under which its end takes them away.
+            if certificate.as_ref().is_some_and(|certificate| certificate.is_over()) {
+                return;
+            }
+            while idle.len() >= IDLE_MAX || idle.front().is_some_and(|oldest| oldest.since.elapsed() >= IDLE_TIME) {
                 idle.pop_front();
             }
             idle.push_back(Idle { link, since: Instant::now() });
         }
     }
 
+    fn idle_of<'p>(&'p self, certificate: Option<&'p Arc<ClientCertificate>>) -> MutexGuard<'p, VecDeque<Idle>> {
+        locked(certificate.map_or(&self.idle, |certificate| &certificate.idle))
+    }
+
     /// Closes connections that were not used for a while.
     pub(super) fn sweep(&self) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = locked(&self.idle);
         while idle.front().is_some_and(|oldest| oldest.since.elapsed() >= IDLE_TIME) {
             idle.pop_front();
         }
     }
 
-    fn pop_idle(&self) -> Option<Link> {
-        let newest = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_back()?;
+    fn pop_idle(&self, certificate: Option<&Arc<ClientCertificate>>) -> Option<Link> {
+        let newest = self.idle_of(certificate).pop_back()?;
         (newest.since.elapsed() < IDLE_TIME).then_some(newest.link)
     }
 
-    async fn connect(&self, place: Option<OwnedSemaphorePermit>) -> Result<Conn, UpstreamError> {
-        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, self.dial()).await {
+    async fn connect(&self, place: Option<OwnedSemaphorePermit>, certificate: Option<Arc<ClientCertificate>>) -> Result<Conn, UpstreamError> {
+        if certificate.as_ref().is_some_and(|certificate| certificate.is_over()) {
+            return Err(UpstreamError::NoCredential);
+        }
+        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, self.dial(certificate.as_deref())).await {
             Ok(dialed) => dialed?,
             Err(_) => {
                 return Err(UpstreamError::unavailable("it takes too long to connect to"));
@@ -153,15 +210,18 @@ impl Pool {
         };
         let built = http1::Builder::new().max_header_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).handshake(TokioIo::new(stream)).await;
         let (sender, wire) = built.map_err(|_| UpstreamError::unavailable("the connection failed at once"))?;
-        Ok(Conn { link: Link { sender, wire: Some(Box::pin(wire)) }, reused: false, _place: place })
+        Ok(Conn { link: Link { sender, wire: Some(Box::pin(wire)) }, reused: false, certificate, _place: place })
     }
 
-    async fn dial(&self) -> Result<Stream, UpstreamError> {
+    async fn dial(&self, certificate: Option<&ClientCertificate>) -> Result<Stream, UpstreamError> {
         let tcp = self.dial_tcp().await?;
         // A call is one small write: it must not wait for the acknowledgement of the last one.
         drop(tcp.set_nodelay(true));
         match (&self.tls, &self.endpoint.tls) {
-            (Some(connector), Some(name)) => {
+            (Some(tls), Some(name)) => {
+                let own = certificate.map(|certificate| tls.with(certificate)).transpose();
+                let own = own.map_err(|_| UpstreamError::unavailable("its client certificate is not usable"))?;
+                let connector = own.as_ref().unwrap_or(&tls.plain);
                 let secured = connector.connect(name.clone(), tcp).await;
                 let secured = secured.map_err(|error| {
                     tracing::debug!(%error, "TLS to a system failed");
@@ -204,19 +264,37 @@ impl Pool {
     }
 }
 
-/// TLS with the web's roots and what the operator added; HTTP/1.1 only.
-fn connector(extra_roots: &[CertificateDer<'static>]) -> Result<TlsConnector, rustls::Error> {
-    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    for root in extra_roots {
-        roots.add(root.clone())?;
+impl Tls {
+    /// TLS with the web's roots and what the operator added; HTTP/1.1 only.
+    fn new(extra_roots: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
+        let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        for root in extra_roots {
+            roots.add(root.clone())?;
+        }
+        let roots = Arc::new(roots);
+        let config = trusting(&roots)?.with_no_client_auth();
+        Ok(Self { plain: connector(config), roots })
     }
+
+    /// The same, showing this certificate.
+    fn with(&self, certificate: &ClientCertificate) -> Result<TlsConnector, rustls::Error> {
+        let key = SingleCertAndKey::from(Arc::clone(&certificate.key));
+        let mut config = trusting(&self.roots)?.with_client_cert_resolver(Arc::new(key));
+        // A session that is taken up again would not show the certificate.
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(connector(config))
+    }
+}
+
+fn trusting(roots: &Arc<rustls::RootCertStore>) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(config.with_root_certificates(Arc::clone(roots)))
+}
+
+fn connector(mut config: rustls::ClientConfig) -> TlsConnector {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
+    TlsConnector::from(Arc::new(config))
 }
 
 impl Link {

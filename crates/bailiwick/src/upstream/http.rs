@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::answer::{Answered, Exchange, by_status};
 use super::config::Inject;
-use super::connect::{Conn, Pool, SendFailure};
+use super::connect::{ClientCertificate, Conn, Pool, SendFailure};
 use super::frame::{self, MetaEra, Outgoing};
 use super::session::{Session, Sessions};
 use super::{CallScope, Event, Reply, SessionKey, Shared, State, UpstreamError, UpstreamRequest, UseEra};
@@ -157,7 +157,7 @@ impl HttpLink {
         }
     }
 
-    fn injector<'r>(&'r self, request: &'r UpstreamRequest<'_>) -> &'r Arc<dyn Inject> {
+    pub(super) fn injector<'r>(&'r self, request: &'r UpstreamRequest<'_>) -> &'r Arc<dyn Inject> {
         request.inject.as_ref().unwrap_or(&self.shared.inject)
     }
 
@@ -172,7 +172,8 @@ impl HttpLink {
         let http = self.modern_request(id, request, capabilities, events.is_some())?;
         let token = request.progress_token.map(Id::to_owned);
         let exchange = Exchange { id, session: None, modern: true, events, token };
-        let (conn, response) = self.send(http, is_safe(request.method), Some(scope)).await?;
+        let certificate = self.injector(request).certificate()?;
+        let (conn, response) = self.send(http, certificate, is_safe(request.method), Some(scope)).await?;
         match self.answer(conn, response, &exchange).await? {
             Answered::Reply(reply) => Ok(reply),
             Answered::SessionLost | Answered::SessionDoubtful(_) => Err(UpstreamError::unavailable("it wants a session that this revision has not")),
@@ -215,6 +216,11 @@ impl HttpLink {
         scope: &CallScope,
     ) -> Result<Answered, UpstreamError> {
         let id = self.next_id();
+        if let Some(inject) = &request.inject {
+            // A task that lives longer than its credential goes on in its session with the next one.
+            session.renew(inject);
+        }
+        let inject = session.inject();
         let outgoing = Outgoing {
             id,
             method: request.method.as_str(),
@@ -223,13 +229,14 @@ impl HttpLink {
             progress: request.progress_token.is_some() && events.is_some(),
             extra: request.meta,
         };
-        let mut http = self.post(outgoing.write(), &*session.inject)?;
+        let mut http = self.post(outgoing.write(), &*inject)?;
+        let certificate = inject.certificate()?;
         session.mark(http.headers_mut());
         let token = request.progress_token.map(Id::to_owned);
         let exchange = Exchange { id, session: Some(session), modern: false, events, token };
         // In these revisions a dropped connection does not stop a request: words do.
         let mut open = OpenCall { link: self, session, id, open: true };
-        let answered = match self.send(http, is_safe(request.method), Some(scope)).await {
+        let answered = match self.send(http, certificate, is_safe(request.method), Some(scope)).await {
             Ok((conn, response)) => self.answer(conn, response, &exchange).await,
             Err(error) => Err(error),
         };
@@ -283,11 +290,12 @@ impl HttpLink {
     pub(super) async fn send(
         &self,
         request: Request<Full<Bytes>>,
+        certificate: Option<Arc<ClientCertificate>>,
         safe: bool,
         scope: Option<&CallScope>,
     ) -> Result<(Conn, Response<Incoming>), UpstreamError> {
         let copy = safe.then(|| request.clone());
-        let mut conn = self.pool.take().await.inspect_err(|_| self.suspect.notify_one())?;
+        let mut conn = self.pool.take(certificate.clone()).await.inspect_err(|_| self.suspect.notify_one())?;
         mark(scope, true);
         let failed = match conn.send(request).await {
             Ok(response) => return Ok((conn, response)),
@@ -302,7 +310,7 @@ impl HttpLink {
         };
         mark(scope, false);
         drop(conn);
-        let mut conn = self.pool.fresh().await?;
+        let mut conn = self.pool.fresh(certificate).await?;
         mark(scope, true);
         match conn.send(request).await {
             Ok(response) => Ok((conn, response)),
@@ -312,9 +320,10 @@ impl HttpLink {
 
     /// Sends a message that has no answer: a notification, or our answer to a legacy server.
     pub(super) async fn tell(&self, session: &Session, message: Vec<u8>) -> Result<(), UpstreamError> {
-        let mut request = self.post(message, &*session.inject)?;
+        let inject = session.inject();
+        let mut request = self.post(message, &*inject)?;
         session.mark(request.headers_mut());
-        let (mut conn, response) = self.send(request, false, None).await?;
+        let (mut conn, response) = self.send(request, inject.certificate()?, false, None).await?;
         let (head, mut body) = response.into_parts();
         if self.collect(&mut conn, &mut body, &head.headers).await.is_ok() {
             self.pool.put(conn);

@@ -154,7 +154,10 @@ impl HttpLink {
         let Ok(http) = self.modern_request(id, request, "{}", false) else {
             return Ended::Unsupported;
         };
-        let Ok(mut conn) = self.pool.beside().await else {
+        let Ok(certificate) = self.injector(request).certificate() else {
+            return Ended::Over;
+        };
+        let Ok(mut conn) = self.pool.beside(certificate).await else {
             return Ended::Over;
         };
         let Ok(response) = conn.send(http).await else {

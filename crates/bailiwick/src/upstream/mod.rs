@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bailiwick_core::SystemName;
+use bailiwick_core::{CallId, SystemName};
 use bailiwick_wire::mcp::frame::ResultKind;
 use bailiwick_wire::mcp::{ClientCapabilities, HeaderParam, Id, Method, Version};
 use bailiwick_wire::{Raw, RawBuf};
@@ -33,6 +33,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use config::{Backoff, ConfigError, EraChoice, Inject, NoCredential, Relay, Transport, UpstreamConfig};
+pub use connect::ClientCertificate;
 pub use error::UpstreamError;
 pub use list::{LIST_ITEMS_MAX, LIST_PAGES_MAX};
 pub use listen::Listening;
@@ -167,8 +168,10 @@ pub struct UpstreamRequest<'a> {
     pub cancel: CancellationToken,
     /// The life of the server in which the tool was looked at ([`Upstream::life`]); in another one nothing is sent.
     pub life: Option<u64>,
-    /// The call's own lease, instead of the upstream's injector (HTTP). A legacy session keeps that of its first call.
+    /// The call's own lease, instead of the upstream's injector (HTTP). A legacy session goes on with that of its last call.
     pub inject: Option<Arc<dyn Inject>>,
+    /// The permitted call that this is, for the system's own log.
+    pub call: Option<CallId>,
     /// The credential that was made for the task, for a system without a server.
     pub(crate) lease: Option<Arc<crate::leases::Held>>,
 }
@@ -189,6 +192,7 @@ impl<'a> UpstreamRequest<'a> {
             cancel: CancellationToken::new(),
             life: None,
             inject: None,
+            call: None,
             lease: None,
         }
     }

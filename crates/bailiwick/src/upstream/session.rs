@@ -58,7 +58,8 @@ pub(super) struct Session {
     /// `None`: the server keeps no sessions.
     pub(super) id: Option<HeaderValue>,
     pub(super) version: Version,
-    pub(super) inject: Arc<dyn Inject>,
+    /// What its last call was given.
+    inject: Mutex<Arc<dyn Inject>>,
     /// The result of the handshake.
     pub(super) about: RawBuf,
     /// The life of the server in which it was opened.
@@ -111,6 +112,16 @@ impl Sessions {
 }
 
 impl Session {
+    /// What goes along with its requests.
+    pub(super) fn inject(&self) -> Arc<dyn Inject> {
+        Arc::clone(&self.inject.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on this does.
+    pub(super) fn renew(&self, inject: &Arc<dyn Inject>) {
+        Arc::clone(inject).clone_into(&mut self.inject.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Puts in the headers that tie a request to this session.
     pub(super) fn mark(&self, headers: &mut HeaderMap) {
         mark(headers, self.id.as_ref(), self.version);
@@ -139,7 +150,7 @@ impl HttpLink {
         let params = frame::owned(&params, params.len()).ok_or_else(|| UpstreamError::unavailable("the client's capabilities are not usable"))?;
         let outgoing = Outgoing { id, method: "initialize", params: params.raw(), era: MetaEra::Legacy, progress: false, extra: None };
         let request = self.post(outgoing.write(), &**inject)?;
-        let (conn, response) = self.send(request, true, None).await?;
+        let (conn, response) = self.send(request, inject.certificate()?, true, None).await?;
         let session_id = session_id(response.headers())?;
         let exchange = Exchange { id, session: None, modern: false, events: None, token: None };
         let about = match self.answer(conn, response, &exchange).await? {
@@ -151,7 +162,7 @@ impl HttpLink {
         let agreed = agreed_version(about.raw()).filter(|version| *version >= Version::V2025_03_26);
         let version = agreed.ok_or_else(|| UpstreamError::unavailable("it speaks no revision that we speak"))?;
         let stop = CancellationToken::new();
-        let session = Arc::new(Session { id: session_id, version, inject: Arc::clone(inject), about, life, _stream: stop.clone().drop_guard() });
+        let session = Arc::new(Session { id: session_id, version, inject: Mutex::new(Arc::clone(inject)), about, life, _stream: stop.clone().drop_guard() });
         self.tell(&session, frame::notification("notifications/initialized", "{}")).await?;
         self.follow_later(key, &session, stop);
         Ok(session)
@@ -162,9 +173,10 @@ impl HttpLink {
         let ended = async {
             let session = slot.current.lock().await.take()?;
             session.id.as_ref()?;
-            let mut request = self.request(Method::DELETE, Bytes::new(), &*session.inject).ok()?;
+            let inject = session.inject();
+            let mut request = self.request(Method::DELETE, Bytes::new(), &*inject).ok()?;
             session.mark(request.headers_mut());
-            let (mut conn, response) = self.send(request, true, None).await.ok()?;
+            let (mut conn, response) = self.send(request, inject.certificate().ok()?, true, None).await.ok()?;
             let (head, mut body) = response.into_parts();
             if self.collect(&mut conn, &mut body, &head.headers).await.is_ok() {
                 self.pool.put(conn);
@@ -209,10 +221,14 @@ impl HttpLink {
 
     /// Follows the stream once, until it ends.
     async fn follow(self: &Arc<Self>, key: &SessionKey, session: Arc<Session>, resume: &mut Resume) -> Followed {
-        let Ok(mut conn) = self.pool.beside().await else {
+        let inject = session.inject();
+        let Ok(certificate) = inject.certificate() else {
+            return Followed::Never;
+        };
+        let Ok(mut conn) = self.pool.beside(certificate).await else {
             return Followed::Ended { heard: false };
         };
-        let Ok(mut request) = self.get(&*session.inject) else {
+        let Ok(mut request) = self.get(&*inject) else {
             return Followed::Never;
         };
         session.mark(request.headers_mut());
@@ -240,10 +256,11 @@ impl HttpLink {
         resume: &Resume,
     ) -> Result<(super::connect::Conn, hyper::body::Incoming), UpstreamError> {
         tokio::time::sleep(resume.wait()).await;
-        let mut request = self.get(&*session.inject)?;
+        let inject = session.inject();
+        let mut request = self.get(&*inject)?;
         session.mark(request.headers_mut());
         resume.mark(request.headers_mut());
-        let (conn, response) = self.send(request, true, None).await?;
+        let (conn, response) = self.send(request, inject.certificate()?, true, None).await?;
         let (head, body) = response.into_parts();
         if head.status != StatusCode::OK || content(&head.headers) != Content::Stream {
             return Err(UpstreamError::died("its stream ended before an answer came and cannot be resumed"));

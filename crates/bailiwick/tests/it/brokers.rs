@@ -70,8 +70,7 @@ async fn a_task_uses_a_cache_and_a_bus_with_accounts_that_end_with_it() {
         "{clients}"
     );
 
-    let answer = client.with_token(&task.token, Method::POST, &format!("/v1/tasks/{}/complete", task.id), "").await;
-    let ended = answer.json();
+    let ended = client.complete(&task).await;
     assert_eq!(ended["state"], "closed", "{ended}");
     let endings: Vec<_> = ended["leases"].as_array().unwrap().iter().map(|lease| lease["ending"]["ending"].as_str().unwrap()).collect();
     assert_eq!(endings, ["revoked-verified"; 3], "{ended}");

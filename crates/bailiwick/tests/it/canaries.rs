@@ -16,8 +16,8 @@ use bailiwick_testkit::servers::redis::{Redis, Users};
 use http::Method;
 use zeroize::Zeroizing;
 
-use crate::leases::{ADMIN_PASSWORD, mariadb, orders, postgres, stock, walk};
-use crate::support::{Client, PATIENCE, Place, TaskToken};
+use crate::leases::{ADMIN_PASSWORD, mariadb, orders, postgres, stock};
+use crate::support::{Client, PATIENCE, Place, TaskToken, files_of};
 
 const CACHE_PASSWORD: &str = "canary-cache-password-91c2";
 const API_KEY: &str = "sk-canary/http+77aa-0123456789";
@@ -155,7 +155,7 @@ async fn a_planted_secret_of_each_kind_is_seen_nowhere() {
     for line in [vec!["ledger", "verify"], vec!["secret", "list"], vec!["check"], vec!["system", "check", "orders"]] {
         seen.push((line.join(" "), command(&place, &line)));
     }
-    let files = [walk(&place.data), walk(exports.path()), vec![place.config.clone()]].concat();
+    let files = [files_of(&place.data), files_of(exports.path()), vec![place.config.clone()]].concat();
     seen.extend(files.iter().map(|file| (file.display().to_string(), std::fs::read(file).unwrap())));
     let loud = std::fs::read_to_string(&log).unwrap();
     assert!(loud.contains("a lease could not be ended yet"), "the log is there to be looked at: {loud}");

@@ -9,7 +9,7 @@ use http::Method;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use crate::support::{Broker, Client, PATIENCE, Place, TaskToken};
+use crate::support::{Broker, Client, PATIENCE, Place, TaskToken, files_of};
 
 const REFRESH: &str = "twin/refresh";
 
@@ -53,24 +53,13 @@ impl World {
         let sent = self.cloud.seen().into_iter().filter_map(|asked| asked.form().get("refresh_token").map(|values| values.concat()));
         let tokens: Vec<String> = sent.chain(given.iter().cloned()).collect();
         assert!(tokens.len() > given.len());
-        for file in walk(&self.place.data) {
+        for file in files_of(&self.place.data) {
             let bytes = std::fs::read(&file).unwrap();
             for token in &tokens {
                 assert!(!bytes.windows(token.len()).any(|w| w == token.as_bytes()), "a token stands in {}", file.display());
             }
         }
     }
-}
-
-fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
-}
-
-async fn complete(client: &Client<'_>, task: &TaskToken) -> Value {
-    let answer = client.with_token(&task.token, Method::POST, &format!("/v1/tasks/{}/complete", task.id), "").await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()
 }
 
 async fn closed(client: &Client<'_>, task: &TaskToken) -> Value {
@@ -104,7 +93,7 @@ async fn each_task_has_a_token_of_its_own_that_is_refused_after_its_end_and_the_
         assert_eq!(world.token(), token, "one token for one task");
         assert!(token.starts_with("at_") && !given.contains(&token) && !format!("{answer:?}").contains(&token));
         assert_eq!(world.server.alive(), 1, "those of the check before are dead");
-        let shown = complete(&client, &task).await;
+        let shown = client.complete(&task).await;
         assert_eq!((shown["state"].as_str(), ending(&shown)), (Some("closed"), "revoked-verified"), "{shown}");
         assert_eq!(world.server.alive(), 0);
         assert!(!shown.to_string().contains(&token));
@@ -125,7 +114,7 @@ async fn while_the_server_is_down_the_task_stays_closing_and_is_closed_after_its
     assert_eq!(client.call(&task, "twin.look", "{}").await.word(), "done");
     let token = world.token();
     world.cloud.down(true);
-    let shown = complete(&client, &task).await;
+    let shown = client.complete(&task).await;
     assert_eq!(shown["state"], "closing", "{shown}");
     let failure = shown["leases"][0]["failure"].as_str().unwrap();
     assert!(failure.contains("revocation") && !failure.contains(&token), "{shown}");
@@ -143,7 +132,7 @@ async fn a_refresh_token_that_was_lost_calls_a_person_who_sets_a_new_one() {
     let client = world.place.client();
     let task = client.task("scout").await;
     assert_eq!(client.call(&task, "twin.look", "{}").await.word(), "done");
-    complete(&client, &task).await;
+    client.complete(&task).await;
     // Somebody else has used what we hold, so that the server ends the family.
     let ours =
         world.cloud.seen().into_iter().filter_map(|asked| asked.form().get("refresh_token").map(|values| values.concat())).next_back().unwrap();
@@ -169,7 +158,7 @@ async fn a_refresh_token_that_was_lost_calls_a_person_who_sets_a_new_one() {
     let broker = world.place.open().await;
     let task = client.task("scout").await;
     assert_eq!(client.call(&task, "twin.look", "{}").await.word(), "done");
-    assert_eq!(ending(&complete(&client, &task).await), "revoked-verified");
+    assert_eq!(ending(&client.complete(&task).await), "revoked-verified");
     broker.stop().await;
     world.place.verify();
 }
@@ -206,7 +195,7 @@ async fn a_token_of_kubernetes_is_dead_with_its_object_and_an_object_that_no_lea
     assert_eq!(server.alive(), 1);
     let name = server.secrets().into_iter().find(|name| server.secret(name)["metadata"]["annotations"].to_string().contains(&task.id));
     assert!(name.is_some(), "the object says whose it is: {:?}", server.secrets());
-    let shown = complete(&client, &task).await;
+    let shown = client.complete(&task).await;
     let shown = if shown["state"] == "closed" { shown } else { closed(&client, &task).await };
     assert_eq!(ending(&shown), "revoked-verified", "{shown}");
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -217,4 +206,64 @@ async fn a_token_of_kubernetes_is_dead_with_its_object_and_an_object_that_no_lea
     assert_eq!(server.alive(), 0);
     broker.stop().await;
     place.verify();
+}
+
+/// What AWS does with a provider that it was told: looks for its metadata, then for its keys.
+async fn keys_of(place: &Place) -> (Value, bailiwick_testkit::clouds::jwt::Pair) {
+    use base64::Engine as _;
+    let client = place.client();
+    let metadata = client.send(Method::GET, "/federation/.well-known/openid-configuration", &[], "").await.json();
+    let keys = client.send(Method::GET, "/federation/jwks.json", &[], "").await.json();
+    let part = |name: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(keys["keys"][0][name].as_str().unwrap()).unwrap();
+    let public = [vec![4], part("x"), part("y")].concat();
+    assert!(!keys.to_string().contains("\"d\""), "{keys}");
+    (metadata, bailiwick_testkit::clouds::jwt::Pair { pem: String::new(), public, algorithm: "ES256" })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aws_gives_keys_for_a_token_of_our_own_issuer_whose_key_no_person_has() {
+    use bailiwick_testkit::clouds::sts::{Settings as Account, Sts};
+    let place = Place::with(|text| text.replacen("[listen]", "[listen]\npublic_url = \"https://broker.example.org\"", 1)).await;
+    let broker = place.open().await;
+    let (metadata, key) = keys_of(&place).await;
+    assert_eq!(metadata["issuer"], "https://broker.example.org/federation");
+    assert_eq!(metadata["jwks_uri"], "https://broker.example.org/federation/jwks.json");
+    assert_eq!(metadata["id_token_signing_alg_values_supported"], serde_json::json!(["ES256"]));
+    broker.stop().await;
+    let role = "arn:aws:iam::123456789012:role/agents";
+    let sts = Arc::new(Sts::new(Account {
+        issuer: metadata["issuer"].as_str().unwrap().to_owned(),
+        key,
+        audience: "sts.amazonaws.com".to_owned(),
+        role: role.to_owned(),
+        subject: "bailiwick:shop".to_owned(),
+        session_max: 43_200,
+        region: "eu-central-1".to_owned(),
+    }));
+    let cloud = Cloud::start(Arc::clone(&sts) as Arc<_>).unwrap();
+    let section = format!(
+        "\n[systems.twin.credential]\nheader = \"x-aws-keys\"\n[systems.twin.credential.aws_sts]\nregion = \"eu-central-1\"\nendpoint_url = \"{}\"\n\
+         role = \"{role}\"\nsubject = \"bailiwick:shop\"\nstatements = [{{ Effect = \"Allow\", Action = \"s3:GetObject\", Resource = \"arn:aws:s3:::shop/*\" }}]\n",
+        cloud.url("/")
+    );
+    let text = std::fs::read_to_string(&place.config).unwrap() + &section;
+    std::fs::write(&place.config, text).unwrap();
+    let broker = place.open().await;
+    let client = place.client().known_as("https://broker.example.org");
+    let task = client.task("scout").await;
+    let answer = client.call(&task, "twin.look", "{}").await;
+    assert_eq!(answer.word(), "done", "{answer:?}");
+    assert!(sts.sessions().iter().any(|(name, policy)| *name == task.id && policy.contains("s3:GetObject")), "{:?}", sts.sessions());
+    let keys: Value = serde_json::from_str(place.twin.seen().last().unwrap().headers["x-aws-keys"].to_str().unwrap()).unwrap();
+    assert!(keys["access_key_id"].as_str().unwrap().starts_with("ASIA"));
+    let shown = client.complete(&task).await;
+    assert_eq!(ending(&shown), "expires-at", "AWS revokes nothing: {shown}");
+    let (again, _) = keys_of(&place).await;
+    assert_eq!(again, metadata, "the key outlives a restart");
+    broker.stop().await;
+    place.verify();
+    for file in files_of(&place.data) {
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(17).any(|window| window == b"BEGIN PRIVATE KEY"), "a key stands in {}", file.display());
+    }
 }

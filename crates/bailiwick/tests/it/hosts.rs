@@ -97,8 +97,8 @@ async fn a_task_runs_named_commands_and_what_it_left_running_ends_with_it() {
 
     // The host is away when the task ends: it stays closing, and is closed soon after the host's return.
     world.server.stop().unwrap();
-    let answer = client.with_token(&task.token, Method::POST, &format!("/v1/tasks/{}/complete", task.id), "").await;
-    assert_eq!(answer.json()["state"], "closing", "{answer:?}");
+    let answer = client.complete(&task).await;
+    assert_eq!(answer["state"], "closing", "{answer}");
     assert!(sleeps(seconds), "the host cannot be reached, and yet something ended there");
     world.server.run().unwrap();
     let deadline = tokio::time::Instant::now() + PATIENCE;

@@ -66,7 +66,7 @@ async fn a_task_uses_an_api_with_a_key_that_nobody_sees_until_it_ends() {
     assert_eq!(world.orders.orders().len(), 2);
     let before = world.cloud.seen().len();
     assert!(world.cloud.seen().iter().any(|asked| asked.header("x-bailiwick-task").contains(&task.id)), "the chain is in the API's log");
-    let ended = client.with_token(&task.token, Method::POST, &format!("/v1/tasks/{}/complete", task.id), "").await.json();
+    let ended = client.complete(&task).await;
     assert_eq!(ended["state"], "closed", "{ended}");
     let endings: Vec<_> = ended["leases"].as_array().unwrap().iter().map(|lease| lease["ending"]["ending"].clone()).collect();
     assert_eq!(endings, [json!("injection-stopped")], "one lease, whatever the calls did: {ended}");

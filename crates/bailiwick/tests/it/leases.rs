@@ -10,7 +10,7 @@ use http::Method;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::support::{Broker, Client, PATIENCE, Place, TaskToken, entries, until};
+use crate::support::{Broker, Client, PATIENCE, Place, TaskToken, entries, files_of, until};
 
 pub(crate) const ADMIN_PASSWORD: &str = "canary-admin-password-3b1f";
 
@@ -104,12 +104,6 @@ async fn ready(broker: &Broker, tools: &[&str]) {
     .await;
 }
 
-async fn complete(client: &Client<'_>, task: &TaskToken) -> Value {
-    let answer = client.with_token(&task.token, Method::POST, &format!("/v1/tasks/{}/complete", task.id), "").await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()
-}
-
 fn rows(answer: &crate::support::Answer) -> Value {
     answer.json()["result"]["structuredContent"]["rows"].clone()
 }
@@ -142,7 +136,7 @@ async fn a_task_reads_and_writes_with_credentials_that_are_made_for_it_and_end_w
     assert_eq!(wrote.word(), "done", "{wrote:?}");
     assert_eq!(server.sql("shop", "SELECT note FROM orders WHERE id = 1").unwrap(), "new");
     assert_eq!(server.sql("shop", "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'ag\\_%'").unwrap(), "2");
-    let ended = complete(&client, &task).await;
+    let ended = client.complete(&task).await;
     assert_eq!(ended["state"], "closed", "{ended}");
     assert_eq!(left_on(&server), "");
     let endings: Vec<&str> = ended["leases"].as_array().unwrap().iter().map(|l| l["ending"]["ending"].as_str().unwrap()).collect();
@@ -176,16 +170,11 @@ async fn a_task_reads_and_writes_with_credentials_that_are_made_for_it_and_end_w
 
 /// The administrator's password and the minted ones are nowhere.
 fn no_canary(place: &Place, log: &str) {
-    for file in walk(&place.data) {
+    for file in files_of(&place.data) {
         let bytes = std::fs::read(&file).unwrap();
         assert!(!bytes.windows(ADMIN_PASSWORD.len()).any(|w| w == ADMIN_PASSWORD.as_bytes()), "the password stands in {}", file.display());
     }
     assert_eq!(log.matches(ADMIN_PASSWORD).count(), log.matches("CREATE ROLE broker").count(), "only the administrator ever said it");
-}
-
-pub(crate) fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,7 +187,7 @@ async fn while_the_system_is_down_a_task_stays_closing_and_says_why_and_is_close
     let task = client.task("scout").await;
     assert_eq!(client.call(&task, "orders.query", r#"{"sql":"SELECT 1"}"#).await.word(), "done");
     server.stop().unwrap();
-    let ended = complete(&client, &task).await;
+    let ended = client.complete(&task).await;
     assert_eq!(ended["state"], "closing", "{ended}");
     assert!(ended["leases"][0]["failure"].as_str().unwrap().contains("primary"), "{ended}");
     assert_eq!(client.call(&task, "orders.query", r#"{"sql":"SELECT 1"}"#).await.status, 401);
@@ -230,7 +219,7 @@ async fn a_person_may_end_a_lease_by_hand_and_the_record_says_so() {
     let task = client.task("scout").await;
     assert_eq!(client.call(&task, "orders.query", r#"{"sql":"SELECT 1"}"#).await.word(), "done");
     server.stop().unwrap();
-    let ended = complete(&client, &task).await;
+    let ended = client.complete(&task).await;
     let id = ended["leases"][0]["id"].as_str().unwrap();
     let end = format!("/v1/leases/{id}/end");
     let reason = json!({ "reason": "the server is scrapped" });
@@ -322,7 +311,7 @@ async fn an_account_that_waits_is_given_to_one_task_with_its_chain_and_nothing_w
     assert!(server.sql("shop", &comment).unwrap().contains(&task.id), "the account that waited was not the one that was used");
     let session = format!("SELECT application_name FROM pg_stat_activity WHERE usename = '{waiting}'");
     assert!(server.sql("shop", &session).unwrap().contains(task.id.get(..20).unwrap()));
-    assert_eq!(complete(&client, &task).await["state"], "closed");
+    assert_eq!(client.complete(&task).await["state"], "closed");
     until("another one waits", || broker.house.pooled("orders") == 1).await;
     assert!(!left_on(&server).contains(&waiting), "an account was used for two tasks");
     broker.stop().await;
@@ -351,12 +340,12 @@ async fn a_credential_is_handed_out_only_where_it_may_be_after_a_person_said_yes
     let handed = &answer["result"]["structuredContent"];
     let (account, secret) = (handed["account"].as_str().unwrap(), handed["secret"].as_str().unwrap());
     assert_eq!(log_in(&server, account, secret).await, Ok("note 1".to_owned()), "{answer}");
-    let ended = complete(&client, &task).await;
+    let ended = client.complete(&task).await;
     assert_eq!((&ended["state"], &ended["leases"][0]["ending"]["ending"]), (&json!("closed"), &json!("revoked-verified")), "{ended}");
     assert_eq!(log_in(&server, account, secret).await, Err("28P01".to_owned()));
     assert_eq!(left_on(&server), "");
     broker.stop().await;
-    for file in walk(&place.data) {
+    for file in files_of(&place.data) {
         let bytes = std::fs::read(&file).unwrap();
         assert!(!bytes.windows(secret.len()).any(|w| w == secret.as_bytes()), "the secret stands in {}", file.display());
     }

@@ -42,11 +42,6 @@ fn rows(answer: &Answer) -> Value {
     answer.json()["result"]["structuredContent"]["rows"].clone()
 }
 
-async fn complete(client: &Client<'_>, task: &TaskToken) {
-    let answer = client.with_token(&task.token, Method::POST, &format!("/v1/tasks/{}/complete", task.id), "").await;
-    assert!(answer.status < 300, "{answer:?}");
-}
-
 async fn closed(broker: &Broker, task: &TaskToken) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
@@ -78,13 +73,13 @@ async fn a_whole_life(place: &Place, log: impl Fn() -> String) -> Vec<String> {
     let refused = client.call(&two, "erp.query", r#"{"sql":"SELECT 1"}"#).await;
     assert_ne!(refused.word(), "done", "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.body).contains("credential"), "{refused:?}");
-    complete(&client, &one).await;
+    client.complete(&one).await;
     closed(&broker, &one).await;
     let second = password(&broker).await;
     assert_ne!(second, first);
     let read = client.call(&two, "erp.query", r#"{"sql":"SELECT note FROM items WHERE id = 1"}"#).await;
     assert_eq!(rows(&read), json!([["uno"]]), "now it is free: {read:?}");
-    complete(&client, &two).await;
+    client.complete(&two).await;
     closed(&broker, &two).await;
     let third = password(&broker).await;
     // Every lease has its ending with evidence, and the record says that the secret was replaced.

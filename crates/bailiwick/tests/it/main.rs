@@ -13,6 +13,8 @@ mod canaries;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod client_certificates;
+#[cfg(test)]
 mod cloud;
 #[cfg(test)]
 mod connect;

@@ -394,7 +394,7 @@ impl Place {
     }
 
     pub(crate) fn client_at(&self, clock: Arc<dyn Clock>) -> Client<'_> {
-        Client { place: self, clock, address: SocketAddr::from(([127, 0, 0, 1], self.port)) }
+        Client { place: self, clock, address: SocketAddr::from(([127, 0, 0, 1], self.port)), known_as: None }
     }
 
     /// Checks the ledger of the stopped broker as an auditor does.
@@ -402,6 +402,12 @@ impl Place {
         let (key, origin) = bailiwick::ledger_access::log_key(&self.data).unwrap();
         bailiwick::ledger_access::verify(&self.data, &origin, &key).unwrap().size
     }
+}
+
+/// Every file below a folder.
+pub(crate) fn files_of(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_of(&path) } else { vec![path] }).collect()
 }
 
 /// A port that no connection of this machine gets by chance, so that a broker finds it free again.
@@ -560,11 +566,18 @@ pub(crate) struct Client<'a> {
     place: &'a Place,
     clock: Arc<dyn Clock>,
     pub(crate) address: SocketAddr,
+    /// The broker's own URL, if it has another than its address.
+    known_as: Option<&'static str>,
 }
 
 impl Client<'_> {
     pub(crate) fn base(&self) -> String {
-        format!("http://{}", self.address)
+        self.known_as.map_or_else(|| format!("http://{}", self.address), str::to_owned)
+    }
+
+    /// A client of a broker whose `public_url` this is.
+    pub(crate) fn known_as(self, url: &'static str) -> Self {
+        Self { known_as: Some(url), ..self }
     }
 
     fn key(&self, name: &str) -> &SigningKey {
@@ -643,6 +656,13 @@ impl Client<'_> {
     pub(crate) async fn with_token(&self, token: &str, method: Method, target: &str, body: &str) -> Answer {
         let bearer = format!("Bearer {token}");
         self.send(method, target, &[("authorization", &bearer), ("content-type", "application/json")], body.to_owned()).await
+    }
+
+    /// The agent says that its task is done. The task, as it is then.
+    pub(crate) async fn complete(&self, task: &TaskToken) -> Value {
+        let answer = self.with_token(&task.token, Method::POST, &format!("/v1/tasks/{}/complete", task.id), "").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
     }
 
     /// Opens a task with everything that its agent may ask for.

@@ -53,7 +53,7 @@ pub trait Issuer: Send + Sync + fmt::Debug {
 pub struct WebIdentity {
     issuer: String,
     kid: String,
-    key: Key,
+    key: Arc<Key>,
     clock: Arc<dyn Clock>,
 }
 
@@ -62,8 +62,9 @@ impl WebIdentity {
     ///
     /// # Errors
     /// [`TargetCode::Plan`] if the URL is no `https://` URL, or the key is neither RSA nor EC P-256.
-    pub fn new(issuer: &str, kid: &str, key: Key, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
+    pub fn new(issuer: &str, kid: &str, key: impl Into<Arc<Key>>, clock: Arc<dyn Clock>) -> Result<Self, TargetError> {
         let wrong = |what: &str| Err(TargetError::new(TargetCode::Plan, Step::Connect, "", what));
+        let key: Arc<Key> = key.into();
         let url =
             issuer.strip_prefix("https://").is_some_and(|rest| !rest.is_empty()) && issuer.len() <= 255 && !issuer.contains(['?', '#', '@', ' ']);
         if !url || !(1..=128).contains(&kid.len()) {

@@ -26,10 +26,12 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::ClientConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
 use super::connection::within;
 use super::postgresql::session::{OPTIONS, open};
+use super::signing::END_KEY;
 use crate::Secret;
 use crate::lease::{
     Account, AccountName, Ending, Finding, Found, Kind, Minted, Node, Plan, Prefix, Step, Tag, TargetCode, TargetError, TargetIds, Trust,
@@ -39,6 +41,8 @@ use authority::{Authority, OURS, Words};
 const SERVERS_MAX: usize = 8;
 const NAMES_MAX: usize = 64;
 const LEASE_MAX: Duration = Duration::from_secs(3600);
+/// How long a certificate of our own lives.
+const OWN_LIFE: Duration = Duration::from_secs(300);
 /// Clocks of servers are behind ours by no more.
 const AGE: Duration = Duration::from_secs(60);
 /// A name in a certificate is no longer (RFC 5280, appendix A.1).
@@ -46,8 +50,6 @@ const NAME_MAX: usize = 64;
 /// The words under which a certificate's number and its name are remembered.
 const SERIAL: &str = "serial";
 const NAME: &str = "name";
-const BEGIN_KEY: &[u8] = b"-----BEGIN PRIVATE KEY-----\n";
-const END_KEY: &[u8] = b"-----END PRIVATE KEY-----\n";
 
 /// What is spoken above TLS, as far as a login needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,13 @@ pub enum Protocol {
     Postgresql {
         /// The database that is logged in to.
         database: String,
+    },
+    /// HTTP/1.1: a `GET` is answered with anything but 400, 401, 403, 495 or 496 where the certificate is good.
+    Http {
+        /// What stands in `Host`.
+        authority: String,
+        /// The path that is asked for.
+        path: String,
     },
 }
 
@@ -121,22 +130,41 @@ impl Mtls {
         login::client(account.secret.as_ref()?, trust)
     }
 
+    /// Certificate and key of a lease, or of [`own`](Self::own), for a client of rustls that is put together elsewhere. `None` if the secret has none.
+    #[must_use]
+    pub fn certified(secret: &Secret) -> Option<Arc<CertifiedKey>> {
+        login::certified(secret).map(Arc::new)
+    }
+
+    /// A certificate for the broker itself, under the name of this right, for a few minutes: to ask a server what it offers, before there is a task. No
+    /// lease has it; it is in nobody's hands but ours, and dies by itself.
+    ///
+    /// # Errors
+    /// [`TargetCode::Plan`] if the right is none that is configured; [`TargetCode::Internal`] if it cannot be made.
+    pub fn own(&self, right: &str) -> Result<(Secret, Timestamp), TargetError> {
+        let name = self.settings.names.get(right);
+        let name = name.ok_or_else(|| TargetError::new(TargetCode::Plan, Step::Mint, "", &format!("`{right}` is none of the configured names")))?;
+        let now = self.clock.now();
+        let tag = Tag { task: "listing".to_owned(), agent: "bailiwick".to_owned(), expires_at: now.plus(OWN_LIFE).min(self.authority.valid_until) };
+        let secret = self.certify(&ending::nobody(now)?, name, &tag, now.minus(AGE), &fresh_key()?)?;
+        Ok((secret, tag.expires_at))
+    }
+
     fn mint_certificate(&self, plan: &Plan, secret: &Secret) -> Result<Minted, TargetError> {
         let wrong = |what: &str| TargetError::new(TargetCode::Plan, Step::Mint, "", what);
         let now = self.clock.now();
-        if plan.tag.expires_at > now.plus(self.settings.lease_max) || plan.tag.expires_at <= now {
-            return Err(wrong("the lease is over already, or longer than the configuration allows"));
-        }
-        if plan.tag.expires_at > self.authority.valid_until {
-            return Err(wrong("the authority's own certificate expires before the lease does"));
+        // A task that is longer is given another one when there is need.
+        let tag = Tag { expires_at: plan.tag.expires_at.min(now.plus(self.settings.lease_max)).min(self.authority.valid_until), ..plan.tag.clone() };
+        if tag.expires_at <= now {
+            return Err(wrong("the lease is over already, or the authority's own certificate has expired"));
         }
         let [right] = plan.rights.as_slice() else { return Err(wrong("a certificate has exactly one name")) };
         let name = self.settings.names.get(right).ok_or_else(|| wrong(&format!("`{right}` is none of the configured names")))?;
-        let both = self.certify(&plan.name, name, &plan.tag, now.minus(AGE), secret)?;
+        let both = self.certify(&plan.name, name, &tag, now.minus(AGE), secret)?;
         Ok(Minted {
             ids: TargetIds::one(SERIAL, hexadecimal(&serial(&plan.name))).and(NAME, right),
             secret: Some(both),
-            expires_at: Some(plan.tag.expires_at),
+            expires_at: Some(tag.expires_at),
         })
     }
 
@@ -262,19 +290,7 @@ impl fmt::Debug for Mtls {
 
 /// A fresh key on P-256, as PEM.
 fn fresh_key() -> Result<Secret, TargetError> {
-    let failed = || TargetError::new(TargetCode::Internal, Step::Mint, "", "no key could be made");
-    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| failed())?;
-    let document = pair.to_pkcs8v1().map_err(|_| failed())?;
-    let mut digits = Zeroizing::new(vec![0; document.as_ref().len().div_ceil(3).saturating_mul(4)]);
-    let written = STANDARD.encode_slice(document.as_ref(), &mut digits).map_err(|_| failed())?;
-    let mut text = Zeroizing::new(Vec::with_capacity(1024));
-    text.extend_from_slice(BEGIN_KEY);
-    for line in digits.get(..written).unwrap_or_default().chunks(64) {
-        text.extend_from_slice(line);
-        text.push(b'\n');
-    }
-    text.extend_from_slice(END_KEY);
-    Ok(Secret::from(text))
+    super::signing::fresh_p256().map_err(|_| TargetError::new(TargetCode::Internal, Step::Mint, "", "no key could be made"))
 }
 
 fn pem(label: &str, bytes: &[u8]) -> String {

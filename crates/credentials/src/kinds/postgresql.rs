@@ -6,6 +6,7 @@
 //!
 //! `PostgreSQL` 14 or newer. The broker's own role is no superuser: `CREATEROLE`, `pg_signal_backend`, and the groups with admin option.
 
+mod ahead;
 mod ending;
 mod preflight;
 pub(super) mod scram;
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::Secret;
 use crate::lease::{Account, AccountName, Ending, Finding, Found, Kind, Minted, Node, Plan, Prefix, Step, Tag, TargetCode, TargetError, TargetIds};
+use ahead::Ahead;
 use session::{Door, Session};
 use sql::{identifier, literal, text_literal};
 
@@ -83,6 +85,7 @@ pub struct Postgresql {
     doors: Vec<Door>,
     settings: Settings,
     clock: Arc<dyn Clock>,
+    ahead: Arc<Ahead>,
 }
 
 impl Postgresql {
@@ -94,7 +97,7 @@ impl Postgresql {
         settings.check()?;
         let secret = Arc::new(secret);
         let doors = settings.nodes.iter().map(|node| Door::new(node.clone(), &settings.user, &settings.database, Arc::clone(&secret))).collect();
-        Ok(Self { doors, settings, clock })
+        Ok(Self { doors, settings, clock, ahead: Arc::default() })
     }
 
     /// A session at the node that accepts writes, usually the first, and the rows of what it began with, which says first whether it is a standby.
@@ -126,12 +129,19 @@ impl Postgresql {
 
     async fn mint_role(&self, plan: &Plan, secret: &Secret) -> Result<Minted, TargetError> {
         self.check_rights(&plan.rights)?;
-        // A millisecond of hashing, while the server answers.
-        let copy = Zeroizing::new(secret.expose().to_vec());
-        let verifier = tokio::task::spawn_blocking(move || scram::verifier(&Secret::from(copy)));
+        // Else it is hashed now, while the server answers.
+        let foreseen = self.ahead.take(secret);
+        let hashing = foreseen.is_none().then(|| {
+            let copy = Zeroizing::new(secret.expose().to_vec());
+            tokio::task::spawn_blocking(move || scram::verifier(&Secret::from(copy)))
+        });
         // The lock is held before anything that creates is sent, so that an end cannot overtake us.
         let (door, session, rows) = self.at_writer(Step::Mint, &fence(&plan.name)).await?;
-        let verifier = verifier.await.map_err(|_| TargetError::new(TargetCode::Internal, Step::Mint, "", "the verifier was not computed"))??;
+        let verifier = match (foreseen, hashing) {
+            (Some(verifier), _) => verifier,
+            (None, Some(hashing)) => hashing.await.map_err(|_| not_hashed())??,
+            (None, None) => return Err(not_hashed()),
+        };
         // INVARIANT: what creates is one statement batch in one transaction, so that a role without its tag or groups is never seen.
         let sql = match rows.get(2) {
             None => self.creation(plan, &verifier),
@@ -204,7 +214,7 @@ impl Kind for Postgresql {
     }
 
     fn propose(&self) -> Result<Option<Secret>, TargetError> {
-        super::random_password().map(Some)
+        self.ahead.propose().map(Some)
     }
 
     async fn preflight(&self, probe: &AccountName) -> Result<Vec<Finding>, TargetError> {
@@ -233,6 +243,10 @@ impl fmt::Debug for Postgresql {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Postgresql").field("settings", &self.settings).finish_non_exhaustive()
     }
+}
+
+fn not_hashed() -> TargetError {
+    TargetError::new(TargetCode::Internal, Step::Mint, "", "the verifier was not computed")
 }
 
 async fn within<T>(step: Step, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, TargetError> {

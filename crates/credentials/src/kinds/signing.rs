@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
@@ -16,6 +17,9 @@ use crate::lease::{Step, TargetCode, TargetError};
 
 /// Shorter moduli are broken, or will be.
 const MODULUS_MIN: usize = 256;
+
+const BEGIN_KEY: &[u8] = b"-----BEGIN PRIVATE KEY-----\n";
+pub(super) const END_KEY: &[u8] = b"-----END PRIVATE KEY-----\n";
 
 /// Why a key cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +73,17 @@ impl Key {
         Some(json!({ "kty": "EC", "crv": "P-256", "x": text(x), "y": text(y), "alg": "ES256", "use": "sig", "kid": kid }))
     }
 
+    /// The name of an EC P-256 key by its public half (RFC 7638), for a `kid`; `None` for others.
+    #[must_use]
+    pub fn thumbprint(&self) -> Option<String> {
+        let jwk = self.public_jwk("")?;
+        let text = |name: &str| jwk.get(name)?.as_str();
+        //= rfc7638#section-3.2
+        // the required members of an elliptic curve public key, in lexicographic order
+        let canonical = format!(r#"{{"crv":"{}","kty":"{}","x":"{}","y":"{}"}}"#, text("crv")?, text("kty")?, text("x")?, text("y")?);
+        Some(URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, canonical.as_bytes())))
+    }
+
     /// A JWT with these claims (RFC 7515 section 3.1).
     pub(super) fn sign(&self, kid: Option<&str>, claims: &Value) -> Result<Secret, TargetError> {
         let mut header = json!({ "typ": "JWT", "alg": self.algorithm() });
@@ -105,6 +120,26 @@ impl fmt::Debug for Key {
     }
 }
 
+/// A fresh private key on P-256, as PEM (PKCS #8).
+///
+/// # Errors
+/// [`KeyError`] if there is no randomness.
+pub fn fresh_p256() -> Result<Secret, KeyError> {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| KeyError)?;
+    let document = pair.to_pkcs8v1().map_err(|_| KeyError)?;
+    let mut digits = Zeroizing::new(vec![0; document.as_ref().len().div_ceil(3).saturating_mul(4)]);
+    let written = STANDARD.encode_slice(document.as_ref(), &mut digits).map_err(|_| KeyError)?;
+    // Room for everything at once, so that no copy of it is left behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(1024));
+    text.extend_from_slice(BEGIN_KEY);
+    for line in digits.get(..written).unwrap_or_default().chunks(64) {
+        text.extend_from_slice(line);
+        text.push(b'\n');
+    }
+    text.extend_from_slice(END_KEY);
+    Ok(Secret::from(text))
+}
+
 /// 128 random bits in hexadecimal, for a `jti`.
 pub(super) fn random_id() -> Result<String, TargetError> {
     let mut bytes = [0_u8; 16];
@@ -118,7 +153,6 @@ mod tests {
     use aws_lc_rs::encoding::AsDer as _;
     use aws_lc_rs::rsa::KeySize;
     use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
-    use base64::engine::general_purpose::STANDARD;
 
     fn pem(label: &str, der: &[u8]) -> Secret {
         Secret::from(format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der)))
@@ -163,6 +197,10 @@ mod tests {
         let ec = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         let key = Key::from_pem(&pem("PRIVATE KEY", ec.to_pkcs8v1().unwrap().as_ref())).unwrap();
         assert_eq!(format!("{key:?}"), "Key(ES256)");
+        let fresh = || Key::from_pem(&fresh_p256().unwrap()).unwrap();
+        let (one, other) = (fresh(), fresh());
+        assert_eq!((one.algorithm(), one.thumbprint().unwrap().len()), ("ES256", 43));
+        assert!(one.thumbprint() != other.thumbprint() && one.thumbprint() == one.thumbprint());
         assert_ne!(random_id().unwrap(), random_id().unwrap());
     }
 }

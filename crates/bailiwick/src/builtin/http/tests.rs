@@ -9,6 +9,7 @@ use bailiwick_testkit::clouds::{Cloud, Fault};
 
 use super::super::Built;
 use super::*;
+use crate::builtin::call_id;
 
 const KEY: &str = "sk-canary/0123+456789";
 
@@ -71,7 +72,7 @@ async fn session(built: &Built, n: u8) -> Arc<dyn Session> {
 }
 
 async fn call(session: &Arc<dyn Session>, tool: &str, arguments: Value) -> Result<Answer, UseError> {
-    session.call(tool, &arguments, &CancellationToken::new()).await
+    session.call(call_id(), tool, &arguments, &CancellationToken::new()).await
 }
 
 #[tokio::test]
@@ -221,9 +222,9 @@ async fn answers_have_a_limit_in_bytes_and_in_time() {
         }
         cancel.cancel();
     };
-    let (cut, ()) = tokio::join!(held.call("getOrder", &arguments, &cancel), stop);
+    let (cut, ()) = tokio::join!(held.call(call_id(), "getOrder", &arguments, &cancel), stop);
     assert!(cut.unwrap_err().may_have_run);
-    assert!(!held.call("getOrder", &arguments, &cancel).await.unwrap_err().may_have_run, "nothing is sent for a call that was cancelled before");
+    assert!(!held.call(call_id(), "getOrder", &arguments, &cancel).await.unwrap_err().may_have_run, "nothing is sent for a call that was cancelled before");
     assert!(!call(&held, "getOrder", json!({ "orderId": 1 })).await.unwrap().is_error, "and the session goes on");
 }
 

@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::builtin::call_id;
 
 fn key(letter: u8, number: u8) -> Nkey {
     Nkey::new(letter, number).unwrap()
@@ -159,7 +160,7 @@ async fn a_message_goes_over_the_connection_that_the_broker_holds_with_its_task_
     let mut listener = Listener::new(server.port()).await;
 
     let bread = json!({ "subject": "orders.new", "body": "bread", "headers": { "who": "me" } });
-    let published = session.call(PUBLISH, &bread, &cancel).await.unwrap();
+    let published = session.call(call_id(), PUBLISH, &bread, &cancel).await.unwrap();
     assert_eq!((published.structured, published.is_error), (json!({ "published": true }), false));
     let (line, text) = listener.message().await;
     assert!(line.starts_with("HMSG orders.new 1 "), "{line}");
@@ -171,14 +172,14 @@ async fn a_message_goes_over_the_connection_that_the_broker_holds_with_its_task_
         let inbox = line.split(' ').nth(3).unwrap().to_owned();
         listener.send(&format!("PUB {inbox} 2\r\n42")).await;
     };
-    let (answer, ()) = tokio::join!(session.call(REQUEST, &bread, &cancel), answering);
+    let (answer, ()) = tokio::join!(session.call(call_id(), REQUEST, &bread, &cancel), answering);
     assert_eq!(answer.unwrap().structured, json!({ "headers": {}, "body": "42" }));
     // Nobody listens to this one, and that is an answer.
-    let nobody = session.call(REQUEST, &json!({ "subject": "news.x.today", "body": "" }), &cancel).await.unwrap();
+    let nobody = session.call(call_id(), REQUEST, &json!({ "subject": "news.x.today", "body": "" }), &cancel).await.unwrap();
     assert!(nobody.is_error && nobody.structured["refused"]["code"] == "503", "{nobody:?}");
 
     assert_eq!(kind.end(&account).await.unwrap().word(), "revoked-verified");
-    let dead = session.call(PUBLISH, &bread, &cancel).await.unwrap_err();
+    let dead = session.call(call_id(), PUBLISH, &bread, &cancel).await.unwrap_err();
     assert!(dead.gone && !dead.may_have_run, "{dead}");
     session.close().await;
 }

@@ -6,6 +6,7 @@ use bailiwick_wire::Raw;
 use bailiwick_wire::schema::Schema;
 
 use super::*;
+use crate::builtin::call_id;
 
 fn table(change: impl Fn(&mut Value)) -> Result<Settings, String> {
     let mut table = json!({
@@ -116,7 +117,7 @@ async fn a_message_goes_over_the_connection_that_the_broker_holds_with_its_task_
     let (reader, writer) = (open(Effect::Read, 8).await, open(Effect::Write, 9).await);
     let cancel = CancellationToken::new();
     let call = async |session: &Arc<dyn Session>, tool: &str, arguments: Value| {
-        let answer = session.call(tool, &arguments, &cancel).await.unwrap();
+        let answer = session.call(call_id(), tool, &arguments, &cancel).await.unwrap();
         (answer.structured, answer.is_error)
     };
     let message =

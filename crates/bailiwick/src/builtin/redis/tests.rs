@@ -7,6 +7,7 @@ use bailiwick_wire::Raw;
 use bailiwick_wire::schema::Schema;
 
 use super::*;
+use crate::builtin::call_id;
 
 fn table(port: u16, change: impl Fn(&mut Value)) -> Result<Settings, String> {
     let mut table = json!({
@@ -104,7 +105,7 @@ async fn a_call_goes_over_the_connection_that_the_broker_holds() {
     let session = builtin.open(&account, &tag).await.unwrap();
     let cancel = CancellationToken::new();
     let call = async |tool: &str, arguments: Value| {
-        let answer = session.call(tool, &arguments, &cancel).await.unwrap();
+        let answer = session.call(call_id(), tool, &arguments, &cancel).await.unwrap();
         (answer.structured, answer.is_error)
     };
     assert_eq!(call(WRITE, json!({ "command": "SET", "keys": ["orders:1"], "arguments": ["bread"] })).await, (json!({ "reply": "OK" }), false));
@@ -112,14 +113,14 @@ async fn a_call_goes_over_the_connection_that_the_broker_holds() {
     assert_eq!(call(PUBLISH, json!({ "channel": "news.x", "message": "bread" })).await, (json!({ "reply": 0 }), false));
     let (refused, is_error) = call(READ, json!({ "command": "GET", "keys": ["salaries"] })).await;
     assert!(is_error && refused["refused"]["code"] == "NOPERM", "{refused}");
-    let wrong = session.call(READ, &json!({ "command": "DEL", "keys": ["orders:1"] }), &cancel).await.unwrap_err();
+    let wrong = session.call(call_id(), READ, &json!({ "command": "DEL", "keys": ["orders:1"] }), &cancel).await.unwrap_err();
     assert!(!wrong.gone && !wrong.may_have_run, "{wrong}");
     // What the server keeps of its clients bears the task.
     assert!(server.admin(&["CLIENT", "LIST"]).unwrap().contains("name=bailiwick_task_1_spiffe://example.org/agent/a"));
 
     server.admin(&["CLIENT", "PAUSE", "5000", "ALL"]).unwrap();
     let asked = json!({ "command": "GET", "keys": ["orders:1"] });
-    let (cancelled, ()) = tokio::join!(session.call(READ, &asked, &cancel), async { cancel.cancel() });
+    let (cancelled, ()) = tokio::join!(session.call(call_id(), READ, &asked, &cancel), async { cancel.cancel() });
     assert!(cancelled.is_err_and(|error| error.gone && error.may_have_run));
     session.close().await;
 }

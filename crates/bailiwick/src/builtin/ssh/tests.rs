@@ -1,6 +1,7 @@
 //! The table, the tools and a call's way to its words, without a host; and with one, a call over the connection that the broker holds.
 
 use super::*;
+use crate::builtin::call_id;
 use bailiwick_testkit::servers::sshd::{Sshd, keygen};
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGxbsP0eFkGkKBm8aHKhq8nNn9W1bWUV7hRYv9rJYuGm";
@@ -156,23 +157,23 @@ async fn a_call_runs_at_the_host_and_is_over_with_its_lease() {
     let account = Account { name, ids: minted.ids, secret: minted.secret, expires_at: minted.expires_at };
     let session = built.builtin.open(&account, &tag).await.unwrap();
     let never = CancellationToken::new();
-    let said = session.call("say", &json!({ "file": "/tmp/a" }), &never).await.unwrap();
+    let said = session.call(call_id(), "say", &json!({ "file": "/tmp/a" }), &never).await.unwrap();
     assert_eq!((said.is_error, &said.structured["stdout"]), (false, &json!("/tmp/a|$(id) a  b'c|")), "{said:?}");
-    assert!(!session.call("say", &json!({ "file": "/etc/passwd" }), &never).await.unwrap_err().may_have_run);
+    assert!(!session.call(call_id(), "say", &json!({ "file": "/etc/passwd" }), &never).await.unwrap_err().may_have_run);
 
     let cancel = CancellationToken::new();
     let nothing = json!({});
-    let waiting = session.call("wait", &nothing, &cancel);
+    let waiting = session.call(call_id(), "wait", &nothing, &cancel);
     let stop = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         cancel.cancel();
     };
     let (waited, ()) = tokio::join!(waiting, stop);
     assert!(waited.unwrap_err().may_have_run);
-    assert_eq!(session.call("say", &json!({ "file": "/tmp/x" }), &never).await.unwrap().structured["exit_status"], json!(0));
+    assert_eq!(session.call(call_id(), "say", &json!({ "file": "/tmp/x" }), &never).await.unwrap().structured["exit_status"], json!(0));
 
     assert_eq!(built.kind.end(&account).await.unwrap().word(), "revoked-verified");
-    assert!(session.call("say", &json!({ "file": "/tmp/x" }), &never).await.unwrap_err().gone);
+    assert!(session.call(call_id(), "say", &json!({ "file": "/tmp/x" }), &never).await.unwrap_err().gone);
     assert!(built.builtin.open(&account, &tag).await.is_err());
     session.close().await;
 }

@@ -148,7 +148,7 @@ impl End<'_> {
 }
 
 /// A name that no lease has: for a certificate that lives for one try.
-fn nobody(now: Timestamp) -> Result<AccountName, TargetError> {
+pub(super) fn nobody(now: Timestamp) -> Result<AccountName, TargetError> {
     let mut bytes = [0; 16];
     let failed = |_| TargetError::new(TargetCode::Internal, Step::Verify, "", "no randomness is available");
     aws_lc_rs::rand::fill(&mut bytes).map_err(failed)?;

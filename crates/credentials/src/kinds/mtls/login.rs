@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
@@ -19,6 +20,7 @@ const OPEN_MAX: Duration = Duration::from_secs(5);
 /// A server that speaks no protocol that we know says nothing if it accepts a certificate, and refuses a bad one at once.
 const SILENCE: Duration = Duration::from_millis(1500);
 const MESSAGE_MAX: usize = 16 * 1024;
+const STATUS_LINE_MAX: usize = 1024;
 
 /// An open connection, for as long as it is kept.
 pub(super) type Open = TlsStream<Box<dyn Stream>>;
@@ -29,14 +31,20 @@ pub(super) fn client(secret: &Secret, trust: &Trust) -> Option<Arc<ClientConfig>
     for root in CertificateDer::pem_slice_iter(trust.pem()) {
         roots.add(root.ok()?).ok()?;
     }
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(secret.expose()).collect::<Result<_, _>>().ok()?;
-    let key = PrivateKeyDer::from_pem_slice(secret.expose()).ok()?;
+    let key = certified(secret)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
-    let mut client = client.with_root_certificates(roots).with_client_auth_cert(chain, key).ok()?;
+    let mut client = client.with_root_certificates(roots).with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
     // A session that is taken up again would not show the certificate.
     client.resumption = rustls::client::Resumption::disabled();
     Some(Arc::new(client))
+}
+
+/// The certificate in `secret` with its chain, and its key.
+pub(super) fn certified(secret: &Secret) -> Option<CertifiedKey> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(secret.expose()).collect::<Result<_, _>>().ok()?;
+    let key = PrivateKeyDer::from_pem_slice(secret.expose()).ok()?;
+    CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider()).ok()
 }
 
 /// Logs in. `Said`: the server refuses the certificate, or who it is for.
@@ -58,6 +66,7 @@ pub(super) async fn log_in(server: &Server, user: &str, secret: &Secret) -> Resu
         match &server.protocol {
             Protocol::Tls => listen(&mut stream).await?,
             Protocol::Postgresql { database } => start(&mut stream, user, database).await?,
+            Protocol::Http { authority, path } => ask(&mut stream, authority, path).await?,
         }
         Ok(stream)
     })
@@ -71,6 +80,38 @@ async fn listen(stream: &mut Open) -> Result<(), Failure> {
         Err(_) | Ok(Ok(1..)) => Ok(()),
         Ok(Ok(0)) => Err(Failure::Said("the server hung up after the handshake".to_owned())),
         Ok(Err(error)) => Err(why(error)),
+    }
+}
+
+/// Many servers of HTTP finish the handshake whatever they think of the certificate, and say it in their answer: nginx by 400.
+async fn ask(stream: &mut Open, authority: &str, path: &str) -> Result<(), Failure> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: bailiwick-verify\r\nAccept: application/json, text/event-stream\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.map_err(why)?;
+    stream.flush().await.map_err(why)?;
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        if line.len() >= STATUS_LINE_MAX {
+            return Err(Failure::Malformed("an answer that is no HTTP"));
+        }
+        match stream.read_u8().await {
+            Ok(byte) => line.push(byte),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof && line.is_empty() => {
+                return Err(Failure::Said("the server hung up without an answer".to_owned()));
+            }
+            Err(error) => return Err(why(error)),
+        }
+    }
+    let line = String::from_utf8_lossy(&line);
+    //= rfc9112#section-4
+    // status-line = HTTP-version SP status-code SP [ reason-phrase ]
+    let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)).and_then(|code| code.trim().parse::<u16>().ok());
+    match status {
+        Some(code @ (400 | 401 | 403 | 495 | 496)) => Err(Failure::Said(format!("HTTP status {code}"))),
+        Some(code @ 500..=599) => Err(Failure::Lost(format!("HTTP status {code}"))),
+        Some(_) => Ok(()),
+        None => Err(Failure::Malformed("an answer that is no HTTP")),
     }
 }
 

@@ -81,6 +81,9 @@ async fn try_probe(system: &Mtls, probe: &AccountName, findings: &mut Vec<Findin
                     node: server.node.name().to_owned(),
                     missing: format!("a certificate for `{name}` is not accepted: {words}"),
                     remedy: match &server.protocol {
+                        Protocol::Http { path, .. } => format!(
+                            "let the server trust the authority's certificate for clients, and answer `GET {path}` by neither 400, 401 nor 403 (another path: `probe`)"
+                        ),
                         Protocol::Tls => "let the server trust the authority's certificate for clients".to_owned(),
                         Protocol::Postgresql { .. } => {
                             format!("name the authority's certificate in `ssl_ca_file`, and add to pg_hba.conf: hostssl all {name} all cert")
@@ -104,7 +107,7 @@ async fn try_probe(system: &Mtls, probe: &AccountName, findings: &mut Vec<Findin
         }
     }
     if system.admin.is_some() && system.settings.list.is_some() {
-        for (server, mut stream) in open.into_iter().filter(|(server, _)| server.protocol != Protocol::Tls) {
+        for (server, mut stream) in open.into_iter().filter(|(server, _)| matches!(server.protocol, Protocol::Postgresql { .. })) {
             let mut rest = Vec::new();
             if tokio::time::timeout(HANG_UP_MAX, stream.read_to_end(&mut rest)).await.is_err() {
                 let error = TargetError::new(TargetCode::Refused, Step::Kill, server.node.name(), "an open session of a probe was not ended");

@@ -99,9 +99,15 @@ fn a_plan_or_a_setting_out_of_its_range_is_refused() {
     let make = |settings: Settings, ca: &[u8]| Mtls::new(settings, &Secret::from(ca.to_vec()), None, Arc::new(At(now())));
     let kind = make(settings(&ca), &ca).unwrap();
     let key = kind.propose().unwrap().unwrap();
-    for (rights, after) in [(&[][..], 600), (&["write"], 600), (&["read", "read"], 600), (&["read"], 3700), (&["read"], -100)] {
+    for (rights, after) in [(&[][..], 600), (&["write"], 600), (&["read", "read"], 600), (&["read"], -100)] {
         assert_eq!(kind.mint_certificate(&plan(rights, after), &key).unwrap_err().code(), TargetCode::Plan, "{rights:?} {after}");
     }
+    let begin = Timestamp::from_seconds(now());
+    let long = kind.mint_certificate(&plan(&["read"], 36_000), &key).unwrap();
+    assert!(long.expires_at.unwrap() <= begin.plus(Duration::from_secs(3660)), "a task may be longer than a certificate, and not the other way about");
+    let (own, until) = kind.own("read").unwrap();
+    assert!(Mtls::certified(&own).is_some() && until <= begin.plus(Duration::from_secs(360)));
+    assert!(kind.own("write").is_err() && Mtls::certified(&key).is_none());
     assert_eq!(kind.mint_certificate(&plan(&["read"], 60), &Secret::from("no key".to_owned())).unwrap_err().code(), TargetCode::Plan);
     let cases: [fn(&mut Settings); 6] = [
         |s| s.servers.clear(),

@@ -35,6 +35,13 @@ fn of(password: &[u8], salt: &[u8]) -> String {
     format!("SCRAM-SHA-256${ITERATIONS}:{}${}:{}", STANDARD.encode(salt), STANDARD.encode(stored), STANDARD.encode(server))
 }
 
+/// Is it the verifier of this password?
+#[cfg(test)]
+pub(super) fn is_of(verifier: &str, secret: &Secret) -> bool {
+    let salt = verifier.split(['$', ':']).nth(2).and_then(|salt| STANDARD.decode(salt).ok()).unwrap_or_default();
+    of(secret.expose(), &salt) == verifier
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -98,13 +98,22 @@ pub struct Request {
     target: String,
     headers: Vec<(String, String)>,
     body: Option<String>,
+    /// The span and the id of the call that it is.
+    call: Option<(String, String)>,
 }
 
 impl Request {
     /// `target` is a path, which begins with `/` and stands behind the origin's, and a query; both percent-encoded.
     #[must_use]
     pub fn new(method: Method, target: impl Into<String>) -> Self {
-        Self { method, target: target.into(), headers: Vec::new(), body: None }
+        Self { method, target: target.into(), headers: Vec::new(), body: None, call: None }
+    }
+
+    /// It is this call: its span (16 hexadecimal digits) and its id, for the system's own log. Without them the span is one of its own.
+    #[must_use]
+    pub fn of_call(mut self, span: &str, id: &str) -> Self {
+        self.call = Some((span.to_owned(), id.to_owned()));
+        self
     }
 
     /// And a header.
@@ -145,11 +154,19 @@ impl Chain {
         Self { trace, words: tag.connection_name(TAG_MAX) }
     }
 
-    /// W3C trace context: the task's trace, and a span of this request.
-    fn traceparent(&self) -> Result<String, SessionError> {
+    /// W3C trace context: the task's trace, and the call's span, or one of this request.
+    fn traceparent(&self, request: &Request) -> Result<String, SessionError> {
+        if let Some((span, _)) = &request.call {
+            return Ok(format!("00-{}-{span}-01", self.trace));
+        }
         let mut span = [0; 8];
         rand::fill(&mut span).map_err(|_| SessionError::lost("no randomness is available"))?;
         Ok(format!("00-{}-{}-01", self.trace, hex(&span)))
+    }
+
+    /// Task, agent and call.
+    fn words(&self, request: &Request) -> String {
+        request.call.as_ref().map_or_else(|| self.words.clone(), |(_, id)| format!("{} {id}", self.words))
     }
 }
 
@@ -212,9 +229,9 @@ pub(super) fn write(
     headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/*;q=0.5"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("bailiwick/", env!("CARGO_PKG_VERSION"))));
-    headers.insert(TRACEPARENT, HeaderValue::from_str(&chain.traceparent()?).map_err(|_| not_sent("the trace is no header"))?);
+    headers.insert(TRACEPARENT, HeaderValue::from_str(&chain.traceparent(request)?).map_err(|_| not_sent("the trace is no header"))?);
     if let Some(name) = &settings.tag_header {
-        headers.insert(name, HeaderValue::from_str(&chain.words).map_err(|_| not_sent("task and agent are no header"))?);
+        headers.insert(name, HeaderValue::from_str(&chain.words(request)).map_err(|_| not_sent("task and agent are no header"))?);
     }
     add_given(&mut headers, request, settings)?;
     let body = request.body.clone().unwrap_or_default();
@@ -400,6 +417,9 @@ mod tests {
         assert_eq!(header(&request, "x-bailiwick-task"), format!("bailiwick task_{} spiffe://td/a?", "0a".repeat(16)));
         let parent: Vec<&str> = header(&request, "traceparent").split('-').collect();
         assert_eq!((parent[0], parent[1], parent[2].len(), parent[3]), ("00", "0a".repeat(16).as_str(), 16, "01"));
+        let of_call = written(Placement::Bearer, &Request::new(Method::Get, "/x").of_call("00f067aa0ba902b7", "call_1")).unwrap();
+        assert_eq!(header(&of_call, "x-bailiwick-task"), format!("bailiwick task_{} spiffe://td/a? call_1", "0a".repeat(16)));
+        assert_eq!(header(&of_call, "traceparent"), format!("00-{}-00f067aa0ba902b7-01", "0a".repeat(16)));
         assert_eq!((header(&request, "content-type"), header(&request, "accept-encoding")), ("application/json", "identity"));
     }
 
