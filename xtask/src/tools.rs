@@ -59,6 +59,9 @@ const PIECES: &[Piece] = &[
     },
     // The published OCSF schema, a validator for it, and the classes of OpenTelemetry's protocol.
     Piece { folder: "export", pins: &["ocsf-json-schema==1.2.0", "jsonschema==4.26.0", "opentelemetry-proto==1.45.2"], install: Tools::install_venv },
+    // OAuth libraries of others, which ask our authorization server.
+    Piece { folder: "oauth", pins: &["authlib==1.9.9", "requests==2.34.2"], install: Tools::install_venv },
+    Piece { folder: "oauth_js", pins: &["oauth4webapi@3.8.8"], install: Tools::install_npm },
     Piece { folder: "verifiers", pins: verifiers::PINS, install: Tools::install_verifiers },
 ];
 

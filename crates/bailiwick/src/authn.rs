@@ -97,6 +97,12 @@ impl House {
         {
             return Err(NotAuthenticated { code: ErrorCode::TaskClosed });
         }
+        if let Bearer::Task(_, who) = bearer
+            && !self.chain_serves(&who.live.task)
+        {
+            tracing::info!(task = %who.live.task.id, "a token was refused: an agent that gave the task on is suspended or overdue for review");
+            return Err(NotAuthenticated { code: ErrorCode::ProofInvalid });
+        }
         // What opens tasks, and was issued before a key of its agent was revoked, may have been issued to that key.
         if matches!(bearer, Bearer::Agent(_)) && self.enrolled.is_before(&verified.agent, verified.issued) {
             return Err(NotAuthenticated { code: ErrorCode::ProofInvalid });

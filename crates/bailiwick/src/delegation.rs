@@ -202,13 +202,17 @@ impl House {
         if task.actors() != caller.actors {
             return Err(Splice::OtherChain);
         }
-        // None of those who gave it on is out of service either.
-        let all = std::iter::once(&task.agent).chain(task.chain.iter().map(|hop| &hop.agent));
-        let served = |name: &AgentName| self.agent(name.as_str()).is_some_and(|agent| self.in_service(agent, now).is_ok());
-        if !all.into_iter().all(served) {
+        let own = self.agent(task.agent.as_str()).is_some_and(|agent| self.in_service(agent, now).is_ok());
+        if !own || !self.chain_serves(task) {
             return Err(Splice::OutOfService);
         }
         Ok(live)
+    }
+
+    /// Is every agent that gave the task on in service now?
+    pub(crate) fn chain_serves(&self, task: &Task) -> bool {
+        let now = self.clock.now();
+        task.chain.iter().all(|hop| self.agent(hop.agent.as_str()).is_some_and(|agent| self.in_service(agent, now).is_ok()))
     }
 
     /// Is this token, presented as an actor token, one of the client that presents it?

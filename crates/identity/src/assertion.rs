@@ -16,8 +16,11 @@ use crate::strict::{Object, put};
 
 /// The `client_assertion_type` of these assertions (RFC 7523 section 2.2).
 pub const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-/// How far in the future the expiry may lie, and how far in the past the time of issue.
+/// How far in the past the time of issue may lie.
 pub const LIFE_MAX: Duration = Duration::from_secs(600);
+/// How far in the future the expiry may lie: libraries that cannot be told otherwise say an hour. An assertion is taken once, however
+/// long it lives.
+pub const AHEAD_MAX: Duration = Duration::from_secs(3600);
 /// How far an agent's clock may be ahead of ours, where it says `iat` and `nbf`. An expiry has [`crate::token::SKEW`].
 pub const SKEW: Duration = Duration::from_secs(30);
 /// The most audiences that are looked at.
@@ -172,7 +175,7 @@ fn check_times(claims: &Object, now: Timestamp) -> Result<Timestamp, ProofError>
     if now >= expires.plus(crate::token::SKEW) {
         return Err(ProofError::Expired);
     }
-    if expires > now.plus(LIFE_MAX).plus(SKEW) {
+    if expires > now.plus(AHEAD_MAX).plus(SKEW) {
         return Err(ProofError::Lifetime);
     }
     //= rfc7523#section-3

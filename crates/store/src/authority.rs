@@ -104,7 +104,8 @@ impl Authority {
             return Err(Lost::Stale);
         }
         let line = self.line(intent.task).filter(|line| line.iter().all(|(_, task)| intent.at < task.expires_at)).ok_or(Lost::TaskClosed)?;
-        let spent = |(id, task): &(TaskId, OpenTask)| task.used >= task.calls || (*id == intent.task && task.used >= intent.budget_calls);
+        let most = |id: TaskId, task: &OpenTask| if id == intent.task { intent.budget_calls } else { task.calls };
+        let spent = |(id, task): &(TaskId, OpenTask)| task.used >= most(*id, task);
         if line.iter().any(spent) {
             return Err(Lost::BudgetCalls);
         }

@@ -22,6 +22,7 @@ mod crash;
 mod faults;
 mod index;
 mod leases;
+mod parts;
 mod sealed;
 
 /// The frontier is the size and a chain over the entries.

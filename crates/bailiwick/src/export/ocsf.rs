@@ -111,7 +111,7 @@ fn product() -> Value {
 fn unmapped(facts: &Facts<'_>) -> Value {
     let chain = facts.agent().map(|agent| {
         let before = facts.actors().into_iter().map(|a| json!({ "spiffe_id": a }));
-        let acting = kept(json!({ "spiffe_id": agent, "instance": facts.of_task("instance") }));
+        let acting = kept(json!({ "spiffe_id": agent, "component": facts.of_task("component"), "instance": facts.of_task("instance") }));
         std::iter::once(acting).chain(before).collect::<Vec<_>>()
     });
     let decided = json!({
@@ -121,7 +121,7 @@ fn unmapped(facts: &Facts<'_>) -> Value {
         "revision": facts.text("revision"), "approvals": facts.any("approvals"), "approval": facts.entry.get("approval"),
         "step": facts.own("step"), "reason": facts.own("reason"), "endings": facts.entry.get("endings"), "narrowed": facts.entry.get("narrowed"),
         "repeats": facts.entry.get("repeats"), "injects": facts.any("injects"), "tasks": facts.entry.get("tasks"), "calls": facts.entry.get("calls"),
-        "minimum": facts.entry.get("minimum"), "old_origin": facts.own("old_origin"), "model_claimed": facts.task.and_then(|t| t.get("model_claimed")),
+        "minimum": facts.entry.get("minimum"), "old_origin": facts.own("old_origin"), "model_claimed": facts.task.and_then(|t| t.get("model_claimed")), "model_attested": facts.task.and_then(|t| t.get("model_attested")),
     });
     kept(json!({
         "bailiwick": kept(decided),

