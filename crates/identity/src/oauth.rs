@@ -18,5 +18,5 @@ pub use exchange::{ACCESS_TOKEN, AskedPart, AskedTools, EXCHANGE_GRANT, Exchange
 pub use form::{FORM_MAX, Form};
 pub use metadata::{InteractiveMetadata, ResourceMetadata, ServerMetadata};
 pub use redirect::{RedirectError, RedirectUri};
-pub use request::{ClientProof, GrantType, TokenQuery, TokenRequest};
+pub use request::{Assertion, ClientProof, GrantType, JWT_BEARER_GRANT, TokenQuery, TokenRequest};
 pub use scope::{Scope, ScopeError};

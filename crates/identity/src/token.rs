@@ -52,6 +52,9 @@ pub struct Acting {
     pub component: Option<ComponentName>,
     /// The model that it runs, as an issuer whom we trust attested it.
     pub model: Option<String>,
+    /// The one person for whom it may open tasks, where its right to open any comes from that person's identity provider (ID-JAG). In the
+    /// tokens that open tasks only: a task names its person itself.
+    pub on_behalf_of: Option<PersonName>,
 }
 
 /// What is to be said in a token.
@@ -158,6 +161,13 @@ impl Issuer {
                 // indicate the client application.
                 put(&mut claims, "sub", json!(agent));
                 put(&mut claims, "scope", json!(AGENT_SCOPE));
+                if let Some(person) = &what.acting.on_behalf_of {
+                    //= rfc9068#section-2.2
+                    // In case of access tokens obtained through grants where a resource owner is involved, such as the authorization
+                    // code grant, the value of "sub" SHOULD correspond to the subject identifier of the resource owner.
+                    put(&mut claims, "sub", json!(person));
+                    put(&mut claims, "act", act(agent.of_instance(what.instance).as_str(), &[]));
+                }
             }
         }
         Ok(Issued {
@@ -357,18 +367,23 @@ impl Verifier {
         let (agent, component) = workload(&self.domain, &client).ok_or(ProofError::Claim("client_id"))?;
         let instance: InstanceId = claims.parsed("instance")?;
         let scope: Scope = claims.parsed("scope")?;
+        let mut on_behalf_of = None;
         let purpose = match claims.parsed_if("task_id")? {
             Some(task) => {
                 let current = client.of_instance(instance);
                 Purpose::Task { task, subject: claims.parsed("sub")?, actors: chain(claims, current.as_str())? }
             }
-            None => agent_only(claims, &client, &scope)?,
+            None => {
+                on_behalf_of = agent_only(claims, &client, instance, &scope)?;
+                Purpose::Agent
+            }
         };
         Ok(Verified {
             jti: claims.parsed("jti")?,
+            spiffe_id: SpiffeId::agent(&self.domain, &agent),
             agent,
             instance,
-            acting: Acting { component, model: claims.text_if("model_attested")?.map(str::to_owned) },
+            acting: Acting { component, model: claims.text_if("model_attested")?.map(str::to_owned), on_behalf_of },
             purpose,
             scope,
             audience: claims.text("aud")?.to_owned(),
@@ -377,23 +392,22 @@ impl Verifier {
             not_before: claims.time("nbf")?,
             expires: claims.time("exp")?,
             key,
-            spiffe_id,
             confirmation: claims.member("cnf").map(Confirmation::of_claim).transpose()?,
         })
     }
 }
 
-fn agent_only(claims: &Object, spiffe_id: &SpiffeId, scope: &Scope) -> Result<Purpose, ProofError> {
-    if claims.member("act").is_some() {
-        return Err(ProofError::Claim("act"));
-    }
-    if claims.text("sub")? != spiffe_id.as_str() {
-        return Err(ProofError::Claim("sub"));
-    }
+/// The person for whom a token without a task may open some, if it says one.
+fn agent_only(claims: &Object, client: &SpiffeId, instance: InstanceId, scope: &Scope) -> Result<Option<PersonName>, ProofError> {
     if !scope.is_exactly(AGENT_SCOPE) {
         return Err(ProofError::Claim("scope"));
     }
-    Ok(Purpose::Agent)
+    if claims.text("sub")? == client.as_str() {
+        return if claims.member("act").is_some() { Err(ProofError::Claim("act")) } else { Ok(None) };
+    }
+    // No person's name is a SPIFFE ID. The actor is the client itself, and nobody stands between.
+    let person = claims.parsed("sub")?;
+    if chain(claims, client.of_instance(instance).as_str())?.is_empty() { Ok(Some(person)) } else { Err(ProofError::Claim("act")) }
 }
 
 /// The actors before the current one. The current one must be the `client_id` and `instance` of the token.

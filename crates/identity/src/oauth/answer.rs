@@ -180,7 +180,13 @@ pub fn introspection(token: Option<&Verified>) -> Value {
             put(&mut body, "task_id", json!(task));
             put(&mut body, "act", crate::token::act(token.actor().as_str(), actors));
         }
-        Purpose::Agent => put(&mut body, "sub", json!(token.client_id())),
+        Purpose::Agent => match &token.acting.on_behalf_of {
+            None => put(&mut body, "sub", json!(token.client_id())),
+            Some(person) => {
+                put(&mut body, "sub", json!(person));
+                put(&mut body, "act", crate::token::act(token.actor().as_str(), &[]));
+            }
+        },
     }
     body
 }

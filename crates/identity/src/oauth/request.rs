@@ -1,6 +1,6 @@
 //! Requests to the token, introspection and revocation endpoints, parsed: a value of these types is well-formed and for us.
 
-use bailiwick_core::TaskId;
+use bailiwick_core::{InstanceId, TaskId};
 use url::Url;
 
 use super::answer::OauthError;
@@ -9,6 +9,7 @@ use super::exchange::{EXCHANGE_GRANT, Exchange};
 use super::form::Form;
 use super::scope::Scope;
 use crate::assertion::ASSERTION_TYPE;
+use crate::foreign::jwt_svid;
 
 const RESOURCES_MAX: usize = 8;
 
@@ -19,6 +20,13 @@ pub enum ClientProof {
     /// `private_key_jwt` (RFC 7523 section 2.2).
     Assertion {
         /// The assertion, for [`crate::assertion::verify`].
+        assertion: String,
+        /// The `client_id` parameter, if it was given.
+        client_id: Option<String>,
+    },
+    /// A JWT-SVID (draft-ietf-oauth-spiffe-client-auth section 3.1).
+    Svid {
+        /// The SVID, for [`crate::foreign::jwt_svid::verify`].
         assertion: String,
         /// The `client_id` parameter, if it was given.
         client_id: Option<String>,
@@ -41,7 +49,10 @@ impl ClientProof {
             (Some(ASSERTION_TYPE), Some(assertion)) => {
                 Ok(Self::Assertion { assertion: assertion.to_owned(), client_id: form.value("client_id").map(str::to_owned) })
             }
-            (Some(ASSERTION_TYPE), None) => Err(OauthError::invalid_client("client_assertion is missing")),
+            (Some(jwt_svid::ASSERTION_TYPE), Some(assertion)) => {
+                Ok(Self::Svid { assertion: assertion.to_owned(), client_id: form.value("client_id").map(str::to_owned) })
+            }
+            (Some(ASSERTION_TYPE | jwt_svid::ASSERTION_TYPE), None) => Err(OauthError::invalid_client("client_assertion is missing")),
             (Some(_), _) => Err(OauthError::invalid_client("this client_assertion_type is not supported")),
             (None, Some(_)) => Err(OauthError::invalid_client("client_assertion_type is missing")),
             (None, None) => Ok(Self::Nothing { client_id: form.value("client_id").map(str::to_owned) }),
@@ -53,6 +64,7 @@ impl std::fmt::Debug for ClientProof {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Assertion { client_id, .. } => f.debug_struct("Assertion").field("client_id", client_id).finish_non_exhaustive(),
+            Self::Svid { client_id, .. } => f.debug_struct("Svid").field("client_id", client_id).finish_non_exhaustive(),
             Self::Nothing { client_id } => f.debug_struct("Nothing").field("client_id", client_id).finish(),
         }
     }
@@ -64,12 +76,41 @@ impl std::fmt::Debug for ClientProof {
 pub enum GrantType {
     /// `client_credentials` (RFC 6749 section 4.4).
     ClientCredentials,
+    /// `urn:ietf:params:oauth:grant-type:jwt-bearer` (RFC 7523 section 2.1).
+    JwtBearer(Assertion),
     /// Token exchange (RFC 8693), of an agent that asks for a part of another's task.
     TokenExchange(Box<Exchange>),
     /// `authorization_code` (RFC 6749 section 4.1), of an interactive client for its person.
     AuthorizationCode(CodeGrant),
     /// `refresh_token` (RFC 6749 section 6), of an interactive client for its person.
     RefreshToken(RefreshGrant),
+}
+
+/// The `grant_type` of RFC 7523 section 2.1.
+pub const JWT_BEARER_GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+
+/// The assertion of an RFC 7523 grant. Never shows itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Assertion(String);
+
+impl Assertion {
+    fn read(form: &Form) -> Result<Self, OauthError> {
+        //= rfc7523#section-2.1
+        // The value of the "assertion" parameter MUST contain a single JWT.
+        form.value("assertion").map(|jwt| Self(jwt.to_owned())).ok_or(OauthError::invalid_request("assertion is missing"))
+    }
+
+    /// The JWT.
+    #[must_use]
+    pub fn jwt(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Assertion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Assertion(..)")
+    }
 }
 
 /// A request to the token endpoint.
@@ -86,6 +127,8 @@ pub struct TokenRequest {
     pub resources: Vec<String>,
     /// The open task whose token is to be renewed (our own parameter).
     pub task: Option<TaskId>,
+    /// The running copy, where the client's proof does not tell it (our own parameter).
+    pub instance: Option<InstanceId>,
 }
 
 impl TokenRequest {
@@ -97,6 +140,7 @@ impl TokenRequest {
         let form = Form::parse(body)?;
         let grant = match form.value("grant_type") {
             Some("client_credentials") => GrantType::ClientCredentials,
+            Some(JWT_BEARER_GRANT) => GrantType::JwtBearer(Assertion::read(&form)?),
             Some("authorization_code") => GrantType::AuthorizationCode(CodeGrant::read(&form)?),
             Some("refresh_token") => GrantType::RefreshToken(RefreshGrant::read(&form)?),
             Some(EXCHANGE_GRANT) => GrantType::TokenExchange(Box::new(Exchange::read(&form, ours)?)),
@@ -105,12 +149,14 @@ impl TokenRequest {
         };
         let scope = form.value("scope").map(str::parse).transpose().map_err(|_| OauthError::invalid_scope())?;
         let task = form.value("task_id").map(str::parse).transpose();
+        let instance = form.value("bailiwick_instance").map(str::parse).transpose();
         Ok(Self {
             grant,
             client: ClientProof::parse(&form)?,
             scope,
             resources: resources(&form, ours)?,
             task: task.map_err(|_| OauthError::invalid_request("task_id is no task id"))?,
+            instance: instance.map_err(|_| OauthError::invalid_request("bailiwick_instance is no instance id"))?,
         })
     }
 }

@@ -239,8 +239,9 @@ fn every_claim_is_parsed_into_its_type() {
 
 #[test]
 fn a_token_that_lost_its_task_is_no_agent_token() {
-    assert_eq!(judged(json!({}), json!({"task_id": null})), Err(ProofError::Claim("act")));
-    assert_eq!(judged(json!({}), json!({"task_id": null, "act": null})), Err(ProofError::Claim("sub")));
+    // Its scope is that of a task, whomever it names.
+    assert_eq!(judged(json!({}), json!({"task_id": null})), Err(ProofError::Claim("scope")));
+    assert_eq!(judged(json!({}), json!({"task_id": null, "act": null})), Err(ProofError::Claim("scope")));
     let agent = json!({"task_id": null, "act": null, "sub": "spiffe://example.org/agent/planner"});
     assert_eq!(judged(json!({}), agent), Err(ProofError::Claim("scope")));
 }
