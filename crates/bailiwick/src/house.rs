@@ -515,7 +515,7 @@ impl House {
     pub async fn refresh_engine(&self) -> Result<(), String> {
         // One at a time: what was read first must not be put in force last.
         let _alone = self.refreshing.lock().await;
-        let pins = self.store.pins().await.map_err(|e| e.to_string())?;
+        let pins = self.with_builtin(self.store.pins().await.map_err(|e| e.to_string())?);
         let engine = engine_over(&self.sources, &self.config, &pins)?;
         let before = self.engine.load_full();
         let after = bailiwick_core::Policy::revision(&engine);

@@ -310,8 +310,7 @@ impl House {
             },
             Some(builtin) => {
                 let allowed = call.tool().effect;
-                let judged = serde_json::from_slice(call.arguments())
-                    .map_err(|_| Refusal::new("the arguments are no JSON"))
+                let judged = crate::builtin::read_arguments(call.arguments())
                     .and_then(|arguments| builtin.judge(tool.tool.name.tool(), &arguments))
                     .and_then(|effect| if effect <= allowed { Ok(effect) } else { Err(too_much(&tool.tool.name, allowed, effect)) });
                 match judged {

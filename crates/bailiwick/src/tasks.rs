@@ -486,7 +486,10 @@ impl House {
         let closing = |task, reason, by| entry::TaskEnded { task, state: "closing", reason, by, endings: &[], endings_cut: 0 };
         let whole = id.to_string();
         let part = move |part| entry::encode(now, &entry::TaskEnded { by: Some(&whole), ..closing(part, EndReason::Parent, None) });
-        let ended = self.store.end_whole(id, (reason, now), entry::encode(now, &closing(id, reason, by)), part).await?;
+        let written = self.store.end_whole(id, (reason, now), entry::encode(now, &closing(id, reason, by)), part);
+        // Our own connections close whether the store can be written or not.
+        let (ended, ()) = tokio::join!(written, self.leases.close_of(id));
+        let ended = ended?;
         let withdrawn: Vec<_> = ended.iter().flat_map(|(_, ended)| ended.withdrawn.iter().copied()).collect();
         for hold in withdrawn {
             if let Some(hold) = self.holds.get(hold) {

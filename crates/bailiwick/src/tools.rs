@@ -22,6 +22,9 @@ use crate::upstream::{self, Inject, SessionKey, Upstream, UpstreamConfig};
 
 /// At least this long between two listings of a system's tools (BI-012).
 const LIST_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// Between two checks of a system that failed one; it doubles.
+const CHECK_AGAIN_FIRST: Duration = Duration::from_secs(1);
+const CHECK_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// Tools of one system that are kept, those that were pinned before included: a system must not fill the store with names.
 const TOOLS_MAX: usize = 1000;
 
@@ -94,6 +97,7 @@ impl House {
                 pool: entry.pool,
                 issues: entry.issues,
                 checked: AtomicBool::new(false),
+                unfit: std::sync::Mutex::default(),
                 places: Arc::new(tokio::sync::Semaphore::new(crate::leases::ENDS_AT_ONCE)),
                 down: std::sync::Mutex::default(),
                 target: entry.target(),
@@ -155,11 +159,59 @@ impl House {
         Ok(injection)
     }
 
+    /// And the tools of built-in systems that were never reached: what they offer is known beforehand, and policies may speak of it at a first start.
+    pub(crate) fn with_builtin(&self, mut pins: Vec<Pin>) -> Vec<Pin> {
+        let registry = self.registry.load();
+        for system in registry.systems.values() {
+            let Some(builtin) = system.leasing.as_ref().and_then(|leasing| leasing.builtin.as_ref()) else { continue };
+            let of = &system.entry.name;
+            for tool in builtin.tools() {
+                let Some(name) = tool.get("name").and_then(serde_json::Value::as_str) else { continue };
+                let known = pins.iter().any(|pin| pin.system == *of && pin.tool == name);
+                let Some(effect) = system.entry.effect_of(name).or_else(|| builtin.effect(name)).filter(|_| !known) else { continue };
+                let definition = tool.to_string().into_bytes();
+                pins.push(Pin {
+                    system: of.clone(),
+                    tool: name.to_owned(),
+                    digest: bailiwick_core::Digest::of(&definition),
+                    definition,
+                    effect,
+                    status: PinStatus::Classified,
+                    classified_by: None,
+                    at: self.clock.now(),
+                });
+            }
+        }
+        pins
+    }
+
+    /// Whether credentials can be ended at a system with a server of its own, before anything of it is offered. A built-in system asks that itself.
+    async fn is_fit(&self, system: &System) -> bool {
+        let Some(leasing) = system.leasing.as_ref().filter(|leasing| leasing.given.is_some()) else { return true };
+        let found = self.leases.check(leasing).await.err().map(|error| error.to_string());
+        if let Some(why) = &found {
+            tracing::warn!(system = %system.entry.name, %why, "the system is not served yet");
+        }
+        let fit = found.is_none();
+        leasing.set_unfit(found);
+        fit
+    }
+
     /// Lists a system's tools whenever it is ready, and when it says that they changed; at most once in a while.
     async fn keep_tools(self: Arc<Self>, system: Arc<System>) {
         let mut notices = system.upstream.subscribe();
         let wanted = crate::registry::parse_raw(b"{\"toolsListChanged\":true,\"promptsListChanged\":true,\"resourcesListChanged\":true}");
         let _listening = wanted.map(|w| system.upstream.listen(&w.to_owned()));
+        let mut wait = CHECK_AGAIN_FIRST;
+        while !self.is_fit(&system).await {
+            // Nobody waits at start for what a person has to mend.
+            system.listed.store(true, Ordering::Release);
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = wait.saturating_mul(2).min(CHECK_AGAIN_MAX);
+        }
         loop {
             let ready = tokio::select! {
                 () = self.stop.cancelled() => return,

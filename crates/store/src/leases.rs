@@ -139,6 +139,15 @@ pub struct LeaseFilter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskIsClosed;
 
+/// The entry of a credential that was made: which of the two is told by the transaction.
+#[derive(Clone, Debug)]
+pub struct MadeEntry {
+    /// It may be used.
+    pub made: Vec<u8>,
+    /// It is being ended meanwhile, and nobody uses it.
+    pub not_used: Vec<u8>,
+}
+
 const COLUMNS: &str = "SELECT lease, task, state, life, secret FROM leases";
 
 impl Writing<'_> {
@@ -175,7 +184,7 @@ impl Writing<'_> {
     ///
     /// # Errors
     /// `Conflict` if there is no such lease, or it is ended.
-    pub fn lease_made(&mut self, id: LeaseId, life: &LeaseLife, secret: Option<&[u8]>, body: Vec<u8>) -> Result<bool, StoreError> {
+    pub fn lease_made(&mut self, id: LeaseId, life: &LeaseLife, secret: Option<&[u8]>, body: MadeEntry) -> Result<bool, StoreError> {
         let (task, from) = self.lease_state(id)?.ok_or_else(|| StoreError::conflict("there is no such lease"))?;
         let to = match from {
             LeaseState::Intended => LeaseState::Live,
@@ -188,6 +197,7 @@ impl Writing<'_> {
             serde_json::to_string(life)?,
             secret,
         ))?;
+        let body = if to == LeaseState::Ending { body.not_used } else { body.made };
         self.lease_entry(task, life.call, body)?;
         Ok(to == LeaseState::Live)
     }
@@ -261,6 +271,18 @@ impl Writing<'_> {
         Ok(true)
     }
 
+    /// Forgets leases that were ended before then, a thousand at a time. The ledger keeps what happened to them. Gives how many it were.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn leases_forget(&mut self, before: Timestamp) -> Result<usize, StoreError> {
+        let mut statement = self.conn.prepare_cached(
+            "DELETE FROM leases WHERE id IN (SELECT l.id FROM leases l LEFT JOIN tasks t ON t.id = l.task
+             WHERE l.state = 'ended' AND l.ended_at < ?1 AND (t.id IS NULL OR t.state = 'closed') LIMIT 1000)",
+        )?;
+        Ok(statement.execute([before.as_millis()])?)
+    }
+
     /// Leases of a task that have no ending yet.
     pub(crate) fn open_leases(&self, task: TaskId) -> Result<i64, StoreError> {
         let mut statement = self.conn.prepare_cached("SELECT count(*) FROM leases WHERE task = ?1 AND state <> 'ended'")?;
@@ -298,7 +320,7 @@ impl Store {
     ///
     /// # Errors
     /// As there.
-    pub async fn lease_made(&self, id: LeaseId, life: LeaseLife, secret: Option<Vec<u8>>, body: Vec<u8>) -> Result<bool, StoreError> {
+    pub async fn lease_made(&self, id: LeaseId, life: LeaseLife, secret: Option<Vec<u8>>, body: MadeEntry) -> Result<bool, StoreError> {
         self.write(move |w| w.lease_made(id, &life, secret.as_deref(), body)).await
     }
 
@@ -344,6 +366,14 @@ impl Store {
             statement.query_row([id.to_bytes()], raw).optional()?.map(parse).transpose()
         })
         .await
+    }
+
+    /// See [`Writing::leases_forget`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn leases_forget(&self, before: Timestamp) -> Result<usize, StoreError> {
+        self.write(move |w| w.leases_forget(before)).await
     }
 
     /// Leases that were ended since then.

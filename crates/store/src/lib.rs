@@ -48,7 +48,7 @@ pub use exports::ExportCursor;
 pub use holds::{HoldFilter, TooMany};
 pub use index::{ACT, Counted, Fact, Field, Found, Group, LIMIT_MAX as SEARCH_LIMIT_MAX, Search, Tally, Window};
 pub use kept::{KeptPhase, KeptRow, NoStep};
-pub use leases::{Lease, LeaseFilter, LeaseLife, LeaseRow, LeaseState, TaskIsClosed};
+pub use leases::{Lease, LeaseFilter, LeaseLife, LeaseRow, LeaseState, MadeEntry, TaskIsClosed};
 pub use payloads::{ErasedNote, Keeping, OfCall, Payload, PayloadKind, PayloadRow, Payloads, Sealing};
 pub use prune::{BUNDLE, HeldBy, Prunable};
 pub use registry::{Incident, Pin, PinStatus, RESULT_BYTES_MAX, Registered};

@@ -264,14 +264,16 @@ pub(super) async fn systems(State(api): State<Arc<Api>>, by: ByPerson) -> Respon
             registry.tools().filter(|t| t.tool.name.system() == name.as_str() && t.definition.is_some() && wanted(t.status)).count()
         };
         let status = system.upstream.status();
+        let unfit = system.leasing.as_ref().and_then(|leasing| leasing.unfit());
         let why = match &status {
+            _ if unfit.is_some() => unfit.clone(),
             upstream::Status::BackingOff { why, .. } => Some(why.to_string()),
             upstream::Status::Starting | upstream::Status::Ready | upstream::Status::Stopped => None,
         };
         SystemDocument {
             name: name.clone(),
             target: system.entry.target(),
-            status: word(&status),
+            status: if unfit.is_some() { "backing_off" } else { word(&status) },
             why: why.filter(|_| operator),
             tools_classified: count(&|s| s == Status::Classified),
             tools_waiting: count(&|s| s != Status::Classified),

@@ -88,7 +88,7 @@ pub(crate) fn answer(done: Result<Value, SessionError>) -> Result<Answer, UseErr
 }
 
 pub(crate) fn trouble(error: &SessionError) -> UseError {
-    UseError { words: error.to_string(), may_have_run: error.may_have_run(), gone: error.gone() }
+    UseError { words: error.to_string(), may_have_run: error.may_have_run(), gone: error.gone(), login_refused: error.is_login_refused() }
 }
 
 /// The work, unless the call is cancelled: then it is dropped, and the connection with it.
@@ -96,7 +96,7 @@ pub(crate) async fn unless_cancelled(cancel: &CancellationToken, work: impl Futu
     tokio::select! {
         biased;
         answer = work => answer,
-        () = cancel.cancelled() => Err(UseError { words: "the call was cancelled".to_owned(), may_have_run: true, gone: true }),
+        () = cancel.cancelled() => Err(UseError { words: "the call was cancelled".to_owned(), may_have_run: true, gone: true, login_refused: false }),
     }
 }
 

@@ -12,15 +12,12 @@ use bailiwick_credentials::sessions::SessionError;
 use bailiwick_credentials::sessions::http::{self, Api, Body, Request};
 use bailiwick_wire::openapi::{Method, Operation};
 use bailiwick_wire::{Limits, Raw};
-use serde_json::{Map, Number, Value, json};
+use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Builtin, Refusal, Rights, Session, UseError};
 
 pub(crate) use settings::{File, Settings};
-
-/// The largest number without a fraction that every reader of JSON reads the same (RFC 8259 section 6).
-const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// An operation, and what a call of it does.
 #[derive(Debug)]
@@ -49,7 +46,7 @@ struct HttpApi {
 
 fn request(tools: &Tools, name: &str, arguments: &Value) -> Result<(Effect, Request), Refusal> {
     let tool = tools.get(name).ok_or_else(|| Refusal::new("there is no such operation"))?;
-    if !is_exact(arguments) {
+    if !super::is_exact(arguments) {
         return Err(Refusal::new("a number of the arguments is too large to be passed on as it stands: write it as text, if the API takes that"));
     }
     let text = arguments.to_string();
@@ -71,16 +68,6 @@ fn request(tools: &Tools, name: &str, arguments: &Value) -> Result<(Effect, Requ
             None => request,
         },
     ))
-}
-
-/// Whether every number is the one that the client wrote.
-fn is_exact(value: &Value) -> bool {
-    match value {
-        Value::Number(number) => !number.is_f64() || Number::as_f64(number).is_some_and(|number| number.abs() < WHOLE_MAX),
-        Value::Array(all) => all.iter().all(is_exact),
-        Value::Object(members) => members.values().all(is_exact),
-        Value::Null | Value::Bool(_) | Value::String(_) => true,
-    }
 }
 
 #[async_trait::async_trait]
@@ -124,9 +111,9 @@ impl fmt::Debug for Held {
 impl Session for Held {
     async fn call(&self, call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let asked = request(&self.tools, tool, arguments);
-        let (_, request) = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false })?;
+        let (_, request) = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false, login_refused: false })?;
         let request = request.of_call(&crate::leases::span(&call), &call.to_string());
-        let cancelled = |may_have_run| UseError { words: "the call was cancelled".to_owned(), may_have_run, gone: false };
+        let cancelled = |may_have_run| UseError { words: "the call was cancelled".to_owned(), may_have_run, gone: false, login_refused: false };
         if cancel.is_cancelled() {
             return Err(cancelled(false));
         }
@@ -147,7 +134,7 @@ impl Session for Held {
 }
 
 fn trouble(error: SessionError) -> UseError {
-    UseError { may_have_run: error.may_have_run(), gone: error.gone(), words: error.to_string() }
+    UseError { may_have_run: error.may_have_run(), gone: error.gone(), login_refused: error.is_login_refused(), words: error.to_string() }
 }
 
 fn shown(answer: http::Answer) -> Answer {

@@ -80,6 +80,31 @@ pub(crate) trait Session: Send + Sync + fmt::Debug {
     async fn close(&self);
 }
 
+/// The largest number without a fraction that every reader of JSON reads the same (RFC 8259 section 6).
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// The arguments of a call, each number as the client wrote it.
+///
+/// # Errors
+/// They are no JSON, or have a number that would become another one on its way.
+pub(crate) fn read_arguments(text: &[u8]) -> Result<Value, Refusal> {
+    let arguments: Value = serde_json::from_slice(text).map_err(|_| Refusal::new("the arguments are no JSON, or have a number that is too large"))?;
+    if is_exact(&arguments) {
+        return Ok(arguments);
+    }
+    Err(Refusal::new("a number of the arguments is too large to be passed on as it stands: write it as text, if the system takes that"))
+}
+
+/// Whether every number is the one that the client wrote.
+fn is_exact(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => !number.is_f64() || number.as_f64().is_some_and(|number| number.abs() < WHOLE_MAX),
+        Value::Array(all) => all.iter().all(is_exact),
+        Value::Object(members) => members.values().all(is_exact),
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+    }
+}
+
 /// The tools that hand a credential out, where the configuration allows it: name, class of the lease, and whose rights it has.
 pub(crate) const ISSUING: [(&str, &str, Effect); 2] =
     [("issue_read_credential", crate::leases::ISSUED_READ, Effect::Read), ("issue_write_credential", crate::leases::ISSUED_WRITE, Effect::Write)];
@@ -109,6 +134,8 @@ pub(crate) struct UseError {
     pub(crate) may_have_run: bool,
     /// The connection is of no use any more: the next call opens another.
     pub(crate) gone: bool,
+    /// The account was refused where it should be let in: somebody removed it there.
+    pub(crate) login_refused: bool,
 }
 
 /// Why a call can never be done, as a plain sentence with what to do instead.
@@ -148,4 +175,19 @@ pub(crate) struct Built {
 #[cfg(test)]
 pub(crate) fn call_id() -> CallId {
     CallId::new(bailiwick_core::Timestamp::from_seconds(1_790_000_000), crate::clock::random())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_would_become_another_is_refused_and_not_rounded() {
+        for exact in [r#"{"a":9223372036854775807}"#, r#"{"a":[18446744073709551615,-1,0.5,1e3]}"#, r#"{"a":"123456789012345678901234567890"}"#] {
+            assert!(read_arguments(exact.as_bytes()).is_ok(), "{exact}");
+        }
+        for lossy in [r#"{"a":123456789012345678901234567890}"#, r#"{"a":[{"b":1e300}]}"#, r#"{"a":-9223372036854775809}"#, r#"{"a":1e999}"#, "{"] {
+            assert!(read_arguments(lossy.as_bytes()).is_err(), "{lossy}");
+        }
+    }
 }

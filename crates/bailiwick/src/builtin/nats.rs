@@ -257,7 +257,7 @@ struct Held {
 impl Session for Held {
     async fn call(&self, call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let asked = self.way.ask(tool, arguments);
-        let Message { subject, body, headers } = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false })?;
+        let Message { subject, body, headers } = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false, login_refused: false })?;
         let headers: Headers = self.chain.clone().into_iter().chain([self.way.chain.of_call(call)]).chain(headers).collect();
         let work = async {
             if tool == PUBLISH {

@@ -310,7 +310,7 @@ struct Held {
 impl Session for Held {
     async fn call(&self, call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let asked = self.way.ask(tool, arguments);
-        let (asked, _) = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false })?;
+        let (asked, _) = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false, login_refused: false })?;
         unless_cancelled(cancel, self.done(call, asked)).await
     }
 

@@ -28,7 +28,7 @@ impl LocalServer {
         let unavailable = |words: String| UpstreamError::Unavailable { words: words.into(), may_have_run: false };
         let tool = request.params.member("name").and_then(Raw::string).unwrap_or_default();
         let arguments = request.params.member("arguments").map_or("{}", Raw::text);
-        let arguments: Value = serde_json::from_str(arguments).map_err(|_| unavailable("the arguments are no JSON".to_owned()))?;
+        let arguments = super::read_arguments(arguments.as_bytes()).map_err(|refusal| unavailable(refusal.words))?;
         let lease = request.lease.as_ref().ok_or_else(|| unavailable("the call has no lease".to_owned()))?;
         if lease.is_issued() {
             sent();
@@ -36,7 +36,15 @@ impl LocalServer {
             return Ok(json!({ "content": [{ "type": "text", "text": handed.to_string() }], "structuredContent": handed, "isError": false }));
         }
         let call = request.call.ok_or_else(|| unavailable("the request is no permitted call".to_owned()))?;
-        let session = lease.session().await.map_err(|error| unavailable(error.words))?;
+        let session = match lease.session().await {
+            Ok(session) => session,
+            Err(error) if error.login_refused => {
+                // Somebody removed the account at the system. What is left of it is ended, and the next call has another.
+                self.leases.lost(lease);
+                return Err(unavailable(format!("its account is not there any more ({}); the next call is given another", error.words)));
+            }
+            Err(error) => return Err(unavailable(error.words)),
+        };
         sent();
         match session.call(call, &tool, &arguments, &request.cancel).await {
             Ok(answer) => Ok(json!({
@@ -44,7 +52,7 @@ impl LocalServer {
                 "structuredContent": answer.structured,
                 "isError": answer.is_error,
             })),
-            Err(UseError { words, may_have_run, gone }) => {
+            Err(UseError { words, may_have_run, gone, .. }) => {
                 if gone {
                     lease.forget(&session).await;
                 }

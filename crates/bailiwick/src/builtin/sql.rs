@@ -288,7 +288,7 @@ struct Held {
 #[async_trait::async_trait]
 impl Session for Held {
     async fn call(&self, _call: CallId, tool: &str, given: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
-        let refused = |refusal: Refusal| UseError { words: refusal.words, may_have_run: false, gone: false };
+        let refused = |refusal: Refusal| UseError { words: refusal.words, may_have_run: false, gone: false, login_refused: false };
         let mut limits = self.settings.limits;
         let (sql, parameters) = if tool == DESCRIBE {
             let asked: Describe = arguments(given).map_err(refused)?;

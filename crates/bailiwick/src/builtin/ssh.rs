@@ -289,7 +289,7 @@ impl Builtin for Hosts {
 
     async fn open(&self, account: &Account, _tag: &Tag) -> Result<Arc<dyn Session>, UseError> {
         // The chain is in the certificate's key id, which the host logs.
-        let missing = || UseError { words: "the lease has no login that is configured".to_owned(), may_have_run: false, gone: true };
+        let missing = || UseError { words: "the lease has no login that is configured".to_owned(), may_have_run: false, gone: true, login_refused: false };
         let login = account.ids.find("login").and_then(|right| self.kind.logins.get(right)).ok_or_else(missing)?;
         let connections = Connections::new(&self.kind.hosts, login, account).map_err(trouble)?;
         if let [only] = self.kind.hosts.as_slice() {
@@ -316,11 +316,11 @@ impl fmt::Debug for Held {
 impl Session for Held {
     async fn call(&self, _call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let asked = ask(&self.hosts, &self.commands, tool, arguments);
-        let asked = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false })?;
+        let asked = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false, login_refused: false })?;
         // A command that is dropped hangs up, and what ran is killed there.
         let ran = tokio::select! {
             ran = self.connections.run(&asked.host, &asked.words, asked.limits) => ran.map_err(trouble)?,
-            () = cancel.cancelled() => return Err(UseError { words: "the call was cancelled".to_owned(), may_have_run: true, gone: false }),
+            () = cancel.cancelled() => return Err(UseError { words: "the call was cancelled".to_owned(), may_have_run: true, gone: false, login_refused: false }),
         };
         Ok(answer(&asked.host, &ran))
     }
@@ -331,7 +331,7 @@ impl Session for Held {
 }
 
 fn trouble(error: SessionError) -> UseError {
-    UseError { may_have_run: error.may_have_run(), gone: error.gone(), words: error.to_string() }
+    UseError { may_have_run: error.may_have_run(), gone: error.gone(), login_refused: error.is_login_refused(), words: error.to_string() }
 }
 
 fn answer(host: &str, ran: &Ran) -> Answer {

@@ -4,13 +4,13 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bailiwick_core::{LeaseId, TaskId, Timestamp};
+use bailiwick_core::{LeaseId, TaskId};
 use bailiwick_credentials::lease::{Account, TargetIds};
 use bailiwick_store::{LeaseFilter, LeaseLife, LeaseRow, LeaseState, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use super::record::{End, step};
 use super::{Event, Held, Leases, locked, seal_name};
-use crate::entry::{self, LeaseStep};
 use crate::fault;
 
 /// The first wait between two tries; it doubles.
@@ -55,6 +55,12 @@ impl Leases {
         let free = locked(&self.busy).insert(id);
         // Made only if it is free: dropping one gives the place back.
         if free { Some(Busy { leases: self, id }) } else { None }
+    }
+
+    /// A task ends: our connections of it are closed, whatever becomes of the record. Its leases stay what they are.
+    pub(crate) async fn close_of(&self, task: TaskId) {
+        let held: Vec<Arc<Held>> = locked(&self.held).iter().filter(|((of, ..), _)| *of == task).map(|(_, held)| Arc::clone(held)).collect();
+        futures_util::future::join_all(held.iter().map(|held| held.close())).await;
     }
 
     /// A task has ended (its leases are `ending` in the store): our connections are closed, and the ends are tried at once. Waits for them,
@@ -225,7 +231,7 @@ impl Leases {
         let now = self.clock.now();
         let ending = fitting(ending);
         let life = LeaseLife { ending: Some(ending.clone()), by: by.map(str::to_owned), next_at: None, failure: None, ..row.life.clone() };
-        let body = ended_step(now, &row, &ending, by, reason);
+        let body = step(now, &row, "ended", None, Some(&End { ending: &ending, by, reason }));
         self.store.lease_ended(row.lease.id, life, now, body).await?;
         locked(&self.known).remove(&row.lease.id.to_bytes());
         let word = word(&ending).to_owned();
@@ -269,34 +275,6 @@ fn fitting(mut ending: serde_json::Value) -> serde_json::Value {
         object.insert("evidence_cut".to_owned(), cut.into());
     }
     ending
-}
-
-fn ended_step(now: Timestamp, row: &LeaseRow, ending: &serde_json::Value, by: Option<&str>, reason: Option<&str>) -> Vec<u8> {
-    entry::encode(
-        now,
-        &LeaseStep {
-            lease: row.lease.id,
-            state: "ended",
-            task: row.task,
-            call: row.life.call,
-            agent: None,
-            component: None,
-            instance: None,
-            owner: None,
-            subject: None,
-            system: row.lease.system.as_str(),
-            credential_kind: &row.lease.kind,
-            class: &row.lease.class,
-            account: &row.lease.account,
-            rights: &row.lease.rights,
-            ids: Some(&row.life.ids),
-            expires_at: row.life.expires_at,
-            ended: Some(ending),
-            attempts: Some(row.life.attempts),
-            by,
-            reason,
-        },
-    )
 }
 
 #[cfg(test)]

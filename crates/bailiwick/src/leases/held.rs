@@ -42,6 +42,8 @@ struct Live {
     account: Account,
     injection: Arc<Injection>,
     certificate: Option<Arc<ClientCertificate>>,
+    /// The system let it in before: that it refuses it now is no fault of the configuration.
+    was_in: AtomicBool,
     session: tokio::sync::Mutex<Option<Arc<dyn Session>>>,
 }
 
@@ -87,7 +89,8 @@ impl Held {
             }
             Some(GivenBy::Header(_)) | None => None,
         };
-        let live = Live { account, injection: Arc::new(injection), certificate, session: tokio::sync::Mutex::new(session) };
+        let was_in = AtomicBool::new(session.is_some());
+        let live = Live { account, injection: Arc::new(injection), certificate, was_in, session: tokio::sync::Mutex::new(session) };
         // It is set once: whoever makes it holds `making`.
         drop(self.live.set(live));
         Ok(())
@@ -122,6 +125,13 @@ impl Held {
         !self.is_over() && expires_at.is_none_or(|at| now.plus(LEFT_MIN) < at || at >= self.task.expires_at)
     }
 
+    /// It was in use before this start.
+    pub(super) fn set_used(&self) {
+        if let Some(live) = self.live.get() {
+            live.was_in.store(true, Ordering::Release);
+        }
+    }
+
     /// Nothing is to be done with it any more.
     pub(super) fn set_over(&self) {
         self.over.store(true, Ordering::Release);
@@ -153,14 +163,16 @@ impl Held {
     /// # Errors
     /// Nothing was done at the system.
     pub(crate) async fn session(&self) -> Result<Arc<dyn Session>, UseError> {
-        let unusable = |words: &str| UseError { words: words.to_owned(), may_have_run: false, gone: true };
+        let unusable = |words: &str| UseError { words: words.to_owned(), may_have_run: false, gone: true, login_refused: false };
         let live = self.live.get().filter(|_| !self.is_over()).ok_or_else(|| unusable("the credential has ended"))?;
         let builtin = self.leasing.builtin.as_ref().ok_or_else(|| unusable("the system has a server of its own"))?;
         let mut session = live.session.lock().await;
         if let Some(session) = session.as_ref().filter(|session| !session.is_over()) {
             return Ok(Arc::clone(session));
         }
-        let fresh = builtin.open(&live.account, &self.tag()).await?;
+        let opened = builtin.open(&live.account, &self.tag()).await;
+        let fresh = opened.map_err(|error| UseError { login_refused: error.login_refused && live.was_in.load(Ordering::Acquire), ..error })?;
+        live.was_in.store(true, Ordering::Release);
         if self.is_over() {
             fresh.close().await;
             return Err(unusable("the credential has ended"));

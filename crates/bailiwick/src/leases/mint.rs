@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use bailiwick_core::{CallId, LeaseId, Timestamp};
+use bailiwick_core::{CallId, LeaseId};
 use bailiwick_credentials::lease::{Account, Minted, Plan};
 use bailiwick_store::{Lease, LeaseLife, LeaseRow, LeaseState};
 
+use super::record::{made, step};
 use super::{Held, LeaseError, Leases, locked, seal_name};
-use crate::entry::{self, LeaseStep};
 use crate::fault;
 
 impl Leases {
@@ -42,6 +42,12 @@ impl Leases {
             made
         });
         made.await.map_err(|_| LeaseError::Seal("the broker stops".to_owned()))?
+    }
+
+    /// Its account is gone at the system, although it has no ending yet: it gets one, and the next call of the task gets another lease.
+    pub(crate) fn lost(&self, held: &Arc<Held>) {
+        self.let_go(held);
+        self.retire(held.id);
     }
 
     /// The next call of the task gets another one.
@@ -87,7 +93,7 @@ impl Leases {
         };
         locked(&self.known).insert(held.id.to_bytes());
         fault::point("before-lease");
-        let body = step(now, held, &row, "intended");
+        let body = step(now, &row, "intended", Some(&held.task), None);
         let begun = self.store.lease_begin(row.clone(), body).await;
         if !matches!(begun, Ok(Ok(_))) {
             // Nothing is made, and nothing is on record that says so.
@@ -104,7 +110,7 @@ impl Leases {
         let sealed = secret.as_ref().map(|s| self.sealer.seal(&seal_name(held.id), s)).transpose().map_err(|e| LeaseError::Seal(e.to_string()))?;
         let life = LeaseLife { ids: serde_json::to_value(&ids).unwrap_or_default(), expires_at, ..row.life.clone() };
         let row = LeaseRow { life: life.clone(), ..row };
-        let body = step(self.clock.now(), held, &row, "live");
+        let body = made(self.clock.now(), &row, "live", Some(&held.task));
         if !self.store.lease_made(held.id, life, sealed, body).await? {
             return Err(LeaseError::TaskClosed);
         }
@@ -120,34 +126,4 @@ impl Leases {
         locked(&self.unsaid).push(id);
         self.wake.notify_one();
     }
-}
-
-/// The entry of a step that a task's call takes.
-pub(super) fn step(now: Timestamp, held: &Held, row: &LeaseRow, state: &str) -> Vec<u8> {
-    let made = matches!(state, "live" | "assigned");
-    entry::encode(
-        now,
-        &LeaseStep {
-            lease: held.id,
-            state,
-            task: Some(held.task.id),
-            call: row.life.call,
-            agent: Some(&held.task.spiffe_id),
-            component: held.task.component.as_ref(),
-            instance: Some(held.task.instance),
-            owner: Some(&held.task.owner),
-            subject: Some(&held.task.subject),
-            system: held.leasing.system.as_str(),
-            credential_kind: held.leasing.kind.kind(),
-            class: held.rights.class,
-            account: held.account.as_str(),
-            rights: &held.rights.rights,
-            ids: made.then_some(&row.life.ids),
-            expires_at: row.life.expires_at,
-            ended: None,
-            attempts: None,
-            by: None,
-            reason: None,
-        },
-    )
 }

@@ -10,6 +10,7 @@ mod given;
 mod held;
 mod mint;
 mod pool;
+mod record;
 #[cfg(test)]
 mod simulation;
 mod sweep;
@@ -91,6 +92,8 @@ pub(crate) struct Leasing {
     pub(crate) issues: bool,
     /// Everything that an end needs was there when it was looked at.
     pub(crate) checked: AtomicBool,
+    /// Why nothing is made there, as its check found it; none where it passed, or was not looked at.
+    pub(crate) unfit: Mutex<Option<String>>,
     /// Ends that are tried at a time: one system that hangs holds up no other.
     pub(crate) places: Arc<Semaphore>,
     /// Since it could not be reached, nothing is made there until then; and how long that was.
@@ -98,6 +101,16 @@ pub(crate) struct Leasing {
 }
 
 impl Leasing {
+    /// Why it is not served, if its check found something.
+    pub(crate) fn unfit(&self) -> Option<String> {
+        locked(&self.unfit).clone()
+    }
+
+    /// What its check found.
+    pub(crate) fn set_unfit(&self, why: Option<String>) {
+        *locked(&self.unfit) = why;
+    }
+
     /// Could it not be reached a moment ago?
     pub(crate) fn is_down(&self, now: Timestamp) -> bool {
         locked(&self.down).is_some_and(|(until, _)| now < until)
@@ -308,6 +321,7 @@ impl Leases {
         if held.set_live(account, None).is_err() {
             return false;
         }
+        held.set_used();
         let key = (task.id, row.lease.system.clone(), class);
         let mut all = locked(&self.held);
         // The newest of two is the one in use.

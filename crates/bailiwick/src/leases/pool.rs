@@ -11,11 +11,10 @@ use bailiwick_core::{CallId, Effect, LeaseId, Timestamp};
 use bailiwick_credentials::lease::{Account, AccountName, Minted, Plan, Tag};
 use bailiwick_store::{Lease, LeaseFilter, LeaseLife, LeaseRow, LeaseState};
 
-use super::mint::step;
+use super::record::{made, step};
 use super::{Held, LeaseError, Leases, Leasing, locked, seal_name};
 use crate::builtin::{Rights, Session};
 use crate::clock::random;
-use crate::entry::{self, LeaseStep};
 
 /// How long an account may wait for a task.
 const WAITS_FOR: Duration = Duration::from_secs(3600);
@@ -98,7 +97,7 @@ impl Leases {
         let tag = held.tag();
         let life = LeaseLife { call: Some(call), tag: tag.to_text(), expires_at: Some(tag.expires_at), ..row.life.clone() };
         let row = LeaseRow { life: life.clone(), task: Some(held.task.id), ..row };
-        let body = step(self.clock.now(), held, &row, "assigned");
+        let body = step(self.clock.now(), &row, "assigned", Some(&held.task), None);
         if !self.store.lease_assign(id, held.task.id, life, body).await? {
             return Err(LeaseError::Gone);
         }
@@ -127,7 +126,6 @@ impl Leases {
         if leasing.is_down(now) {
             return Ok(());
         }
-        self.retire_forgotten(leasing, now).await?;
         let over: Vec<Pooled> = {
             let mut pools = locked(&self.pools);
             let pool = pools.entry(leasing.system.clone()).or_default();
@@ -150,8 +148,11 @@ impl Leases {
         Ok(())
     }
 
-    /// Accounts whose time is over and that nobody has: whoever reserved one went away.
-    async fn retire_forgotten(&self, leasing: &Leasing, now: Timestamp) -> Result<(), LeaseError> {
+    /// Accounts whose time is over and that nobody has: whoever reserved one went away. They wait for an hour, so this is looked at as seldom.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn retire_forgotten(&self, leasing: &Leasing, now: Timestamp) -> Result<(), LeaseError> {
         let filter =
             LeaseFilter { system: Some(leasing.system.clone()), state: Some(LeaseState::Pooled), limit: usize::MAX, ..LeaseFilter::default() };
         for row in self.store.leases(filter).await? {
@@ -188,7 +189,7 @@ impl Leases {
             secret: proposed.as_ref().map(seal).transpose()?,
         };
         locked(&self.known).insert(id.to_bytes());
-        if let Err(error) = self.store.lease_begin(row.clone(), pooled_step(now, &row, "intended")).await {
+        if let Err(error) = self.store.lease_begin(row.clone(), step(now, &row, "intended", None, None)).await {
             locked(&self.known).remove(&id.to_bytes());
             return Err(error.into());
         }
@@ -222,8 +223,8 @@ impl Leases {
         let sealed =
             secret.as_ref().map(|s| self.sealer.seal(&seal_name(row.lease.id), s)).transpose().map_err(|e| LeaseError::Seal(e.to_string()))?;
         let life = LeaseLife { ids: serde_json::to_value(&ids).unwrap_or_default(), expires_at, ..row.life.clone() };
-        let made = LeaseRow { life: life.clone(), ..row.clone() };
-        let body = pooled_step(self.clock.now(), &made, "pooled");
+        let now_row = LeaseRow { life: life.clone(), ..row.clone() };
+        let body = made(self.clock.now(), &now_row, "pooled", None);
         self.store.lease_made(row.lease.id, life, sealed, body).await?;
         Ok((Account { name, ids, secret: secret.or(proposed), expires_at }, expires_at.unwrap_or(until).min(until)))
     }
@@ -264,33 +265,4 @@ impl Leases {
     pub(crate) async fn pool_rung(&self) {
         self.pool_wake.notified().await;
     }
-}
-
-/// The entry of a step that no task's call takes.
-fn pooled_step(now: Timestamp, row: &LeaseRow, state: &str) -> Vec<u8> {
-    entry::encode(
-        now,
-        &LeaseStep {
-            lease: row.lease.id,
-            state,
-            task: None,
-            call: None,
-            agent: None,
-            component: None,
-            instance: None,
-            owner: None,
-            subject: None,
-            system: row.lease.system.as_str(),
-            credential_kind: &row.lease.kind,
-            class: &row.lease.class,
-            account: &row.lease.account,
-            rights: &row.lease.rights,
-            ids: (state == "pooled").then_some(&row.life.ids),
-            expires_at: row.life.expires_at,
-            ended: None,
-            attempts: None,
-            by: None,
-            reason: None,
-        },
-    )
 }

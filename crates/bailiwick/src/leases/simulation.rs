@@ -152,6 +152,7 @@ impl Broker {
                 builtin: None,
                 rights: Vec::new(),
                 given: None,
+                unfit: Mutex::default(),
                 pool: PoolSize::default(),
                 issues: false,
                 checked: AtomicBool::new(true),

@@ -11,6 +11,11 @@ use crate::house::House;
 
 /// The longest that nothing is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Between two looks for accounts that waited, and that nobody has.
+const FORGOTTEN_AGAIN: Duration = Duration::from_secs(3600);
+/// Between two looks for leases that ended long ago, and how long one is kept.
+const FORGET_AGAIN: Duration = Duration::from_secs(3600);
+const ENDED_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Between two sweeps of a system.
 const SWEEP_AGAIN: Duration = Duration::from_secs(300);
 
@@ -44,6 +49,20 @@ impl House {
                 };
                 let Some(event) = event else { return };
                 house.happened(event).await;
+            }
+        });
+        let house = Arc::clone(self);
+        self.workers.spawn(async move {
+            loop {
+                if house.pen.stopped().is_none()
+                    && let Err(error) = house.forget_ended().await
+                {
+                    tracing::warn!(%error, "leases that ended long ago could not be forgotten");
+                }
+                tokio::select! {
+                    () = house.stop.cancelled() => return,
+                    () = tokio::time::sleep(FORGET_AGAIN) => {}
+                }
             }
         });
         for leasing in self.leases.systems() {
@@ -81,6 +100,13 @@ impl House {
         }
     }
 
+    /// Leases that ended long ago leave their table. The ledger keeps each of their steps.
+    async fn forget_ended(&self) -> Result<(), bailiwick_store::StoreError> {
+        let before = self.clock.now().minus(ENDED_KEPT);
+        while self.store.leases_forget(before).await? > 0 {}
+        Ok(())
+    }
+
     async fn keep_swept(self: Arc<Self>, system: SystemName) {
         loop {
             tokio::select! {
@@ -96,7 +122,15 @@ impl House {
     }
 
     async fn keep_pool(&self, leasing: &Leasing) {
+        let mut look_at = self.clock.now();
         loop {
+            let now = self.clock.now();
+            if look_at <= now && self.pen.stopped().is_none() {
+                match self.leases.retire_forgotten(leasing, now).await {
+                    Ok(()) => look_at = now.plus(FORGOTTEN_AGAIN),
+                    Err(error) => tracing::warn!(system = %leasing.system, %error, "accounts that nobody took could not be looked at"),
+                }
+            }
             if self.is_served(&leasing.system)
                 && self.pen.stopped().is_none()
                 && let Err(error) = self.leases.fill_pool(leasing).await

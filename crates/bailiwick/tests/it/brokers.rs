@@ -4,7 +4,6 @@ use bailiwick_credentials::kinds::nats::SUBJECTS;
 use bailiwick_credentials::kinds::redis::COMMANDS;
 use bailiwick_testkit::servers::nats_keys::{Nkey, start, system_credentials};
 use bailiwick_testkit::servers::redis::{Redis, Users};
-use http::Method;
 use serde_json::json;
 use zeroize::Zeroizing;
 

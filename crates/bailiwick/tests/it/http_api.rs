@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bailiwick_testkit::clouds::Cloud;
 use bailiwick_testkit::clouds::orders::Orders;
-use http::Method;
 use serde_json::json;
 use zeroize::Zeroizing;
 

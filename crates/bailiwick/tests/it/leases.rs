@@ -210,6 +210,53 @@ async fn while_the_system_is_down_a_task_stays_closing_and_says_why_and_is_close
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_whose_account_somebody_removed_is_given_another_and_both_have_their_ending() {
+    let server = postgres();
+    let place = place(&[orders(&server)]).await;
+    let broker = place.open().await;
+    ready(&broker, &["orders.query"]).await;
+    let client = place.client();
+    let task = client.task("scout").await;
+    let ask = || client.call(&task, "orders.query", r#"{"sql":"SELECT current_user"}"#);
+    let first = rows(&ask().await)[0][0].as_str().unwrap().to_owned();
+    server.sql("shop", &format!("ALTER ROLE {first} NOLOGIN")).unwrap();
+    server.sql("shop", &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{first}'")).unwrap();
+    server.sql("shop", &format!("DROP ROLE {first}")).unwrap();
+    // The connection is gone, and then the account: each costs a call at most.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let second = loop {
+        let answer = ask().await;
+        if answer.word() == "done" {
+            break rows(&answer)[0][0].as_str().unwrap().to_owned();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{answer:?}");
+    };
+    assert_ne!(first, second);
+    let ended = client.complete(&task).await;
+    assert_eq!(ended["state"], "closed", "{ended}");
+    let leases = ended["leases"].as_array().unwrap();
+    assert_eq!(leases.len(), 2, "{ended}");
+    assert!(leases.iter().all(|lease| lease["ending"]["ending"] == "revoked-verified"), "{ended}");
+    assert_eq!(left_on(&server), "");
+    broker.check_sound(&place).await;
+    broker.stop().await;
+    place.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_may_speak_of_a_built_in_system_that_was_never_reached() {
+    let mut server = postgres();
+    server.stop().unwrap();
+    let place = place(&[orders(&server)]).await;
+    let forbidden = r#"@id("orders-by-the-word") forbid (principal, action == Action::"orders.query", resource) when { context.input.sql like "*secret*" };"#;
+    place.add_policy(&format!("{}{forbidden}", PERMITTED.replace(", Action::\"stock.execute\"", "")));
+    let broker = place.open().await;
+    assert!(!broker.house.registry.load().tool("orders.query").is_some_and(|t| t.callable()), "it is not served");
+    broker.stop().await;
+    place.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_person_may_end_a_lease_by_hand_and_the_record_says_so() {
     let mut server = postgres();
     let place = place(&[orders(&server)]).await;

@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::support::{Answer, Broker, Client, PATIENCE, Place, TaskToken, until};
+use crate::support::{Answer, Broker, PATIENCE, Place, TaskToken, until};
 
 const BEFORE: &str = "canary-set-by-a-person-4d7a";
 

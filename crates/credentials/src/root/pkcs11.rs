@@ -142,7 +142,9 @@ impl TokenKey {
             AttributeType::KeyType,
             AttributeType::ValueLen,
             AttributeType::Sensitive,
+            AttributeType::AlwaysSensitive,
             AttributeType::Extractable,
+            AttributeType::NeverExtractable,
             AttributeType::Encrypt,
             AttributeType::Decrypt,
         ];
@@ -157,6 +159,10 @@ impl TokenKey {
         }
         if !has(&Attribute::Extractable(false)) {
             return weak("extractable: it can leave the token");
+        }
+        // One that was brought to the token, or could once be taken out, may be somewhere else too.
+        if !has(&Attribute::AlwaysSensitive(true)) || !has(&Attribute::NeverExtractable(true)) {
+            return weak("one that was not always kept in the token: make it there");
         }
         if !has(&Attribute::Encrypt(true)) || !has(&Attribute::Decrypt(true)) {
             return weak("not one that encrypts and decrypts");

@@ -32,6 +32,8 @@ const BINARY: u16 = 63;
 const ENDED: [u16; 3] = [1053, 1927, 4031];
 /// The node is a replica, or became one: it takes no writes.
 const READ_ONLY: u16 = 1290;
+/// How the driver tells error 1045.
+const ACCESS_DENIED: &str = "(1045)";
 
 /// What holds in each session. With `IGNORE_SPACE` a name before a parenthesis is a function, whatever stands between them; without `ANSI_QUOTES` and
 /// `NO_BACKSLASH_ESCAPES`, statements that have neither `"` nor `\` are read as they are everywhere.
@@ -73,7 +75,7 @@ impl Session {
     /// [`SessionError::Lost`] if no node takes the login, with the words of the first that refused.
     pub async fn open(place: &Place, account: &Account, tag: &Tag) -> Result<Self, SessionError> {
         let Some(secret) = &account.secret else { return Err(SessionError::lost("the account has no secret to log in with")) };
-        let (mut replica, mut trouble) = (None, None);
+        let (mut replica, mut trouble, mut refused) = (None, None, true);
         for node in &place.nodes {
             let opened = match options(node, account.login(), secret, place, tag) {
                 Ok(options) => log_in(&options).await.map(|(connection, read_only)| (connection, read_only, options)),
@@ -89,13 +91,14 @@ impl Session {
                     replica.get_or_insert(session);
                 }
                 Err(words) => {
+                    refused &= words.contains(ACCESS_DENIED);
                     trouble.get_or_insert_with(|| format!("`{}`: {}", node.name(), words_of(&words, Some(secret))));
                 }
             }
         }
         match (replica, trouble) {
             (Some(session), _) if !place.writes => Ok(session),
-            (_, Some(words)) => Err(SessionError::lost(words)),
+            (replica, Some(words)) => Err(SessionError::no_login(words, refused && replica.is_none())),
             _ => Err(SessionError::lost("no node accepts writes")),
         }
     }
@@ -288,8 +291,8 @@ impl Exchange<'_> {
         if let (Mode::Write, Ok(Err(SessionError::Refused { code, words }))) = (self.mode, &answer)
             && *code == READ_ONLY.to_string()
         {
-            // The next session finds the node that takes writes.
-            self.sent = false;
+            // The next session finds the node that takes writes. A procedure may have done some of its work before it came to what it may not do.
+            self.sent = !is_one_change(sql);
             return Err(words.clone());
         }
         if self.usable && self.connection.close(statement).await.is_err() {
@@ -342,6 +345,12 @@ impl Exchange<'_> {
         }
         Ok(Ok(answer))
     }
+}
+
+/// Is it a change of one table, which is done whole or not at all?
+fn is_one_change(sql: &str) -> bool {
+    let first: String = sql.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
+    ["insert", "update", "delete", "replace"].contains(&first.to_ascii_lowercase().as_str())
 }
 
 /// Is it a row that is larger than a packet may be? (The driver has two forms of that.)
@@ -491,6 +500,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn only_a_change_of_one_table_is_not_done_when_the_server_says_that_it_takes_none() {
+        for sql in ["INSERT INTO a VALUES (1)", "  update a set b = 1", "DELETE FROM a", "replace into a values (1)"] {
+            assert!(is_one_change(sql), "{sql}");
+        }
+        for sql in ["CALL tidy()", "/* x */ INSERT INTO a VALUES (1)", "BEGIN NOT ATOMIC INSERT INTO a VALUES (1); END", "ALTER TABLE a ADD b INT", ""] {
+            assert!(!is_one_change(sql), "{sql}");
+        }
+    }
 
     fn of(kind: ColumnType, set: u16) -> MysqlColumn {
         MysqlColumn::new(kind).with_character_set(set)

@@ -38,6 +38,9 @@ pub enum SessionError {
         /// The system's own words, cleaned.
         words: String,
     },
+    /// Wherever an answer came, the login was refused: the account is not there any more, or not as it was made.
+    #[error("{0}")]
+    LoginRefused(String),
     /// The connection could not be opened, or is gone.
     #[error("{words}")]
     Lost {
@@ -54,6 +57,11 @@ impl SessionError {
         Self::Lost { words: words.into(), may_have_run: false }
     }
 
+    /// No connection could be opened; `refused`: because of the account, at each place that answered.
+    pub(crate) fn no_login(words: String, refused: bool) -> Self {
+        if refused { Self::LoginRefused(words) } else { Self::lost(words) }
+    }
+
     /// Whether what was asked may have been done all the same.
     #[must_use]
     pub const fn may_have_run(&self) -> bool {
@@ -63,7 +71,13 @@ impl SessionError {
     /// Whether the session is of no use any more.
     #[must_use]
     pub const fn gone(&self) -> bool {
-        matches!(self, Self::Lost { .. })
+        matches!(self, Self::Lost { .. } | Self::LoginRefused(_))
+    }
+
+    /// Whether the account was refused where it should be let in.
+    #[must_use]
+    pub const fn is_login_refused(&self) -> bool {
+        matches!(self, Self::LoginRefused(_))
     }
 }
 
@@ -93,6 +107,8 @@ mod tests {
     fn only_a_lost_connection_may_have_run_what_it_was_asked() {
         assert!(SessionError::Lost { words: String::new(), may_have_run: true }.may_have_run());
         assert!(!SessionError::lost("gone").may_have_run() && SessionError::lost("gone").gone());
+        let login = SessionError::no_login("28P01: no".to_owned(), true);
+        assert!(login.is_login_refused() && login.gone() && !login.may_have_run() && !SessionError::lost("gone").is_login_refused());
         let refused = SessionError::Refused { code: "42501".into(), words: "permission denied".into() };
         assert!(!refused.gone() && !refused.may_have_run());
         assert_eq!(refused.to_string(), "42501: permission denied");

@@ -63,7 +63,7 @@ impl Connection {
         });
         let Some((jwt, key, secret)) = credentials else { return Err(SessionError::lost("the account's credentials are not known")) };
         let (name, inbox) = (tag.connection_name(NAME_MAX), format!("_INBOX.{}", account.name));
-        let mut trouble = None;
+        let (mut trouble, mut refused) = (None, true);
         for node in nodes {
             match Session::open(node, jwt, &key, &name).await {
                 Ok(session) => {
@@ -71,6 +71,7 @@ impl Connection {
                     return Ok(Self { session: Mutex::new(Some(session)), node: node.name().to_owned(), limits });
                 }
                 Err(failure) => {
+                    refused &= failure.words().to_ascii_lowercase().contains("authorization violation");
                     trouble.get_or_insert(format!(
                         "`{}` does not let the task's account in: {}",
                         node.name(),
@@ -79,7 +80,7 @@ impl Connection {
                 }
             }
         }
-        Err(SessionError::lost(trouble.unwrap_or_else(|| "no node is configured".to_owned())))
+        Err(SessionError::no_login(trouble.unwrap_or_else(|| "no node is configured".to_owned()), refused))
     }
 
     /// Publishes a message, and waits until the server has seen it. Who hears it, nobody tells.

@@ -12,6 +12,7 @@ mod value;
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -80,9 +81,11 @@ impl Session {
     /// [`SessionError::Lost`] if no node takes the login, with the words of the first that refused.
     pub async fn open(place: &Place, account: &Account, tag: &Tag) -> Result<Self, SessionError> {
         let Some(secret) = &account.secret else { return Err(SessionError::lost("the account has no secret to log in with")) };
-        let (mut standby, mut trouble) = (None, None);
+        let (mut standby, mut trouble, mut refused) = (None, None, true);
         for node in &place.nodes {
-            let opening = log_in(node, account.login(), secret, &place.database, tag);
+            let name = tag.connection_name(63);
+            let mut refusal = None;
+            let opening = log_in(node, account.login(), secret, &place.database, &name, &mut refusal);
             let opened = tokio::time::timeout(OPEN_MAX, opening).await.unwrap_or_else(|_| Err(Broken("no answer within 8 seconds".to_owned())));
             match opened {
                 Ok((wire, key)) => {
@@ -100,13 +103,15 @@ impl Session {
                     standby.get_or_insert(session);
                 }
                 Err(Broken(words)) => {
+                    // Class 28: invalid authorization.
+                    refused &= words.starts_with("28");
                     trouble.get_or_insert_with(|| format!("`{}`: {}", node.name(), words_of(&words, Some(secret))));
                 }
             }
         }
         match (standby, trouble) {
             (Some(session), _) if !place.writes => Ok(session),
-            (_, Some(words)) => Err(SessionError::lost(words)),
+            (standby, Some(words)) => Err(SessionError::no_login(words, refused && standby.is_none())),
             _ => Err(SessionError::lost("no node accepts writes")),
         }
     }
@@ -492,10 +497,56 @@ async fn reach(node: &Node) -> Result<Box<dyn Stream>, Broken> {
 }
 
 /// Logs in by SCRAM, in which the server proves that it knows the verifier; no other way is taken.
-async fn log_in(node: &Node, user: &str, secret: &Secret, database: &str, tag: &Tag) -> Result<(Wire, Option<CancelKey>), Broken> {
+/// What came of a login that was only tried.
+pub(crate) enum Tried {
+    /// It was let in; the connection is closed.
+    In,
+    /// The server refused it.
+    Refused {
+        code: String,
+        message: String,
+        /// The function of the server that did.
+        routine: Option<String>,
+    },
+    /// Neither: no way there, or a server that asks for the password in another form than leases' roles have.
+    Neither(String),
+}
+
+/// Tries a login, as a lease's session makes it.
+pub(crate) async fn try_login(node: &Node, user: &str, secret: &Secret, database: &str) -> Tried {
+    let mut refusal = None;
+    let trying = log_in(node, user, secret, database, "bailiwick verify", &mut refusal);
+    let tried = tokio::time::timeout(OPEN_MAX, trying).await.unwrap_or_else(|_| Err(Broken("no answer within 8 seconds".to_owned())));
+    match (tried, refusal) {
+        (Ok(_), _) => Tried::In,
+        (Err(_), Some(body)) => {
+            let mut fields = Fields(&body);
+            let (mut code, mut message, mut routine) = (String::new(), String::new(), None);
+            while let Some(field) = fields.byte().filter(|field| *field != 0) {
+                let text = fields.text().unwrap_or_default();
+                match field {
+                    b'C' => code = text.chars().filter(char::is_ascii_alphanumeric).take(5).collect(),
+                    b'M' => message = text,
+                    b'R' => routine = Some(text),
+                    _ => {}
+                }
+            }
+            Tried::Refused { code, message, routine }
+        }
+        (Err(Broken(words)), None) => Tried::Neither(words),
+    }
+}
+
+async fn log_in(
+    node: &Node,
+    user: &str,
+    secret: &Secret,
+    database: &str,
+    name: &str,
+    refusal: &mut Option<Bytes>,
+) -> Result<(Wire, Option<CancelKey>), Broken> {
     let mut wire = Wire::new(reach(node).await?);
-    let name = tag.connection_name(63);
-    let settings = [("user", user), ("database", database), ("application_name", &name), ("client_encoding", "UTF8"), ("options", OPTIONS)];
+    let settings = [("user", user), ("database", database), ("application_name", name), ("client_encoding", "UTF8"), ("options", OPTIONS)];
     wire.send(&Frames::default().startup(&settings).0).await?;
     let (mut scram, mut proof, mut proved, mut key) = (None, None, false, None);
     for _ in 0..LOGIN_MAX {
@@ -522,6 +573,7 @@ async fn log_in(node: &Node, user: &str, secret: &Secret, database: &str, tag: &
             (b'R', _) => return Err(Broken("the server asks for the password in a form that would show it".to_owned())),
             (b'K', _) => key = fields.long().zip(fields.long()).map(|(process, secret)| CancelKey { process, secret }),
             (b'E', _) => {
+                *refusal = Some(body.clone());
                 return Err(Broken(refused(&body).map_or_else(|Broken(words)| words, |refusal| refusal.to_string())));
             }
             (b'Z', _) if proved && !wire.status.superuser && wire.status.user == user => return Ok((wire, key)),

@@ -108,7 +108,7 @@ impl Connection {
     pub async fn open(nodes: &[Node], vhost: &str, account: &Account, tag: &Tag, limits: Limits) -> Result<Self, SessionError> {
         let Some(secret) = &account.secret else { return Err(SessionError::lost("the account's secret is not known")) };
         let (user, name) = (account.name.as_str(), tag.connection_name(NAME_MAX));
-        let mut trouble = None;
+        let (mut trouble, mut refused) = (None, true);
         for node in nodes {
             let opening = async {
                 let mut amqp = Amqp::log_in_named(node, user, secret, &name).await?;
@@ -118,6 +118,7 @@ impl Connection {
             match opening.await {
                 Ok(amqp) => return Ok(Self { amqp: Mutex::new(Some(amqp)), node: node.name().to_owned(), user: user.to_owned(), limits }),
                 Err(failure) => {
+                    refused &= failure.words().contains("ACCESS_REFUSED");
                     trouble.get_or_insert(format!(
                         "`{}` does not let the task's account in: {}",
                         node.name(),
@@ -126,7 +127,7 @@ impl Connection {
                 }
             }
         }
-        Err(SessionError::lost(trouble.unwrap_or_else(|| "no node is configured".to_owned())))
+        Err(SessionError::no_login(trouble.unwrap_or_else(|| "no node is configured".to_owned()), refused))
     }
 
     /// Publishes a message, to be kept on disk where the queue is, and waits until the server has taken it. `false`: it took it, and no queue wants it, so it is gone.

@@ -52,7 +52,7 @@ impl Connection {
         // The server takes no spaces in a name.
         let name = tag.connection_name(NAME_MAX).replace(' ', "_");
         let reply = ReplyLimits { bytes: limits.bytes, items: limits.items };
-        let (mut replica, mut trouble) = (None, None);
+        let (mut replica, mut trouble, mut refused) = (None, None, true);
         for node in nodes {
             match Session::open_with(node, account.name.as_str(), secret, &name, reply).await {
                 Ok(session) if session.is_primary() => return Ok(Self::over(session, node, limits)),
@@ -60,6 +60,7 @@ impl Connection {
                     replica.get_or_insert((session, node));
                 }
                 Err(failure) => {
+                    refused &= failure.words().starts_with("WRONGPASS");
                     trouble.get_or_insert(format!(
                         "`{}` does not let the task's account in: {}",
                         node.name(),
@@ -70,7 +71,7 @@ impl Connection {
         }
         match replica {
             Some((session, node)) => Ok(Self::over(session, node, limits)),
-            None => Err(SessionError::lost(trouble.unwrap_or_else(|| "no node is configured".to_owned()))),
+            None => Err(SessionError::no_login(trouble.unwrap_or_else(|| "no node is configured".to_owned()), refused)),
         }
     }
 

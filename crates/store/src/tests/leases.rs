@@ -3,7 +3,12 @@
 use bailiwick_core::LeaseId;
 
 use super::*;
-use crate::{Lease, LeaseFilter, LeaseLife, LeaseRow, LeaseState};
+use crate::{Lease, LeaseFilter, LeaseLife, LeaseRow, LeaseState, MadeEntry};
+
+/// An entry whatever becomes of the lease.
+fn entry_of(text: &str) -> MadeEntry {
+    MadeEntry { made: text.as_bytes().to_vec(), not_used: br#"{"state":"not_used"}"#.to_vec() }
+}
 
 fn row(n: u64, of: Option<TaskId>) -> LeaseRow {
     let id = LeaseId::new(at(1000), random(n));
@@ -47,12 +52,12 @@ async fn a_task_is_closed_only_when_each_of_its_leases_has_its_ending() {
         store.lease_begin(row(n, Some(task.id)), b"{}".to_vec()).await.unwrap().unwrap();
     }
     let id = |n| LeaseId::new(at(1000), random(n));
-    assert!(store.lease_made(id(0), LeaseLife::default(), None, b"{}".to_vec()).await.unwrap());
+    assert!(store.lease_made(id(0), LeaseLife::default(), None, entry_of("{}")).await.unwrap());
     store.end_task(task.id, closing(at(2000)), b"{}".to_vec()).await.unwrap();
     assert_eq!((state(&store, 0).await, state(&store, 1).await), (LeaseState::Ending, LeaseState::Ending));
     // The mint that was under way comes to its end: what it made is known, and must not be used.
     let made = LeaseLife { ids: serde_json::json!({ "oid": "7" }), ..LeaseLife::default() };
-    assert!(!store.lease_made(id(1), made.clone(), Some(b"other".to_vec()), b"{}".to_vec()).await.unwrap());
+    assert!(!store.lease_made(id(1), made.clone(), Some(b"other".to_vec()), entry_of("{}")).await.unwrap());
     let found = store.lease(id(1)).await.unwrap().unwrap();
     assert_eq!((found.state, found.life, found.secret.as_deref()), (LeaseState::Ending, made, Some(b"other".as_slice())));
     for n in 0..2 {
@@ -61,8 +66,17 @@ async fn a_task_is_closed_only_when_each_of_its_leases_has_its_ending() {
         assert!(store.lease_ended(id(n), LeaseLife::default(), at(3000), b"{}".to_vec()).await.unwrap());
         assert!(!store.lease_ended(id(n), LeaseLife::default(), at(3001), b"{}".to_vec()).await.unwrap());
     }
+    // What was made while its task ended is on record as that.
+    let bodies: Vec<Vec<u8>> = store.entries_newest(100).await.unwrap().into_iter().map(|entry| entry.body.clone()).collect();
+    let late = bodies.iter().filter(|body| body.as_slice() == br#"{"state":"not_used"}"#).count();
+    assert_eq!(late, 1);
+    // Nothing of a task that is not closed is forgotten, and of one that is only what ended long ago.
+    assert_eq!(store.leases_forget(at(9000)).await.unwrap(), 0);
     assert!(store.end_task(task.id, closed(at(3000)), b"{}".to_vec()).await.unwrap().entry.is_some());
     assert_eq!(store.lease(id(0)).await.unwrap().unwrap().secret, None);
+    assert_eq!(store.leases_forget(at(3000)).await.unwrap(), 0);
+    assert_eq!(store.leases_forget(at(3001)).await.unwrap(), 2);
+    assert!(store.lease(id(0)).await.unwrap().is_none());
     store.close().await;
 }
 
@@ -98,7 +112,7 @@ async fn a_pooled_account_is_given_to_one_task_that_is_open() {
     store.end_task(one.id, closing(at(2000)), b"{}".to_vec()).await.unwrap();
     store.lease_begin(row(0, None), b"{}".to_vec()).await.unwrap().unwrap();
     let id = LeaseId::new(at(1000), random(0));
-    assert!(!store.lease_made(id, LeaseLife::default(), None, b"{}".to_vec()).await.unwrap());
+    assert!(!store.lease_made(id, LeaseLife::default(), None, entry_of("{}")).await.unwrap());
     assert_eq!(state(&store, 0).await, LeaseState::Pooled);
     assert!(!store.lease_assign(id, one.id, LeaseLife::default(), b"{}".to_vec()).await.unwrap());
     assert!(store.lease_assign(id, two.id, LeaseLife::default(), b"{}".to_vec()).await.unwrap());

@@ -229,9 +229,15 @@ impl<'c, 'd> Converter<'c, 'd> {
 
     fn map(&mut self, value: Raw<'d>, hidden: &BTreeSet<String>, depth: usize, out: &mut Converted) -> Result<(), String> {
         out.text.push('{');
-        for (name, schema) in value.members().filter(|(name, _)| !hidden.contains(&**name)) {
-            key(out, &name);
-            self.any(schema, None, depth.saturating_add(1), out)?;
+        for (name, schema) in value.members() {
+            if !hidden.contains(&*name) {
+                key(out, &name);
+                self.any(schema, None, depth.saturating_add(1), out)?;
+            } else if self.direction == Direction::Request {
+                // Said to be no part of a request, so that one that has it is refused; what is not said may be there.
+                key(out, &name);
+                out.text.push_str(NEVER);
+            }
         }
         out.text.push('}');
         Ok(())
@@ -249,6 +255,9 @@ impl<'c, 'd> Converter<'c, 'd> {
         Ok(())
     }
 }
+
+/// What no value is.
+const NEVER: &str = "{\"not\":{}}";
 
 fn key(out: &mut Converted, name: &str) {
     // Only an object that was just opened ends so: what stands in strings ends with a quote.

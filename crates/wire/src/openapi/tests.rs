@@ -69,7 +69,10 @@ fn an_operation_becomes_a_tool_and_a_call_of_it_a_request() {
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["properties"]["orderId"], json!({ "type": "integer", "description": "Which order." }));
     assert_eq!(schema["required"], json!(["orderId", "body"]));
-    assert_eq!(schema["properties"]["body"]["properties"], json!({ "text": { "type": "string" } }), "what only answers have is not asked for");
+    let asked = json!({ "text": { "type": "string" }, "id": { "not": {} } });
+    assert_eq!(schema["properties"]["body"]["properties"], asked, "what only answers have is not asked for");
+    let given = json!({ "orderId": 7, "body": { "text": "hi", "id": 1 } });
+    assert!(request(&operation, &given).is_err(), "and is refused if it is given all the same");
     let arguments =
         json!({ "orderId": 7, "tag": ["a&b", "c d"], "fields": ["x", "y,z"], "X-Reason": "because, yes", "dry_run": true, "body": { "text": "hi" } });
     let request = request(&operation, &arguments).unwrap();

@@ -77,6 +77,11 @@ impl Form {
         if let Some(unused) = arguments.keys().find(|name| !used.contains(name)) {
             return Err(format!("the argument `{unused}` is nowhere in its words"));
         }
+        let negative = |name: &String| matches!(arguments.get(name), Some(ArgumentFile::Integer { min, .. }) if *min < 0);
+        let mut begins = words.iter().filter_map(|word| if let Some(Part::Argument(name)) = word.first() { Some(name) } else { None });
+        if let Some(name) = begins.find(|name| negative(name)) {
+            return Err(format!("`{{{name}}}` can be below zero: at the beginning of a word it would be an option of the program"));
+        }
         let program_is_fixed = words.first().is_some_and(|word| matches!(word.as_slice(), [Part::Text(program)] if is_program(program)));
         if !program_is_fixed {
             return Err("expected a program as the first word: a name or a path, without arguments in it".to_owned());
@@ -320,10 +325,14 @@ mod tests {
             json!({ "is": "path", "below": "/" }),
             json!({ "is": "path", "below": "/a/../b" }),
             json!({ "is": "integer", "min": 2, "max": 1 }),
+            json!({ "is": "integer", "min": -1, "max": 1 }),
         ] {
             let arguments = BTreeMap::from([("x".to_owned(), serde_json::from_value(argument.clone()).unwrap())]);
             assert!(Form::parse(&["a".to_owned(), "{x}".to_owned()], &arguments).is_err(), "{argument}");
         }
+        let below = BTreeMap::from([("x".to_owned(), serde_json::from_value(json!({ "is": "integer", "min": -5, "max": 5 })).unwrap())]);
+        let form = Form::parse(&["a".to_owned(), "--by={x}".to_owned()], &below).unwrap();
+        assert_eq!(form.fill(json!({ "x": -5 }).as_object().unwrap()).unwrap(), ["a", "--by=-5"], "behind a name it is no option");
         for argument in [json!({ "is": "word", "more": 1 }), json!({ "is": "anything" })] {
             assert!(serde_json::from_value::<ArgumentFile>(argument).is_err());
         }

@@ -341,7 +341,7 @@ impl<'a> End<'a> {
         let mut why = None;
         for door in &self.system.doors {
             match door.try_login(&self.account.name, secret).await {
-                Ok(_) => return Err(TargetError::new(TargetCode::Busy, Step::Verify, door.name(), "the login is still accepted")),
+                Ok(()) => return Err(TargetError::new(TargetCode::Busy, Step::Verify, door.name(), "the login is still accepted")),
                 Err(refusal) if is_refusal_of_the_role(&refusal) => self.saw(door, Step::Verify, &refusal.words()),
                 Err(refusal) if refusal.state.as_ref().is_some_and(|state| state.code().starts_with("28")) => {
                     // Such as no line for it in `pg_hba.conf`: it says nothing about the role.

@@ -159,7 +159,7 @@ async fn try_probe(system: &Postgresql, probe: &AccountName, findings: &mut Vec<
 async fn log_in(door: &Door, probe: &AccountName, secret: &crate::Secret) -> Result<super::session::Session, String> {
     let mut asks = 0;
     loop {
-        match door.try_login(probe, secret).await {
+        match door.log_in(probe, secret).await {
             Ok(session) => return Ok(session),
             Err(failure) if failure.is(&SqlState::INVALID_PASSWORD) && asks < 60 => asks += 1,
             Err(failure) => return Err(failure.words()),

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::sql::{Failure, Rows};
+use crate::sessions::postgresql::Tried;
 use super::tls::Tls;
 use crate::Secret;
 use crate::lease::{AccountName, Node, Step, TargetError};
@@ -80,10 +82,21 @@ impl Door {
         }
     }
 
-    /// Tries to log in as an account. What opens is closed at once.
-    pub(super) async fn try_login(&self, name: &AccountName, secret: &Secret) -> Result<Session, Failure> {
+    /// Logs in as an account, by whichever way the server asks for.
+    pub(super) async fn log_in(&self, name: &AccountName, secret: &Secret) -> Result<Session, Failure> {
         let turn = turn(&self.tries).await;
         Ok(Session { _turn: turn, ..open(&self.node, name.as_str(), secret, &self.database, "bailiwick verify", "").await? })
+    }
+
+    /// Tries to log in as an account that should not be let in. What opens all the same is closed at once.
+    pub(super) async fn try_login(&self, name: &AccountName, secret: &Secret) -> Result<(), Failure> {
+        let _turn = turn(&self.tries).await;
+        match crate::sessions::postgresql::try_login(&self.node, name.as_str(), secret, &self.database).await {
+            Tried::In => Ok(()),
+            Tried::Refused { code, message, routine } => Err(Failure { state: Some(SqlState::from_code(&code)), message, routine }),
+            // Roles of leases log in by SCRAM. A server that asks otherwise, or nothing at all, is asked by a client that knows each way.
+            Tried::Neither(_) => open(&self.node, name.as_str(), secret, &self.database, "bailiwick verify", "").await.map(drop),
+        }
     }
 }
 
