@@ -84,6 +84,7 @@ pub(crate) fn install(workspace: &Path) -> Result<Tools> {
         let wanted = format!("recipe {RECIPE}\n{}\n", piece.pins.join("\n"));
         let folder = tools.root.join(piece.folder);
         if folder.is_dir() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+    ensure_chromium()?;
             continue;
         }
         if !system_checked {
@@ -207,6 +208,21 @@ pub(crate) fn as_root(program: &str) -> Command {
 
 pub(crate) fn which(program: &str) -> bool {
     env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
+/// Pages are tried in a real browser.
+fn ensure_chromium() -> Result<()> {
+    if ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"].into_iter().any(which) {
+        return Ok(());
+    }
+    if !which("apt-get") {
+        bail!("Chromium is missing\nhint: install it, so that the pages can be tried in it");
+    }
+    writeln!(stdout(), "installing chromium with apt-get")?;
+    twice("chromium", || {
+        run(as_root("apt-get").args(["update", "-q"]))?;
+        run(as_root("apt-get").args(["install", "-q", "-y", "--no-install-recommends", "chromium"]))
+    })
+}
+
 }
 
 /// Networks fail; a second try is cheap and a third tells nothing new.

@@ -5,11 +5,13 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use bailiwick_core::{Digest, HoldId, TaskId, Timestamp};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::house::StartError;
 
 const NONCE: usize = 12;
+const STATE: &str = "bailiwick/state/v1";
 const LONGEST: usize = 64 * 1024;
 
 /// What is sealed.
@@ -83,8 +85,13 @@ impl StateSeal {
     /// Seals. `None` only if the cryptographic library fails.
     #[must_use]
     pub fn seal(&self, state: &State) -> Option<String> {
-        let mut bytes = serde_json::to_vec(state).ok()?;
-        let nonce = self.key.seal_in_place_append_tag(Aad::from(b"bailiwick/state/v1"), &mut bytes).ok()?;
+        self.seal_as(STATE, state)
+    }
+
+    /// Seals another thing, under a word of its own: what was sealed under one word never opens under another.
+    pub(crate) fn seal_as<T: Serialize>(&self, word: &'static str, what: &T) -> Option<String> {
+        let mut bytes = serde_json::to_vec(what).ok()?;
+        let nonce = self.key.seal_in_place_append_tag(Aad::from(word.as_bytes()), &mut bytes).ok()?;
         let mut out = nonce.as_ref().to_vec();
         out.append(&mut bytes);
         Some(URL_SAFE_NO_PAD.encode(out))
@@ -93,13 +100,18 @@ impl StateSeal {
     /// Unseals what a client gave back. `None`: it is not ours, or was changed.
     #[must_use]
     pub fn open(&self, text: &str) -> Option<State> {
+        self.open_as(STATE, text)
+    }
+
+    /// Unseals what was sealed under this word.
+    pub(crate) fn open_as<T: DeserializeOwned>(&self, word: &'static str, text: &str) -> Option<T> {
         if text.len() > LONGEST {
             return None;
         }
         let mut bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (nonce, sealed) = bytes.split_at_mut_checked(NONCE)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let plain = self.key.open_in_place(nonce, Aad::from(b"bailiwick/state/v1"), sealed).ok()?;
+        let plain = self.key.open_in_place(nonce, Aad::from(word.as_bytes()), sealed).ok()?;
         serde_json::from_slice(plain).ok()
     }
 }
@@ -123,5 +135,7 @@ mod tests {
         }
         assert!(seal.open("").is_none() && seal.open("AAAA").is_none());
         assert!(StateSeal::new(&[8; 32]).unwrap().open(&text).is_none());
+        let other = seal.seal_as("another word", &State::Async { hold: HoldId::new(at, [1; 10]), task: TaskId::new(at, [2; 10]) }).unwrap();
+        assert!(seal.open(&other).is_none() && seal.open_as::<State>("another word", &other).is_some());
     }
 }

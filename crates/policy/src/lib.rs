@@ -12,6 +12,7 @@
 extern crate self as bailiwick_policy;
 
 mod analysis;
+mod elsewhere;
 mod engine;
 mod explain;
 mod load;
@@ -20,6 +21,7 @@ mod schema;
 mod shape;
 mod world;
 
+pub use elsewhere::{Elsewhere, ElsewhereQuestion, Thing};
 pub use engine::{Engine, PolicyText};
 pub use explain::{Explained, Explanation, Matched};
 pub use load::{LoadError, Problem, Source, default_pack};

@@ -20,13 +20,14 @@ async def accept(message, response_type, params, context):
 async def main() -> None:
     url, tool, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     token = os.environ.get("MCP_TOKEN", "")
+    sign_in = bool(os.environ.get("MCP_SIGN_IN"))
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     report = {"client": "fastmcp", "era": None, "tools": [], "result_text": "", "is_error": True, "raised": False}
     begin = time.monotonic()
     try:
         client = Client(
             # The library takes the whole file of a host by itself.
-            json.load(open(url)) if os.path.isfile(url) else StreamableHttpTransport(url, headers=headers),
+            json.load(open(url)) if os.path.isfile(url) else StreamableHttpTransport(url, headers=headers, auth="oauth" if sign_in else None),
             mode=MODES[os.environ.get("MCP_ERA", "auto")],
             elicitation_handler=accept if os.environ.get("MCP_ELICIT") else None,
         )

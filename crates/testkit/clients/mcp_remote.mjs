@@ -13,8 +13,9 @@ await drive('mcp-remote', async url => {
     command: process.execPath,
     args: [bridge, url, '--allow-http', '--transport', 'http-only', ...authorization],
     env: { ...process.env, BRIDGE_AUTHORIZATION: `Bearer ${token}` },
-    stderr: process.env.MCP_DEBUG ? 'inherit' : 'ignore',
+    // Where a person must sign in, the bridge says so there.
+    stderr: process.env.MCP_DEBUG || process.env.MCP_SIGN_IN ? 'inherit' : 'ignore',
   });
-  await client.connect(transport);
+  await client.connect(transport, process.env.MCP_SIGN_IN ? { timeout: 240_000 } : undefined);
   return { client, era: () => null };
 });

@@ -89,6 +89,30 @@ impl Client {
         serde_json::from_str(line).with_context(|| format!("{self:?} said `{line}`"))
     }
 
+    /// The clients whose person can sign in by browser.
+    pub const INTERACTIVE: [Self; 3] = [Self::FastMcp, Self::McpRemote, Self::Inspector];
+
+    /// The command of one call without a token: the client has its person sign in. Where the person must go is written to `opened`, or
+    /// stands on standard error.
+    pub fn signing_in(self, call: &ClientCall<'_>, opened: &Path) -> Result<Command> {
+        let mut command = match self {
+            Self::Inspector => {
+                let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/inspector_sign_in.sh"));
+                command.args([call.url, call.tool, call.arguments]).env("MCP_TOOLS", tools()).env("MCP_ERA", "auto");
+                command
+            }
+            _ => self.command(&ClientCall { token: "", ..call.clone() }),
+        };
+        // What opens a browser on this machine: it writes down where it should go.
+        let browser = opened.with_extension("sh");
+        std::fs::write(&browser, format!("#!/bin/sh\necho \"$1\" >>'{}'\n", opened.display()))?;
+        std::fs::set_permissions(&browser, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let home = opened.with_extension("home");
+        std::fs::create_dir_all(&home)?;
+        command.env("BROWSER", &browser).env("HOME", &home).env("MCP_SIGN_IN", "1").env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY");
+        Ok(command)
+    }
+
     /// The command of one call, for tests that watch it while it runs. Its last line of output is a [`CallReport`].
     #[must_use]
     pub fn command(self, call: &ClientCall<'_>) -> Command {

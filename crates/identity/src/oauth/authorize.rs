@@ -17,9 +17,9 @@ use crate::token::{AGENT_SCOPE, TOOLS_SCOPE};
 /// The longest query of a request, in bytes.
 pub const QUERY_MAX: usize = 8 * 1024;
 /// The longest `client_id`, in bytes.
-pub const CLIENT_ID_MAX: usize = 3 * 1024;
+const CLIENT_ID_MAX: usize = 3 * 1024;
 /// The longest `state`, in bytes.
-pub const STATE_MAX: usize = 2 * 1024;
+const STATE_MAX: usize = 2 * 1024;
 const VERIFIER: std::ops::RangeInclusive<usize> = 43..=128;
 
 /// What a client asks of a person. It is told nothing, not even of an error, before its redirect URI was found to be its own.

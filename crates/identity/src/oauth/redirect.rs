@@ -5,7 +5,7 @@ use std::fmt;
 use url::{Position, Url};
 
 /// The longest redirect URI, in bytes.
-pub const REDIRECT_MAX: usize = 512;
+pub(super) const REDIRECT_MAX: usize = 512;
 /// Hosts of this very machine, as they stand in a URI.
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "[::1]", "localhost"];
 
