@@ -62,6 +62,9 @@ const PIECES: &[Piece] = &[
     // OAuth libraries of others, which ask our authorization server.
     Piece { folder: "oauth", pins: &["authlib==1.9.9", "requests==2.34.2"], install: Tools::install_venv },
     Piece { folder: "oauth_js", pins: &["oauth4webapi@3.8.8"], install: Tools::install_npm },
+    // Clients of the SPIFFE Workload API. The number of the Rust one goes up when its few lines change.
+    Piece { folder: "spiffe", pins: &["spiffe==0.3.2"], install: Tools::install_venv },
+    Piece { folder: "spiffe_rust", pins: &["spiffe 0.19.0, client 1"], install: Tools::install_spiffe_rust },
     Piece { folder: "verifiers", pins: verifiers::PINS, install: Tools::install_verifiers },
 ];
 
@@ -160,6 +163,14 @@ impl Tools {
             .args(pins))?;
         let archive = folder.join(format!("mcp-{MCP_PYTHON}.tar.gz"));
         run(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(folder))
+    }
+
+    /// Built apart from the workspace, with a lock file of its own: what it needs is no concern of the broker's.
+    fn install_spiffe_rust(&self, folder: &Path, _pins: &[&str]) -> Result<()> {
+        let workspace = self.root.ancestors().nth(2).context("the tools are below the workspace")?;
+        let manifest = workspace.join("crates/testkit/clients/spiffe_rust/Cargo.toml");
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        run(Command::new(cargo).args(["build", "--quiet", "--locked", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(folder))
     }
 
     fn install_npm(&self, folder: &Path, pins: &[&str]) -> Result<()> {

@@ -6,10 +6,11 @@ pub(crate) mod era;
 mod lines;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bailiwick_core::AgentName;
+use bailiwick_core::{AgentName, SpiffeId};
 use bailiwick_wire::json::Limits;
 use bailiwick_wire::mcp::{self, IdBuf, Message, Method, Notification, Request, code};
 use bailiwick_wire::sse;
@@ -27,7 +28,7 @@ use crate::cli::http::{Answer, ClientError};
 use crate::cli::key_files::AgentKey;
 use crate::cli::task::Wish;
 use crate::cli::{Failure, Place, warn};
-use credential::Credential;
+use credential::{Credential, Proof};
 use era::{Legacy, ToolHeaders};
 
 /// The broker ends every call in time; this is only for one that is stuck.
@@ -45,8 +46,11 @@ const MESSAGE_BYTES_MAX: usize = 17 << 20;
 #[derive(Debug, Args)]
 pub struct Connect {
     /// The agent; its key must be here.
-    #[arg(long, env = "BAILIWICK_AGENT")]
-    agent: AgentName,
+    #[arg(long, env = "BAILIWICK_AGENT", required_unless_present = "socket")]
+    agent: Option<AgentName>,
+    /// The broker's Unix socket (`[listen] unix`): no key is needed, because the process of this command is the agent by the broker's configuration.
+    #[arg(long, env = "BAILIWICK_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
     #[command(flatten)]
     wish: Wish,
 }
@@ -54,10 +58,21 @@ pub struct Connect {
 impl Connect {
     /// Bridges until standard input ends, standard output is closed, or a signal comes.
     pub(crate) async fn run(self, place: &Place) -> Result<(), Failure> {
-        let api = Arc::new(ApiClient::of(place)?);
-        let agent = AgentKey::load(&place.data_dir()?, &place.trust_domain()?, &self.agent)?;
+        let (api, proof) = match (&self.socket, &self.agent) {
+            (Some(socket), agent) => {
+                let named = agent.as_ref().map(|name| place.trust_domain().map(|domain| SpiffeId::agent(&domain, name))).transpose()?;
+                (ApiClient::at_socket(socket)?, Proof::Process(named))
+            }
+            (None, Some(agent)) => {
+                let api = ApiClient::of(place)?;
+                let key = AgentKey::load(&place.data_dir()?, &place.trust_domain()?, agent)?;
+                let proof = Proof::by_key(&api, key);
+                (api, proof)
+            }
+            (None, None) => return Err(Failure::new("neither an agent nor a socket is named", "give --agent or --socket")),
+        };
         let (out, mut written) = lines::writer(tokio::io::stdout());
-        let bridge = Arc::new(Bridge::new(api, agent, self.wish, out)?);
+        let bridge = Arc::new(Bridge::new(Arc::new(api), proof, self.wish, out)?);
         let input = lines::Reader::new(tokio::io::stdin());
         let ended = bridge.serve(input, &mut written, stopped()?).await;
         bridge.goodbye().await;
@@ -105,9 +120,9 @@ struct Running {
 }
 
 impl Bridge {
-    fn new(api: Arc<ApiClient>, agent: AgentKey, wish: Wish, out: mpsc::Sender<Bytes>) -> Result<Self, Failure> {
+    fn new(api: Arc<ApiClient>, proof: Proof, wish: Wish, out: mpsc::Sender<Bytes>) -> Result<Self, Failure> {
         let mcp = api.mcp().parse().map_err(|e: url::ParseError| Failure::new(e.to_string(), ""))?;
-        let credential = Credential::new(Arc::clone(&api), agent, wish);
+        let credential = Credential::new(Arc::clone(&api), proof, wish);
         Ok(Self {
             api,
             mcp,

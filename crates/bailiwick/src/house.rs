@@ -29,7 +29,7 @@ use crate::publish::Publication;
 use crate::registry::Registry;
 use crate::root_key::RootKeeper;
 use crate::shard::Pen;
-use crate::sign_in::SignIns;
+use crate::sign_in::{Directory, SignIns};
 use crate::state_seal::StateSeal;
 use crate::tasks::EndOwed;
 use crate::tokens::TokenCache;
@@ -203,12 +203,16 @@ pub struct House {
     pub verifier: Verifier,
     /// Tokens that were checked.
     pub tokens: TokenCache,
-    /// Public keys of agents and people.
-    pub keyring: Keyring,
     /// What is remembered of proofs of possession.
     pub possession: crate::authn::binding::Possession,
     /// Certificates of the listeners, and whose certificates of clients are believed.
     pub(crate) tls: crate::tls::Tls,
+    /// Public keys of agents and people.
+    pub keyring: Keyring,
+    /// Keys that came by enrolment.
+    pub enrolled: crate::enrol::Enrolled,
+    /// Those whose tokens are taken as proofs.
+    pub proofs: crate::proofs::Proofs,
     /// Who was seen from where.
     pub sightings: Mutex<Sightings>,
     /// Seals `requestState` and handles of held calls.
@@ -221,8 +225,20 @@ pub struct House {
     pub(crate) retaining: crate::retention::Retaining,
     /// Calls that wait for a client's answer to a question of their system.
     pub parking: crate::mcp::parked::Parking,
+    /// Other enforcement points, by the agents that they are.
+    pub(crate) points: BTreeMap<bailiwick_core::AgentName, crate::authzen::Point>,
+    /// What interactive clients were allowed, until they come for it.
+    pub(crate) consents: crate::consent::Consents,
+    /// The people in force.
+    pub directory: Directory,
     /// Codes and sessions of people at the web page.
     pub sign_ins: SignIns,
+    /// Sign-ins with the provider that are under way.
+    pub(crate) flows: crate::sign_in::Flows,
+    /// Security events that are taken and told.
+    pub(crate) events: crate::events::Events,
+    /// The OpenID provider.
+    pub(crate) provider: Option<Arc<crate::sign_in::OpenIdProvider>>,
     /// Running copies of agents.
     pub instances: crate::instances::Instances,
     /// What was told of agents that presented what they should not have.
@@ -241,6 +257,8 @@ pub struct House {
     pub refreshing: tokio::sync::Mutex<()>,
     /// Rings when the tools changed.
     pub tools_changed: watch::Sender<u64>,
+    /// The processes of this machine: who they are, and what is issued to them.
+    pub(crate) local: crate::spiffe::Local,
     sealer: Arc<Sealer>,
     pub(crate) texts: Arc<TextSealer>,
     pub(crate) record_key: RecordKey,
@@ -273,6 +291,7 @@ impl House {
         let mut keys = Keys::open(data_dir, &config.sealing)?;
         let pen = keys.pen()?;
         let sources = policy_sources(&config)?;
+        let points = crate::authzen::points(&config)?;
         let store = crate::shard::open(&mut keys, &pen, data_dir, bailiwick_store::Options::default())?;
         crate::shard::adopt(&mut keys, &store, &pen, data_dir).await?;
         let (clock, behind) = crate::soundness::no_earlier(clock, &store).await?;
@@ -287,18 +306,23 @@ impl House {
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         let base = config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{bound}"));
         let mut urls = Urls::new(&base, bound);
+        urls.add_mtls(config.mtls.as_ref().and_then(|m| m.public_url.clone()), mtls_bound);
         urls.hosts.extend(config.allowed_hosts.iter().cloned());
         // From here on connections wait for us: whoever finds the address finds us behind it.
         show_endpoint(data_dir, &urls)?;
-        let (engine, premature) = first_engine(&sources, &config, &store.pins().await?)?;
+        let directory = Directory::open(&config, &store, clock.now()).await?;
+        let (engine, premature) = first_engine(&sources, &config, &directory.people(), &store.pins().await?)?;
         let (issuer, verifier) = keys.issuer(&urls.base, &config.trust_domain)?;
         let sightings = Mutex::new(Sightings::new(config.tasks.token_ttl.saturating_add(bailiwick_identity::token::SKEW)));
         let keyring = Keyring::load(data_dir, &config)?;
+        let proofs = crate::proofs::Proofs::new(&config.issuers, &urls)?;
         let record_key = keys.record_key();
         let federation = crate::federation::Federation::open(data_dir, keys.sealer(), &urls.base)?;
         let state_seal = StateSeal::new(keys.state_key())?;
         let root_key = RootKeeper::new(keys.held());
         let sealer = Arc::new(keys.into_sealer());
+        let local = crate::spiffe::Local::open(&config, data_dir, &sealer, clock.now())?;
+        let possession = crate::authn::binding::Possession::new(&*clock, &urls.mcp, &urls.token);
         let (leases, happened) = Leases::new(store.clone(), Arc::clone(&sealer) as _, Arc::clone(&clock));
         let house = Arc::new(Self {
             leases,
@@ -311,7 +335,6 @@ impl House {
             publication,
             payloads,
             texts,
-        urls.add_mtls(config.mtls.as_ref().and_then(|m| m.public_url.clone()), mtls_bound);
             engine: ArcSwap::from_pointee(engine),
             registry: ArcSwap::default(),
             live: LiveTasks::default(),
@@ -320,16 +343,24 @@ impl House {
             issuer,
             verifier,
             tokens: TokenCache::default(),
+            possession,
+            tls,
             keyring,
+            enrolled: crate::enrol::Enrolled::default(),
+            proofs,
             sightings,
             state_seal,
             sessions: Sessions::default(),
             paces: crate::paces::Paces::default(),
             retaining: crate::retention::Retaining::default(),
-        let local = crate::spiffe::Local::open(&config, data_dir, &sealer, clock.now())?;
-        let possession = crate::authn::binding::Possession::new(&*clock, &urls.mcp, &urls.token);
             parking: crate::mcp::parked::Parking::default(),
-            sign_ins: SignIns::default(),
+            points,
+            consents: crate::consent::Consents::default(),
+            directory,
+            sign_ins: SignIns::new(config.sign_in.session_max, config.sign_in.idle_max),
+            flows: crate::sign_in::Flows::default(),
+            events: crate::events::Events::new(&config.events),
+            provider: config.sign_in.provider.clone().map(|provider| Arc::new(crate::sign_in::OpenIdProvider::new(provider))),
             instances: crate::instances::Instances::default(),
             splices: crate::delegation::Splices::default(),
             workers: TaskTracker::new(),
@@ -339,6 +370,7 @@ impl House {
             exports: crate::export::Exports::default(),
             refreshing: tokio::sync::Mutex::default(),
             tools_changed: watch::Sender::new(0),
+            local,
             record_key,
             sealer,
             root_key,
@@ -350,8 +382,6 @@ impl House {
         house.start_exports().await?;
         house.start_systems().await?;
         house.leases.recover(house.pen.stopped().is_none(), |task| house.live.find(task).map(|live| Arc::clone(&live.task))).await?;
-            possession,
-            tls,
         let stopped = house.pen.stopped().is_some();
         if premature && !stopped {
             house.judge_policies_late().await?;
@@ -361,8 +391,12 @@ impl House {
             let revision = house.revision();
             house.append(&entry::House { what: "started", name: Some(env!("CARGO_PKG_VERSION")), digest: Some(&revision) }).await?;
         }
+        house.start_events().await?;
         house.start_workers();
+        house.start_proofs().await?;
+        house.start_tls();
         house.resume_root();
+        house.start_local();
         house.start_leases(happened);
         house.start_soundness(behind);
         house.start_publication();
@@ -393,6 +427,8 @@ impl House {
             self.finish_pruning().await?;
         }
         self.recover_revoked_tokens().await?;
+        self.recover_ended_copies().await?;
+        self.recover_enrolled().await?;
         let filter = bailiwick_store::TaskFilter { state: Some("open"), limit: usize::MAX, ..Default::default() };
         let mut rows = self.store.tasks(filter).await?;
         // What a task is a part of comes before it.
@@ -459,7 +495,7 @@ impl House {
     pub fn approvers_of(&self, task: &Task) -> Vec<PersonName> {
         let own = self.config.owner_may_approve;
         // Whoever answers for an agent that gave the work on asks too, however many hops lie between.
-        let may = |name: &PersonName| task.chain.iter().all(|hop| self.person(name.as_str()).is_some_and(|p| bailiwick_core::hold::footing(p, &hop.owner, &task.subject, own).is_ok()));
+        let may = |name: &PersonName| task.chain.iter().all(|hop| self.person(name.as_str()).is_some_and(|p| bailiwick_core::hold::footing(&p, &hop.owner, &task.subject, own).is_ok()));
         let mut approvers = self.approvers(&task.owner, &task.subject);
         approvers.retain(may);
         approvers
@@ -470,19 +506,13 @@ impl House {
     pub fn approvers(&self, owner: &PersonName, subject: &PersonName) -> Vec<PersonName> {
         let own = self.config.owner_may_approve;
         let may = |p: &&Person| bailiwick_core::hold::footing(p, owner, subject, own).is_ok();
-        self.config.people.values().filter(may).map(|p| p.name.clone()).collect()
+        self.directory.people().values().filter(may).map(|p| p.name.clone()).collect()
     }
 
     /// A registered agent.
     #[must_use]
     pub fn agent(&self, name: &str) -> Option<&Agent> {
         self.config.agents.get(name).map(|e| &e.agent)
-    }
-
-    /// A person.
-    #[must_use]
-    pub fn person(&self, name: &str) -> Option<&Person> {
-        self.config.people.get(name)
     }
 
     /// Records that something happened that should not have.
@@ -516,7 +546,7 @@ impl House {
         // One at a time: what was read first must not be put in force last.
         let _alone = self.refreshing.lock().await;
         let pins = self.with_builtin(self.store.pins().await.map_err(|e| e.to_string())?);
-        let engine = engine_over(&self.sources, &self.config, &pins)?;
+        let engine = engine_over(&self.sources, &self.config, &self.directory.people(), &pins)?;
         let before = self.engine.load_full();
         let after = bailiwick_core::Policy::revision(&engine);
         if bailiwick_core::Policy::revision(&*before) == after {
@@ -536,6 +566,7 @@ impl House {
 
     /// Sees an identity from a place; two places at once are an incident.
     pub async fn sighted(&self, agent: &Agent, used: bailiwick_identity::sightings::Used, place: bailiwick_identity::Place, now: Timestamp) {
+        self.instances.see(&agent.name, place.instance, place.address, now);
         let seen = self.sightings.lock().unwrap_or_else(PoisonError::into_inner).see(&agent.name, used, place, now);
         if let Some(two) = seen {
             self.incident("two_places", Some(agent), None, &two.to_string()).await;
@@ -562,17 +593,20 @@ impl House {
 /// How long systems that were never listed are waited for before the policies are judged.
 const FIRST_LISTS: Duration = Duration::from_secs(20);
 
+/// The people in force, by name.
+type People = BTreeMap<PersonName, Person>;
+
 /// The engine over the tools that are known. On an installation whose systems were never listed, policies about their arguments
 /// cannot be judged yet: then an engine that permits nothing, and true.
-fn first_engine(sources: &[Source], config: &Config, pins: &[Pin]) -> Result<(Engine, bool), StartError> {
-    match engine_over(sources, config, pins) {
+fn first_engine(sources: &[Source], config: &Config, people: &People, pins: &[Pin]) -> Result<(Engine, bool), StartError> {
+    match engine_over(sources, config, people, pins) {
         Ok(engine) => Ok((engine, false)),
         Err(report) => {
             let unlisted = config.systems.keys().any(|name| pins.iter().all(|p| p.system != *name));
             if !unlisted {
                 return Err(StartError::Policy(report));
             }
-            Engine::new(&[], world(config, known_tools(config, pins, false))).map(|engine| (engine, true)).map_err(|e| StartError::Policy(e.render()))
+            Engine::new(&[], world(config, people, known_tools(config, pins, false))).map(|engine| (engine, true)).map_err(|e| StartError::Policy(e.render()))
         }
     }
 }
@@ -605,9 +639,9 @@ pub(crate) fn policy_sources(config: &Config) -> Result<Vec<Source>, StartError>
 ///
 /// # Errors
 /// The whole report.
-pub(crate) fn engine_over(sources: &[Source], config: &Config, pins: &[Pin]) -> Result<Engine, String> {
-    Engine::new(sources, world(config, known_tools(config, pins, false))).or_else(|report| {
-        let with_unreviewed = world(config, known_tools(config, pins, true));
+pub(crate) fn engine_over(sources: &[Source], config: &Config, people: &People, pins: &[Pin]) -> Result<Engine, String> {
+    Engine::new(sources, world(config, people, known_tools(config, pins, false))).or_else(|report| {
+        let with_unreviewed = world(config, people, known_tools(config, pins, true));
         Engine::new(sources, with_unreviewed).map_err(|_| report.render())
     })
 }
@@ -642,6 +676,6 @@ fn known_tools(config: &Config, pins: &[Pin], unreviewed: bool) -> Vec<ToolShape
     tools.into_values().collect()
 }
 
-fn world(config: &Config, tools: Vec<ToolShape>) -> World {
-    World { agents: config.agents.values().map(|e| e.agent.clone()).collect(), people: config.people.values().cloned().collect(), tools }
+fn world(config: &Config, people: &People, tools: Vec<ToolShape>) -> World {
+    World { agents: config.agents.values().map(|e| e.agent.clone()).collect(), people: people.values().cloned().collect(), tools }
 }

@@ -17,6 +17,7 @@ mod record;
 mod registry;
 mod root_key;
 mod routes;
+mod spiffe_bundle;
 mod tasks;
 mod trace;
 mod web;
@@ -132,6 +133,7 @@ fn all() -> Routes {
         .add(oauth::__path_resource_of_mcp, oauth::resource_of_mcp)
         .add(oauth::__path_resource_of_system, oauth::resource_of_system)
         .add(oauth::__path_jwks, oauth::jwks)
+        .add(spiffe_bundle::__path_bundle, spiffe_bundle::bundle)
         .add(federation::__path_discovery, federation::discovery)
         .add(federation::__path_keys, federation::keys)
         .add(tasks::__path_open, tasks::open)

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bailiwick_core::{AssertionId, Clock as _, InstanceId, TaskId};
+use bailiwick_core::{AssertionId, Clock as _, InstanceId, SpiffeId, TaskId};
 use bailiwick_identity::{assertion, person};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -105,6 +105,14 @@ impl ApiClient {
         }
     }
 
+    /// A client of the broker that listens on this Unix socket.
+    ///
+    /// # Errors
+    /// If no client can be made.
+    pub fn at_socket(path: &Path) -> Result<Self, Failure> {
+        Ok(Self { http: Http::at_socket(path)?, base: base_url("http://localhost")?, clock: SystemClock::start() })
+    }
+
     /// The broker's URL without a trailing slash: the OAuth issuer.
     pub(crate) fn url(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
@@ -166,6 +174,18 @@ impl ApiClient {
             ("client_assertion", signed),
             ("resource", self.mcp()),
         ];
+        form.push(task.map_or(("scope", "agent".to_owned()), |task| ("task_id", task.to_string())));
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        let body = Bytes::from(url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish());
+        self.read(self.whole(Method::POST, "/oauth/token", headers, body).await?)
+    }
+
+    /// Gets a token of the agent that this process is, at the broker's Unix socket; with `task` a new token of that open task. With `client` it must be
+    /// that agent.
+    pub(crate) async fn token_by_process(&self, client: Option<&SpiffeId>, task: Option<TaskId>) -> Result<Token, ClientError> {
+        let mut form = vec![("grant_type", "client_credentials".to_owned())];
+        form.extend(client.map(|id| ("client_id", id.to_string())));
         form.push(task.map_or(("scope", "agent".to_owned()), |task| ("task_id", task.to_string())));
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));

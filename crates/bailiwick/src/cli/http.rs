@@ -1,5 +1,6 @@
 //! A small HTTP/1.1 client: one request per connection, TLS but to loopback, with limits on time and size.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use url::{Host, Url};
 
@@ -99,6 +100,8 @@ impl From<ClientError> for Failure {
 #[derive(Clone)]
 pub(crate) struct Http {
     tls: tokio_rustls::TlsConnector,
+    /// The broker's Unix socket, to which everything goes instead.
+    socket: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Http {
@@ -153,7 +156,12 @@ impl Http {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.map_err(|e| ClientError::Url(e.to_string()))?.with_root_certificates(roots).with_no_client_auth();
-        Ok(Self { tls: Arc::new(config).into() })
+        Ok(Self { tls: Arc::new(config).into(), socket: None })
+    }
+
+    /// A client of the broker that listens on this Unix socket, whatever host a URL has.
+    pub(crate) fn at_socket(path: &Path) -> Result<Self, ClientError> {
+        Ok(Self { socket: Some(path.to_path_buf()), ..Self::new()? })
     }
 
     /// Sends a request and gives the answer when its head is there. Dropping the future closes the connection.
@@ -181,6 +189,13 @@ impl Http {
 
     async fn connect(&self, url: &Url) -> Result<Box<dyn Io>, ClientError> {
         let from = place(url);
+        if let Some(path) = &self.socket {
+            let stream = UnixStream::connect(path).await.map_err(|e| match e.kind() {
+                std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => ClientError::Down(path.display().to_string()),
+                _ => ClientError::Connection(path.display().to_string(), e.to_string()),
+            })?;
+            return Ok(Box::new(stream));
+        }
         let port = url.port_or_known_default().unwrap_or(443);
         let stream = match url.host() {
             Some(Host::Domain(name)) => TcpStream::connect((name, port)).await,

@@ -7,6 +7,7 @@ mod export;
 mod ledger;
 mod retention;
 mod sealing;
+mod spiffe;
 mod starter;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ pub use export::{ExportEntry, ExportFormat, ExportFrom, ExportSink, HttpBody, Li
 pub use ledger::{LedgerConfig, WITNESSES_MAX, WitnessEntry};
 pub use retention::Retention;
 pub use sealing::{PinPlace, Sealing, TokenPlace};
+pub use spiffe::{LocalRule, OpenTo, SpiffeIssuer};
 pub(crate) use starter::shop_system;
 pub use starter::{STARTER, default_for_one_person};
 
@@ -76,6 +78,9 @@ struct File {
     /// Where the root key comes from, under which everything is sealed.
     #[serde(default)]
     sealing: sealing::SealingFile,
+    /// Bailiwick as the SPIFFE issuer of its trust domain.
+    #[serde(default)]
+    spiffe: spiffe::SpiffeFile,
     /// Where entries of the ledger go besides the ledger: one `[[export]]` for each place.
     #[serde(default)]
     #[schemars(with = "Vec<export::ExportFile>")]
@@ -101,11 +106,24 @@ struct ListenFile {
     allowed_origins: Vec<String>,
     /// `Host` values that clients may use, beside the address and the public URL's own; each is allowed as an origin too.
     allowed_hosts: Vec<String>,
+    /// A Unix socket beside the address, for agents on this machine. Whoever connects from a process that is an agent
+    /// (`[[agents.NAME.local]]`) proves the agent by that alone. Relative to this file.
+    #[schemars(with = "Option<String>")]
+    unix: Option<Spanned<PathBuf>>,
+    /// Who may connect to it: `owner`, `group` or `everyone` on this machine. Default `owner`.
+    unix_open_to: OpenTo,
 }
 
 impl Default for ListenFile {
     fn default() -> Self {
-        Self { address: Spanned::new(0..0, "127.0.0.1:8200".to_owned()), public_url: None, allowed_origins: Vec::new(), allowed_hosts: Vec::new() }
+        Self {
+            address: Spanned::new(0..0, "127.0.0.1:8200".to_owned()),
+            public_url: None,
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            unix: None,
+            unix_open_to: OpenTo::Owner,
+        }
     }
 }
 
@@ -207,6 +225,10 @@ struct AgentFile {
     /// False suspends it.
     #[serde(default = "yes")]
     enabled: bool,
+    /// The processes of this machine that are this agent, at the broker's Unix sockets. Empty means none.
+    #[serde(default)]
+    #[schemars(with = "Vec<spiffe::LocalFile>")]
+    local: Vec<Spanned<spiffe::LocalFile>>,
 }
 
 const fn yes() -> bool {
@@ -360,6 +382,10 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// Further allowed `Host` values.
     pub allowed_hosts: Vec<String>,
+    /// A Unix socket beside the address, and who may connect to it.
+    pub unix: Option<(PathBuf, OpenTo)>,
+    /// What is issued as SVIDs; none without.
+    pub spiffe: Option<SpiffeIssuer>,
     /// Directory of Cedar files; `None`: the built-in pack.
     pub policy_directory: Option<PathBuf>,
     /// May an agent's owner, or the person on whose behalf a task is done, approve its held calls? Each is marked in the record.
@@ -412,6 +438,8 @@ pub struct AgentEntry {
     pub agent: Agent,
     /// The tools that it may ask for.
     pub tools: Vec<ToolPattern>,
+    /// The processes of this machine that are it.
+    pub local: Vec<LocalRule>,
     /// To whom it may give a part of its tasks.
     pub delegates_to: Vec<Delegate>,
     /// Its components.
@@ -604,6 +632,10 @@ impl Config {
         if let Some(what) = components::unknown_delegate(&agents) {
             return Err(fault(0..0, what, "register it, or leave it out of `delegates_to`"));
         }
+        spiffe::distinct(agents.values().map(|e: &AgentEntry| (&e.agent.name, e.local.as_slice()))).map_err(|(what, hint)| fault(0..0, what, hint))?;
+        let unix = file.listen.unix.as_ref().map(|given| spiffe::socket_path(given, base)).transpose();
+        let unix = unix.map_err(|(span, what, hint)| fault(span, what, hint))?.map(|path| (path, file.listen.unix_open_to));
+        let spiffe = spiffe::issuer(file.spiffe, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
         let mut systems = BTreeMap::new();
         for (system_name, given) in file.systems {
             let span = given.span();
@@ -645,6 +677,8 @@ impl Config {
             public_url,
             allowed_origins: file.listen.allowed_origins,
             allowed_hosts: file.listen.allowed_hosts,
+            unix,
+            spiffe,
             policy_directory,
             owner_may_approve: file.approvals.owner_may_approve,
             hold_ttl: minutes(file.approvals.expires_minutes.clamp(1, 7 * 24 * 60)),
@@ -692,6 +726,7 @@ fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person
         let parsed = ToolPattern::parse(pattern.get_ref()).map_err(|what| (pattern.span(), what, "a star covers a whole system or everything"))?;
         tools.push(parsed);
     }
+    let local = spiffe::local(&name, given.local)?;
     let spiffe_id = SpiffeId::agent(domain, &name);
     let agent = Agent {
         name,
@@ -706,6 +741,7 @@ fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person
     Ok(AgentEntry {
         agent,
         tools,
+        local,
         delegates_to: components::delegates(given.delegates_to)?,
         components: components::components(given.components)?,
         undivided: given.undivided,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bailiwick_core::{Clock as _, InstanceId, TaskId};
+use bailiwick_core::{Clock as _, InstanceId, SpiffeId, TaskId};
 use bailiwick_wire::mcp::{Meta, Params};
 use bailiwick_wire::{Raw, render};
 use http::StatusCode;
@@ -17,11 +17,40 @@ use crate::cli::task::Wish;
 use crate::cli::warn;
 use crate::clock::random;
 
-/// The right of one bridge to act: an agent's key, and the one task that it opens.
+/// How a bridge proves which agent it is.
+pub(super) enum Proof {
+    /// By the agent's key, for a running copy of its own.
+    Key(AgentKey, InstanceId),
+    /// By being its process, at the broker's Unix socket; the agent, if one was named.
+    Process(Option<SpiffeId>),
+}
+
+impl Proof {
+    /// By this key, as a new running copy.
+    pub(super) fn by_key(api: &ApiClient, key: AgentKey) -> Self {
+        Self::Key(key, InstanceId::new(api.clock().now(), random()))
+    }
+
+    async fn token(&self, api: &ApiClient, model: Option<&str>, task: Option<TaskId>) -> Result<Token, ClientError> {
+        match self {
+            Self::Key(key, instance) => api.token(key, *instance, model, task).await,
+            Self::Process(client) => api.token_by_process(client.as_ref(), task).await,
+        }
+    }
+
+    /// The agent, as far as it is known here.
+    fn words(&self) -> &str {
+        match self {
+            Self::Key(AgentKey { spiffe_id, .. }, _) | Self::Process(Some(spiffe_id)) => spiffe_id.as_str(),
+            Self::Process(None) => "the agent of this process",
+        }
+    }
+}
+
+/// The right of one bridge to act: what proves its agent, and the one task that it opens.
 pub(super) struct Credential {
     api: Arc<ApiClient>,
-    agent: AgentKey,
-    instance: InstanceId,
+    proof: Proof,
     wish: Wish,
     host: OnceLock<String>,
     held: Mutex<Option<Held>>,
@@ -44,9 +73,8 @@ impl Held {
 }
 
 impl Credential {
-    pub(super) fn new(api: Arc<ApiClient>, agent: AgentKey, wish: Wish) -> Self {
-        let instance = InstanceId::new(api.clock().now(), random());
-        Self { api, agent, instance, wish, host: OnceLock::new(), held: Mutex::default() }
+    pub(super) fn new(api: Arc<ApiClient>, proof: Proof, wish: Wish) -> Self {
+        Self { api, proof, wish, host: OnceLock::new(), held: Mutex::default() }
     }
 
     /// Notes what the host says it is, for the task's purpose.
@@ -88,7 +116,7 @@ impl Credential {
 
     /// A task that has ended is not opened anew: somebody may have ended it on purpose.
     async fn renew(&self, held: &mut Option<Held>, task: TaskId) -> Result<Arc<Token>, ClientError> {
-        let token = self.api.token(&self.agent, self.instance, self.wish.model(), Some(task)).await;
+        let token = self.proof.token(&self.api, self.wish.model(), Some(task)).await;
         let token = token.map_err(|error| match error {
             ClientError::Problem { status, code, detail, .. } if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
                 ClientError::Problem { status, code, detail, hint: "if the task has ended, start this connection anew to open another".to_owned() }
@@ -103,10 +131,10 @@ impl Credential {
 
     async fn open(&self, held: &mut Option<Held>) -> Result<Arc<Token>, ClientError> {
         let purpose = format!("session of {}", self.host.get().map_or("an MCP host", String::as_str));
-        let agent = self.api.token(&self.agent, self.instance, self.wish.model(), None).await?;
+        let agent = self.proof.token(&self.api, self.wish.model(), None).await?;
         let opened = self.api.open_task(&agent, &self.wish.document(&purpose)).await?;
         let task = opened.id()?;
-        warn(format_args!("bailiwick connect: {} works in {task} at {}", self.agent.spiffe_id, self.api.url()));
+        warn(format_args!("bailiwick connect: {} works in {task} at {}", self.proof.words(), self.api.url()));
         let opened = Held::new(task, opened.token);
         let token = Arc::clone(&opened.token);
         *held = Some(opened);
@@ -119,7 +147,7 @@ impl Credential {
         let token = if Instant::now() < held.ends {
             held.token
         } else {
-            Arc::new(self.api.token(&self.agent, self.instance, self.wish.model(), None).await?)
+            Arc::new(self.proof.token(&self.api, self.wish.model(), None).await?)
         };
         match self.api.complete(&token, held.task).await {
             Err(error) if !error.status().is_some_and(|s| s.is_client_error()) => Err(error),

@@ -70,6 +70,8 @@ mod running;
 #[cfg(test)]
 mod shards;
 #[cfg(test)]
+mod spiffe;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod third_party;

@@ -43,6 +43,7 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("get", "/.well-known/oauth-protected-resource/mcp", Public, None),
         ("get", "/.well-known/oauth-protected-resource/mcp/s/{system}", Public, None),
         ("get", "/.well-known/jwks.json", Public, None),
+        ("get", "/.well-known/spiffe-bundle", Public, None),
         ("get", "/federation/.well-known/openid-configuration", Public, None),
         ("get", "/federation/jwks.json", Public, None),
         ("post", "/v1/tasks", Agent, Some(json!({ "purpose": "x" }))),

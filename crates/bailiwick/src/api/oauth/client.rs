@@ -11,6 +11,7 @@ use super::super::asker::Api;
 use super::STORE_DOWN;
 use crate::authn::Presented;
 use crate::house::House;
+use crate::spiffe::LocalProcess;
 
 /// An agent that proved itself.
 #[derive(Debug)]
@@ -34,6 +35,10 @@ impl Api {
     /// The agent behind a request, whatever way it proves itself.
     pub(super) async fn client(&self, proof: &ClientProof, presented: &Presented<'_>) -> Result<Client, OauthError> {
         match proof {
+            ClientProof::Nothing { client_id } if presented.parts.extensions.get::<LocalProcess>().is_some() => {
+                let process = presented.parts.extensions.get::<LocalProcess>().ok_or(NOTHING)?;
+                self.by_process(process, client_id.as_deref()).await
+            }
             ClientProof::Assertion { assertion, client_id } => self.by_assertion(assertion, client_id.as_deref(), presented).await,
             _ => Err(NOTHING),
         }

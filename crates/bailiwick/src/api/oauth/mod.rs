@@ -4,6 +4,7 @@ mod about;
 mod client;
 mod client_credentials;
 mod exchange;
+mod local;
 mod metadata;
 mod token;
 
