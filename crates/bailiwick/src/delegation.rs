@@ -283,7 +283,7 @@ impl House {
             opened_at: now,
             expires_at: part.expires_at,
         };
-        Ok(self.begin(task, Some(Arc::clone(whole)), narrowed, now).await?)
+        Ok(self.begin(task, Some(Arc::clone(whole)), narrowed, None, now).await?)
     }
 
     /// Does whoever does the task delegate to the taker, and may the taker stand at the end of the chain?
@@ -376,14 +376,8 @@ impl Asks<'_> {
         let mut approvers = self.house.approvers_of(self.whole);
         let own = self.house.approvers(&self.agent.owner, &self.whole.subject);
         approvers.retain(|person| own.contains(person));
-        let question = TaskQuestion {
-            agent: self.agent,
-            subject: &self.whole.subject,
-            purpose: self.purpose,
-            tool: name,
-            approvers: &approvers,
-            now: self.now,
-        };
+        let question =
+            TaskQuestion { agent: self.agent, subject: &self.whole.subject, purpose: self.purpose, tool: name, approvers: &approvers, now: self.now };
         self.house.ever(&self.house.engine.load(), question, tool)
     }
 }
@@ -429,7 +423,8 @@ mod tests {
             ProofError::Lifetime,
             ProofError::Claim("x"),
         ];
-        let all: Vec<Splice> = chain.map(Splice::Chain).into_iter().chain(own).chain(proofs.map(Splice::Token)).chain([Splice::NotDelegated(name)]).collect();
+        let all: Vec<Splice> =
+            chain.map(Splice::Chain).into_iter().chain(own).chain(proofs.map(Splice::Token)).chain([Splice::NotDelegated(name)]).collect();
         let slugs: std::collections::BTreeSet<&str> = all.iter().map(Splice::slug).collect();
         assert_eq!(slugs.len(), all.len(), "{slugs:?}");
         assert!(Splice::Token(ProofError::Signature).is_incident() && !Splice::Token(ProofError::Expired).is_incident());

@@ -237,6 +237,7 @@ mod tests {
                 model_attested: None,
                 component: None,
                 undivided: false,
+                held_by: None,
                 chain: Vec::new(),
                 grant: Grant::default(),
                 budget: Budget { calls: 9, calls_per_minute },

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bailiwick_core::{
-    Agent, AgentName, Budget, Constraint, EndReason, ErrorCode, Grant, InstanceId, PersonName, Task, TaskId, TaskState, Timestamp, ToolGrant,
+    Agent, AgentName, Budget, Constraint, EndReason, ErrorCode, Grant, HeldBy, InstanceId, PersonName, Task, TaskId, TaskState, Timestamp, ToolGrant,
 };
 use bailiwick_identity::Confirmation;
 use bailiwick_identity::token::{Acting, Issued, Purpose, Statement};
@@ -39,6 +39,14 @@ pub struct TaskRequest {
     pub model: Option<String>,
     /// How much it may do.
     pub budget: Option<AskedBudget>,
+    /// The consent by which a person opens it for a client. Nobody can send one.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub consent: Option<crate::consent::Consent>,
+    /// What its tokens are to be bound to. Nobody can send it: it is what the token is bound to with which the task is opened.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub held_by: Option<HeldBy>,
 }
 
 /// A tool, by name or pattern, with bounds on its arguments.
@@ -166,6 +174,17 @@ impl From<StoreError> for TaskRefused {
     }
 }
 
+/// For whom a task is opened: whoever was asked for, or the agent's owner. An agent that may act for one person only acts for no other.
+fn subject_of(agent: &Agent, acting: &Acting, asked: Option<&PersonName>) -> Result<PersonName, TaskRefused> {
+    match (&acting.on_behalf_of, asked) {
+        (Some(person), Some(asked)) if person != asked => {
+            Err(TaskRefused::new(ErrorCode::PolicyDenied, format!("the token lets the agent act for `{person}` only")))
+        }
+        (Some(person), _) => Ok(person.clone()),
+        (None, asked) => Ok(asked.unwrap_or(&agent.owner).clone()),
+    }
+}
+
 /// How long a task waits to be opened while systems that it asks for are starting.
 const FIRST_LISTS: Duration = Duration::from_secs(15);
 const PURPOSE_MAX: usize = 500;
@@ -181,6 +200,9 @@ impl House {
     pub fn in_service(&self, agent: &Agent, now: Timestamp) -> Result<(), String> {
         if !agent.enabled {
             return Err(format!("agent `{}` is suspended", agent.name));
+        }
+        if self.person(agent.owner.as_str()).is_none() {
+            return Err(format!("agent `{}` is suspended: its owner `{}` is disabled", agent.name, agent.owner));
         }
         if now > agent.review_by {
             return Err(format!(
@@ -231,8 +253,8 @@ impl House {
         let reach = self.askable(entry, acting)?;
         self.in_service(agent, now).map_err(|why| TaskRefused::new(ErrorCode::PolicyDenied, why))?;
         check_purpose(&asked.purpose)?;
-        let subject = asked.on_behalf_of.clone().unwrap_or_else(|| agent.owner.clone());
-        if !self.config.people.contains_key(&subject) {
+        let subject = subject_of(agent, acting, asked.on_behalf_of.as_ref())?;
+        if self.person(subject.as_str()).is_none() {
             return Err(TaskRefused::invalid(format!("there is no person `{subject}`")));
         }
         check_model(agent, acting, asked.model.as_deref())?;
@@ -258,6 +280,7 @@ impl House {
             component: acting.component.clone(),
             undivided: acting.component.is_none() && entry.is_bundle(),
             chain: Vec::new(),
+            held_by: asked.held_by,
             grant,
             budget: Budget {
                 calls: budget.calls.unwrap_or(limits.calls_max).min(limits.calls_max),
@@ -266,7 +289,7 @@ impl House {
             opened_at: now,
             expires_at: now.plus(ttl),
         };
-        self.begin(task, None, narrowed, now).await
+        self.begin(task, None, narrowed, asked.consent.as_ref(), now).await
     }
 
     /// Puts a task on record, as a part of another or not.
@@ -275,9 +298,11 @@ impl House {
         task: Task,
         parent: Option<Arc<LiveTask>>,
         narrowed: Vec<Narrowed>,
+        consent: Option<&crate::consent::Consent>,
         now: Timestamp,
     ) -> Result<OpenedTask, TaskRefused> {
-        let body = entry::encode(now, &entry::TaskOpened { task: task.id, opened: &task, narrowed: &narrowed, revision: &self.revision() });
+        let opened = entry::TaskOpened { task: task.id, opened: &task, narrowed: &narrowed, revision: &self.revision(), consent };
+        let body = entry::encode(now, &opened);
         // Known before it is durable: if whoever asks goes away in between, it still ends when its time is over. Until the answer
         // nobody has its id, and no call of it passes the fence.
         let (salt, sealed) = self.new_salt(task.id).map_err(|error| {
@@ -437,10 +462,13 @@ impl House {
     pub fn task_token(&self, live: &LiveTask, confirmation: Option<Confirmation>) -> Result<Issued, ErrorCode> {
         let now = self.clock.now();
         let task = &live.task;
+        if !self.may_hold(task, confirmation.as_ref()) {
+            return Err(ErrorCode::BindingRequired);
+        }
         let statement = Statement {
             agent: task.agent.clone(),
             instance: task.instance,
-            acting: Acting { component: task.component.clone(), model: task.model_attested.clone() },
+            acting: Acting { component: task.component.clone(), model: task.model_attested.clone(), on_behalf_of: None },
             purpose: Purpose::Task { task: task.id, subject: task.subject.clone(), actors: task.actors() },
             scope: bailiwick_identity::oauth::Scope::tools(),
             audience: self.urls.mcp.clone(),

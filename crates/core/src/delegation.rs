@@ -314,7 +314,8 @@ mod tests {
             any::<bool>().prop_map(Scalar::Bool),
             (-6i64..6).prop_map(Scalar::Integer),
             prop_oneof![Just(-0.0), Just(0.5), Just(3.0), Just(f64::NAN), Just(f64::INFINITY)].prop_map(Scalar::Number),
-            prop_oneof![Just("x"), Just("/a"), Just("/a/b"), Just("/a/b/c"), Just("/ab"), Just("/a/../b"), Just("/")].prop_map(|t| Scalar::Text(t.to_owned())),
+            prop_oneof![Just("x"), Just("/a"), Just("/a/b"), Just("/a/b/c"), Just("/ab"), Just("/a/../b"), Just("/")]
+                .prop_map(|t| Scalar::Text(t.to_owned())),
         ]
     }
 
@@ -323,7 +324,8 @@ mod tests {
     }
 
     fn constraint() -> impl Strategy<Value = Constraint> {
-        let under = proptest::option::weighted(0.2, prop_oneof![Just("/a"), Just("/a/"), Just("/a/b"), Just("/"), Just("a"), Just("/a/.."), Just("//")]);
+        let under =
+            proptest::option::weighted(0.2, prop_oneof![Just("/a"), Just("/a/"), Just("/a/b"), Just("/"), Just("a"), Just("/a/.."), Just("//")]);
         let equals = proptest::option::weighted(0.2, scalar());
         let one_of = proptest::option::weighted(0.3, proptest::collection::vec(scalar(), 0..4));
         (equals, one_of, bound(), bound(), under, any::<bool>()).prop_map(|(equals, one_of, min, max, under, optional)| Constraint {
@@ -355,8 +357,12 @@ mod tests {
 
     fn wish() -> impl Strategy<Value = Wish> {
         let ttl = proptest::option::of((1u64..700).prop_map(Duration::from_secs));
-        (tools(), proptest::option::of(0u64..120), proptest::option::of(0u32..12), ttl)
-            .prop_map(|(tools, calls, calls_per_minute, ttl)| Wish { tools, calls, calls_per_minute, ttl })
+        (tools(), proptest::option::of(0u64..120), proptest::option::of(0u32..12), ttl).prop_map(|(tools, calls, calls_per_minute, ttl)| Wish {
+            tools,
+            calls,
+            calls_per_minute,
+            ttl,
+        })
     }
 
     proptest! {
@@ -386,8 +392,7 @@ mod tests {
                 }
             }
             prop_assert!(all.len() <= 4, "no deeper than the limit");
-            for pair in all.windows(2) {
-                let [parent, child] = pair else { unreachable!() };
+            for (parent, child) in all.iter().zip(all.iter().skip(1)) {
                 prop_assert!(child.budget.calls <= parent.budget.calls && child.budget.calls_per_minute <= parent.budget.calls_per_minute);
                 prop_assert!(child.expires_at <= parent.expires_at && child.parent() == Some(parent.id));
                 prop_assert_eq!(&child.chain[1..], &parent.chain[..]);

@@ -126,7 +126,10 @@ impl Constraint {
         if let Some(least) = outer.min
             && !self.min.is_some_and(|min| min >= least)
         {
-            return Err(format!("{} is asked for: the task allows no less than {least}", self.min.map_or("any number".to_owned(), |m| m.to_string())));
+            return Err(format!(
+                "{} is asked for: the task allows no less than {least}",
+                self.min.map_or("any number".to_owned(), |m| m.to_string())
+            ));
         }
         if let Some(directory) = &outer.under
             && !self.under.as_ref().is_some_and(|below| is_under(below, directory))

@@ -141,7 +141,8 @@ impl Authority {
         let mut below: Vec<TaskId> = Vec::new();
         let mut whole = vec![id];
         while let Some(of) = whole.pop() {
-            let parts: Vec<TaskId> = self.tasks.iter().filter(|(part, t)| t.parent == Some(of) && !below.contains(part)).map(|(part, _)| *part).collect();
+            let parts: Vec<TaskId> =
+                self.tasks.iter().filter(|(part, t)| t.parent == Some(of) && !below.contains(part)).map(|(part, _)| *part).collect();
             whole.extend(&parts);
             below.extend(parts);
         }

@@ -15,6 +15,7 @@ os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"
 import requests
 from authlib.integrations.requests_client import OAuth2Session
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
+from joserfc.jwk import OKPKey
 
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -23,8 +24,9 @@ EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 def main(issuer: str, client: str, key: str, subject: str, details: str) -> None:
     server = requests.get(f"{issuer}/.well-known/oauth-authorization-server", timeout=10).json()
     endpoint = server["token_endpoint"]
-    pem = Path(key).read_text(encoding="utf-8")
-    session = OAuth2Session(client, pem, token_endpoint_auth_method="private_key_jwt", revocation_endpoint_auth_method="private_key_jwt")
+    # It takes a PEM for an RSA key.
+    private = OKPKey.import_key(Path(key).read_text(encoding="utf-8"))
+    session = OAuth2Session(client, private, token_endpoint_auth_method="private_key_jwt", revocation_endpoint_auth_method="private_key_jwt")
     session.register_client_auth_method(PrivateKeyJWT(endpoint, alg="EdDSA"))
     own = session.fetch_token(endpoint, grant_type="client_credentials")
     exchange = {"grant_type": EXCHANGE, "subject_token": subject, "subject_token_type": ACCESS_TOKEN, "authorization_details": details}

@@ -212,7 +212,8 @@ fn granted(house: &House, task: &Task) -> Vec<GrantedTool> {
 fn sees(asker: &Asker, task: &Task) -> bool {
     match asker {
         Asker::Person(by) => sees_task(&by.person, task),
-        Asker::Token(Bearer::Agent(token)) => token.agent == task.agent,
+        Asker::Token(Bearer::Agent(token)) if token.acting.component != task.component => false,
+        Asker::Token(Bearer::Agent(token)) => token.agent == task.agent && token.acting.on_behalf_of.as_ref().is_none_or(|who| *who == task.subject),
         Asker::Token(Bearer::Task(_, who)) => who.caller.task == task.id,
     }
 }
@@ -241,6 +242,7 @@ pub(super) async fn open(State(api): State<Arc<Api>>, by: ByAgent, Json(asked): 
     let ByAgent(Bearer::Agent(token)) = by else {
         return Err(Problem::because(ErrorCode::RoleMissing, "a task's token makes calls of that task; open tasks with an agent token"));
     };
+    let asked = crate::tasks::TaskRequest { held_by: crate::authn::binding::held_by(token.confirmation.as_ref()), ..asked };
     let opened = house.open_task_of(&token.agent, token.instance, &token.acting, asked).await?;
     let task = &opened.live.task;
     let issued = house.task_token(&opened.live, token.confirmation).map_err(Problem::new)?;

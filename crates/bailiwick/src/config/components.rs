@@ -84,7 +84,10 @@ impl Delegate {
 
 pub(super) fn components(given: BTreeMap<ComponentName, ComponentFile>) -> Result<BTreeMap<ComponentName, ComponentEntry>, Fault> {
     let entry = |(name, file): (ComponentName, ComponentFile)| {
-        let tools = file.tools.into_iter().map(|p| ToolPattern::parse(p.get_ref()).map_err(|what| (p.span(), what, "a star covers a whole system or everything")));
+        let tools = file
+            .tools
+            .into_iter()
+            .map(|p| ToolPattern::parse(p.get_ref()).map_err(|what| (p.span(), what, "a star covers a whole system or everything")));
         let entry = ComponentEntry { purpose: file.purpose, tools: tools.collect::<Result<_, _>>()?, delegates_to: delegates(file.delegates_to)? };
         Ok((name, entry))
     };
@@ -92,7 +95,10 @@ pub(super) fn components(given: BTreeMap<ComponentName, ComponentFile>) -> Resul
 }
 
 pub(super) fn delegates(given: Vec<Spanned<String>>) -> Result<Vec<Delegate>, Fault> {
-    given.into_iter().map(|one| Delegate::parse(one.get_ref()).map_err(|what| (one.span(), what, "write it as `agent` or `agent/component`"))).collect()
+    given
+        .into_iter()
+        .map(|one| Delegate::parse(one.get_ref()).map_err(|what| (one.span(), what, "write it as `agent` or `agent/component`")))
+        .collect()
 }
 
 /// Is everyone to whom a task may be given registered? Gives the first who is not, in words.
@@ -133,7 +139,9 @@ mod tests {
         assert!(covers("planner", None) && covers("planner", Some("any")) && covers("worker", Some("memory")));
         assert!(!covers("worker", None) && !covers("worker", Some("other")) && !covers("scout", None));
         assert!(worker.components["memory"].delegates_to.is_empty() && worker.components["memory"].tools.is_empty());
-        for bad in ["delegates_to = [\"nobody\"]\n", "delegates_to = [\"planner/none\"]\n", "delegates_to = [\"*\"]\n", "delegates_to = [\"planner/\"]\n"] {
+        for bad in
+            ["delegates_to = [\"nobody\"]\n", "delegates_to = [\"planner/none\"]\n", "delegates_to = [\"*\"]\n", "delegates_to = [\"planner/\"]\n"]
+        {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(parse("[agents.worker.components.inst_x]\npurpose = \"m\"\n").is_err());

@@ -188,7 +188,10 @@ async fn every_call_of_a_chain_of_three_traces_to_the_human_owner_with_every_hop
     let root = fleet.root(json!({})).await;
     let middle = fleet.part("worker", &root, Some(json!([tool(&["show_order", "refund_order"])]))).await;
     let answer = fleet.exchange("fetcher", &middle.token, &[("resource", &fleet.broker.house.urls.mcp)]).await.json();
-    assert_eq!((answer["issued_token_type"].as_str(), answer["token_type"].as_str(), answer["scope"].as_str()), (Some(ACCESS_TOKEN), Some("Bearer"), Some("mcp:tools")));
+    assert_eq!(
+        (answer["issued_token_type"].as_str(), answer["token_type"].as_str(), answer["scope"].as_str()),
+        (Some(ACCESS_TOKEN), Some("Bearer"), Some("mcp:tools"))
+    );
     assert_eq!(answer["parent_task_id"], json!(middle.id));
     assert_eq!(answer["authorization_details"], json!([tool(&["show_order"])]), "what both the worker's task and the fetcher may have");
     let last = Held { id: answer["task_id"].as_str().unwrap().parse().unwrap(), token: answer["access_token"].as_str().unwrap().to_owned() };
@@ -202,7 +205,12 @@ async fn every_call_of_a_chain_of_three_traces_to_the_human_owner_with_every_hop
 
     // The trace of the call, as the owner of the planner sees it: every hop with its running copy, task and owner.
     let trace = fleet.broker.by("ana", Method::GET, &format!("/v1/trace/{}", intent["call"].as_str().unwrap()), None).await.json();
-    let hops: Vec<_> = trace["chain"]["hops"].as_array().unwrap().iter().map(|h| (h["agent"].clone(), h["instance"].clone(), h["task"].clone(), h["owner"].clone())).collect();
+    let hops: Vec<_> = trace["chain"]["hops"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|h| (h["agent"].clone(), h["instance"].clone(), h["task"].clone(), h["owner"].clone()))
+        .collect();
     let hop = |agent: &str, held: &Held, owner: &str| (json!(agent), json!(fleet.copy(agent)), json!(held.id), json!(owner));
     assert_eq!(hops, [hop("worker", &middle, "ops"), hop("planner", &root, "ana")]);
     assert_eq!((&trace["chain"]["subject"], &trace["chain"]["owner"]), (&json!("zoe"), &json!("rea")));
@@ -225,13 +233,15 @@ async fn every_call_of_a_chain_of_three_traces_to_the_human_owner_with_every_hop
 async fn widening_is_refused_with_the_exact_excess_and_nothing_is_opened() {
     let fleet = Fleet::start().await;
     let bounded = json!({ "tool": "shop.refund_order", "arguments": { "amount_cents": { "max": 500 } } });
-    let root = fleet.root(json!({ "tools": ["shop.show_order", bounded], "ttl_seconds": 300, "budget": { "calls": 9, "calls_per_minute": 8 } })).await;
+    let root =
+        fleet.root(json!({ "tools": ["shop.show_order", bounded], "ttl_seconds": 300, "budget": { "calls": 9, "calls_per_minute": 8 } })).await;
     let refused = async |details: Value| {
         let answer = fleet.exchange("worker", &root.token, &[("authorization_details", &details.to_string())]).await;
         assert_eq!((answer.status, &answer.json()["error"]), (StatusCode::BAD_REQUEST, &json!("invalid_authorization_details")), "{answer:?}");
         answer.json()["error_description"].as_str().unwrap().to_owned()
     };
-    let wide = json!({ "type": "bailiwick:tool", "identifier": "shop", "actions": ["refund_order"], "constraints": { "amount_cents": { "max": 501 } } });
+    let wide =
+        json!({ "type": "bailiwick:tool", "identifier": "shop", "actions": ["refund_order"], "constraints": { "amount_cents": { "max": 501 } } });
     let words = refused(json!([wide, { "type": "bailiwick:task", "calls": 10, "calls_per_minute": 9, "ttl_seconds": 4000 }])).await;
     for part in [
         "argument `amount_cents` of `shop.refund_order`: 501 is asked for: the task allows no more than 500",
@@ -242,7 +252,11 @@ async fn widening_is_refused_with_the_exact_excess_and_nothing_is_opened() {
         assert!(words.contains(part), "{part}: {words}");
     }
     assert_eq!(refused(json!([tool(&["list_orders"])])).await, "tool `shop.list_orders` is not the parent task's to give");
-    assert_eq!(refused(json!([tool(&["no_such_tool"])])).await, "tool `shop.no_such_tool` is not the parent task's to give", "not there is the same answer");
+    assert_eq!(
+        refused(json!([tool(&["no_such_tool"])])).await,
+        "tool `shop.no_such_tool` is not the parent task's to give",
+        "not there is the same answer"
+    );
     assert_eq!(refused(json!([tool(&["show_order"]), tool(&["*"])])).await, "tool `shop.show_order` is asked for twice");
     // What the whole has and the taker may not ask for is too much as well, if it is named.
     let whole = fleet.root(json!({})).await;
@@ -251,7 +265,8 @@ async fn widening_is_refused_with_the_exact_excess_and_nothing_is_opened() {
     assert_eq!(fleet.entries().await.iter().filter(|e| e["kind"] == "task_opened").count(), 2);
 
     // The rest of RFC 8693: what is asked of the wrong kind is refused by its name.
-    let error = async |fields: &[(&str, &str)]| fleet.exchange("worker", &root.token, fields).await.json()["error"].as_str().unwrap_or("none").to_owned();
+    let error =
+        async |fields: &[(&str, &str)]| fleet.exchange("worker", &root.token, fields).await.json()["error"].as_str().unwrap_or("none").to_owned();
     assert_eq!(error(&[("scope", "agent")]).await, "invalid_scope");
     assert_eq!(error(&[("scope", "mcp:tools everything")]).await, "invalid_scope");
     assert_eq!(error(&[("resource", "https://evil.example/mcp")]).await, "invalid_target");
@@ -260,10 +275,14 @@ async fn widening_is_refused_with_the_exact_excess_and_nothing_is_opened() {
     assert_eq!(error(&[("requested_token_type", "urn:ietf:params:oauth:token-type:jwt")]).await, "invalid_request");
     assert_eq!(error(&[("actor_token_type", ACCESS_TOKEN)]).await, "invalid_request");
     assert_eq!(error(&[("task_id", &root.id.to_string())]).await, "invalid_request");
-    let nobody = fleet.broker.form("/oauth/token", &[("grant_type", EXCHANGE_GRANT), ("subject_token", &root.token), ("subject_token_type", ACCESS_TOKEN)]).await;
+    let nobody = fleet
+        .broker
+        .form("/oauth/token", &[("grant_type", EXCHANGE_GRANT), ("subject_token", &root.token), ("subject_token_type", ACCESS_TOKEN)])
+        .await;
     assert_eq!(nobody.json()["error"], "invalid_client", "whoever has only the token gets nothing");
     // Within all bounds, it is given, with the bound that nothing was said about.
-    let part = fleet.part("worker", &root, Some(json!([tool(&["refund_order"]), { "type": "bailiwick:task", "calls": 1, "purpose": "refund" }]))).await;
+    let part =
+        fleet.part("worker", &root, Some(json!([tool(&["refund_order"]), { "type": "bailiwick:task", "calls": 1, "purpose": "refund" }]))).await;
     let shown = fleet.broker.by("ops", Method::GET, &format!("/v1/tasks/{}", part.id), None).await.json();
     assert_eq!(shown["tools"][0]["arguments"], json!({ "amount_cents": { "max": 500.0 } }));
     assert_eq!((&shown["budget"]["calls"], &shown["purpose"], &shown["subject"]), (&json!(1), &json!("refund"), &json!("zoe")));
@@ -326,10 +345,8 @@ fn unsigned(header: &str, claims: &str) -> String {
     format!("{}.{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims), URL_SAFE_NO_PAD.encode([7u8; 64]))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forged_and_spliced_chains_are_refused_each_for_its_own_reason() {
-    let fleet = Fleet::start().await;
-    let root = fleet.root(json!({})).await;
+/// Tokens that are no ground for a part of the task `root`, by the reason that stands in the record.
+async fn forged(fleet: &Fleet, root: &Held) -> Vec<(&'static str, String)> {
     let mcp = fleet.broker.house.urls.mcp.clone();
     let of_task = |task: TaskId, subject: &str, actors: Vec<SpiffeId>| Purpose::Task { task, subject: subject.parse().unwrap(), actors };
     let planner = fleet.copy("planner");
@@ -359,7 +376,7 @@ async fn forged_and_spliced_chains_are_refused_each_for_its_own_reason() {
     let before = |agent: &str| fleet.client(agent).of_instance(fresh());
     let late = now().minus(Duration::from_secs(3000));
 
-    let forged: Vec<(&str, String)> = vec![
+    vec![
         ("malformed", "no token at all".replace(' ', "-")),
         ("too_long", "a".repeat(9000)),
         ("claim_twice", unsigned(&header, r#"{"sub":"zoe","sub":"ana"}"#)),
@@ -379,7 +396,15 @@ async fn forged_and_spliced_chains_are_refused_each_for_its_own_reason() {
         ("other_instance", signed("planner", fresh(), own())),
         ("other_subject", signed("planner", planner, of_task(root.id, "ana", Vec::new()))),
         ("other_chain", signed("planner", planner, of_task(root.id, "zoe", vec![before("scout")]))),
-    ];
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_and_spliced_chains_are_refused_each_for_its_own_reason() {
+    let fleet = Fleet::start().await;
+    let root = fleet.root(json!({})).await;
+    let planner = fleet.copy("planner");
+    let forged = forged(&fleet, &root).await;
     let mut expected: Vec<&str> = Vec::new();
     for (reason, token) in &forged {
         let answer = fleet.exchange("worker", token, &[]).await;
@@ -421,7 +446,11 @@ async fn forged_and_spliced_chains_are_refused_each_for_its_own_reason() {
     // Each reason stands in the record; what nobody comes to by mistake is an incident.
     let entries = fleet.entries().await;
     let told = |kind: &str, member: &str| -> String {
-        entries.iter().filter(|e| e["kind"] == kind && e["what"] == "delegation_refused").map(|e| e[member].as_str().unwrap().to_owned() + "\n").collect()
+        entries
+            .iter()
+            .filter(|e| e["kind"] == kind && e["what"] == "delegation_refused")
+            .map(|e| e[member].as_str().unwrap().to_owned() + "\n")
+            .collect()
     };
     let (incidents, notes) = (told("incident", "detail"), told("house", "name"));
     for reason in &expected {
@@ -467,7 +496,8 @@ async fn a_component_proves_itself_has_only_its_tools_and_stands_in_the_record_a
     assert_eq!(fleet.exchange("fetcher", &root.token, &[]).await.json()["error"], "invalid_request");
     let given = fleet.part("fetcher.reader", &root, None).await;
     assert_eq!(fleet.show(&given).await, "done");
-    let renewed = fleet.broker.token_with(&fleet.assertion("fetcher", Some(fleet.copy("fetcher.reader"))), &[("task_id", &given.id.to_string())]).await;
+    let renewed =
+        fleet.broker.token_with(&fleet.assertion("fetcher", Some(fleet.copy("fetcher.reader"))), &[("task_id", &given.id.to_string())]).await;
     assert_eq!(renewed.json()["error"], "invalid_grant");
     // The agent's key proves no component, and a component that is not registered is nobody.
     let client = fleet.client("fetcher.reader");
@@ -525,7 +555,8 @@ async fn one_running_copy_is_ended_by_itself_with_its_tasks_and_their_parts_and_
     assert_eq!(of(&listed, fleet.copy("planner"))["tasks"], json!([root.id]));
     assert_eq!(of(&listed, other)["tasks"], json!([]));
     let revoke = async |who: &str, copy: &str| fleet.broker.by(who, Method::POST, &format!("{path}/{copy}/revoke"), None).await;
-    for (who, copy, status) in [("zoe", fleet.copy("planner").to_string(), 403), ("ana", fresh().to_string(), 404), ("ana", "inst_x".to_owned(), 404)] {
+    for (who, copy, status) in [("zoe", fleet.copy("planner").to_string(), 403), ("ana", fresh().to_string(), 404), ("ana", "inst_x".to_owned(), 404)]
+    {
         assert_eq!(revoke(who, &copy).await.status.as_u16(), status, "{who} {copy}");
     }
     let ended = revoke("ana", &fleet.copy("planner").to_string()).await;

@@ -88,13 +88,7 @@ enum Detail {
         constraints: BTreeMap<String, Constraint>,
     },
     #[serde(rename = "bailiwick:task")]
-    Task {
-        purpose: Option<String>,
-        model: Option<String>,
-        calls: Option<u64>,
-        calls_per_minute: Option<u32>,
-        ttl_seconds: Option<u64>,
-    },
+    Task { purpose: Option<String>, model: Option<String>, calls: Option<u64>, calls_per_minute: Option<u32>, ttl_seconds: Option<u64> },
 }
 
 impl Exchange {
@@ -142,7 +136,8 @@ impl Exchange {
 // contains fields with invalid values for the authorization details type, or is missing required fields for the authorization
 // details type.
 fn details(text: &str) -> Result<AskedPart, OauthError> {
-    const WRONG: OauthError = OauthError::invalid_authorization_details("authorization_details is no array of details of the types that are supported");
+    const WRONG: OauthError =
+        OauthError::invalid_authorization_details("authorization_details is no array of details of the types that are supported");
     const TWICE: OauthError = OauthError::invalid_authorization_details("there is more than one detail of type bailiwick:task");
     const NOTHING: OauthError = OauthError::invalid_authorization_details("a detail names no action, or a bound that bounds nothing or is not exact");
     if text.len() > DETAILS_BYTES_MAX {
@@ -208,15 +203,19 @@ mod tests {
 
     #[test]
     fn an_exchange_is_read_with_all_that_it_asks_for() {
-        let details = r#"[{"type":"bailiwick:tool","identifier":"shop","actions":["show_order","refund_order"],"constraints":{"amount_cents":{"max":500}}},
+        let details =
+            r#"[{"type":"bailiwick:tool","identifier":"shop","actions":["show_order","refund_order"],"constraints":{"amount_cents":{"max":500}}},
             {"type":"bailiwick:task","purpose":"refund","ttl_seconds":60,"calls":3,"calls_per_minute":2,"model":"m-1"}]"#
-            .replace('\n', "");
+                .replace('\n', "");
         let actor = [("actor_token", "a.a.a"), ("actor_token_type", ACCESS_TOKEN)];
         let more = [("authorization_details", details.as_str()), ("requested_token_type", ACCESS_TOKEN), ("audience", "https://gw.example/mcp/")];
         let exchange = with(&[&actor[..], &more].concat()).unwrap();
         assert_eq!((exchange.subject_token.as_str(), exchange.actor_token.as_deref()), ("s.s.s", Some("a.a.a")));
         let asked = exchange.asked;
-        assert_eq!((asked.purpose.as_deref(), asked.ttl, asked.calls, asked.calls_per_minute), (Some("refund"), Some(Duration::from_secs(60)), Some(3), Some(2)));
+        assert_eq!(
+            (asked.purpose.as_deref(), asked.ttl, asked.calls, asked.calls_per_minute),
+            (Some("refund"), Some(Duration::from_secs(60)), Some(3), Some(2))
+        );
         let tools = asked.tools.unwrap();
         assert_eq!((tools[0].system.as_str(), tools[0].actions.len(), tools[0].constraints["amount_cents"].max), ("shop", 2, Some(500.0)));
         assert_eq!(with(&[]).unwrap().asked, AskedPart::default());

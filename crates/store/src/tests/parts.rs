@@ -28,7 +28,8 @@ async fn the_calls_of_parts_are_spent_by_all_above_them_also_after_a_restart() {
     let used = async |store: &crate::Store, of: &Task| store.task(of.id).await.unwrap().unwrap().used;
     assert!(store.intent(intent(&store, &below, 1)).await.unwrap().is_ok());
     assert!(store.intent(intent(&store, &right, 2)).await.unwrap().is_ok());
-    let counted = async |store: &crate::Store| [used(store, &whole).await, used(store, &left).await, used(store, &right).await, used(store, &below).await];
+    let counted =
+        async |store: &crate::Store| [used(store, &whole).await, used(store, &left).await, used(store, &right).await, used(store, &below).await];
     assert_eq!(counted(&store).await, [2, 1, 1, 1]);
     let before = picture(&store).await;
     store.close().await;

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::super::asker::{Api, ByPerson, has, peer};
 use super::super::body::FormBytes;
+use super::client::Client;
 use super::{OauthErrorDocument, Refused, STORE_DOWN, TokenQueryForm, json};
 use crate::authn::Presented;
 use crate::house::House;
@@ -42,8 +43,8 @@ pub(in crate::api) async fn introspect(State(api): State<Arc<Api>>, request: Req
         let known = active(house, token).filter(|t| house.agent(t.agent.as_str()).is_some_and(may_know));
         return Ok(json(StatusCode::OK, &introspection(known.as_ref())));
     }
-    let (query, agent) = asked_by_client(&api, Request::from_parts(parts, body)).await?;
-    let known = active(house, &query.token).filter(|t| t.agent == agent.name);
+    let (query, client) = asked_by_client(&api, Request::from_parts(parts, body)).await?;
+    let known = active(house, &query.token).filter(|t| t.agent == client.agent.name && t.acting.component == client.acting.component);
     Ok(json(StatusCode::OK, &introspection(known.as_ref())))
 }
 
@@ -54,20 +55,23 @@ fn active(house: &House, token: &str) -> Option<Verified> {
     if house.tokens.is_revoked(&verified.jti.to_string()) {
         return None;
     }
+    if house.instances.is_ended(&verified.agent, verified.instance) {
+        return None;
+    }
     let holds = match verified.task() {
-        Some(task) => house.live.find(task).is_some_and(|l| l.is_open(now)),
+        Some(task) => house.live.find(task).is_some_and(|l| l.is_open(now) && house.chain_serves(&l.task)),
         None => house.agent(verified.agent.as_str()).is_some_and(|a| house.in_service(a, now).is_ok()),
     };
     holds.then_some(verified)
 }
 
-async fn asked_by_client(api: &Arc<Api>, request: Request) -> Result<(TokenQuery, Agent), Refused> {
+async fn asked_by_client(api: &Arc<Api>, request: Request) -> Result<(TokenQuery, Client), Refused> {
     let (parts, body) = request.into_parts();
     let presented = Presented { from: peer(&parts)?, parts: &parts };
     let FormBytes(body) = FormBytes::from_request(Request::from_parts(parts.clone(), body), api).await?;
     let query = TokenQuery::parse(&body)?;
     let client = api.client(&query.client, &presented).await?;
-    Ok((query, client.agent))
+    Ok((query, client))
 }
 
 /// Revokes a token of the agent that asks. A token that is unknown or over is revoked already.
@@ -82,7 +86,13 @@ async fn asked_by_client(api: &Arc<Api>, request: Request) -> Result<(TokenQuery
     security(("client_assertion" = [])),
 )]
 pub(in crate::api) async fn revoke(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Refused> {
-    let (query, agent) = asked_by_client(&api, request).await?;
+    let (parts, body) = request.into_parts();
+    let FormBytes(body) = FormBytes::from_request(Request::from_parts(parts.clone(), body), &api).await?;
+    let query = TokenQuery::parse(&body)?;
+    if api.revoke_interactive(&query.client, &query.token).await? {
+        return Ok(json(StatusCode::OK, &Value::Null));
+    }
+    let client = api.client(&query.client, &Presented { from: peer(&parts)?, parts: &parts }).await?;
     let house = &api.house;
     let now = house.clock.now();
     let Ok(verified) = house.verifier.verify(&query.token, &house.urls.mcp, now) else { return Ok(json(StatusCode::OK, &Value::Null)) };
@@ -90,7 +100,7 @@ pub(in crate::api) async fn revoke(State(api): State<Arc<Api>>, request: Request
     // The authorization server first validates the client credentials [...] and then verifies whether the token was issued to the
     // client making the revocation request. If this validation fails, the request is refused and the client is informed of the
     // error by the authorization server.
-    if verified.agent != agent.name {
+    if verified.agent != client.agent.name || verified.acting.component != client.acting.component {
         return Err(OauthError::invalid_grant("the token was issued to another client").into());
     }
     house.revoke_token(&verified.jti.to_string(), verified.expires.plus(SKEW)).await.map_err(|error| {

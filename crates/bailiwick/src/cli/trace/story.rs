@@ -56,7 +56,13 @@ pub(crate) fn story(trace: &Value, style: Style) -> String {
 pub(crate) fn hops(hops: &[Value]) -> Vec<String> {
     let hop = |(index, hop): (usize, &Value)| {
         let component = hop.get("component").map_or_else(String::new, |_| format!("/{}", text(hop, "component")));
-        let who = format!("{}{component}, copy {}, task {}, owner {}", text(hop, "spiffe_id"), text(hop, "instance"), text(hop, "task"), text(hop, "owner"));
+        let who = format!(
+            "{}{component}, copy {}, task {}, owner {}",
+            text(hop, "spiffe_id"),
+            text(hop, "instance"),
+            text(hop, "task"),
+            text(hop, "owner")
+        );
         field(if index == 0 { "given on by" } else { "" }, &who)
     };
     hops.iter().enumerate().map(hop).collect()
