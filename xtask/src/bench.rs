@@ -9,6 +9,9 @@
 //!
 //! `cargo xtask bench leases [--json] [--leases N]`: making and ending an account of `PostgreSQL` beside its bare statements, in turns within one run;
 //! then the first call of a task, with the account made on the way and with one that waited.
+//!
+//! `cargo xtask bench tokens [--json] [--rounds N]`: CPU per verification of a token, on first sight and when seen before, with and without the
+//! proof that binds it; then the time from a revocation to the first refusal under load.
 
 mod gateway;
 mod report;
@@ -29,7 +32,8 @@ pub(crate) fn run(workspace: &Path, mut arguments: impl Iterator<Item = String>)
             house(workspace, "ledger", ["--folder".into(), folder.display().to_string()].into_iter().chain(arguments))
         }
         Some("leases") => house(workspace, "leases", arguments),
-        other => bail!("unknown benchmark `{}`; there are: gateway, ledger, leases", other.unwrap_or_default()),
+        Some("tokens") => house(workspace, "tokens", arguments),
+        other => bail!("unknown benchmark `{}`; there are: gateway, ledger, leases, tokens", other.unwrap_or_default()),
     }
 }
 

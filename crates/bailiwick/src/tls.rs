@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -189,6 +190,11 @@ impl House {
             return;
         }
         let house = Arc::clone(self);
+        // The keys of our own SPIFFE issuer are known only now, and change by themselves.
+        let mut own = self.local.own_changes().filter(|_| self.config.mtls.as_ref().is_some_and(|m| m.issued_here));
+        if own.is_some() {
+            self.read_tls_again();
+        }
         self.workers.spawn(async move {
             let mut known = house.tls_marks();
             let mut tick = tokio::time::interval(LOOK_EVERY);
@@ -198,8 +204,10 @@ impl House {
                     _ = tick.tick() => {}
                 }
                 let now = house.tls_marks();
-                if now != known {
+                let turned = own.as_mut().is_some_and(|own| own.has_changed().unwrap_or(false));
+                if now != known || turned {
                     known = now;
+                    own.iter_mut().for_each(watch::Receiver::mark_unchanged);
                     house.read_tls_again();
                 }
             }
@@ -224,7 +232,8 @@ impl House {
             told(certified(&shown.files).map(|key| shown.key.store(Arc::new(key))), "a listener's certificate and key");
         }
         if let (Some(mtls), Some(config)) = (mtls, &self.config.mtls) {
-            let read = mtls.roots.read(config, None);
+            let own = config.issued_here.then(|| (&self.config.trust_domain, self.local.own_roots())).filter(|(_, roots)| !roots.is_empty());
+            let read = mtls.roots.read(config, own);
             if read.is_ok() {
                 // Whoever is still believed connects anew.
                 mtls.era.swap(Arc::new(CancellationToken::new())).cancel();

@@ -5,6 +5,7 @@ mod api;
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
+mod binding;
 mod broker;
 #[cfg(test)]
 mod brokers;
@@ -47,6 +48,7 @@ mod pages;
 mod payloads;
 #[cfg(test)]
 mod power;
+mod mtls;
 #[cfg(test)]
 mod power_broker;
 #[cfg(test)]
@@ -77,3 +79,4 @@ mod support;
 mod third_party;
 #[cfg(test)]
 mod trace;
+mod standards;
