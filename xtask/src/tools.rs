@@ -51,6 +51,8 @@ const PIECES: &[Piece] = &[
         pins: &["@modelcontextprotocol/client@2.4.0", "@modelcontextprotocol/sdk@1.32.2", "mcp-remote@0.15.1"],
         install: Tools::install_npm,
     },
+    // A certified OpenID provider, for people's sign-in.
+    Piece { folder: "oidc", pins: &["oidc-provider@9.13.3"], install: Tools::install_npm },
     Piece { folder: "inspector", pins: &["@modelcontextprotocol/inspector@2.12.0"], install: Tools::install_npm },
     Piece {
         folder: "servers",
@@ -82,12 +84,12 @@ pub(crate) fn install(workspace: &Path) -> Result<Tools> {
     let mut system_checked = false;
     verifiers::ensure_go()?;
     servers::ensure()?;
+    ensure_chromium()?;
     for piece in PIECES {
         let stamp = stamps.join(piece.folder);
         let wanted = format!("recipe {RECIPE}\n{}\n", piece.pins.join("\n"));
         let folder = tools.root.join(piece.folder);
         if folder.is_dir() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-    ensure_chromium()?;
             continue;
         }
         if !system_checked {
@@ -206,19 +208,6 @@ fn ensure_python() -> Result<()> {
     })
 }
 
-/// A program that asks nothing, as root. `sudo` passes no variables of ours on, hence `env`.
-pub(crate) fn as_root(program: &str) -> Command {
-    let root = Command::new("id").arg("-u").output().is_ok_and(|done| done.stdout.trim_ascii() == b"0");
-    let mut command = Command::new(if root { "env" } else { "sudo" });
-    if !root {
-        command.args(["-n", "env"]);
-    }
-    command.args(["DEBIAN_FRONTEND=noninteractive", program]);
-    command
-}
-
-pub(crate) fn which(program: &str) -> bool {
-    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
 /// Pages are tried in a real browser.
 fn ensure_chromium() -> Result<()> {
     if ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"].into_iter().any(which) {
@@ -234,6 +223,19 @@ fn ensure_chromium() -> Result<()> {
     })
 }
 
+/// A program that asks nothing, as root. `sudo` passes no variables of ours on, hence `env`.
+pub(crate) fn as_root(program: &str) -> Command {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|done| done.stdout.trim_ascii() == b"0");
+    let mut command = Command::new(if root { "env" } else { "sudo" });
+    if !root {
+        command.args(["-n", "env"]);
+    }
+    command.args(["DEBIAN_FRONTEND=noninteractive", program]);
+    command
+}
+
+pub(crate) fn which(program: &str) -> bool {
+    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
 }
 
 /// Networks fail; a second try is cheap and a third tells nothing new.

@@ -16,13 +16,16 @@ pub struct Saying {
     pub digest: Digest,
     /// SHA-256 of the words that the person saw.
     pub seen: Digest,
-    /// `key` or `session`.
+    /// `key`, `session` or [`PASSKEY`].
     pub proof: &'static str,
-    /// The signature; empty for a session.
+    /// The signature; empty for a session. Of a passkey: see `bailiwick_identity::passkey::Signed`.
     pub signature: String,
     /// The reason of a no, in the person's words.
     pub reason: String,
 }
+
+/// The proof of a decision that was signed with a passkey.
+pub const PASSKEY: &str = "passkey";
 
 /// Why it is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,9 @@ pub enum SayingError {
     /// The rules of approval.
     #[error(transparent)]
     Rule(#[from] ApprovalError),
+    /// It must be signed with a passkey.
+    #[error("an approval of this call counts only with a passkey: decide it on its page")]
+    PasskeyNeeded,
     /// Somebody else decided at the same time: look again.
     #[error("somebody else decided at the same time; look again")]
     Raced,
@@ -48,6 +54,7 @@ impl SayingError {
         match self {
             Self::Absent => ErrorCode::HoldAbsent,
             Self::Rule(rule) => rule.code(),
+            Self::PasskeyNeeded => ErrorCode::StepUpRequired,
             Self::Raced => ErrorCode::ApprovalMismatch,
             Self::Store(_) => ErrorCode::AuditUnavailable,
         }
@@ -65,6 +72,13 @@ pub fn shown(hold: &Hold) -> String {
 }
 
 impl House {
+    /// Does an approval of this call count only with a passkey? A call whose agent is not known any more is of the highest risk.
+    #[must_use]
+    pub fn needs_passkey(&self, hold: &Hold) -> bool {
+        let risk = self.agent(hold.agent.as_str()).map_or(bailiwick_core::RiskTier::High, |agent| agent.risk);
+        self.config.step_up.covers(hold.effect, risk)
+    }
+
     /// Takes a yes. When enough people said yes, as policy said when the call was held, the call is released; policy is asked again
     /// with the approvals as facts when it is made.
     ///
@@ -74,6 +88,9 @@ impl House {
         let now = self.clock.now();
         let seen = self.store.hold(id).await?.ok_or(SayingError::Absent)?;
         let kind = seen.may_decide(person, self.config.owner_may_approve, saying.digest, now)?;
+        if saying.proof != PASSKEY && self.needs_passkey(&seen) {
+            return Err(SayingError::PasskeyNeeded);
+        }
         let approval = Approval {
             person: person.name.clone(),
             kind,

@@ -56,8 +56,10 @@ pub const WORDS: &[&str] = &[
     "shard",
     "erasure",
     "texts_read",
+    "evaluation",
     "pruned",
     "lease",
+    "person",
 ];
 
 macro_rules! body {
@@ -280,6 +282,9 @@ pub struct TaskOpened<'a> {
     pub narrowed: &'a [Narrowed],
     /// The policy revision in force.
     pub revision: &'a str,
+    /// The consent by which a person opened it for a client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consent: Option<&'a crate::consent::Consent>,
 }
 body!(TaskOpened<'_>, "task_opened");
 
@@ -435,6 +440,30 @@ pub struct TextsRead<'a> {
 }
 body!(TextsRead<'_>, "texts_read");
 
+/// Another enforcement point was told that it may let something pass. What it knows of the things themselves is not in it.
+#[derive(Debug, Serialize)]
+pub struct Evaluation<'a> {
+    /// The enforcement point.
+    pub point: &'a str,
+    /// The agent that it is.
+    pub agent: &'a SpiffeId,
+    /// The type of who would do it, in the enforcement point's words.
+    pub subject_type: &'a str,
+    /// Who.
+    pub subject: &'a str,
+    /// What.
+    pub action: &'a str,
+    /// The type of what it would be done to.
+    pub resource_type: &'a str,
+    /// To what.
+    pub resource: &'a str,
+    /// The revision of the enforcement point's policies.
+    pub revision: &'a str,
+    /// The determining policies.
+    pub policies: &'a [PolicyRef],
+}
+body!(Evaluation<'_>, "evaluation");
+
 /// The bodies of entries are gone; their leaf hashes stay.
 #[derive(Debug, Serialize)]
 pub struct Pruned<'a> {
@@ -510,6 +539,32 @@ pub struct LeaseStep<'a> {
     pub reason: Option<&'a str>,
 }
 body!(LeaseStep<'_>, "lease");
+
+/// Something happened with a person, or with how a person proves who he or she is.
+#[derive(Debug, Serialize)]
+pub struct PersonStep<'a> {
+    /// A slug: `recognized` (by the provider), `signed_in`, `signed_out`, `logged_out` (at the provider), `disabled`, `enabled`, `invited`,
+    /// `passkey_added`, `passkey_removed`, `signed_in_with` and `decided_with` (a passkey was used), `event` (an event that was received).
+    pub what: &'a str,
+    /// Who.
+    pub person: &'a PersonName,
+    /// Who did it, if not the person: another person, `provider`, or the name of a transmitter of events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'a str>,
+    /// How the person came in: `code`, `oidc`, `passkey` or `invitation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub way: Option<&'a str>,
+    /// The session's id, the provider, the passkey's name, or the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<&'a str>,
+    /// The id of the passkey, in base64url.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passkey: Option<&'a str>,
+    /// Its public key, as a JWK: what approvals by it verify with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<&'a serde_json::Value>,
+}
+body!(PersonStep<'_>, "person");
 
 #[cfg(test)]
 mod tests {

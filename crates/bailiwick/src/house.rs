@@ -377,30 +377,42 @@ impl House {
             sources,
             config,
         });
-        house.examine_ledger().await?;
-        house.recover().await?;
-        house.start_exports().await?;
-        house.start_systems().await?;
-        house.leases.recover(house.pen.stopped().is_none(), |task| house.live.find(task).map(|live| Arc::clone(&live.task))).await?;
-        let stopped = house.pen.stopped().is_some();
+        house.wake(premature, happened, behind).await?;
+        Ok(Opened { house, listener })
+    }
+
+    /// Takes over what is remembered, and starts what works in the background.
+    async fn wake(
+        self: &Arc<Self>,
+        premature: bool,
+        happened: tokio::sync::mpsc::UnboundedReceiver<crate::leases::Event>,
+        behind: Option<Duration>,
+    ) -> Result<(), StartError> {
+        // A file of keys that is none is told before anything is begun.
+        self.start_proofs().await?;
+        self.examine_ledger().await?;
+        self.recover().await?;
+        self.start_exports().await?;
+        self.start_systems().await?;
+        self.leases.recover(self.pen.stopped().is_none(), |task| self.live.find(task).map(|live| Arc::clone(&live.task))).await?;
+        let stopped = self.pen.stopped().is_some();
         if premature && !stopped {
-            house.judge_policies_late().await?;
+            self.judge_policies_late().await?;
         }
         if !stopped {
-            house.settle_shard().await?;
-            let revision = house.revision();
-            house.append(&entry::House { what: "started", name: Some(env!("CARGO_PKG_VERSION")), digest: Some(&revision) }).await?;
+            self.settle_shard().await?;
+            let revision = self.revision();
+            self.append(&entry::House { what: "started", name: Some(env!("CARGO_PKG_VERSION")), digest: Some(&revision) }).await?;
         }
-        house.start_events().await?;
-        house.start_workers();
-        house.start_proofs().await?;
-        house.start_tls();
-        house.resume_root();
-        house.start_local();
-        house.start_leases(happened);
-        house.start_soundness(behind);
-        house.start_publication();
-        Ok(Opened { house, listener })
+        self.start_events().await?;
+        self.start_workers();
+        self.start_tls();
+        self.resume_root();
+        self.start_local();
+        self.start_leases(happened);
+        self.start_soundness(behind);
+        self.start_publication();
+        Ok(())
     }
 
     /// The policies speak of arguments of tools that nobody has listed yet: now the systems have, or will not. Until here nothing

@@ -72,6 +72,7 @@ impl House {
             tracing::error!(%error, "the end of held calls could not be recorded yet");
         }
         self.settle_denials().await;
+        self.settle_people().await;
         for changed in self.keyring.take_changed() {
             let found = crate::entry::House { what: changed.what, name: Some(&changed.name), digest: None };
             if let Err(error) = self.append(&found).await {

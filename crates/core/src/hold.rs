@@ -130,9 +130,9 @@ pub struct Approval {
     pub digest: Digest,
     /// SHA-256 of the words that the approver saw.
     pub seen: Digest,
-    /// How the person proved who he or she is: `key` with a signature, or `session`.
+    /// How the person proved who he or she is: `key` or `passkey` with a signature, or `session`.
     pub proof: String,
-    /// The person's signature over digest, words and verdict, in base64url; empty for a session.
+    /// The person's signature over digest, words and verdict, in base64url; of a passkey its whole assertion; empty for a session.
     pub signature: String,
     /// When.
     pub at: Timestamp,

@@ -257,6 +257,19 @@ impl Store {
         self.write(move |w| w.jti_use(&issuer, &jti, expires, now)).await
     }
 
+    /// Was an assertion used, and not so long ago that it was forgotten?
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn jti_seen(&self, issuer: &str, jti: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let (issuer, jti) = (issuer.to_owned(), Digest::bind("bailiwick jti", &[jti.as_bytes()]));
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached("SELECT 1 FROM jtis WHERE issuer = ?1 AND jti = ?2 AND expires > ?3")?;
+            Ok(statement.exists((issuer, jti.as_bytes(), now.as_millis()))?)
+        })
+        .await
+    }
+
     /// Puts a sealed secret in place of the one of that name.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 pub mod mariadb;
 pub mod nats;
 pub mod nats_keys;
+pub mod oidc;
 pub mod postgres;
 pub mod rabbitmq;
 pub mod redis;

@@ -100,7 +100,7 @@ impl Api {
             result => result,
         }
         .map_err(|e| refused(&e))?;
-        let known = house.person(asked.person.as_str()).cloned();
+        let known = house.person(asked.person.as_str());
         let key = house.keyring.person(asked.person.as_str()).into_iter().find(|k| k.id() == asked.key);
         let (Some(person), Some(key)) = (known, key) else { return Err(refused(&ProofError::Key)) };
         let issuer = format!("person:{}", person.name);

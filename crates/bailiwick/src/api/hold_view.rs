@@ -8,11 +8,11 @@ use bailiwick_core::{ApprovalError, ApprovalKind, Hold, TaskId, Timestamp};
 use bailiwick_store::EntryRow;
 use serde_json::Value;
 
-use super::holds::{shown, visible};
+use super::holds::{seen, shown, visible};
 use super::problem::Problem;
 use super::web::SignedIn;
 use crate::house::House;
-use crate::pages::{ApprovalMade, ApprovalsView, EarlierCall, Ending, HoldLine, HoldView, Moment, Permission, Reason, Requester, Standing};
+use crate::pages::{ApprovalMade, ApprovalsView, EarlierCall, Ending, HoldLine, HoldView, Moment, PasskeyAsk, Permission, Reason, Requester, Standing};
 
 /// Lines of each part of the list.
 const LINES_MAX: usize = 100;
@@ -48,7 +48,7 @@ fn hold_line(house: &House, by: &SignedIn, hold: &Hold, now: Timestamp) -> HoldL
 }
 
 /// One held call for a person.
-pub(super) async fn hold_view(house: &House, by: &SignedIn, hold: &Hold) -> Result<HoldView, Problem> {
+pub(super) async fn hold_view(house: &House, by: &SignedIn, hold: &Hold, on_site: bool) -> Result<HoldView, Problem> {
     let now = house.clock.now();
     let task = house.store.task(hold.task).await?.map(|row| row.task);
     let of_call = house.store.entries_of_call(hold.call).await?;
@@ -83,7 +83,8 @@ pub(super) async fn hold_view(house: &House, by: &SignedIn, hold: &Hold) -> Resu
         expires: moment(hold.expires_at, now),
         earlier_total: earlier.len(),
         earlier: earlier.into_iter().rev().take(EARLIER_MAX).rev().collect(),
-        standing: standing(house, by, hold, now),
+        standing: standing(house, by, hold, now, on_site),
+        passkey: passkey(house, by, hold, now, on_site),
     })
 }
 
@@ -106,7 +107,16 @@ fn reasons(hold: &Hold, opened: Option<&Value>) -> Vec<Reason> {
     found
 }
 
-fn standing(house: &House, by: &SignedIn, hold: &Hold, now: Timestamp) -> Standing {
+/// How the person's passkey signs a yes: where there is one, and the browser looks at the page under the address that it was made for.
+fn passkey(house: &House, by: &SignedIn, hold: &Hold, now: Timestamp, on_site: bool) -> Option<PasskeyAsk> {
+    if !on_site || !hold.waits(now) {
+        return None;
+    }
+    let ask = house.ask_decision(&by.session, hold.id, hold.digest, seen(hold))?;
+    Some(PasskeyAsk { options: ask.options, ticket: ask.ticket })
+}
+
+fn standing(house: &House, by: &SignedIn, hold: &Hold, now: Timestamp, on_site: bool) -> Standing {
     let over = |by: Option<String>, reason: Option<String>, at: Timestamp| {
         Standing::Over(Ending { word: hold.state.word().to_owned(), by, reason: reason.filter(|r| !r.is_empty()), at: moment(at, now), entry: None })
     };
@@ -114,7 +124,7 @@ fn standing(house: &House, by: &SignedIn, hold: &Hold, now: Timestamp) -> Standi
         HoldState::Pending if now >= hold.expires_at => {
             Standing::Over(Ending { word: "expired".to_owned(), by: None, reason: None, at: moment(hold.expires_at, now), entry: None })
         }
-        HoldState::Pending => Standing::Open(permission(house, by, hold, now)),
+        HoldState::Pending => Standing::Open(permission(house, by, hold, now, on_site)),
         HoldState::Approved { at } => {
             let people: Vec<String> = hold.approvals.iter().map(|a| a.person.to_string()).collect();
             over(Some(people.join(", ")), None, *at)
@@ -124,8 +134,17 @@ fn standing(house: &House, by: &SignedIn, hold: &Hold, now: Timestamp) -> Standi
     }
 }
 
-fn permission(house: &House, by: &SignedIn, hold: &Hold, now: Timestamp) -> Permission {
+fn permission(house: &House, by: &SignedIn, hold: &Hold, now: Timestamp, on_site: bool) -> Permission {
     let refused = |why: &str| Permission::Refused(why.to_owned());
+    let eligible = hold.may_decide(&by.person, house.config.owner_may_approve, hold.digest, now).is_ok();
+    if eligible && house.needs_passkey(hold) && passkey(house, by, hold, now, on_site).is_none() {
+        let site = house.passkey_site().and_then(|s| s.origins.into_iter().next());
+        return Permission::Refused(match site {
+            Some(site) if !on_site => format!("An approval of this call must be signed with a passkey: open it at {site}."),
+            Some(_) => "An approval of this call must be signed with a passkey: register one first, under /account.".to_owned(),
+            None => "An approval of this call must be signed with a passkey, and there are none here.".to_owned(),
+        });
+    }
     match hold.may_decide(&by.person, house.config.owner_may_approve, hold.digest, now) {
         Ok(ApprovalKind::SecondPerson) => Permission::Granted,
         Ok(ApprovalKind::OwnRequest) => Permission::OwnRequest,
@@ -194,7 +213,7 @@ fn is(body: &Value, name: &str, value: &str) -> bool {
 }
 
 /// A point in time as people say it.
-fn moment(at: Timestamp, now: Timestamp) -> Moment {
+pub(super) fn moment(at: Timestamp, now: Timestamp) -> Moment {
     let words = if at > now { format!("in {}", span(now.until(at))) } else { format!("{} ago", span(at.until(now))) };
     Moment { at: at.to_string(), words }
 }

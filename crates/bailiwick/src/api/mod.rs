@@ -1,7 +1,10 @@
 //! The HTTP API and the pages: every route but MCP, each with its proof, and one document that names them all.
 
 mod asker;
+mod authzen;
 mod body;
+mod enrol;
+mod events;
 mod exports;
 mod federation;
 mod health;
@@ -11,7 +14,9 @@ mod instances;
 mod leases;
 mod ledger;
 mod oauth;
+mod onward;
 mod payloads;
+mod people;
 mod problem;
 mod record;
 mod registry;
@@ -78,9 +83,11 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
 #[openapi(
     info(title = "Bailiwick", description = "The operator and agent API of Bailiwick, the broker between AI models and sensitive systems. Calls themselves go over MCP, at `/mcp`."),
     components(schemas(
-        problem::ProblemDocument<'static>, oauth::TokenForm, oauth::TokenQueryForm, oauth::TokenDocument, oauth::OauthErrorDocument,
+        problem::ProblemDocument<'static>, oauth::TokenForm, oauth::TokenQueryForm, oauth::TokenDocument, oauth::OauthErrorDocument, oauth::ConsentForm, authzen::ThingDocument, authzen::ActionDocument, authzen::QuestionDocument,
+        authzen::QuestionsDocument, authzen::OptionsDocument, authzen::Semantic, authzen::DecisionDocument,
         tasks::TaskDocument, tasks::GrantedTool, tasks::OpenedDocument, tasks::TaskList, crate::tasks::TaskRequest, crate::tasks::AskedBudget,
         holds::HoldDocument, holds::HoldList, holds::Decision,
+        enrol::EnrolmentRequest, enrol::EnrolmentDocument, enrol::EnrolRequest, enrol::EnrolledDocument, enrol::AgentKeyDocument, enrol::AgentKeyList,
         instances::InstanceDocument, instances::InstanceList,
         registry::ToolDocument, registry::ToolList, registry::Classification, registry::AgentDocument, registry::AgentList,
         registry::SystemDocument, registry::SystemList, registry::SecretList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus, crate::root_key::RootStatus, leases::LeaseDocument, leases::LeaseList, leases::ByHand, leases::CheckReport,
@@ -91,7 +98,8 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
         crate::trace::person::CallLine, crate::trace::person::ApprovalLine, crate::trace::person::DeedLine, crate::trace::difference::Difference,
         crate::trace::difference::Stretch, crate::trace::difference::Differing, crate::trace::difference::Appeared, crate::trace::difference::Number,
         crate::payload::CallTexts, crate::payload::Text, payloads::ErasureRequest, payloads::ErasureReport, payloads::PruneRequest, payloads::PruneReport,
-        web::SignInCode, web::SignInForm, web::DecisionForm,
+        web::SignInCode, web::SignInForm, web::DecisionForm, people::PersonDocument, people::PasskeyDocument, people::SessionDocument, people::PersonList, people::PersonChange, people::Invitation,
+        events::SsfConfiguration, events::PollRequest, events::PollAnswer, web::ways::LogoutForm, web::ways::PasskeyForm, web::account::NewPasskeyForm, web::account::EndForm,
     )),
 )]
 struct Document;
@@ -111,6 +119,7 @@ fn document() -> utoipa::openapi::OpenApi {
                 "A person's proof: a JWT made for this one request and signed with the person's own key. `Authorization: Bailiwick-Person <JWT>`, or as a bearer token.",
             ),
         ),
+        ("enrolment", bearer("A one-time token, in the body: see `bailiwick agent enrol`.")),
         ("client_assertion", bearer("`private_key_jwt` in the form (RFC 7523 section 2.2), not in a header.")),
         ("session", api_key(ApiKey::Cookie(ApiKeyValue::new("bailiwick_session")))),
         ("form", api_key(ApiKey::Cookie(ApiKeyValue::new("bailiwick_form")))),
@@ -124,8 +133,18 @@ fn document() -> utoipa::openapi::OpenApi {
 
 /// The table of all routes.
 fn all() -> Routes {
-    Routes::new(document())
+    enrol::routes(Routes::new(document()))
         .add(oauth::__path_token, oauth::token)
+        .add(authzen::__path_evaluation, authzen::evaluation)
+        .add(authzen::__path_evaluations, authzen::evaluations)
+        .add(authzen::__path_search_subject, authzen::search_subject)
+        .add(authzen::__path_search_resource, authzen::search_resource)
+        .add(authzen::__path_search_action, authzen::search_action)
+        .add(authzen::__path_metadata, authzen::metadata)
+        .add(oauth::__path_authorize, oauth::authorize)
+        .add(oauth::__path_consent, oauth::consent)
+        .add(oauth::__path_decide_consent, oauth::decide_consent)
+        .add(oauth::__path_register, oauth::register)
         .add(oauth::__path_introspect, oauth::introspect)
         .add(oauth::__path_revoke, oauth::revoke)
         .add(oauth::__path_server_metadata, oauth::server_metadata)
@@ -173,6 +192,23 @@ fn all() -> Routes {
         .add(web::__path_approval, web::approval)
         .add(web::__path_decide, web::decide)
         .add(web::__path_style, web::style)
+        .add(people::__path_list, people::list)
+        .add(people::__path_disable, people::disable)
+        .add(people::__path_enable, people::enable)
+        .add(people::__path_sign_out, people::sign_out)
+        .add(people::__path_invite, people::invite)
+        .add(events::__path_take, events::take)
+        .add(events::__path_poll, events::poll)
+        .add(events::__path_configuration, events::configuration)
+        .add(web::ways::__path_provider, web::ways::provider)
+        .add(web::ways::__path_callback, web::ways::callback)
+        .add(web::ways::__path_back_channel_logout, web::ways::back_channel_logout)
+        .add(web::ways::__path_passkey, web::ways::passkey)
+        .add(web::ways::__path_script, web::ways::script)
+        .add(web::account::__path_account, web::account::account)
+        .add(web::account::__path_add_passkey, web::account::add_passkey)
+        .add(web::account::__path_remove_passkey, web::account::remove_passkey)
+        .add(web::account::__path_end_session, web::account::end_session)
         .add(exports::__path_list, exports::list)
         .add(leases::__path_list, leases::list)
         .add(leases::__path_show, leases::show)
@@ -203,8 +239,9 @@ async fn guarded(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
         }
     };
     let headers = response.headers_mut();
+    // A page whose form leads to a client says so itself.
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(CONTENT_SECURITY_POLICY));
     let fixed = [
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),

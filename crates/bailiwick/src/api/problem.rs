@@ -65,8 +65,9 @@ pub(super) const fn status_of(code: ErrorCode) -> StatusCode {
         | ErrorCode::HoldRefused
         | ErrorCode::ApprovalSelf
         | ErrorCode::ApprovalNotEligible
+        | ErrorCode::StepUpRequired
         | ErrorCode::BudgetCalls => StatusCode::FORBIDDEN,
-        ErrorCode::TaskAbsent | ErrorCode::ToolUnknown | ErrorCode::HoldAbsent | ErrorCode::LeaseAbsent => StatusCode::NOT_FOUND,
+        ErrorCode::TaskAbsent | ErrorCode::ToolUnknown | ErrorCode::HoldAbsent | ErrorCode::LeaseAbsent | ErrorCode::AgentAbsent => StatusCode::NOT_FOUND,
         ErrorCode::TaskClosed | ErrorCode::ApprovalMismatch => StatusCode::CONFLICT,
         ErrorCode::HoldExpired => StatusCode::GONE,
         ErrorCode::CallMalformed | ErrorCode::ArgumentsInvalid | ErrorCode::OauthRequest | ErrorCode::ConfigInvalid => StatusCode::BAD_REQUEST,
@@ -110,7 +111,7 @@ impl Problem {
         };
         let metadata = format!("{}/.well-known/oauth-protected-resource/mcp", house.urls.base);
         let problem = Self::new(code).with_status(StatusCode::UNAUTHORIZED);
-        Self { challenge: Some(challenge.value(&metadata, bailiwick_identity::token::AGENT_SCOPE)), ..problem }
+        Self { challenge: Some(challenge.value(&metadata, house.scope_to_ask())), ..problem }
     }
 
     pub(super) const fn status(&self) -> StatusCode {
@@ -165,10 +166,10 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
-        let headers = response.headers_mut();
         if self.challenge.is_some() {
             response.extensions_mut().insert(crate::authn::challenge::Refusal(self.code));
         }
+        let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(value) = self.challenge.and_then(|c| HeaderValue::from_str(&c).ok()) {
             headers.insert(header::WWW_AUTHENTICATE, value);

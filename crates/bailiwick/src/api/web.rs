@@ -1,5 +1,8 @@
 //! The pages where people decide: a session by a one-time code, forms bound to it, and decisions bound to exactly what was shown.
 
+pub(super) mod account;
+pub(super) mod ways;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -7,8 +10,7 @@ use axum::extract::{FromRequest as _, FromRequestParts as _, Request, State};
 use axum::response::{IntoResponse, Response};
 use bailiwick_core::hold::footing;
 use bailiwick_core::{ApprovalKind, Digest, ErrorCode, Hold, HoldId, Person};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bailiwick_identity::person::{Verdict, Word};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
@@ -19,12 +21,13 @@ use super::asker::Api;
 use super::body::{Asked, FormBytes, Named};
 use super::hold_view::{approvals_view, hold_view};
 use super::holds::{find, seen};
+use super::onward::Onward;
 use super::problem::Problem;
-use crate::approve::Saying;
-use crate::clock::random;
+use crate::approve::{PASSKEY, Saying};
 use crate::house::House;
-use crate::pages::{self, MessageView, SignInView, SignInWay, Tone, Viewer};
-use crate::sign_in::{CODE_LIFE, SESSION_LIFE, WebSession};
+use crate::pages::{self, MessageView, PasskeyAsk, SignInView, SignInWay, Tone, Viewer};
+use crate::passkeys::Shown;
+use crate::sign_in::{CODE_LIFE, Way, WebSession};
 
 /// Fields that a form may have.
 const FIELDS_MAX: usize = 16;
@@ -36,6 +39,8 @@ const FIELDS_MAX: usize = 16;
 pub(super) struct SignInQuery {
     /// The held call that the person wanted to see.
     hold: Option<String>,
+    /// The request of a client that the person was sent here by, sealed.
+    request: Option<String>,
 }
 
 /// The sign-in form.
@@ -48,6 +53,8 @@ pub(super) struct SignInForm {
     secret: String,
     /// The held call to show afterwards.
     hold: Option<String>,
+    /// The request of a client to decide afterwards, sealed.
+    request: Option<String>,
 }
 
 /// The form that decides a held call.
@@ -64,6 +71,18 @@ pub(super) struct DecisionForm {
     reason: Option<String>,
     /// `yes`, if it is the person's own request and he or she ticked that.
     own_request: Option<String>,
+    /// The challenge, sealed, if the decision is signed with a passkey. This and what follows.
+    ticket: Option<String>,
+    /// The credential's id in base64url, as all that follows.
+    passkey_id: Option<String>,
+    /// The authenticator data.
+    authenticator_data: Option<String>,
+    /// The client data.
+    client_data: Option<String>,
+    /// The signature.
+    signature: Option<String>,
+    /// The user's handle.
+    user_handle: Option<String>,
 }
 
 /// A one-time code.
@@ -78,11 +97,16 @@ pub(super) struct SignInCode {
 /// Someone who is signed in.
 pub(super) struct SignedIn {
     pub(super) person: Person,
-    session: WebSession,
+    pub(super) session: WebSession,
     cookie: String,
 }
 
 impl SignedIn {
+    /// What tells this session from others, and is no secret.
+    pub(super) fn mark(&self) -> Digest {
+        self.session.mark
+    }
+
     pub(super) fn viewer(&self) -> Viewer {
         Viewer { name: self.person.name.to_string(), csrf: self.session.csrf.clone() }
     }
@@ -102,9 +126,19 @@ fn cookie(house: &House, headers: &HeaderMap, name: &str) -> Option<String> {
     first.filter(|_| found.next().is_none())
 }
 
+/// Sent along only with requests that our own pages began.
 fn set_cookie(house: &House, name: &str, value: &str, life_seconds: u64) -> HeaderValue {
+    set_cookie_for(house, name, value, life_seconds, "Strict")
+}
+
+/// Sent along too when another site leads the browser to us: only for what the provider must bring back to the browser that it came from.
+fn set_lax_cookie(house: &House, name: &str, value: &str, life_seconds: u64) -> HeaderValue {
+    set_cookie_for(house, name, value, life_seconds, "Lax")
+}
+
+fn set_cookie_for(house: &House, name: &str, value: &str, life_seconds: u64, site: &'static str) -> HeaderValue {
     let secure = if house.urls.base.starts_with("https://") { "; Secure" } else { "" };
-    let text = format!("{}={value}; Path=/; Max-Age={life_seconds}; HttpOnly; SameSite=Strict{secure}", cookie_name(house, name));
+    let text = format!("{}={value}; Path=/; Max-Age={life_seconds}; HttpOnly; SameSite={site}{secure}", cookie_name(house, name));
     let mut value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
     value.set_sensitive(true);
     value
@@ -112,17 +146,23 @@ fn set_cookie(house: &House, name: &str, value: &str, life_seconds: u64) -> Head
 
 const SESSION: &str = "bailiwick_session";
 const FORM: &str = "bailiwick_form";
+const FLOW: &str = "bailiwick_flow";
 
+/// Who is signed in, as somebody who may decide and see. An invitation is for a first passkey, and for nothing else.
 pub(super) fn signed_in(house: &House, headers: &HeaderMap) -> Option<SignedIn> {
+    signed_in_or_invited(house, headers).filter(|by| by.session.way != Way::Invitation)
+}
+
+fn signed_in_or_invited(house: &House, headers: &HeaderMap) -> Option<SignedIn> {
     let cookie = cookie(house, headers, SESSION)?;
     let session = house.sign_ins.session(&cookie, house.clock.now())?;
-    let person = house.person(session.person.as_str())?.clone();
+    let person = house.person(session.person.as_str())?;
     Some(SignedIn { person, session, cookie })
 }
 
 /// Was the form sent by one of our own pages? A browser says so: by `Origin`, or, where our referrer policy makes that `null`, by
 /// `Sec-Fetch-Site`, which no page can set.
-fn from_our_page(house: &House, headers: &HeaderMap) -> bool {
+pub(super) fn from_our_page(house: &House, headers: &HeaderMap) -> bool {
     let of = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     let ours = |origin: &str| {
         let own = house.urls.base.parse::<url::Url>().is_ok_and(|u| u.origin().ascii_serialization() == origin);
@@ -136,7 +176,7 @@ fn from_our_page(house: &House, headers: &HeaderMap) -> bool {
     }
 }
 
-fn same(a: &str, b: &str) -> bool {
+pub(super) fn same(a: &str, b: &str) -> bool {
     bool::from(a.as_bytes().ct_eq(b.as_bytes()))
 }
 
@@ -151,14 +191,14 @@ fn fields(body: &[u8]) -> Option<BTreeMap<String, String>> {
     Some(fields)
 }
 
-fn page(status: StatusCode, html: String) -> Response {
+pub(super) fn page(status: StatusCode, html: String) -> Response {
     let mut response = html.into_response();
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     response
 }
 
-fn to(path: &str) -> Response {
+pub(super) fn to(path: &str) -> Response {
     let mut response = StatusCode::SEE_OTHER.into_response();
     if let Ok(path) = HeaderValue::from_str(path) {
         response.headers_mut().insert(header::LOCATION, path);
@@ -167,7 +207,7 @@ fn to(path: &str) -> Response {
 }
 
 /// A refusal as a page.
-fn refused(viewer: Option<Viewer>, problem: &Problem) -> Response {
+pub(super) fn refused(viewer: Option<Viewer>, problem: &Problem) -> Response {
     let view = MessageView {
         viewer,
         tone: Tone::Problem,
@@ -179,23 +219,62 @@ fn refused(viewer: Option<Viewer>, problem: &Problem) -> Response {
     page(problem.status(), pages::message_page(&view))
 }
 
-fn forged() -> Response {
+pub(super) fn forged() -> Response {
     let problem = Problem::because(ErrorCode::RoleMissing, "this form is out of date, or was not sent by a page of this broker");
     refused(None, &problem)
 }
 
-fn sign_in_form(house: &House, status: StatusCode, hold: Option<String>, problem: Option<String>) -> Response {
-    let csrf = URL_SAFE_NO_PAD.encode(random::<24>());
-    let way = SignInWay::Secret {
+/// Is the page looked at under the address for which passkeys are made here?
+fn on_passkey_site(house: &House, headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    house.passkey_site().is_some_and(|site| site.origins.iter().any(|o| o.split_once("://").is_some_and(|(_, of)| of == host)))
+}
+
+fn sign_in_form(house: &House, headers: &HeaderMap, status: StatusCode, onward: &Onward, problem: Option<String>) -> Response {
+    let csrf = crate::sign_in::secret();
+    let provider = house.provider.as_ref().map(|p| SignInWay::Provider { id: "oidc".to_owned(), name: p.config.name.clone() });
+    let asked = if on_passkey_site(house, headers) { house.ask_sign_in(&csrf).ok() } else { None };
+    let passkey = asked.map(|ask| SignInWay::Passkey(PasskeyAsk { options: ask.options, ticket: ask.ticket }));
+    let code = SignInWay::Secret {
         label: "One-time code".to_owned(),
         hint: "Type `bailiwick sign-in` in a terminal where your key is. The code works once, for five minutes.".to_owned(),
         with_name: false,
     };
-    let hold = hold.and_then(|h| h.parse::<HoldId>().ok()).map(|h| h.to_string());
-    let view = SignInView { csrf: csrf.clone(), ways: vec![way], hold, problem };
-    let mut response = page(status, pages::sign_in_page(&view));
+    let ways: Vec<SignInWay> = provider.into_iter().chain(passkey).chain([code]).collect();
+    let view = SignInView { csrf: csrf.clone(), ways, hold: onward.hold(), request: onward.request(), problem };
+    let mut response = ways::with_script(page(status, pages::sign_in_page(&view)));
     response.headers_mut().append(header::SET_COOKIE, set_cookie(house, FORM, &csrf, 3600));
     response
+}
+
+/// What a passkey gave, out of the fields of a form.
+fn shown(fields: &BTreeMap<String, String>) -> Shown<'_> {
+    let of = |name: &str| fields.get(name).map_or("", String::as_str);
+    Shown {
+        ticket: of("ticket"),
+        id: of("passkey_id"),
+        authenticator_data: of("authenticator_data"),
+        client_data: of("client_data"),
+        signature: of("signature"),
+        user_handle: of("user_handle"),
+    }
+}
+
+/// Begins a session, and goes on to where the person was going.
+async fn enter(house: &House, headers: &HeaderMap, person: &bailiwick_core::PersonName, way: Way, onward: &Onward) -> Response {
+    match house.begin_session(person, way, None).await {
+        Ok((session, _)) => {
+            let mut response = if way == Way::Invitation { to(pages::ACCOUNT_PATH) } else { to(&onward.path()) };
+            let headers = response.headers_mut();
+            headers.append(header::SET_COOKIE, set_cookie(house, SESSION, &session, house.sign_ins.session_max().as_secs()));
+            headers.append(header::SET_COOKIE, set_cookie(house, FORM, "", 0));
+            response
+        }
+        Err(why) => {
+            tracing::warn!(%why, %person, "a sign-in was refused");
+            sign_in_form(house, headers, StatusCode::FORBIDDEN, onward, Some("You cannot sign in now.".to_owned()))
+        }
+    }
 }
 
 /// A one-time code for the sign-in page, for a person who proves himself or herself by key.
@@ -211,8 +290,9 @@ pub(super) async fn sign_in_code(State(api): State<Arc<Api>>, by: super::asker::
 
 /// The page to sign in.
 #[utoipa::path(get, path = "/sign-in", tag = "pages", params(SignInQuery), responses((status = 200, description = "The form.", body = String, content_type = "text/html")))]
-pub(super) async fn sign_in_page(State(api): State<Arc<Api>>, query: Result<Asked<SignInQuery>, Problem>) -> Response {
-    sign_in_form(&api.house, StatusCode::OK, query.ok().and_then(|q| q.0.hold), None)
+pub(super) async fn sign_in_page(State(api): State<Arc<Api>>, headers: HeaderMap, query: Result<Asked<SignInQuery>, Problem>) -> Response {
+    let onward = query.map_or(Onward::Approvals, |Asked(q)| Onward::read(&api.house, q.hold.as_deref(), q.request.as_deref()));
+    sign_in_form(&api.house, &headers, StatusCode::OK, &onward, None)
 }
 
 /// Signs in with a one-time code.
@@ -233,21 +313,18 @@ pub(super) async fn sign_in(State(api): State<Arc<Api>>, request: Request) -> Re
     };
     let Some(fields) = fields(&body) else { return forged() };
     let of = |name: &str| fields.get(name).map_or("", String::as_str);
-    let hold = of(pages::FIELD_HOLD).parse::<HoldId>().ok().map(|h| h.to_string());
+    let onward = Onward::read(house, Some(of(pages::FIELD_HOLD)), Some(of(pages::FIELD_REQUEST)));
     let expected = cookie(house, &headers, FORM).filter(|c| !c.is_empty());
     if !expected.is_some_and(|c| same(&c, of(pages::FIELD_CSRF))) {
-        return sign_in_form(house, StatusCode::FORBIDDEN, hold, Some("This form was out of date; try again.".to_owned()));
+        return sign_in_form(house, &headers, StatusCode::FORBIDDEN, &onward, Some("This form was out of date; try again.".to_owned()));
     }
     let now = house.clock.now();
-    let Some(session) = house.sign_ins.exchange(of(pages::FIELD_SECRET), now) else {
+    let Some((person, way)) = house.sign_ins.take_code(of(pages::FIELD_SECRET), now) else {
         tracing::warn!("a sign-in code was refused");
-        return sign_in_form(house, StatusCode::FORBIDDEN, hold, Some("This code is not valid, was used already, or is too old.".to_owned()));
+        let problem = "This code is not valid, was used already, or is too old.".to_owned();
+        return sign_in_form(house, &headers, StatusCode::FORBIDDEN, &onward, Some(problem));
     };
-    let mut response = to(&hold.map_or_else(|| pages::APPROVALS_PATH.to_owned(), |h| pages::approval_path(&h)));
-    let headers = response.headers_mut();
-    headers.append(header::SET_COOKIE, set_cookie(house, SESSION, &session, SESSION_LIFE.as_secs()));
-    headers.append(header::SET_COOKIE, set_cookie(house, FORM, "", 0));
-    response
+    enter(house, &headers, &person, way, &onward).await
 }
 
 /// Signs out.
@@ -257,6 +334,8 @@ pub(super) async fn sign_out(State(api): State<Arc<Api>>, request: Request) -> R
     match posted(&api, request).await {
         Ok((by, _)) => {
             house.sign_ins.sign_out(&by.cookie);
+            house.note_signed_out(&by.session).await;
+            house.end_interactive_of(by.mark()).await;
             let mut response = to(pages::SIGN_IN_PATH);
             response.headers_mut().append(header::SET_COOKIE, set_cookie(house, SESSION, "", 0));
             response
@@ -267,12 +346,21 @@ pub(super) async fn sign_out(State(api): State<Arc<Api>>, request: Request) -> R
 
 /// Who sent the form of a signed-in person, and its fields; or the refusal.
 async fn posted(api: &Arc<Api>, request: Request) -> Result<(SignedIn, BTreeMap<String, String>), Box<Response>> {
+    let (by, fields) = posted_by_any(api, request).await?;
+    if by.session.way == Way::Invitation {
+        return Err(Box::new(refused(None, &Problem::new(ErrorCode::AuthnMissing))));
+    }
+    Ok((by, fields))
+}
+
+/// The same for whoever has a session, by an invitation too.
+async fn posted_by_any(api: &Arc<Api>, request: Request) -> Result<(SignedIn, BTreeMap<String, String>), Box<Response>> {
     let house = &api.house;
     let headers = request.headers().clone();
     if !from_our_page(house, &headers) {
         return Err(Box::new(forged()));
     }
-    let by = signed_in(house, &headers).ok_or_else(|| Box::new(refused(None, &Problem::new(ErrorCode::AuthnMissing))))?;
+    let by = signed_in_or_invited(house, &headers).ok_or_else(|| Box::new(refused(None, &Problem::new(ErrorCode::AuthnMissing))))?;
     let FormBytes(body) = FormBytes::from_request(request, api).await.map_err(|p| Box::new(refused(Some(by.viewer()), &p)))?;
     let fields = fields(&body).ok_or_else(|| Box::new(forged()))?;
     if !fields.get(pages::FIELD_CSRF).is_some_and(|c| same(c, &by.session.csrf)) {
@@ -307,8 +395,8 @@ pub(super) async fn approval(State(api): State<Arc<Api>>, headers: HeaderMap, na
         return to(&id.map_or_else(|| pages::SIGN_IN_PATH.to_owned(), |id| format!("{}?hold={id}", pages::SIGN_IN_PATH)));
     };
     match held(&api.house, &by, &name).await {
-        Ok(hold) => match hold_view(&api.house, &by, &hold).await {
-            Ok(view) => page(StatusCode::OK, pages::approval_page(&view)),
+        Ok(hold) => match hold_view(&api.house, &by, &hold, on_passkey_site(&api.house, &headers)).await {
+            Ok(view) => ways::with_script(page(StatusCode::OK, pages::approval_page(&view))),
             Err(problem) => refused(Some(by.viewer()), &problem),
         },
         Err(problem) => refused(Some(by.viewer()), &problem),
@@ -347,7 +435,7 @@ async fn decided(house: &House, by: &SignedIn, name: &Named, fields: &BTreeMap<S
     let hold = held(house, by, name).await?;
     let of = |name: &str| fields.get(name).map_or("", String::as_str);
     let digest: Digest = of(pages::FIELD_DIGEST).parse().map_err(|_| Problem::new(ErrorCode::ApprovalMismatch))?;
-    let saying = Saying {
+    let mut saying = Saying {
         digest,
         // The words of the arguments as the page showed them: made from the same bytes, which do not change.
         seen: seen(&hold),
@@ -360,6 +448,12 @@ async fn decided(house: &House, by: &SignedIn, name: &Named, fields: &BTreeMap<S
             let own = footing(&by.person, &hold.owner, &hold.subject, house.config.owner_may_approve) == Ok(ApprovalKind::OwnRequest);
             if own && of(pages::FIELD_OWN_REQUEST) != "yes" {
                 return Err(Problem::because(ErrorCode::ApprovalSelf, "this is your own request: tick that you approve it as such"));
+            }
+            // Signed with a passkey, the decision shows by itself what it is about: the challenge was made from exactly this.
+            if !of("passkey_id").is_empty() {
+                let verdict = Verdict { hold: hold.id, digest, seen: saying.seen, word: Word::Approve };
+                saying.signature = house.passkey_decision(&by.session, verdict, shown(fields)).await.map_err(|why| ways::problem(&why))?;
+                saying.proof = PASSKEY;
             }
             Ok(house.approve(hold.id, &by.person, saying).await?)
         }

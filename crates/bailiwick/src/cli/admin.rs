@@ -134,7 +134,7 @@ fn known_pins(data_dir: &Path) -> Result<Vec<Pin>, Failure> {
 /// Checks the policies as the start does: against the tools that were seen, and those that the configuration names. Gives how many there are.
 fn check_policies(config: &Config, pins: &[Pin]) -> Result<usize, Failure> {
     let sources = crate::house::policy_sources(config).map_err(|e| Failure::new(e.to_string(), e.hint()))?;
-    let engine = crate::house::engine_over(&sources, config, pins).map_err(|report| Failure::new(report, ""))?;
+    let engine = crate::house::engine_over(&sources, config, &config.people, pins).map_err(|report| Failure::new(report, ""))?;
     for warning in engine.warnings() {
         warn(format_args!("note: {}:{}: {}", warning.source.as_deref().unwrap_or("policies"), warning.line, warning.message));
     }
@@ -157,6 +157,19 @@ pub(crate) enum AgentCommand {
     },
     /// The registered agents.
     List,
+    /// Make a one-time token with which a machine registers a key of its own as this agent's.
+    Enrol {
+        /// The agent's name in the configuration.
+        name: String,
+        /// For how many minutes it holds, at most 60.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
+    /// The keys of an agent: from files, and by enrolment.
+    Keys {
+        /// The agent's name in the configuration.
+        name: String,
+    },
     /// The running copies of an agent.
     Instances {
         /// The agent's name in the configuration.
@@ -169,6 +182,13 @@ pub(crate) enum AgentCommand {
         /// The copy, as `bailiwick agent instances` shows it, or a unique end of it.
         instance: String,
     },
+    /// Revoke one key that came by enrolment, with what was opened under it.
+    RevokeKey {
+        /// The agent's name in the configuration.
+        name: String,
+        /// The key, as `bailiwick agent keys` shows it.
+        key: String,
+    },
 }
 
 impl AgentCommand {
@@ -178,6 +198,9 @@ impl AgentCommand {
             Self::List => list_agents(place).await,
             Self::Instances { name } => super::instances::list(place, &name).await,
             Self::RevokeInstance { name, instance } => super::instances::revoke(place, &name, &instance).await,
+            Self::Enrol { name, minutes } => super::enrol::give(place, &name, minutes).await,
+            Self::Keys { name } => super::enrol::keys(place, &name).await,
+            Self::RevokeKey { name, key } => super::enrol::revoke(place, &name, &key).await,
         }
     }
 }

@@ -303,7 +303,7 @@ fn belongs(given: &ExportFile) -> Result<(), Fault> {
     Ok(())
 }
 
-fn roots(ca: Option<&Path>, base: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
+pub(super) fn roots(ca: Option<&Path>, base: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
     let Some(ca) = ca else { return Ok(Vec::new()) };
     let path = base.join(ca);
     let wrong = |why: &dyn std::fmt::Display| (format!("`{}`: {why}", path.display()), "it must be a PEM file of certificates");

@@ -1,14 +1,20 @@
 //! The configuration: `bailiwick.toml`, parsed into values that are well-formed, or refused with file, line, column and a hint.
 
+mod binding;
 mod client;
+mod clients;
 mod components;
+mod enforcement;
 mod error;
 mod export;
 mod ledger;
+mod proofs;
 mod retention;
 mod sealing;
+mod sign_in;
 mod spiffe;
 mod starter;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,15 +29,21 @@ use toml::Spanned;
 use crate::builtin::{Settings, Tables};
 use crate::leases::PoolSize;
 
+pub use binding::{Binding, Demand};
 pub use client::{ClientFile, ClientServer};
+pub use clients::Clients;
 pub use components::{ComponentEntry, Delegate};
+pub use enforcement::{EnforcementPoint, Things};
 pub use error::ConfigError;
 pub use export::{ExportEntry, ExportFormat, ExportFrom, ExportSink, HttpBody, LinkConfig, SyslogTransport};
 pub use ledger::{LedgerConfig, WITNESSES_MAX, WitnessEntry};
+pub use proofs::{IssuerEntry, IssuerKind, Issuers, KeysFrom, ProofEntry};
 pub use retention::Retention;
+pub use sign_in::{ClientLogin, EventsConfig, ProviderConfig, Receiver, SignInConfig, StepUp, Transmitter};
 pub use sealing::{PinPlace, Sealing, TokenPlace};
 pub use spiffe::{LocalRule, OpenTo, SpiffeIssuer};
 pub(crate) use starter::shop_system;
+pub use tls::{MtlsConfig, TlsConfig};
 pub use starter::{STARTER, default_for_one_person};
 
 /// The file as it is written.
@@ -57,6 +69,19 @@ struct File {
     /// How tasks may be given on.
     #[serde(default)]
     delegation: components::DelegationFile,
+    /// Who else asks the policy engine (AuthZEN), by name.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, enforcement::EnforcementPointFile>")]
+    enforcement_points: BTreeMap<String, Spanned<enforcement::EnforcementPointFile>>,
+    /// Which MCP clients people may sign in with.
+    #[serde(default)]
+    clients: clients::ClientsFile,
+    /// How people sign in at the pages.
+    #[serde(default)]
+    sign_in: sign_in::SignInFile,
+    /// Security events that are taken and told.
+    #[serde(default)]
+    events: sign_in::EventsFile,
     /// How the ledger is published, and who cosigns it.
     #[serde(default)]
     ledger: ledger::LedgerFile,
@@ -64,6 +89,10 @@ struct File {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, PersonFile>")]
     people: BTreeMap<PersonName, PersonFile>,
+    /// Those whose tokens are taken as proofs of workloads, by name.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, proofs::IssuerFile>")]
+    issuers: BTreeMap<String, Spanned<proofs::IssuerFile>>,
     /// The agents, by name.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, AgentFile>")]
@@ -75,6 +104,9 @@ struct File {
     /// Which texts of calls are kept, and for how long.
     #[schemars(with = "Option<retention::RetentionFile>")]
     retention: Option<Spanned<retention::RetentionFile>>,
+    /// Which tokens must be bound to a key.
+    #[serde(default)]
+    binding: binding::BindingFile,
     /// Where the root key comes from, under which everything is sealed.
     #[serde(default)]
     sealing: sealing::SealingFile,
@@ -106,6 +138,10 @@ struct ListenFile {
     allowed_origins: Vec<String>,
     /// `Host` values that clients may use, beside the address and the public URL's own; each is allowed as an origin too.
     allowed_hosts: Vec<String>,
+    /// TLS on the address. Default: none, for a broker on this machine or behind a proxy.
+    tls: Option<tls::TlsFile>,
+    /// A second address at which clients prove themselves by certificates in TLS.
+    mtls: Option<tls::MtlsFile>,
     /// A Unix socket beside the address, for agents on this machine. Whoever connects from a process that is an agent
     /// (`[[agents.NAME.local]]`) proves the agent by that alone. Relative to this file.
     #[schemars(with = "Option<String>")]
@@ -121,6 +157,8 @@ impl Default for ListenFile {
             public_url: None,
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
+            tls: None,
+            mtls: None,
             unix: None,
             unix_open_to: OpenTo::Owner,
         }
@@ -147,11 +185,27 @@ struct ApprovalsFile {
     expires_minutes: u32,
     /// Held calls of one task that may wait at a time. Default 20.
     pending_max: u32,
+    /// `passkey`: approvals count only if they were signed with a passkey, by a user whom it verified. `none`: a session or a key of
+    /// one's own decides. Default `none`.
+    step_up: sign_in::StepUpFile,
+    /// With `step_up = "passkey"`: only for calls of these effects. Default: all.
+    #[schemars(with = "Vec<String>")]
+    step_up_effects: Vec<Effect>,
+    /// With `step_up = "passkey"`: only for agents from this risk on. Default: all.
+    #[schemars(with = "Option<String>")]
+    step_up_risk: Option<RiskTier>,
 }
 
 impl Default for ApprovalsFile {
     fn default() -> Self {
-        Self { owner_may_approve: false, expires_minutes: 60, pending_max: 20 }
+        Self {
+            owner_may_approve: false,
+            expires_minutes: 60,
+            pending_max: 20,
+            step_up: sign_in::StepUpFile::None,
+            step_up_effects: Vec::new(),
+            step_up_risk: None,
+        }
     }
 }
 
@@ -186,6 +240,8 @@ struct PersonFile {
     /// What this person may do: `owner`, `approver`, `reviewer`, `auditor`, `operator`.
     #[schemars(with = "BTreeSet<String>")]
     roles: BTreeSet<Role>,
+    /// This person's id at the OpenID provider (`sub`). Then nothing else names him or her there.
+    sub: Option<String>,
 }
 
 /// A registered workload.
@@ -222,6 +278,18 @@ struct AgentFile {
     /// that has components and acts as none of them is marked all the same.
     #[serde(default)]
     undivided: bool,
+    /// May its owner let MCP clients of his or her own work as this agent? Default false. See `[clients]`.
+    #[serde(default)]
+    interactive: bool,
+    /// Tokens of others by which it can prove itself, besides its own key.
+    #[serde(default)]
+    #[schemars(with = "Vec<proofs::ProofFile>")]
+    proofs: Vec<Spanned<proofs::ProofFile>>,
+    /// SPIFFE IDs of other trust domains, or other URIs of certificates, that are this agent at the mTLS listener (RFC 8705). Those of our
+    /// own trust domain need not be named. Empty means none.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    tls_client_auth_san_uri: Vec<Spanned<SpiffeId>>,
     /// False suspends it.
     #[serde(default = "yes")]
     enabled: bool,
@@ -313,6 +381,9 @@ struct SystemFile {
     /// Accounts that are made beforehand, so that the first call of a task does not wait for one.
     #[serde(default)]
     pool: PoolFile,
+    /// What tokens must be bound to for calls of this system: `none`, `any`, `dpop` or `mtls`. Default `none`: what `[binding]` says is enough.
+    #[serde(default)]
+    binding: Demand,
     /// May credentials be handed out to agents? Adds the tools `issue_read_credential` and `issue_write_credential`, of the effect
     /// `issue`. Default false: the broker uses them itself, and the agent never sees one.
     #[serde(default)]
@@ -376,6 +447,12 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// Where to listen.
     pub address: std::net::SocketAddr,
+    /// TLS there.
+    pub tls: Option<TlsConfig>,
+    /// Where clients with certificates come in.
+    pub mtls: Option<MtlsConfig>,
+    /// Which tokens must be bound to a key.
+    pub binding: Binding,
     /// How clients reach it; no trailing slash. `None`: `http://` and the address that was bound.
     pub public_url: Option<String>,
     /// Further allowed `Origin` values.
@@ -394,14 +471,26 @@ pub struct Config {
     pub hold_ttl: Duration,
     /// Pending holds of one task.
     pub pending_max: u32,
+    /// Which approvals count only with a passkey.
+    pub step_up: StepUp,
+    /// How people sign in at the pages.
+    pub sign_in: SignInConfig,
+    /// Security events that are taken and told.
+    pub events: EventsConfig,
     /// Bounds on tasks.
     pub tasks: TaskLimits,
     /// How tasks may be given on.
     pub delegation: bailiwick_core::delegation::ChainLimits,
+    /// Who else asks the policy engine, by the agent that it is.
+    pub enforcement_points: BTreeMap<AgentName, EnforcementPoint>,
+    /// Which MCP clients people may sign in with.
+    pub clients: Clients,
     /// How the ledger is published, and who cosigns it.
     pub ledger: LedgerConfig,
     /// People by name.
     pub people: BTreeMap<PersonName, Person>,
+    /// Those whose tokens are taken as proofs of workloads, and which of them are whose.
+    pub issuers: Issuers,
     /// Agents by name, with the tools that each may ask for.
     pub agents: BTreeMap<AgentName, AgentEntry>,
     /// Systems by name.
@@ -438,6 +527,8 @@ pub struct AgentEntry {
     pub agent: Agent,
     /// The tools that it may ask for.
     pub tools: Vec<ToolPattern>,
+    /// URIs of certificates that are this agent, besides its own SPIFFE ID.
+    pub san_uris: BTreeSet<SpiffeId>,
     /// The processes of this machine that are it.
     pub local: Vec<LocalRule>,
     /// To whom it may give a part of its tasks.
@@ -553,6 +644,8 @@ pub struct SystemEntry {
     pub(crate) pool: PoolSize,
     /// May credentials be handed out to agents?
     pub(crate) issues: bool,
+    /// What tokens must be bound to for its calls.
+    pub(crate) binding: Demand,
 }
 
 impl SystemEntry {
@@ -623,16 +716,21 @@ impl Config {
             None => None,
             Some(given) => Some(public_url(given.get_ref()).map_err(|e| fault(given.span(), e, "write it as `https://broker.example.org`"))?),
         };
+        let tls = file.listen.tls.map(|given| tls::tls(given, base));
+        let mtls = file.listen.mtls.map(|given| tls::mtls(given, base)).transpose().map_err(|(span, what, hint)| fault(span, what, hint))?;
+        let binding = binding::binding(&file.binding, public_url.as_deref(), address);
+        if mtls.is_none() && (binding.needs_certificates() || file.systems.values().any(|s| s.get_ref().binding == Demand::Mtls)) {
+            return Err(fault(0..0, "`binding` demands `mtls`, and there is no `[listen.mtls]`".to_owned(), "add the listener, or demand `dpop` or `any`"));
+        }
+        let subjects = sign_in::subjects(&file.people).map_err(|(what, hint)| fault(0..0, what, hint))?;
+        let sign_in = sign_in::sign_in(file.sign_in, base, subjects).map_err(|(what, hint)| fault(0..0, what, hint))?;
+        let events = sign_in::events(file.events, base).map_err(|(what, hint)| fault(0..0, what, hint))?;
+        let step_up = StepUp::new(file.approvals.step_up, file.approvals.step_up_effects, file.approvals.step_up_risk)
+            .map_err(|(what, hint)| fault(0..0, what, hint))?;
         let people: BTreeMap<_, _> = file.people.into_iter().map(|(name, p)| (name.clone(), Person { name, roles: p.roles })).collect();
-        let mut agents = BTreeMap::new();
-        for (agent_name, given) in file.agents {
-            let entry = agent(agent_name, given, &people, &file.trust_domain).map_err(|(span, what, hint)| fault(span, what, hint))?;
-            agents.insert(entry.agent.name.clone(), entry);
-        }
-        if let Some(what) = components::unknown_delegate(&agents) {
-            return Err(fault(0..0, what, "register it, or leave it out of `delegates_to`"));
-        }
-        spiffe::distinct(agents.values().map(|e: &AgentEntry| (&e.agent.name, e.local.as_slice()))).map_err(|(what, hint)| fault(0..0, what, hint))?;
+        let issuers = proofs::issuers(file.issuers, &people, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
+        let agents = agents(file.agents, issuers, &people, &file.trust_domain).map_err(|(span, what, hint)| fault(span, what, hint))?;
+        let Agents { agents, interactive, issuers } = agents;
         let unix = file.listen.unix.as_ref().map(|given| spiffe::socket_path(given, base)).transpose();
         let unix = unix.map_err(|(span, what, hint)| fault(span, what, hint))?.map(|path| (path, file.listen.unix_open_to));
         let spiffe = spiffe::issuer(file.spiffe, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
@@ -642,38 +740,24 @@ impl Config {
             let entry = system(system_name, given.into_inner(), base).map_err(|(what, hint)| fault(span, what, hint))?;
             systems.insert(entry.name.clone(), entry);
         }
-        let mut exports: Vec<ExportEntry> = Vec::with_capacity(file.export.len());
-        for given in file.export {
-            let span = given.span();
-            let entry = export::export(given.into_inner(), base, crate::entry::WORDS).map_err(|(what, hint)| fault(span.clone(), what, hint))?;
-            if exports.iter().any(|e| e.name == entry.name) {
-                return Err(fault(
-                    span,
-                    format!("there are two exports called `{}`", entry.name),
-                    "each keeps its place in the ledger under its name",
-                ));
-            }
-            exports.push(entry);
-        }
+        let exports = exports(file.export, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
         let retention_span = file.retention.as_ref().map_or(0..0, Spanned::span);
         let retention = Retention::parse(file.retention.map(Spanned::into_inner).unwrap_or_default(), |name| systems.contains_key(name))
             .map_err(|(what, hint)| fault(retention_span, what, hint))?;
+        let enforcement_points =
+            enforcement::points(file.enforcement_points, &agents, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
+        let clients = clients::clients(file.clients, interactive, &agents, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
         let ledger = ledger::ledger(file.ledger, base).map_err(|(span, what, hint)| fault(span.unwrap_or(0..0), what, hint))?;
         let sealing = sealing::sealing(file.sealing, base).map_err(|(span, what, hint)| fault(span.unwrap_or(0..0), what, hint))?;
-        let policy_directory = match file.policy.directory {
-            None => None,
-            Some(given) => {
-                let path = base.join(given.get_ref());
-                if !path.is_dir() {
-                    return Err(fault(given.span(), format!("`{}` is no directory", path.display()), "make it, and put `*.cedar` files into it"));
-                }
-                Some(path)
-            }
-        };
+        let policy_directory = file.policy.directory.map(|given| policy_directory(&given, base)).transpose();
+        let policy_directory = policy_directory.map_err(|(span, what, hint)| fault(span, what, hint))?;
         let minutes = |m: u32| Duration::from_secs(u64::from(m).saturating_mul(60));
         Ok(Self {
             trust_domain: file.trust_domain,
             address,
+            tls,
+            mtls,
+            binding,
             public_url,
             allowed_origins: file.listen.allowed_origins,
             allowed_hosts: file.listen.allowed_hosts,
@@ -683,6 +767,9 @@ impl Config {
             owner_may_approve: file.approvals.owner_may_approve,
             hold_ttl: minutes(file.approvals.expires_minutes.clamp(1, 7 * 24 * 60)),
             pending_max: file.approvals.pending_max.clamp(1, 1000),
+            step_up,
+            sign_in,
+            events,
             tasks: TaskLimits {
                 ttl_max: minutes(file.tasks.ttl_minutes_max.max(1)),
                 ttl: minutes(file.tasks.ttl_minutes.clamp(1, file.tasks.ttl_minutes_max.max(1))),
@@ -692,8 +779,11 @@ impl Config {
                 open_max: file.tasks.open_max_per_agent,
             },
             delegation: file.delegation.limits(),
+            enforcement_points,
+            clients,
             ledger,
             people,
+            issuers,
             agents,
             systems,
             retention,
@@ -710,6 +800,57 @@ impl Config {
 }
 
 type Fault = (std::ops::Range<usize>, String, &'static str);
+
+/// The agents, which of them people may use themselves, and whose tokens prove them.
+struct Agents {
+    agents: BTreeMap<AgentName, AgentEntry>,
+    interactive: BTreeSet<AgentName>,
+    issuers: Issuers,
+}
+
+fn agents(
+    given: BTreeMap<AgentName, AgentFile>,
+    mut issuers: Issuers,
+    people: &BTreeMap<PersonName, Person>,
+    domain: &TrustDomain,
+) -> Result<Agents, Fault> {
+    let (mut agents, mut interactive) = (BTreeMap::new(), BTreeSet::new());
+    for (name, mut given) in given {
+        let proofs = std::mem::take(&mut given.proofs);
+        if given.interactive {
+            interactive.insert(name.clone());
+        }
+        let entry = agent(name, given, people, domain)?;
+        issuers.add(&entry, proofs)?;
+        agents.insert(entry.agent.name.clone(), entry);
+    }
+    if let Some(what) = components::unknown_delegate(&agents) {
+        return Err((0..0, what, "register it, or leave it out of `delegates_to`"));
+    }
+    spiffe::distinct(agents.values().map(|e: &AgentEntry| (&e.agent.name, e.local.as_slice()))).map_err(|(what, hint)| (0..0, what, hint))?;
+    Ok(Agents { agents, interactive, issuers })
+}
+
+fn exports(given: Vec<Spanned<export::ExportFile>>, base: &Path) -> Result<Vec<ExportEntry>, Fault> {
+    let mut exports: Vec<ExportEntry> = Vec::with_capacity(given.len());
+    for given in given {
+        let span = given.span();
+        let entry = export::export(given.into_inner(), base, crate::entry::WORDS).map_err(|(what, hint)| (span.clone(), what, hint))?;
+        if exports.iter().any(|e| e.name == entry.name) {
+            return Err((span, format!("there are two exports called `{}`", entry.name), "each keeps its place in the ledger under its name"));
+        }
+        exports.push(entry);
+    }
+    Ok(exports)
+}
+
+fn policy_directory(given: &Spanned<PathBuf>, base: &Path) -> Result<PathBuf, Fault> {
+    let path = base.join(given.get_ref());
+    if path.is_dir() {
+        return Ok(path);
+    }
+    Err((given.span(), format!("`{}` is no directory", path.display()), "make it, and put `*.cedar` files into it"))
+}
 
 fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person>, domain: &TrustDomain) -> Result<AgentEntry, Fault> {
     if !people.contains_key(given.owner.get_ref()) {
@@ -738,9 +879,16 @@ fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person
         review_by,
         enabled: given.enabled,
     };
+    let own = format!("spiffe://{domain}/");
+    if let Some(given) = given.tls_client_auth_san_uri.iter().find(|uri| uri.get_ref().as_str().starts_with(&own)) {
+        let what = format!("`{}` is of our own trust domain, where an agent's SPIFFE ID is made from its name", given.get_ref());
+        return Err((given.span(), what, "leave it out: it is this agent's by itself, or another's"));
+    }
+    let san_uris = given.tls_client_auth_san_uri.into_iter().map(Spanned::into_inner).collect();
     Ok(AgentEntry {
         agent,
         tools,
+        san_uris,
         local,
         delegates_to: components::delegates(given.delegates_to)?,
         components: components::components(given.components)?,
@@ -834,6 +982,7 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
         credential,
         pool,
         issues: given.issue_credentials,
+        binding: given.binding,
     })
 }
 

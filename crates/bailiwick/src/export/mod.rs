@@ -6,7 +6,7 @@
 mod facts;
 mod file;
 mod http;
-mod net;
+pub(crate) mod net;
 pub mod ocsf;
 mod origins;
 pub mod otlp;
@@ -98,7 +98,7 @@ impl House {
         let (head, now) = (self.store.head().size, self.clock.now());
         let mut all: Vec<ExportStatus> = self.exports.all().iter().map(|p| p.status(head, now)).collect();
         for cursor in self.store.exports().await? {
-            if !all.iter().any(|s| s.name == cursor.name) {
+            if !all.iter().any(|s| s.name == cursor.name) && !cursor.name.starts_with("events:") {
                 all.push(ExportStatus::removed(cursor.name, cursor.next, head));
             }
         }

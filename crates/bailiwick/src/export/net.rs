@@ -18,11 +18,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ADDRESSES_MAX: usize = 16;
 
 /// Bytes in both directions.
-pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// How a receiver is reached.
-pub(super) struct Dialer {
+pub(crate) struct Dialer {
     host: String,
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
@@ -40,7 +40,7 @@ impl Dialer {
     ///
     /// # Errors
     /// Why no certificate could ever fit.
-    pub(super) fn new(host: &str, port: u16, secure: bool, alpn: Option<&[u8]>, link: &LinkConfig) -> Result<Self, String> {
+    pub(crate) fn new(host: &str, port: u16, secure: bool, alpn: Option<&[u8]>, link: &LinkConfig) -> Result<Self, String> {
         let tls = if secure {
             let name = match host.parse::<IpAddr>() {
                 Ok(ip) => ServerName::IpAddress(ip.into()),
@@ -54,7 +54,7 @@ impl Dialer {
     }
 
     /// A new connection.
-    pub(super) async fn dial(&self) -> Result<Box<dyn Io>, SinkError> {
+    pub(crate) async fn dial(&self) -> Result<Box<dyn Io>, SinkError> {
         let dialed = tokio::time::timeout(CONNECT_TIMEOUT, async {
             let tcp = self.tcp().await?;
             Ok(match &self.tls {
@@ -101,15 +101,18 @@ impl Dialer {
 
 /// TLS with the web's roots and what the operator added.
 fn connector(alpn: Option<&[u8]>, link: &LinkConfig) -> Result<TlsConnector, rustls::Error> {
+    let mut config = trusting(link)?;
+    config.alpn_protocols.extend(alpn.map(<[u8]>::to_vec));
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// How a client of TLS trusts: the web's roots and what the operator added.
+pub(crate) fn trusting(link: &LinkConfig) -> Result<rustls::ClientConfig, rustls::Error> {
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for root in &link.roots {
         roots.add(root.clone())?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols.extend(alpn.map(<[u8]>::to_vec));
-    Ok(TlsConnector::from(Arc::new(config)))
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

@@ -44,6 +44,7 @@ pub fn event(facts: &Facts<'_>) -> Value {
         "incident" => incident(facts),
         "house" => house(facts),
         "lease" => lease(facts),
+        "person" => of_person(facts),
         "shard" | "erasure" | "texts_read" | "pruned" => upkeep(facts),
         other => base(facts, &BASE_EVENT, 99, Some(other), INFORMATIONAL),
     };
@@ -58,6 +59,7 @@ pub fn severity(facts: &Facts<'_>) -> u8 {
         ("outcome", Some("unknown"), _) | ("tool", _, Some("quarantined")) => MEDIUM,
         ("denial" | "hold", ..) | ("outcome", Some("failed" | "not_sent"), _) | ("tool", _, Some("review")) => LOW,
         ("incident" | "shard", ..) => HIGH,
+        ("person", ..) if matches!(facts.own("what"), Some("disabled" | "invited" | "passkey_added" | "passkey_removed")) => LOW,
         // A person said that it is over; nothing showed it.
         ("lease", ..) if facts.own("by").is_some() => MEDIUM,
         ("erasure" | "pruned", ..) => LOW,
@@ -469,6 +471,24 @@ fn house(facts: &Facts<'_>) -> Event {
         "token_revoked" => entity(facts, (11, "Deactivate"), other("Token"), "a token was revoked".to_owned()),
         _ => entity(facts, (99, what), other("Other"), format!("the broker: {what}")),
     }
+}
+
+/// What happens with a person, or with how a person proves who he or she is.
+fn of_person(facts: &Facts<'_>) -> Event {
+    let (what, name) = (facts.own("what").unwrap_or("unknown"), facts.own("person").unwrap_or("unknown"));
+    let activity = match what {
+        "recognized" => (3, "Update"),
+        "passkey_added" => (6, "Enroll"),
+        "passkey_removed" => (7, "Unenroll"),
+        "enabled" => (8, "Enable"),
+        "disabled" => (9, "Disable"),
+        _ => (99, what),
+    };
+    let about = json!({ "name": name, "uid": name, "type_id": 99, "type": "Person" });
+    let mut event = entity(facts, activity, about, format!("a person: {what}"));
+    event.insert("comment".to_owned(), facts.own("detail").into());
+    event.insert("actor".to_owned(), json!({ "user": person(facts.own("by").unwrap_or(name)) }));
+    event
 }
 
 /// What is done to the record itself.

@@ -11,7 +11,7 @@ use super::syslog::SyslogSink;
 /// Why records were not taken, in words that hold no secret.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{what}")]
-pub(super) struct SinkError {
+pub(crate) struct SinkError {
     what: String,
     /// The receiver asks for this pause.
     pub(super) pause: Option<Duration>,

@@ -223,6 +223,7 @@ const fn shape(code: ErrorCode) -> Shape {
         | ErrorCode::HoldFlood
         | ErrorCode::ApprovalSelf
         | ErrorCode::ApprovalNotEligible
+        | ErrorCode::StepUpRequired
         | ErrorCode::ApprovalMismatch
         | ErrorCode::BudgetCalls
         | ErrorCode::BudgetRate
@@ -231,6 +232,7 @@ const fn shape(code: ErrorCode) -> Shape {
         | ErrorCode::UpstreamBroken
         | ErrorCode::CredentialUnavailable
         | ErrorCode::LeaseAbsent
+        | ErrorCode::AgentAbsent
         | ErrorCode::CallCancelled
         | ErrorCode::OauthRequest => Shape::Model,
     }

@@ -3,9 +3,10 @@
 use bailiwick_core::Effect;
 use maud::{Markup, html};
 
+use super::account::{PasskeyAsk, USED, passkey_fields};
 use super::frame::{Moment, Viewer, badge, code, csrf, document, fact, meaning, words};
 use super::visible::{block, hidden_characters, line};
-use super::{
+use super::{PASSKEY_SCRIPT_PATH, 
     APPROVALS_PATH, DECISION_APPROVE, DECISION_REFUSE, FIELD_DECISION, FIELD_DIGEST, FIELD_OWN_REQUEST, FIELD_REASON, REASON_LENGTH_MAX,
     approval_path,
 };
@@ -53,6 +54,8 @@ pub struct HoldView {
     pub earlier_total: usize,
     /// Where it stands, and what the viewer may do.
     pub standing: Standing,
+    /// How the viewer's passkey signs a yes, if it does.
+    pub passkey: Option<PasskeyAsk>,
 }
 
 /// Who asks, and for what work.
@@ -371,8 +374,10 @@ fn form(view: &HoldView, own_request: bool) -> Markup {
     html! {
         section.decide aria-labelledby="decide" {
             h2 id="decide" { "Your decision" }
-            form method="post" action=(approval_path(&view.hold)) autocomplete="off" {
+            form method="post" action=(approval_path(&view.hold)) autocomplete="off"
+                data-passkey=[view.passkey.as_ref().map(|_| "get")] data-options=[view.passkey.as_ref().map(|ask| &ask.options)] {
                 (csrf(&view.viewer))
+                @if let Some(ask) = &view.passkey { (passkey_fields(&ask.ticket, &USED)) }
                 input type="hidden" name=(FIELD_DIGEST) value=(view.digest);
                 @if own_request {
                     p.warning id="own" {
@@ -391,12 +396,16 @@ fn form(view: &HoldView, own_request: bool) -> Markup {
                     textarea id="reason" name=(FIELD_REASON) rows="2" maxlength=(REASON_LENGTH_MAX) {}
                 }
                 p.buttons {
-                    button.refuse type="submit" name=(FIELD_DECISION) value=(DECISION_REFUSE) formnovalidate { "Refuse" }
+                    button.refuse type="submit" name=(FIELD_DECISION) value=(DECISION_REFUSE) formnovalidate data-plain { "Refuse" }
                     button.approve type="submit" name=(FIELD_DECISION) value=(DECISION_APPROVE) {
                         "Approve this call once"
                     }
                 }
                 p.aside { "Signed in as " (words(&view.viewer.name)) ". Your decision is final and goes on record." }
+                @if view.passkey.is_some() {
+                    p.aside { "Your passkey signs a yes to exactly this call." }
+                    script src=(PASSKEY_SCRIPT_PATH) defer {}
+                }
             }
         }
     }

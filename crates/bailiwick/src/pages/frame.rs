@@ -6,7 +6,7 @@ use bailiwick_core::Effect;
 use maud::{DOCTYPE, Markup, html};
 
 use super::visible::{line, plain};
-use super::{APPROVALS_PATH, FIELD_CSRF, SIGN_OUT_PATH, STYLE_PATH};
+use super::{ACCOUNT_PATH, APPROVALS_PATH, FIELD_CSRF, SIGN_OUT_PATH, STYLE_PATH};
 
 /// Who is looking at a page.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ pub(super) fn document(title: &str, viewer: Option<&Viewer>, content: &Markup) -
                 header.banner {
                     p.brand { "Bailiwick" }
                     @if let Some(viewer) = viewer {
-                        nav aria-label="Pages" { a href=(APPROVALS_PATH) { "Held calls" } }
+                        nav aria-label="Pages" { a href=(APPROVALS_PATH) { "Held calls" } " " a href=(ACCOUNT_PATH) { "You" } }
                         form.sign-out method="post" action=(SIGN_OUT_PATH) {
                             (csrf(viewer))
                             span { "Signed in as " b { (line(&viewer.name)) } }

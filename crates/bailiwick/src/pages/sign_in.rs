@@ -2,8 +2,9 @@
 
 use maud::{Markup, html};
 
+use super::account::{PasskeyAsk, USED, passkey_fields};
 use super::frame::{document, path_segment, words};
-use super::{FIELD_CSRF, FIELD_HOLD, FIELD_PERSON, FIELD_SECRET, SIGN_IN_PATH};
+use super::{FIELD_CSRF, FIELD_HOLD, FIELD_PERSON, FIELD_REQUEST, FIELD_SECRET, PASSKEY_SCRIPT_PATH, SIGN_IN_PATH};
 
 /// What the page shows.
 #[derive(Clone)]
@@ -14,6 +15,8 @@ pub struct SignInView {
     pub ways: Vec<SignInWay>,
     /// The hold that the person wanted to see, if any.
     pub hold: Option<String>,
+    /// The request of a client that brought the person here, sealed, if one did.
+    pub request: Option<String>,
     /// What went wrong the last time, if anything.
     pub problem: Option<String>,
 }
@@ -43,6 +46,8 @@ pub enum SignInWay {
         /// Its name for people.
         name: String,
     },
+    /// A passkey, asked for by the page's script.
+    Passkey(PasskeyAsk),
 }
 
 /// The page at [`SIGN_IN_PATH`].
@@ -67,6 +72,7 @@ fn way_in(view: &SignInView, number: usize, way: &SignInWay) -> Markup {
                 form.card method="post" action=(SIGN_IN_PATH) {
                     input type="hidden" name=(FIELD_CSRF) value=(view.csrf);
                     @if let Some(hold) = &view.hold { input type="hidden" name=(FIELD_HOLD) value=(hold); }
+                    @if let Some(request) = &view.request { input type="hidden" name=(FIELD_REQUEST) value=(request); }
                     @if *with_name {
                         p.field {
                             label for=(person) { "Name" }
@@ -84,10 +90,22 @@ fn way_in(view: &SignInView, number: usize, way: &SignInWay) -> Markup {
                 }
             }
         }
+        SignInWay::Passkey(ask) => html! {
+            form.card method="post" action=(format!("{SIGN_IN_PATH}/passkey")) data-passkey="get" data-options=(ask.options) {
+                input type="hidden" name=(FIELD_CSRF) value=(view.csrf);
+                @if let Some(hold) = &view.hold { input type="hidden" name=(FIELD_HOLD) value=(hold); }
+                @if let Some(request) = &view.request { input type="hidden" name=(FIELD_REQUEST) value=(request); }
+                (passkey_fields(&ask.ticket, &USED))
+                p.buttons { button.primary type="submit" id="use-passkey" { "Sign in with a passkey" } }
+            }
+            script src=(PASSKEY_SCRIPT_PATH) defer {}
+        },
         SignInWay::Provider { id, name } => {
             let mut href = format!("{SIGN_IN_PATH}/{}", path_segment(id));
             if let Some(hold) = &view.hold {
                 href = format!("{href}?{FIELD_HOLD}={}", path_segment(hold));
+            } else if let Some(request) = &view.request {
+                href = format!("{href}?{FIELD_REQUEST}={}", path_segment(request));
             }
             html! { p { a.button href=(href) { "Sign in with " (words(name)) } } }
         }

@@ -57,6 +57,7 @@ fn hold(text: &dyn Fn(&str, &str) -> String, standing: Standing) -> HoldView {
         }],
         earlier_total: 3,
         standing,
+        passkey: None,
     }
 }
 
@@ -108,6 +109,7 @@ fn sign_in(text: &dyn Fn(&str, &str) -> String) -> SignInView {
             SignInWay::Provider { id: text("provider", "staff"), name: text("provider_name", "Staff accounts") },
         ],
         hold: Some(text("hold", "hold_0199aa10")),
+        request: None,
         problem: Some(text("problem", "That code was not right.")),
     }
 }

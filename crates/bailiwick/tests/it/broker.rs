@@ -104,9 +104,17 @@ impl Drop for Broker {
 impl Broker {
     /// Starts one. `edit` changes the configuration's text before.
     pub(crate) async fn start(edit: impl FnOnce(String) -> String) -> Self {
+        Self::start_with(&[], edit).await
+    }
+
+    /// The same, with sealed secrets.
+    pub(crate) async fn start_with(secrets: &[(&str, &str)], edit: impl FnOnce(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         bailiwick::place::prepare(&data).unwrap();
+        for (name, value) in secrets {
+            bailiwick::secrets::set(&data, name, value.as_bytes().to_vec().into()).await.unwrap();
+        }
         let mut keys = Vec::new();
         for (folder, names) in [("people", PEOPLE.as_slice()), ("agents", AGENTS.as_slice())] {
             for name in names {

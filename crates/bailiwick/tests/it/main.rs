@@ -24,6 +24,8 @@ mod delegation;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod exports;
 #[cfg(test)]
 mod false_broker;
@@ -44,6 +46,8 @@ mod legacy;
 mod oauth;
 #[cfg(test)]
 mod pages;
+#[cfg(test)]
+mod passkeys;
 #[cfg(test)]
 mod payloads;
 #[cfg(test)]
@@ -71,6 +75,8 @@ mod root_key;
 mod running;
 #[cfg(test)]
 mod shards;
+#[cfg(test)]
+mod sign_in;
 #[cfg(test)]
 mod spiffe;
 #[cfg(test)]

@@ -13,6 +13,8 @@ use crate::broker::Broker;
 enum Door {
     /// Everybody: nothing that it says is a secret.
     Public,
+    /// Everybody, where the configuration opens it; here it does not.
+    Closed,
     /// A client assertion in the form.
     Client,
     /// An agent's token.
@@ -29,13 +31,28 @@ enum Door {
     Form,
 }
 
+/// A public key of nobody here.
+fn a_key() -> Value {
+    json!({ "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" })
+}
+
 /// One line for each route, with a person who may use it and a body that is well-formed.
 fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
-    use Door::{Agent, Both, Client, Form, Person, Public, Role, Session};
+    use Door::{Agent, Both, Client, Closed, Form, Person, Public, Role, Session};
     let hex = "0".repeat(64);
     let decision = json!({ "digest": hex, "seen": hex, "signature": "AA" });
     vec![
         ("post", "/oauth/token", Client, None),
+        ("get", "/oauth/authorize", Closed, None),
+        ("post", "/oauth/register", Closed, Some(json!({ "redirect_uris": ["http://127.0.0.1/cb"] }))),
+        ("post", "/access/v1/evaluation", Agent, Some(json!({}))),
+        ("post", "/access/v1/evaluations", Agent, Some(json!({}))),
+        ("post", "/access/v1/search/subject", Agent, Some(json!({}))),
+        ("post", "/access/v1/search/resource", Agent, Some(json!({}))),
+        ("post", "/access/v1/search/action", Agent, Some(json!({}))),
+        ("get", "/.well-known/authzen-configuration", Public, None),
+        ("get", "/consent", Session, None),
+        ("post", "/consent", Session, None),
         ("post", "/oauth/introspect", Client, None),
         ("post", "/oauth/revoke", Client, None),
         ("get", "/.well-known/oauth-authorization-server", Public, None),
@@ -58,9 +75,13 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("get", "/v1/tools", Person, None),
         ("post", "/v1/tools/{name}/classify", Role("rea"), Some(json!({ "effect": "read", "definition": hex }))),
         ("get", "/v1/agents", Person, None),
+        ("post", "/v1/agents/{name}/enrolments", Person, Some(json!({}))),
+        ("get", "/v1/agents/{name}/keys", Person, None),
+        ("post", "/v1/agents/{name}/keys/{key}/revoke", Person, None),
         ("get", "/v1/agents/{name}/instances", Person, None),
         ("post", "/v1/agents/{name}/instances/{instance}/revoke", Person, None),
         // What proves is the one-time token in the body.
+        ("post", "/v1/enrol", Both, Some(json!({ "token": format!("bwe_{}", "A".repeat(43)), "key": a_key(), "proof": "e30.e30.AA" }))),
         ("get", "/v1/systems", Person, None),
         ("get", "/v1/secrets", Role("ops"), None),
         ("get", "/v1/leases", Role("aud|ops"), None),
@@ -91,6 +112,23 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("get", "/approvals/{hold}", Session, None),
         ("post", "/approvals/{hold}", Session, None),
         ("get", "/assets/style.css", Public, None),
+        ("get", "/assets/passkey.js", Public, None),
+        ("get", "/sign-in/oidc", Closed, None),
+        ("get", "/sign-in/oidc/callback", Closed, None),
+        ("post", "/sign-in/oidc/logout", Closed, None),
+        ("post", "/sign-in/passkey", Form, None),
+        ("get", "/account", Session, None),
+        ("post", "/account/passkeys", Session, None),
+        ("post", "/account/passkeys/remove", Session, None),
+        ("post", "/account/sessions/end", Session, None),
+        ("get", "/v1/people", Person, None),
+        ("post", "/v1/people/{name}/disable", Role("ops"), Some(json!({ "reason": "x" }))),
+        ("post", "/v1/people/{name}/enable", Role("ops"), Some(json!({ "reason": "x" }))),
+        ("post", "/v1/people/{name}/sign-out", Person, None),
+        ("post", "/v1/people/{name}/invite", Role("ops"), None),
+        ("post", "/events", Closed, None),
+        ("post", "/events/poll/{name}", Closed, None),
+        ("get", "/.well-known/ssf-configuration", Public, None),
         ("get", "/healthz", Public, None),
         ("get", "/readyz", Public, None),
         ("get", "/metrics", Public, None),
@@ -107,8 +145,9 @@ fn filled(path: &str) -> String {
     };
     let absent = format!("{id}{}", "0".repeat(32));
     path.replace("{id}", &absent)
+        .replace("{key}", &"A".repeat(43))
         .replace("{hold}", &absent)
-        .replace("{name}", if path.starts_with("/v1/systems") { "absent" } else { "shop.absent" })
+        .replace("{name}", if path.starts_with("/v1/systems") || path.starts_with("/v1/agents") { "absent" } else { "shop.absent" })
         .replace("{system}", "absent")
 }
 
@@ -132,7 +171,7 @@ async fn a_route_without_a_case_fails_and_so_does_a_case_without_a_route() {
     assert_eq!(routes, known);
     for (m, path, door, _) in cases() {
         let secured = document["paths"][path][m]["security"].is_array();
-        assert_eq!(secured, door != Door::Public, "{m} {path}: the document and the case disagree about who may");
+        assert_eq!(secured, !matches!(door, Door::Public | Door::Closed), "{m} {path}: the document and the case disagree about who may");
     }
 }
 
@@ -147,6 +186,7 @@ async fn every_route_refuses_without_proof_and_with_a_token_that_is_none() {
         for answer in [bare, garbage] {
             match door {
                 Door::Public => assert!(answer.status.is_success() || path == "/readyz", "{m} {path}: {answer:?}"),
+                Door::Closed => assert_eq!(answer.status, StatusCode::NOT_FOUND, "{m} {path}: {answer:?}"),
                 Door::Client if path.ends_with("introspect") && answer.headers.contains_key("www-authenticate") => {
                     assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{m} {path}");
                 }
@@ -186,7 +226,7 @@ async fn every_route_refuses_the_wrong_kind_of_caller() {
                 let answer = broker.by("ops", method(m), &target, None).await;
                 assert!(answer.headers["location"].to_str().unwrap().starts_with("/sign-in"), "{m} {path}: a key is no session");
             }
-            Door::Public | Door::Client | Door::Both | Door::Session | Door::Form => {}
+            Door::Public | Door::Closed | Door::Client | Door::Both | Door::Session | Door::Form => {}
         }
         if let Door::Role(who) = door {
             for other in crate::broker::PEOPLE.iter().filter(|p| !who.split('|').any(|w| w == **p)) {
@@ -202,12 +242,12 @@ async fn what_is_not_there_is_not_found_by_anybody() {
     let broker = Broker::start(|text| text).await;
     let token = broker.agent_token("scout", None).await;
     for (m, path, door, body) in cases().into_iter().filter(|(_, path, ..)| path.contains('{')) {
-        for target in [filled(path), path.replace("{id}", "x").replace("{hold}", "x").replace("{name}", "no-tool").replace("{system}", "%20")] {
+        for target in [filled(path), path.replace("{id}", "x").replace("{hold}", "x").replace("{name}", "no-tool").replace("{system}", "%20").replace("{key}", "x")] {
             let answer = match door {
                 Door::Agent => broker.with(&token, method(m), &target, body.clone()).await,
                 Door::Both | Door::Person => broker.by("ops", method(m), &target, body.clone()).await,
                 Door::Role(who) => broker.by(who.split('|').next().unwrap(), method(m), &target, body.clone()).await,
-                Door::Public | Door::Client | Door::Session | Door::Form => continue,
+                Door::Public | Door::Closed | Door::Client | Door::Session | Door::Form => continue,
             };
             assert_eq!(answer.status, StatusCode::NOT_FOUND, "{m} {target}: {answer:?}");
         }

@@ -7,6 +7,7 @@
 //! a plan without rights is refused. A refresh token is often good for one use: what the server gives in its place is durable before its access token is used
 //! ([`Rotation`]), one request is under way at a time, the last two are kept, and `invalid_grant` calls a person instead of being tried for ever.
 
+pub mod code;
 mod ending;
 mod exchange;
 mod preflight;

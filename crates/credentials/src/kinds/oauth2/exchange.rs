@@ -24,7 +24,7 @@ const ASSERTION_LIFE: i64 = 60;
 /// Our clock may be ahead of the server's by this much.
 const BACK_DATED: i64 = 5;
 /// What stands in errors of OAuth (RFC 6749 section 5.2).
-const PLACES: [&str; 2] = ["/error", "/error_description"];
+pub(super) const PLACES: [&str; 2] = ["/error", "/error_description"];
 /// No token lives longer than ten years, whatever a server says.
 const EXPIRES_MAX: u64 = 10 * 366 * 86_400;
 
@@ -156,18 +156,22 @@ fn granted(inner: &Inner, reply: &Reply, sent: Option<&Secret>, scopes: &BTreeSe
 }
 
 /// A question that says who asks.
-struct Known {
-    question: Question,
-    form: Form,
+pub(super) struct Known {
+    pub(super) question: Question,
+    pub(super) form: Form,
     /// What was signed for it.
-    assertion: Option<Secret>,
+    pub(super) assertion: Option<Secret>,
+}
+
+fn log_in(inner: &Inner, question: Question, form: Form) -> Result<Known, TargetError> {
+    log_in_as(&inner.login, &inner.settings.client_id, inner.clock.now(), question, form)
 }
 
 /// Adds what proves who we are.
-fn log_in(inner: &Inner, question: Question, form: Form) -> Result<Known, TargetError> {
-    let id = inner.settings.client_id.as_bytes();
+pub(super) fn log_in_as(login: &Login, client_id: &str, now: Timestamp, question: Question, form: Form) -> Result<Known, TargetError> {
+    let id = client_id.as_bytes();
     let known = |question, form| Known { question, form, assertion: None };
-    Ok(match &inner.login {
+    Ok(match login {
         Login::Public => known(question, form.and("client_id", id)),
         Login::Post(secret) => known(question, form.and("client_id", id).and("client_secret", secret.expose())),
         Login::Basic(secret) => {
@@ -182,14 +186,13 @@ fn log_in(inner: &Inner, question: Question, form: Form) -> Result<Known, Target
             known(question.secret_header(AUTHORIZATION, value.as_bytes()), form)
         }
         Login::PrivateKeyJwt { key, kid, audience } => {
-            let now = inner.clock.now().as_seconds();
-            let id = &inner.settings.client_id;
+            let now = now.as_seconds();
             let claims = json!({
-                "iss": id, "sub": id, "aud": audience, "jti": random_id()?,
+                "iss": client_id, "sub": client_id, "aud": audience, "jti": random_id()?,
                 "iat": now.saturating_sub(BACK_DATED), "exp": now.saturating_add(ASSERTION_LIFE),
             });
             let assertion = key.sign(kid.as_deref(), &claims)?;
-            let form = form.and("client_id", id.as_bytes()).and("client_assertion_type", b"urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+            let form = form.and("client_id", id).and("client_assertion_type", b"urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
             Known { question, form: form.and("client_assertion", assertion.expose()), assertion: Some(assertion) }
         }
     })
@@ -216,7 +219,7 @@ fn refusal<'a>(inner: &'a Inner, reply: &Reply, sent: impl Iterator<Item = &'a S
 
 impl Login {
     /// What is sent as it is.
-    const fn secret(&self) -> Option<&Secret> {
+    pub(super) const fn secret(&self) -> Option<&Secret> {
         match self {
             Self::Basic(secret) | Self::Post(secret) => Some(secret),
             Self::PrivateKeyJwt { .. } | Self::Public => None,
