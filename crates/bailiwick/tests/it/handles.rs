@@ -68,7 +68,7 @@ async fn a_call_behind_a_handle_is_made_and_its_result_says_of_which_task_it_is(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_held_call_behind_a_handle_is_made_once_when_people_release_it() {
     let scene = Scene::new().await;
-    let id = scene.begin("sys.pay", json!({ "key": "a" })).await;
+    let id = scene.begin("sys.pay", json!({ "recipient": "a" })).await;
     let held = scene.held().await;
     let about = scene.ask("tasks/get", json!({ "taskId": id })).await;
     assert!(about["result"]["statusMessage"].as_str().unwrap().contains(held[0]["id"].as_str().unwrap()), "{about}");
@@ -82,11 +82,11 @@ async fn a_held_call_behind_a_handle_is_made_once_when_people_release_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_call_behind_a_handle_is_told_as_an_error_result_and_a_cancelled_one_is_withdrawn() {
     let scene = Scene::new().await;
-    let refused = scene.begin("sys.pay", json!({ "key": "a" })).await;
+    let refused = scene.begin("sys.pay", json!({ "recipient": "a" })).await;
     scene.client().decide("ben", &scene.held().await[0], "refuse").await;
     let result = scene.ask("tasks/result", json!({ "taskId": refused })).await;
     assert_eq!(result["result"]["isError"], json!(true), "{result}");
-    let cancelled = scene.begin("sys.pay", json!({ "key": "b" })).await;
+    let cancelled = scene.begin("sys.pay", json!({ "recipient": "b" })).await;
     scene.held().await;
     assert_eq!(scene.ask("tasks/cancel", json!({ "taskId": cancelled })).await["result"]["status"], json!("cancelled"));
     assert!(scene.client().pending(&scene.task).await.is_empty());
@@ -96,12 +96,12 @@ async fn a_refused_call_behind_a_handle_is_told_as_an_error_result_and_a_cancell
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_sessions_handle_is_unknown_and_a_session_has_few() {
     let scene = Scene::new().await;
-    let id = scene.begin("sys.pay", json!({ "key": "a" })).await;
+    let id = scene.begin("sys.pay", json!({ "recipient": "a" })).await;
     let other = handshake(&scene.client(), &scene.task).await;
     let asked = json!({ "jsonrpc": "2.0", "id": 9, "method": "tasks/get", "params": { "taskId": id } }).to_string();
     assert_eq!(legacy(&scene.client(), &scene.task, &other, &asked).await.json()["error"]["code"], json!(-32602));
     for _ in 1..32 {
-        scene.begin("sys.pay", json!({ "key": "a" })).await;
+        scene.begin("sys.pay", json!({ "recipient": "a" })).await;
     }
     let more = scene.ask("tools/call", json!({ "name": "sys.look", "arguments": {}, "task": {} })).await;
     assert_eq!(more["result"]["isError"], json!(true), "{more}");
