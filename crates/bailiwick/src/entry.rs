@@ -4,8 +4,8 @@
 //! verifies. Version 2 of `intent`, `outcome` and `hold` says that the digests are salted, and until when a text is kept.
 
 use bailiwick_core::{
-    Approval, CallId, ComponentName, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, LeaseId, PersonName, PolicyRef, SpiffeId, TaskId, Timestamp,
-    ToolName,
+    Approval, CallId, ComponentName, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, LeaseId, PersonName, PolicyRef, SpiffeId, TaskId,
+    Timestamp, ToolName,
 };
 use serde::Serialize;
 

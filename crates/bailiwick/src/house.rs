@@ -507,7 +507,11 @@ impl House {
     pub fn approvers_of(&self, task: &Task) -> Vec<PersonName> {
         let own = self.config.owner_may_approve;
         // Whoever answers for an agent that gave the work on asks too, however many hops lie between.
-        let may = |name: &PersonName| task.chain.iter().all(|hop| self.person(name.as_str()).is_some_and(|p| bailiwick_core::hold::footing(&p, &hop.owner, &task.subject, own).is_ok()));
+        let may = |name: &PersonName| {
+            task.chain
+                .iter()
+                .all(|hop| self.person(name.as_str()).is_some_and(|p| bailiwick_core::hold::footing(&p, &hop.owner, &task.subject, own).is_ok()))
+        };
         let mut approvers = self.approvers(&task.owner, &task.subject);
         approvers.retain(may);
         approvers
@@ -618,7 +622,9 @@ fn first_engine(sources: &[Source], config: &Config, people: &People, pins: &[Pi
             if !unlisted {
                 return Err(StartError::Policy(report));
             }
-            Engine::new(&[], world(config, people, known_tools(config, pins, false))).map(|engine| (engine, true)).map_err(|e| StartError::Policy(e.render()))
+            Engine::new(&[], world(config, people, known_tools(config, pins, false)))
+                .map(|engine| (engine, true))
+                .map_err(|e| StartError::Policy(e.render()))
         }
     }
 }

@@ -13,8 +13,8 @@ use url::Host;
 
 use crate::entry;
 use crate::house::House;
-use crate::sign_in::directory::{ChangeError, KeptPasskey, PASSKEYS_MAX};
 use crate::sign_in::WebSession;
+use crate::sign_in::directory::{ChangeError, KeptPasskey, PASSKEYS_MAX};
 
 /// How long a person may take to touch the authenticator.
 const CHALLENGE_LIFE: std::time::Duration = std::time::Duration::from_secs(300);
@@ -105,9 +105,7 @@ fn site(base: &str) -> Option<Site> {
         //= webauthn-3#section-5.1.3
         // If effectiveDomain is not a valid domain, then return a "SecurityError" DOMException. And without TLS there is no
         // secure context, but on this machine.
-        Host::Domain(name) if url.scheme() == "https" => {
-            Some(Site { id: name.to_owned(), origins: vec![url.origin().ascii_serialization()] })
-        }
+        Host::Domain(name) if url.scheme() == "https" => Some(Site { id: name.to_owned(), origins: vec![url.origin().ascii_serialization()] }),
         Host::Ipv4(ip) if ip.is_loopback() => Some(local(url.port())),
         Host::Ipv6(ip) if ip.is_loopback() => Some(local(url.port())),
         Host::Domain(_) | Host::Ipv4(_) | Host::Ipv6(_) => None,
@@ -143,8 +141,7 @@ impl House {
         let known = self.directory.known(&session.person);
         let handle = self.user_handle(&session.person);
         let ticket = self.ticket(Purpose::Register { session: session.mark })?;
-        let exclude: Vec<Value> =
-            known.iter().flat_map(|k| &k.passkeys).map(|p| json!({ "type": "public-key", "id": p.id })).collect();
+        let exclude: Vec<Value> = known.iter().flat_map(|k| &k.passkeys).map(|p| json!({ "type": "public-key", "id": p.id })).collect();
         let options = json!({
             "challenge": Challenge::of(&ticket).encoded(),
             "rp": { "id": site.id, "name": "Bailiwick" },

@@ -225,7 +225,13 @@ impl House {
     ///
     /// # Errors
     /// As there.
-    pub async fn open_task_of(&self, agent: &AgentName, instance: InstanceId, acting: &Acting, asked: TaskRequest) -> Result<OpenedTask, TaskRefused> {
+    pub async fn open_task_of(
+        &self,
+        agent: &AgentName,
+        instance: InstanceId,
+        acting: &Acting,
+        asked: TaskRequest,
+    ) -> Result<OpenedTask, TaskRefused> {
         let now = self.clock.now();
         let opened = if self.paces.within(agent, Door::Task, now) {
             self.opened(agent, instance, acting, asked, now).await

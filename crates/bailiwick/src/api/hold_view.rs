@@ -12,7 +12,9 @@ use super::holds::{seen, shown, visible};
 use super::problem::Problem;
 use super::web::SignedIn;
 use crate::house::House;
-use crate::pages::{ApprovalMade, ApprovalsView, EarlierCall, Ending, HoldLine, HoldView, Moment, PasskeyAsk, Permission, Reason, Requester, Standing};
+use crate::pages::{
+    ApprovalMade, ApprovalsView, EarlierCall, Ending, HoldLine, HoldView, Moment, PasskeyAsk, Permission, Reason, Requester, Standing,
+};
 
 /// Lines of each part of the list.
 const LINES_MAX: usize = 100;

@@ -191,7 +191,15 @@ pub(super) async fn sign_out(State(api): State<Arc<Api>>, by: ByPerson, name: Na
     let own = name.0 == by.person.name.as_str();
     let name = if own { by.person.name.clone() } else { concerned(house, &by, &name, "operators end sessions of others")? };
     let who = by.person.name.as_str();
-    let step = PersonStep { what: "signed_out", person: &name, by: (!own).then_some(who), way: None, detail: Some("all sessions"), passkey: None, key: None };
+    let step = PersonStep {
+        what: "signed_out",
+        person: &name,
+        by: (!own).then_some(who),
+        way: None,
+        detail: Some("all sessions"),
+        passkey: None,
+        key: None,
+    };
     house.note_person(&step).await?;
     house.sign_ins.forget_codes(&name);
     house.end_sessions(|session| session.person == name).await;

@@ -11,8 +11,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
-use super::export::roots;
 use super::LinkConfig;
+use super::export::roots;
 
 type Fault = (String, &'static str);
 
@@ -186,12 +186,15 @@ const ALGORITHMS: [Algorithm; 5] = [Algorithm::EdDsa, Algorithm::Es256, Algorith
 fn algorithms(given: Option<Vec<String>>) -> Result<Vec<Algorithm>, Fault> {
     let Some(given) = given else { return Ok(ALGORITHMS.to_vec()) };
     let parsed: Option<Vec<Algorithm>> = given.iter().map(|name| Algorithm::from_name(name)).collect();
-    parsed.filter(|all| !all.is_empty()).ok_or(("`algorithms` names none, or one that is not taken".to_owned(), "for instance [\"RS256\", \"ES256\"]"))
+    parsed
+        .filter(|all| !all.is_empty())
+        .ok_or(("`algorithms` names none, or one that is not taken".to_owned(), "for instance [\"RS256\", \"ES256\"]"))
 }
 
 /// A URL that may be asked: `https`, or `http` on this machine.
 fn place(what: &str, text: &str) -> Result<Url, Fault> {
-    let wrong = || (format!("`{what}` must be `https://...` (or `http://` on this machine), without user, query and fragment"), "see docs/guides/sign-in.md");
+    let wrong =
+        || (format!("`{what}` must be `https://...` (or `http://` on this machine), without user, query and fragment"), "see docs/guides/sign-in.md");
     let url: Url = text.parse().map_err(|_| wrong())?;
     let here = match url.host().ok_or_else(wrong)? {
         url::Host::Domain(name) => name == "localhost",
@@ -384,10 +387,14 @@ pub struct Receiver {
 
 /// Checks `[events]`.
 pub(super) fn events(given: EventsFile, base: &Path) -> Result<EventsConfig, Fault> {
-    let plain = |name: &str| (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
+    let plain =
+        |name: &str| (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
     let names: BTreeSet<&str> = given.from.iter().map(|f| f.name.as_str()).chain(given.to.iter().map(|t| t.name.as_str())).collect();
     if names.len() < given.from.len().saturating_add(given.to.len()) || !names.iter().all(|n| plain(n)) {
-        return Err(("the names under `[events]` must differ, and be of lower-case letters, digits, `-` and `_`".to_owned(), "see docs/guides/events.md"));
+        return Err((
+            "the names under `[events]` must differ, and be of lower-case letters, digits, `-` and `_`".to_owned(),
+            "see docs/guides/events.md",
+        ));
     }
     let issuers: BTreeSet<&str> = given.from.iter().map(|f| f.issuer.as_str()).collect();
     if issuers.len() < given.from.len() {

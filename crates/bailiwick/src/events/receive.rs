@@ -106,12 +106,10 @@ impl House {
         let now = self.clock.now();
         let config = &source.config;
         let audience = config.audience.as_deref().unwrap_or(&self.urls.base);
-        let check = |keys: &[PublicKey]| {
-            secevent::verify(token, &From { issuer: &config.issuer, audience, keys, algorithms: &config.algorithms }, now)
-        };
-        let keys = |again| async move {
-            source.keys.get(&config.jwks, &config.link, now, again).await.map_err(|e| EventRefused::Later(e.to_string()))
-        };
+        let check =
+            |keys: &[PublicKey]| secevent::verify(token, &From { issuer: &config.issuer, audience, keys, algorithms: &config.algorithms }, now);
+        let keys =
+            |again| async move { source.keys.get(&config.jwks, &config.link, now, again).await.map_err(|e| EventRefused::Later(e.to_string())) };
         let received = match check(&keys(false).await?) {
             Err(refused) if refused.code() == "invalid_key" => check(&keys(true).await?)?,
             result => result?,

@@ -177,12 +177,7 @@ impl House {
     ///
     /// # Errors
     /// The store's.
-    pub(crate) async fn polled(
-        &self,
-        name: &str,
-        authorization: Option<&str>,
-        asked: &PollAsked,
-    ) -> Result<Option<serde_json::Value>, StoreError> {
+    pub(crate) async fn polled(&self, name: &str, authorization: Option<&str>, asked: &PollAsked) -> Result<Option<serde_json::Value>, StoreError> {
         let Some(outbox) = self.events.to.get(name).filter(|o| o.config.push.is_none()) else { return Ok(None) };
         let known = match self.bearer_of(&outbox.config.bearer).await {
             Ok(bearer) => bearer.is(authorization),

@@ -6,9 +6,9 @@ use maud::{Markup, html};
 use super::account::{PasskeyAsk, USED, passkey_fields};
 use super::frame::{Moment, Viewer, badge, code, csrf, document, fact, meaning, words};
 use super::visible::{block, hidden_characters, line};
-use super::{PASSKEY_SCRIPT_PATH, 
-    APPROVALS_PATH, DECISION_APPROVE, DECISION_REFUSE, FIELD_DECISION, FIELD_DIGEST, FIELD_OWN_REQUEST, FIELD_REASON, REASON_LENGTH_MAX,
-    approval_path,
+use super::{
+    APPROVALS_PATH, DECISION_APPROVE, DECISION_REFUSE, FIELD_DECISION, FIELD_DIGEST, FIELD_OWN_REQUEST, FIELD_REASON, PASSKEY_SCRIPT_PATH,
+    REASON_LENGTH_MAX, approval_path,
 };
 
 /// Everything about one held call that the page shows.

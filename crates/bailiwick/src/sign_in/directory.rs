@@ -128,12 +128,8 @@ impl Directory {
                 serde_json::from_str(&row.document).map_err(|_| StoreError::Malformed { detail: "the document of a person".into() })?;
             known.insert(row.name, document);
         }
-        let directory = Self {
-            configured: config.people.clone(),
-            known: Mutex::new(known),
-            people: ArcSwap::default(),
-            changing: tokio::sync::Mutex::default(),
-        };
+        let directory =
+            Self { configured: config.people.clone(), known: Mutex::new(known), people: ArcSwap::default(), changing: tokio::sync::Mutex::default() };
         directory.settle(now);
         Ok(directory)
     }
@@ -357,7 +353,8 @@ impl House {
         if self.directory.settle(now) {
             self.people_changed().await;
         }
-        let disabled: BTreeSet<PersonName> = self.directory.look(|known| known.iter().filter(|(_, k)| k.disabled.is_some()).map(|(n, _)| n.clone()).collect());
+        let disabled: BTreeSet<PersonName> =
+            self.directory.look(|known| known.iter().filter(|(_, k)| k.disabled.is_some()).map(|(n, _)| n.clone()).collect());
         for name in &disabled {
             self.end_tasks_of(name, "broker").await;
         }

@@ -255,7 +255,10 @@ impl House {
         }
         let known = self.directory.known(&name);
         // A name that was somebody's is nobody else's, whatever the provider gives out now.
-        if known.as_ref().is_some_and(|k| k.subject.as_ref().is_some_and(|s| *s != signed_in.subject) && !config.subjects.contains_key(&signed_in.subject)) {
+        if known
+            .as_ref()
+            .is_some_and(|k| k.subject.as_ref().is_some_and(|s| *s != signed_in.subject) && !config.subjects.contains_key(&signed_in.subject))
+        {
             self.incident("subject_changed", None, None, &format!("`{name}` came with another subject than before")).await;
             return Err(unknown("has another subject than the one who had this name before"));
         }
@@ -320,9 +323,7 @@ impl House {
     pub(crate) async fn logged_out(&self, token: &str) -> Result<(), SignInRefused> {
         let provider = self.provider()?;
         let now = self.clock.now();
-        let check = |keys: &[PublicKey]| {
-            logout(token, &provider.config.issuer, &provider.config.client_id, keys, &provider.config.algorithms, now)
-        };
+        let check = |keys: &[PublicKey]| logout(token, &provider.config.issuer, &provider.config.client_id, keys, &provider.config.algorithms, now);
         let broken = |e: &dyn std::fmt::Display| SignInRefused::Provider(e.to_string());
         let keys = provider.keys(now, false).await.map_err(|e| broken(&e))?;
         let said = match check(&keys) {
@@ -414,7 +415,13 @@ mod tests {
     use super::*;
 
     fn flow(until: i64) -> Flow {
-        Flow { state: "s".to_owned(), nonce: "n".to_owned(), verifier: "v".to_owned(), path: "/approvals".to_owned(), until: Timestamp::from_millis(until) }
+        Flow {
+            state: "s".to_owned(),
+            nonce: "n".to_owned(),
+            verifier: "v".to_owned(),
+            path: "/approvals".to_owned(),
+            until: Timestamp::from_millis(until),
+        }
     }
 
     #[test]

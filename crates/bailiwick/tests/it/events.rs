@@ -84,8 +84,7 @@ impl Others {
     /// A token of the transmitter about somebody.
     fn token(&self, jti: &str, subject: &Value, event: &str, edit: impl FnOnce(&mut Value)) -> String {
         let now = SystemClock::start().now().as_seconds();
-        let mut claims =
-            json!({ "iss": self.url, "aud": "https://broker.test", "iat": now, "jti": jti, "sub_id": subject, "events": { event: {} } });
+        let mut claims = json!({ "iss": self.url, "aud": "https://broker.test", "iat": now, "jti": jti, "sub_id": subject, "events": { event: {} } });
         edit(&mut claims);
         let header = json!({ "typ": "secevent+jwt", "alg": "EdDSA", "kid": self.key.public().id().to_string() });
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
@@ -256,7 +255,10 @@ async fn the_end_of_a_task_is_pushed_as_session_revoked_once_the_receiver_is_the
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert_eq!(others.got.lock().unwrap().len(), 1, "told once: the second step of the end is no other end");
     let about = broker.send(Method::GET, "/.well-known/ssf-configuration", &[], "").await.json();
-    assert_eq!((about["issuer"].as_str(), about["delivery_methods_supported"].clone()), (Some(broker.house.urls.base.as_str()), json!(["urn:ietf:rfc:8935"])));
+    assert_eq!(
+        (about["issuer"].as_str(), about["delivery_methods_supported"].clone()),
+        (Some(broker.house.urls.base.as_str()), json!(["urn:ietf:rfc:8935"]))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

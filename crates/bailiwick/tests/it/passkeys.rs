@@ -11,7 +11,10 @@ use crate::broker::Broker;
 
 /// A broker at which approvals of transfers count only with a passkey.
 async fn with_step_up() -> Broker {
-    let broker = Broker::start(|text| format!("{text}\n[approvals]\nstep_up = \"passkey\"\nstep_up_effects = [\"transfer\"]\n[people.new]\nroles = [\"approver\"]\n")).await;
+    let broker = Broker::start(|text| {
+        format!("{text}\n[approvals]\nstep_up = \"passkey\"\nstep_up_effects = [\"transfer\"]\n[people.new]\nroles = [\"approver\"]\n")
+    })
+    .await;
     crate::support::until("the shop is listed", || broker.house.registry.load().tool("shop.refund_order").is_some_and(|t| t.callable())).await;
     broker
 }

@@ -43,7 +43,10 @@ fn at_the_provider(page: &mut Page<'_>, base: &str, who: &str) {
     if page.evaluate("location.hostname").unwrap() == "localhost" {
         page.click("button[type=submit]").unwrap();
     }
-    page.wait_for(&format!("location.href.startsWith('{base}') && !location.pathname.endsWith('/oidc') && document.querySelector('nav, [role=alert]')")).unwrap();
+    page.wait_for(&format!(
+        "location.href.startsWith('{base}') && !location.pathname.endsWith('/oidc') && document.querySelector('nav, [role=alert]')"
+    ))
+    .unwrap();
 }
 
 async fn in_a_browser<T: Send + 'static>(run: impl FnOnce(&mut Page<'_>) -> T + Send + 'static) -> T {

@@ -153,7 +153,9 @@ fn client_data_of_another_ceremony_challenge_origin_or_frame_is_refused() {
     assert_eq!(with("type", json!("payment.get")), Err(PasskeyError::Type));
     assert_eq!(with("challenge", json!(Challenge::of("another").encoded())), Err(PasskeyError::Challenge));
     assert_eq!(with("challenge", json!(format!("{}=", challenge().encoded()))), Err(PasskeyError::Challenge));
-    for origin in ["http://broker.example.org", "https://broker.example.org:444", "https://broker.example.org.evil.example", "https://evil.example", "null"] {
+    for origin in
+        ["http://broker.example.org", "https://broker.example.org:444", "https://broker.example.org.evil.example", "https://evil.example", "null"]
+    {
         assert_eq!(with("origin", json!(origin)), Err(PasskeyError::Origin), "{origin}");
     }
     assert_eq!(with("crossOrigin", json!(true)), Err(PasskeyError::Framed));
@@ -184,8 +186,24 @@ fn what_the_authenticator_says_is_held_against_the_site_the_user_and_what_is_kno
     assert_eq!(change(&|a| a.counter = 0), Err(PasskeyError::Counter));
     assert_eq!(change(&|a| a.id = vec![8; 32]), Err(PasskeyError::Credential));
     assert!(matches!(change(&|a| a.trailing = vec![0]), Err(PasskeyError::Form(_))));
-    assert!(matches!(change(&|a| { a.flags |= 0x80; a.trailing = vec![0x00] }), Err(PasskeyError::Form(_))), "extensions that are no map");
-    assert_eq!(change(&|a| { a.flags |= 0x80; a.trailing = vec![0xa0] }), Ok(2), "empty extensions");
+    assert!(
+        matches!(
+            change(&|a| {
+                a.flags |= 0x80;
+                a.trailing = vec![0x00]
+            }),
+            Err(PasskeyError::Form(_))
+        ),
+        "extensions that are no map"
+    );
+    assert_eq!(
+        change(&|a| {
+            a.flags |= 0x80;
+            a.trailing = vec![0xa0]
+        }),
+        Ok(2),
+        "empty extensions"
+    );
     let none = {
         let mut authenticator = Authenticator::es256();
         authenticator.counter = 0;
@@ -236,16 +254,16 @@ fn a_registration_without_verification_key_or_form_is_refused() {
 #[test]
 fn cbor_has_one_form_and_an_end() {
     for bad in [
-        &[0x18, 0x17][..],                   // 23 in two bytes
-        &[0x19, 0x00, 0xff],                 // 255 in three
-        &[0x5f, 0x41, 0x00, 0xff],           // bytes of no definite length
-        &[0xbf, 0xff],                       // a map of no definite length
-        &[0xc0, 0x00],                       // a tag
-        &[0xf9, 0x00, 0x00],                 // a float
-        &[0xa2, 0x01, 0x00, 0x01, 0x00],     // a name twice
-        &[0xa1, 0x40, 0x00],                 // a name that is none
-        &[0x61, 0xff],                       // no UTF-8
-        &[0x98, 0x21],                       // too wide
+        &[0x18, 0x17][..],                                 // 23 in two bytes
+        &[0x19, 0x00, 0xff],                               // 255 in three
+        &[0x5f, 0x41, 0x00, 0xff],                         // bytes of no definite length
+        &[0xbf, 0xff],                                     // a map of no definite length
+        &[0xc0, 0x00],                                     // a tag
+        &[0xf9, 0x00, 0x00],                               // a float
+        &[0xa2, 0x01, 0x00, 0x01, 0x00],                   // a name twice
+        &[0xa1, 0x40, 0x00],                               // a name that is none
+        &[0x61, 0xff],                                     // no UTF-8
+        &[0x98, 0x21],                                     // too wide
         &[0x81, 0x81, 0x81, 0x81, 0x81, 0x81, 0x81, 0x00], // too deep
         &[0x1b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
         &[0x5b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],

@@ -38,7 +38,14 @@ impl LoggedOut {
 ///
 /// # Errors
 /// The first rule that it breaks; nothing is ended then.
-pub fn logout(token: &str, issuer: &str, client: &str, keys: &[PublicKey], algorithms: &[Algorithm], now: Timestamp) -> Result<LoggedOut, ProofError> {
+pub fn logout(
+    token: &str,
+    issuer: &str,
+    client: &str,
+    keys: &[PublicKey],
+    algorithms: &[Algorithm],
+    now: Timestamp,
+) -> Result<LoggedOut, ProofError> {
     let jws = Compact::parse_up_to(token, TOKEN_MAX, VALUES_MAX)?;
     //= openid-connect-backchannel-1_0#section-2.4
     // It is RECOMMENDED that the Logout Token be explicitly typed. This is accomplished by including a typ (type) Header Parameter

@@ -10,7 +10,7 @@ mod logout;
 #[cfg(test)]
 mod tests;
 
-pub use claims::{Claims, ClaimPlace, ClaimPlaceError};
+pub use claims::{ClaimPlace, ClaimPlaceError, Claims};
 pub use discovery::{DiscoveryError, Provider, key_set, well_known};
 pub use id_token::{Expected, SignedIn, verify};
 pub use logout::{LOGOUT_EVENT, LoggedOut, logout};

@@ -136,8 +136,7 @@ fn only_the_providers_keys_and_algorithms_count_and_other_kinds_of_tokens_do_not
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA"}"#);
         let signed = format!("{header}.{}", parts[1]);
         let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(ours.sign(signed.as_bytes()).unwrap()));
-        let expected =
-            Expected { issuer: ISSUER, client: CLIENT, nonce: NONCE, keys, algorithms: ALL, access_token: "access", max_age: None };
+        let expected = Expected { issuer: ISSUER, client: CLIENT, nonce: NONCE, keys, algorithms: ALL, access_token: "access", max_age: None };
         verify(&token, &expected, now()).map(drop)
     };
     assert_eq!(nameless(&[ours.public().clone()]), Ok(()));

@@ -14,7 +14,7 @@ use super::super::asker::Api;
 use super::super::hold_view::moment;
 use super::super::problem::Problem;
 use super::ways::{problem, with_script};
-use super::{SignedIn, posted_by_any, on_passkey_site, page, refused, signed_in_or_invited, to};
+use super::{SignedIn, on_passkey_site, page, posted_by_any, refused, signed_in_or_invited, to};
 use crate::house::House;
 use crate::pages::{self, AccountView, PasskeyAsk, PasskeyLine, SessionLine};
 use crate::sign_in::Way;

@@ -14,8 +14,8 @@ use super::super::body::{Asked, FormBytes};
 use super::super::onward::Onward;
 use super::super::problem::Problem;
 use super::{
-    FLOW, FORM, SESSION, SignInQuery, cookie, enter, fields, forged, from_our_page, page, refused, same, set_cookie, set_lax_cookie, shown, sign_in_form,
-    to,
+    FLOW, FORM, SESSION, SignInQuery, cookie, enter, fields, forged, from_our_page, page, refused, same, set_cookie, set_lax_cookie, shown,
+    sign_in_form, to,
 };
 use crate::house::House;
 use crate::pages::{self, PASSKEY_POLICY};
@@ -70,7 +70,9 @@ pub(in crate::api) struct PasskeyForm {
 /// In words for the page: nothing that a stranger could learn from.
 fn told(refused: &SignInRefused) -> &'static str {
     match refused {
-        SignInRefused::Provider(_) | SignInRefused::Token(_) => "The provider cannot be asked now, or its answer was not acceptable. Try again, or tell the operator.",
+        SignInRefused::Provider(_) | SignInRefused::Token(_) => {
+            "The provider cannot be asked now, or its answer was not acceptable. Try again, or tell the operator."
+        }
         SignInRefused::Stray(_) => "This answer does not belong to a sign-in that is under way in this browser. Begin again.",
         SignInRefused::Denied(_) => "The provider did not sign you in.",
         SignInRefused::Unknown(_) => "You are not known here, or may not sign in. Ask the operator.",
@@ -128,8 +130,7 @@ pub(in crate::api) async fn callback(State(api): State<Arc<Api>>, headers: Heade
     let flow = cookie(house, &headers, FLOW);
     let finished = match &query {
         Ok(Asked(q)) => {
-            let returned =
-                Returned { state: q.state.as_deref(), code: q.code.as_deref(), error: q.error.as_deref(), issuer: q.iss.as_deref() };
+            let returned = Returned { state: q.state.as_deref(), code: q.code.as_deref(), error: q.error.as_deref(), issuer: q.iss.as_deref() };
             house.finish_sign_in(flow.as_deref(), &returned).await
         }
         Err(_) => Err(SignInRefused::Stray("the query is not well-formed")),

@@ -48,10 +48,14 @@ fn an_outcome_tells_what_its_intent_said_and_what_became_of_it() {
 
 #[test]
 fn of_a_person_it_is_told_who_did_what_to_whom() {
-    let step = json!({ "kind": "person", "at": "2026-11-23T00:00:00Z", "what": "disabled", "person": "ana", "by": "idp", "detail": "account-disabled" });
+    let step =
+        json!({ "kind": "person", "at": "2026-11-23T00:00:00Z", "what": "disabled", "person": "ana", "by": "idp", "detail": "account-disabled" });
     let event = of(&step, None, None);
     assert_eq!((&event["class_uid"], &event["activity_id"], &event["severity_id"]), (&json!(3004), &json!(9), &json!(2)));
-    assert_eq!((&event["entity"]["name"], &event["actor"]["user"]["name"], &event["comment"]), (&json!("ana"), &json!("idp"), &json!("account-disabled")));
+    assert_eq!(
+        (&event["entity"]["name"], &event["actor"]["user"]["name"], &event["comment"]),
+        (&json!("ana"), &json!("idp"), &json!("account-disabled"))
+    );
     let own = of(&json!({ "kind": "person", "at": "2026-11-23T00:00:00Z", "what": "signed_in", "person": "ana", "way": "oidc" }), None, None);
     assert_eq!((&own["actor"]["user"]["name"], &own["activity_name"]), (&json!("ana"), &json!("signed_in")));
 }
