@@ -234,7 +234,8 @@ impl House {
             }
             Redeemed::Again(given) => {
                 let first = given.used.map(|used| format!("; it was used at {} for key {}", used.at, used.key)).unwrap_or_default();
-                let detail = format!("an enrolment token of agent `{}`, given out by {}, was presented again, from {from}{first}", given.agent, given.by);
+                let detail =
+                    format!("an enrolment token of agent `{}`, given out by {}, was presented again, from {from}{first}", given.agent, given.by);
                 self.incident("enrolment_replayed", self.agent(given.agent.as_str()), None, &detail).await;
                 Err(NotEnrolled::Invalid)
             }
@@ -285,7 +286,14 @@ impl House {
 }
 
 /// Spends the token and registers the key, or neither, in one transaction: of two at the same time, one is the second.
-fn redeemed(w: &mut Writing<'_>, digest: &Digest, key: &PublicKey, agents: &[AgentName], from: IpAddr, now: Timestamp) -> Result<Redeemed, StoreError> {
+fn redeemed(
+    w: &mut Writing<'_>,
+    digest: &Digest,
+    key: &PublicKey,
+    agents: &[AgentName],
+    from: IpAddr,
+    now: Timestamp,
+) -> Result<Redeemed, StoreError> {
     let mut tokens: Tokens = read(w.meta(TOKENS)?.as_deref())?;
     let Some(given) = tokens.get_mut(&digest.to_string()) else { return Ok(Redeemed::Refused("there is no such token")) };
     let mut keys: Keys = read(w.meta(KEYS)?.as_deref())?;

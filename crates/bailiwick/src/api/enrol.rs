@@ -17,6 +17,7 @@ use super::asker::{Api, ByPerson, has, peer};
 use super::body::{Json, Named};
 use super::oauth::json;
 use super::problem::Problem;
+use super::routes::Routes;
 use crate::enrol::{self, NotEnrolled};
 
 /// Which token is wanted.
@@ -95,6 +96,11 @@ pub(super) struct AgentKeyList {
     keys: Vec<AgentKeyDocument>,
 }
 
+/// Adds these routes to those of the API.
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.add(__path_give, give).add(__path_enrol, enrol).add(__path_keys, keys).add(__path_revoke, revoke)
+}
+
 /// The agent of a path, for its owner and for people of these roles.
 fn agent_for<'a>(api: &'a Api, by: &ByPerson, name: &Named, roles: &[Role]) -> Result<&'a Agent, Problem> {
     let name: AgentName = name.parse(ErrorCode::AgentAbsent)?;
@@ -120,12 +126,7 @@ fn refused(api: &Api, why: NotEnrolled) -> Problem {
     responses((status = 201, description = "The token. It is not shown again.", body = EnrolmentDocument)),
     security(("person" = [])),
 )]
-pub(super) async fn give(
-    State(api): State<Arc<Api>>,
-    by: ByPerson,
-    name: Named,
-    Json(asked): Json<EnrolmentRequest>,
-) -> Result<Response, Problem> {
+pub(super) async fn give(State(api): State<Arc<Api>>, by: ByPerson, name: Named, Json(asked): Json<EnrolmentRequest>) -> Result<Response, Problem> {
     let agent = agent_for(&api, &by, &name, &[Role::Operator])?;
     let minutes = asked.minutes.map(|m| Duration::from_secs(m.saturating_mul(60)));
     let life = minutes.unwrap_or(enrol::LIFE);
@@ -156,12 +157,8 @@ pub(super) async fn enrol(State(api): State<Arc<Api>>, request: Request) -> Resu
     let key = PublicKey::from_jwk(&asked.key).map_err(|e| Problem::invalid(e.to_string()))?;
     let id = key.id().to_string();
     let name = house.redeem(&token, key, &asked.proof, asked.agent, from).await.map_err(|e| refused(&api, e))?;
-    let document = EnrolledDocument {
-        client_id: SpiffeId::agent(&house.config.trust_domain, &name),
-        agent: name,
-        key: id,
-        issuer: house.urls.base.clone(),
-    };
+    let document =
+        EnrolledDocument { client_id: SpiffeId::agent(&house.config.trust_domain, &name), agent: name, key: id, issuer: house.urls.base.clone() };
     Ok(axum::Json(document).into_response())
 }
 

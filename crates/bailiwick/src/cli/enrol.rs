@@ -83,7 +83,8 @@ pub(crate) async fn here(place: &Place, api: &ApiClient, name: &AgentName, file:
 }
 
 fn read(file: &Path) -> Result<EnrolmentToken, Failure> {
-    let wrong = |e: std::io::Error| Failure::new(format!("{}: {e}", file.display()), "give the file with the token: bailiwick agent enrol NAME > FILE");
+    let wrong =
+        |e: std::io::Error| Failure::new(format!("{}: {e}", file.display()), "give the file with the token: bailiwick agent enrol NAME > FILE");
     let mut bytes = Zeroizing::new(String::with_capacity(4096));
     std::fs::File::open(file).map_err(wrong)?.take(FILE_BYTES_MAX).read_to_string(&mut bytes).map_err(wrong)?;
     EnrolmentToken::parse(bytes.trim())

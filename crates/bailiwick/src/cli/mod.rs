@@ -3,6 +3,7 @@
 mod admin;
 pub(crate) mod client;
 mod decide;
+pub(crate) mod enrol;
 mod export;
 pub(crate) mod http;
 mod instances;

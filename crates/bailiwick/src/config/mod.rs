@@ -39,12 +39,12 @@ pub use export::{ExportEntry, ExportFormat, ExportFrom, ExportSink, HttpBody, Li
 pub use ledger::{LedgerConfig, WITNESSES_MAX, WitnessEntry};
 pub use proofs::{IssuerEntry, IssuerKind, Issuers, KeysFrom, ProofEntry};
 pub use retention::Retention;
-pub use sign_in::{ClientLogin, EventsConfig, ProviderConfig, Receiver, SignInConfig, StepUp, Transmitter};
 pub use sealing::{PinPlace, Sealing, TokenPlace};
+pub use sign_in::{ClientLogin, EventsConfig, ProviderConfig, Receiver, SignInConfig, StepUp, Transmitter};
 pub use spiffe::{LocalRule, OpenTo, SpiffeIssuer};
 pub(crate) use starter::shop_system;
-pub use tls::{MtlsConfig, TlsConfig};
 pub use starter::{STARTER, default_for_one_person};
+pub use tls::{MtlsConfig, TlsConfig};
 
 /// The file as it is written.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -720,7 +720,11 @@ impl Config {
         let mtls = file.listen.mtls.map(|given| tls::mtls(given, base)).transpose().map_err(|(span, what, hint)| fault(span, what, hint))?;
         let binding = binding::binding(&file.binding, public_url.as_deref(), address);
         if mtls.is_none() && (binding.needs_certificates() || file.systems.values().any(|s| s.get_ref().binding == Demand::Mtls)) {
-            return Err(fault(0..0, "`binding` demands `mtls`, and there is no `[listen.mtls]`".to_owned(), "add the listener, or demand `dpop` or `any`"));
+            return Err(fault(
+                0..0,
+                "`binding` demands `mtls`, and there is no `[listen.mtls]`".to_owned(),
+                "add the listener, or demand `dpop` or `any`",
+            ));
         }
         let subjects = sign_in::subjects(&file.people).map_err(|(what, hint)| fault(0..0, what, hint))?;
         let sign_in = sign_in::sign_in(file.sign_in, base, subjects).map_err(|(what, hint)| fault(0..0, what, hint))?;
@@ -744,8 +748,7 @@ impl Config {
         let retention_span = file.retention.as_ref().map_or(0..0, Spanned::span);
         let retention = Retention::parse(file.retention.map(Spanned::into_inner).unwrap_or_default(), |name| systems.contains_key(name))
             .map_err(|(what, hint)| fault(retention_span, what, hint))?;
-        let enforcement_points =
-            enforcement::points(file.enforcement_points, &agents, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
+        let enforcement_points = enforcement::points(file.enforcement_points, &agents, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
         let clients = clients::clients(file.clients, interactive, &agents, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
         let ledger = ledger::ledger(file.ledger, base).map_err(|(span, what, hint)| fault(span.unwrap_or(0..0), what, hint))?;
         let sealing = sealing::sealing(file.sealing, base).map_err(|(span, what, hint)| fault(span.unwrap_or(0..0), what, hint))?;

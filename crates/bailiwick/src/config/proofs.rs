@@ -245,7 +245,9 @@ fn keys_from(given: &IssuerFile, base: &Path) -> Result<KeysFrom, (String, &'sta
         if given.kind != IssuerKind::Spiffe || !alone || given.ca.is_some() {
             return Err(("it must be said in exactly one way where its keys come from".to_owned(), ONE));
         }
-        return crate::spiffe::endpoint_path(endpoint).map(KeysFrom::WorkloadApi).map_err(|e| (e.to_string(), "write it as `unix:///path/to/agent.sock`"));
+        return crate::spiffe::endpoint_path(endpoint)
+            .map(KeysFrom::WorkloadApi)
+            .map_err(|e| (e.to_string(), "write it as `unix:///path/to/agent.sock`"));
     }
     let places = (given.jwks_file.as_ref(), given.discovery, given.spiffe_bundle_file.as_ref(), given.spiffe_bundle_url.as_ref());
     match (given.kind, places) {
@@ -378,7 +380,10 @@ mod tests {
         );
         let config = parse(&format!("{KUBE}{two}")).unwrap();
         let issuer = &config.issuers.by_name["kube"];
-        assert_eq!((issuer.kind, issuer.age_max, &issuer.keys), (IssuerKind::Oidc, Duration::from_secs(3600), &KeysFrom::File("/etc/b/k.json".into())));
+        assert_eq!(
+            (issuer.kind, issuer.age_max, &issuer.keys),
+            (IssuerKind::Oidc, Duration::from_secs(3600), &KeysFrom::File("/etc/b/k.json".into()))
+        );
         assert_eq!((config.issuers.proofs.len(), config.issuers.proofs[0].agent.as_str()), (1, "planner"));
         assert!(parse("").unwrap().issuers.by_name.is_empty());
     }
@@ -454,7 +459,10 @@ mod tests {
         }
         assert!(two("sub = \"s\", env = \"prod\"", "sub = \"s\", env = \"test\"").is_ok());
         // Two proofs of one agent may meet.
-        let same = agent("one", "[[agents.one.proofs]]\nissuer = \"kube\"\nclaims = { sub = \"a:b:*\" }\n[[agents.one.proofs]]\nissuer = \"kube\"\nclaims = { sub = \"a:b:c\" }");
+        let same = agent(
+            "one",
+            "[[agents.one.proofs]]\nissuer = \"kube\"\nclaims = { sub = \"a:b:*\" }\n[[agents.one.proofs]]\nissuer = \"kube\"\nclaims = { sub = \"a:b:c\" }",
+        );
         assert!(parse(&format!("{KUBE}{same}")).is_ok());
     }
 }

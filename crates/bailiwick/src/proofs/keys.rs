@@ -259,7 +259,8 @@ mod tests {
         let of = |issuer: &str, jwks: &str| json!({ "issuer": issuer, "jwks_uri": jwks });
         assert_eq!(at("https://a", of("https://a", "https://b/keys")).as_deref(), Ok("https://b/keys"));
         assert_eq!(at("http://127.0.0.1:1", of("http://127.0.0.1:1", "http://127.0.0.1:1/k")).as_deref(), Ok("http://127.0.0.1:1/k"));
-        for bad in [of("https://a/", "https://a/k"), of("https://A", "https://a/k"), of("https://a", "http://a/k"), of("https://a", "file:///etc/x")] {
+        for bad in [of("https://a/", "https://a/k"), of("https://A", "https://a/k"), of("https://a", "http://a/k"), of("https://a", "file:///etc/x")]
+        {
             assert!(at("https://a", bad.clone()).is_err(), "{bad}");
         }
         assert!(at("https://a", of("https://a", "https://u:p@a/k")).is_err() && at("https://a", json!({ "issuer": "https://a" })).is_err());

@@ -291,7 +291,7 @@ impl House {
         let issuer = issuer.ok_or(Unproven::Issuer { iss: claimed.issuer, sub: claimed.subject })?;
         let now = self.clock.now();
         let jag = verified(&*issuer.keys, &issuer.entry.name, now, |keys| id_jag::verify(token, keys, &issuer.rules(), now)).await?;
-        let person = issuer.entry.people.get(&jag.subject).filter(|person| self.config.people.contains_key(*person));
+        let person = issuer.entry.people.get(&jag.subject).filter(|person| self.person(person.as_str()).is_some());
         let person = person.cloned().ok_or_else(|| Unproven::Nobody(issuer.entry.name.clone(), jag.subject.clone()))?;
         Ok(Leave { issuer: issuer.entry.name.clone(), person, jag })
     }

@@ -326,7 +326,10 @@ async fn an_id_jag_lets_its_client_act_for_its_person_and_for_nobody_else() {
         assert_eq!(error(&with("scout", &idp.sign(json!({ "typ": typ }), &claims)).await), error_of, "{what}");
     }
     // An identity provider that says who people are does not say what workloads are, and the reverse.
-    let of_kube = kube.sign(json!({ "typ": id_jag::TYP }), &merged(jag_claims(&broker, "jag-of-kube"), json!({ "iss": "https://kubernetes.default.svc.cluster.local" })));
+    let of_kube = kube.sign(
+        json!({ "typ": id_jag::TYP }),
+        &merged(jag_claims(&broker, "jag-of-kube"), json!({ "iss": "https://kubernetes.default.svc.cluster.local" })),
+    );
     assert_eq!(error(&with("scout", &of_kube).await), "invalid_grant");
 }
 
@@ -364,9 +367,8 @@ impl Provider {
         let (served, counted) = (Arc::clone(&keys), Arc::clone(&asked));
         let base = format!("http://{address}/tenant");
         let document = json!({ "issuer": issuer.map_or(base.clone(), str::to_owned), "jwks_uri": format!("{base}/keys") }).to_string();
-        let router = axum::Router::new()
-            .route("/tenant/.well-known/openid-configuration", axum::routing::get(move || async move { document }))
-            .route(
+        let router =
+            axum::Router::new().route("/tenant/.well-known/openid-configuration", axum::routing::get(move || async move { document })).route(
                 "/tenant/keys",
                 axum::routing::get(move || {
                     counted.fetch_add(1, Ordering::SeqCst);
@@ -506,7 +508,8 @@ async fn by_key(broker: &Broker, key: &SigningKey, copy: Option<InstanceId>) -> 
 async fn a_machine_exchanges_a_one_time_token_for_a_key_of_its_own_once() {
     let broker = Broker::start(|text| text).await;
     let [(first, _), (second, _)] = [(); 2].map(|()| SigningKey::generate().unwrap());
-    for (who, status) in [("ana", StatusCode::CREATED), ("ops", StatusCode::CREATED), ("ben", StatusCode::FORBIDDEN), ("zoe", StatusCode::FORBIDDEN)] {
+    for (who, status) in [("ana", StatusCode::CREATED), ("ops", StatusCode::CREATED), ("ben", StatusCode::FORBIDDEN), ("zoe", StatusCode::FORBIDDEN)]
+    {
         assert_eq!(given(&broker, who, "scout").await.status, status, "{who}");
     }
     assert_eq!(given(&broker, "ana", "other").await.status, StatusCode::FORBIDDEN, "not hers");

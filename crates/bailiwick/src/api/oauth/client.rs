@@ -10,6 +10,7 @@ use bailiwick_identity::{Confirmation, ProofError};
 use super::super::asker::Api;
 use super::STORE_DOWN;
 use crate::authn::Presented;
+use crate::authn::binding::certificate;
 use crate::house::House;
 use crate::spiffe::LocalProcess;
 
@@ -26,6 +27,8 @@ pub(super) struct Client {
     pub(super) used: Option<Used>,
     /// The key that its tokens are bound to, if it proved one with this request.
     pub(super) confirmation: Option<Confirmation>,
+    /// The key that what it showed is bound to itself, and that it has to have proved, therefore.
+    pub(super) bound_to: Option<Confirmation>,
 }
 
 const NOT_VALID: OauthError = OauthError::invalid_client("the client assertion is not valid");
@@ -39,6 +42,11 @@ impl Api {
                 let process = presented.parts.extensions.get::<LocalProcess>().ok_or(NOTHING)?;
                 self.by_process(process, client_id.as_deref()).await
             }
+            ClientProof::Nothing { client_id } if certificate(presented.parts).is_some() => {
+                let shown = certificate(presented.parts).ok_or(NOTHING)?;
+                self.by_shown_certificate(shown, client_id.as_deref())
+            }
+            ClientProof::Svid { assertion, client_id } => self.by_svid(assertion, client_id.as_deref(), presented).await,
             ClientProof::Assertion { assertion, client_id } => self.by_assertion(assertion, client_id.as_deref(), presented).await,
             _ => Err(NOTHING),
         }
@@ -80,7 +88,11 @@ impl Api {
             return Err(NOT_VALID);
         }
         let Proved { instance, key, component, .. } = proved;
-        Ok(Client { agent, instance, acting: Acting { component, model: None }, used: Some(Used::Key(key)), confirmation: None })
+        if let Some(instance) = instance {
+            house.enrolled.proved(instance, key);
+        }
+        let acting = Acting { component, ..Acting::default() };
+        Ok(Client { agent, instance, acting, used: Some(Used::Key(key)), confirmation: None, bound_to: None })
     }
 }
 
@@ -88,7 +100,7 @@ fn registered(house: &House, client_id: &str) -> Option<Registered> {
     let (agent, component) = workload(&house.config.trust_domain, &client_id.parse().ok()?)?;
     let entry = house.config.agents.get(&agent)?;
     let keys = match &component {
-        None => house.keyring.agent(agent.as_str()),
+        None => [house.keyring.agent(agent.as_str()), house.enrolled.public_keys(&agent)].concat(),
         // A component has keys of its own; one that is not registered has none.
         Some(component) if entry.components.contains_key(component) => house.keyring.component(&agent, component),
         Some(_) => return None,

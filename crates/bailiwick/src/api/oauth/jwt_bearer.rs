@@ -125,7 +125,8 @@ impl Api {
             return Ok(());
         }
         if self.tells_replay(&client.agent.name) {
-            let detail = format!("an ID-JAG of issuer `{}` for agent `{}` was presented again, from {}", leave.issuer, client.agent.name, presented.from);
+            let detail =
+                format!("an ID-JAG of issuer `{}` for agent `{}` was presented again, from {}", leave.issuer, client.agent.name, presented.from);
             house.incident("assertion_replayed", Some(&client.agent), None, &detail).await;
         }
         Err(NOT_VALID)

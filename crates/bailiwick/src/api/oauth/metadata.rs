@@ -5,8 +5,9 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use bailiwick_core::ErrorCode;
+use bailiwick_identity::foreign::id_jag;
 use bailiwick_identity::jwks as jwk_set;
-use bailiwick_identity::oauth::{ResourceMetadata, ServerMetadata};
+use bailiwick_identity::oauth::{InteractiveMetadata, JWT_BEARER_GRANT, ResourceMetadata, ServerMetadata};
 use bailiwick_identity::token::AGENT_SCOPE;
 use http::StatusCode;
 
@@ -14,6 +15,7 @@ use super::super::asker::Api;
 use super::super::body::Named;
 use super::super::problem::Problem;
 use super::json;
+use crate::config::IssuerKind;
 use crate::house::House;
 
 /// The metadata of the authorization server (RFC 8414).
@@ -27,20 +29,60 @@ pub(in crate::api) async fn server_metadata(State(api): State<Arc<Api>>) -> Resp
         introspection_endpoint: format!("{base}/oauth/introspect"),
         revocation_endpoint: format!("{base}/oauth/revoke"),
         scopes: vec![AGENT_SCOPE.to_owned()],
-        interactive: None,
+        interactive: interactive(&api.house),
         service_documentation: None,
     };
-    json(StatusCode::OK, &metadata.document())
+    let mut document = metadata.document();
+    extend_by_proofs(&api.house, &mut document);
+    api.house.extend_server_metadata(&mut document);
+    json(StatusCode::OK, &document)
+}
+
+/// What is taken beside an agent's own key, where issuers of it are configured. Never which.
+fn extend_by_proofs(house: &House, document: &mut serde_json::Value) {
+    let mut add = |name: &str, word: &str| {
+        let Some(members) = document.as_object_mut() else { return };
+        if let Some(words) = members.entry(name).or_insert_with(|| serde_json::json!([])).as_array_mut() {
+            words.push(word.into());
+        }
+    };
+    let [oidc, spiffe, id_jag] = [IssuerKind::Oidc, IssuerKind::Spiffe, IssuerKind::IdJag].map(|kind| house.proofs.has(kind));
+    if oidc || spiffe || id_jag {
+        add("grant_types_supported", JWT_BEARER_GRANT);
+    }
+    if spiffe {
+        for endpoint in ["token", "introspection", "revocation"] {
+            add(&format!("{endpoint}_endpoint_auth_methods_supported"), "spiffe_jwt");
+        }
+    }
+    //= draft-ietf-oauth-identity-assertion-authz-grant-03#section-7.2
+    // To advertise support for the Identity Assertion JWT Authorization Grant profile, the Resource Authorization Server SHOULD include
+    // the following value [...] MUST also include "urn:ietf:params:oauth:grant-type:jwt-bearer" in "grant_types_supported". [...]
+    // Resource Authorization Servers MUST NOT use "authorization_grant_profiles_supported" to disclose issuer allow lists.
+    if id_jag {
+        add("authorization_grant_profiles_supported", id_jag::PROFILE);
+    }
+}
+
+fn interactive(house: &House) -> Option<InteractiveMetadata> {
+    let (base, clients) = (&house.urls.base, &house.config.clients);
+    clients.interactive.then(|| InteractiveMetadata {
+        authorization_endpoint: format!("{base}/oauth/authorize"),
+        registration_endpoint: clients.registration.then(|| format!("{base}/oauth/register")),
+        documents: clients.reads_documents(),
+    })
 }
 
 fn resource_metadata(house: &House, resource: String) -> Response {
     let metadata = ResourceMetadata {
         resource,
         authorization_server: house.urls.base.clone(),
-        scopes: vec![AGENT_SCOPE.to_owned()],
+        scopes: vec![house.scope_to_ask().to_owned()],
         name: Some("Bailiwick".to_owned()),
     };
-    json(StatusCode::OK, &metadata.document())
+    let mut document = metadata.document();
+    house.extend_resource_metadata(&mut document);
+    json(StatusCode::OK, &document)
 }
 
 /// The metadata of the protected resource (RFC 9728), where clients look that know only the host.

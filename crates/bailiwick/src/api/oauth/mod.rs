@@ -1,11 +1,16 @@
 //! The OAuth endpoints: tokens for agents that prove themselves, questions about tokens, and the metadata.
 
 mod about;
+mod authorize;
+mod certificate;
 mod client;
 mod client_credentials;
+mod code;
 mod exchange;
 mod local;
+mod jwt_bearer;
 mod metadata;
+mod register;
 mod token;
 
 use axum::body::Body;
@@ -22,19 +27,21 @@ use utoipa::ToSchema;
 use super::problem::Problem;
 
 pub(super) use about::{__path_introspect, __path_revoke, introspect, revoke};
+pub(super) use authorize::{__path_authorize, __path_consent, __path_decide_consent, ConsentForm, authorize, consent, decide_consent};
 pub(super) use metadata::{
     __path_jwks, __path_resource_of_host, __path_resource_of_mcp, __path_resource_of_system, __path_server_metadata, jwks, resource_of_host,
     resource_of_mcp, resource_of_system, server_metadata,
 };
+pub(super) use register::{__path_register, register};
 pub(super) use token::{__path_token, token};
 
 /// What the token endpoint is asked (RFC 6749 section 4.4.2, RFC 7523 section 2.2, RFC 8707). Sent as a form.
 #[derive(Deserialize, ToSchema)]
 #[expect(dead_code, reason = "documents the form, which `identity::oauth` reads strictly")]
 pub(super) struct TokenForm {
-    /// `client_credentials`.
+    /// `client_credentials`; of an interactive client, `authorization_code` or `refresh_token`.
     grant_type: String,
-    /// `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`.
+    /// `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`, or `...:jwt-spiffe` for a JWT-SVID.
     client_assertion_type: String,
     /// A JWT by a key of the agent, whose `iss` and `sub` are its SPIFFE ID and whose `aud` is the issuer or this endpoint.
     client_assertion: String,
@@ -46,10 +53,15 @@ pub(super) struct TokenForm {
     scope: Option<String>,
     /// An open task of this agent and instance: its token is renewed.
     task_id: Option<String>,
+    /// For `urn:ietf:params:oauth:grant-type:jwt-bearer` (RFC 7523): a workload's own token, or an ID-JAG beside the client's assertion.
+    assertion: Option<String>,
+    /// The running copy, where the proof does not tell it.
+    bailiwick_instance: Option<String>,
     /// For a token exchange (RFC 8693): the token of the task of which a part is asked for.
     subject_token: Option<String>,
     /// `urn:ietf:params:oauth:token-type:access_token`.
     subject_token_type: Option<String>,
+    /// A token of the agent that asks, besides its assertion.
     actor_token: Option<String>,
     /// `urn:ietf:params:oauth:token-type:access_token`, with `actor_token`.
     actor_token_type: Option<String>,

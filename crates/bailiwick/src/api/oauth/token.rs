@@ -12,7 +12,7 @@ use http::StatusCode;
 use super::super::asker::{Api, peer};
 use super::super::body::FormBytes;
 use super::client::Client;
-use super::{OauthErrorDocument, Refused, TokenDocument, TokenForm, client_credentials, exchange, json};
+use super::{OauthErrorDocument, Refused, TokenDocument, TokenForm, client_credentials, code, exchange, json};
 use crate::authn::Presented;
 use crate::house::House;
 use crate::paces::Door;
@@ -29,7 +29,7 @@ pub(super) struct Granted {
 }
 
 /// The resources that tokens may be asked for: the MCP endpoint and what is below it. The audience is always the endpoint itself.
-fn resources(house: &House, body: &[u8]) -> Result<Vec<String>, OauthError> {
+pub(super) fn resources(house: &House, body: &[u8]) -> Result<Vec<String>, OauthError> {
     let mcp = &house.urls.mcp;
     let mut ours = vec![mcp.clone()];
     let form = Form::parse(body)?;
@@ -61,10 +61,25 @@ pub(in crate::api) async fn token(State(api): State<Arc<Api>>, request: Request)
     let FormBytes(body) = FormBytes::from_request(Request::from_parts(parts.clone(), body), &api).await?;
     let house = &api.house;
     let asked = TokenRequest::parse(&body, &resources(house, &body)?)?;
-    let client = api.client(&asked.client, &presented).await?;
+    match &asked.grant {
+        GrantType::AuthorizationCode(grant) => return code::redeem(&api, &asked, grant, &presented).await,
+        GrantType::RefreshToken(grant) => return code::refresh(&api, &asked, grant, &presented).await,
+        _ => {}
+    }
+    // Looked at before the client's own proof is used up: a client that is given a nonce comes again with that very one.
+    let shown = house.shown_key(&presented)?;
+    let client = match &asked.grant {
+        GrantType::JwtBearer(assertion) => api.by_grant(assertion.jwt(), &asked, &presented).await?,
+        _ => api.client(&asked.client, &presented).await?,
+    };
+    // What its proof says of the copy goes before what it says beside it.
+    let client = Client { instance: client.instance.or(asked.instance), ..client };
     api.in_pace(&client).await?;
+    let client = Client { confirmation: house.take_key(shown)?, ..client };
+    house.bound_enough(&client.agent, client.confirmation.as_ref())?;
+    client.has_shown_its_key()?;
     let granted = match &asked.grant {
-        GrantType::ClientCredentials => client_credentials::grant(house, client, &asked, &presented).await?,
+        GrantType::ClientCredentials | GrantType::JwtBearer(_) => client_credentials::grant(house, client, &asked, &presented).await?,
         GrantType::TokenExchange(part) => return exchange::grant(house, client, &asked, part, &presented).await,
         _ => return Err(OauthError::unsupported_grant_type().into()),
     };
