@@ -79,11 +79,10 @@ pub(super) fn tls(file: TlsFile, base: &Path) -> TlsConfig {
 
 pub(super) fn mtls(file: MtlsFile, base: &Path) -> Result<MtlsConfig, Fault> {
     let at = file.address.span();
-    let address = file
-        .address
-        .get_ref()
-        .parse()
-        .map_err(|_| (at.clone(), format!("`{}` is no address with a port", file.address.get_ref().escape_debug()), "write it as `0.0.0.0:8443`"))?;
+    let address =
+        file.address.get_ref().parse().map_err(|_| {
+            (at.clone(), format!("`{}` is no address with a port", file.address.get_ref().escape_debug()), "write it as `0.0.0.0:8443`")
+        })?;
     let public_url = match file.public_url {
         None => None,
         Some(given) => {
@@ -96,7 +95,11 @@ pub(super) fn mtls(file: MtlsFile, base: &Path) -> Result<MtlsConfig, Fault> {
         }
     };
     if file.roots.is_empty() && !file.self_signed && !file.issued_here {
-        return Err((at, "no client could come in: there are no `roots`, and neither `issued_here` nor `self_signed`".to_owned(), "name a trust domain and its roots"));
+        return Err((
+            at,
+            "no client could come in: there are no `roots`, and neither `issued_here` nor `self_signed`".to_owned(),
+            "name a trust domain and its roots",
+        ));
     }
     Ok(MtlsConfig {
         address,
