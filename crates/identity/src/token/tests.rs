@@ -199,10 +199,14 @@ fn bi_024_a_token_names_one_agent_and_one_instance_and_the_chain_must_agree() {
     assert_eq!(judged(json!({}), json!({"instance": other})), Err(ProofError::Claim("act")));
     assert_eq!(judged(json!({}), json!({"client_id": "spiffe://example.org/agent/other"})), Err(ProofError::Claim("act")));
     assert_eq!(judged(json!({}), json!({"act": null})), Err(ProofError::Claim("act")));
+    // A component is another actor than its agent.
+    assert_eq!(judged(json!({}), json!({"client_id": "spiffe://example.org/agent/planner/memory"})), Err(ProofError::Claim("act")));
     for id in [
         "spiffe://evil.org/agent/planner",
         "spiffe://example.org.evil/agent/planner",
-        "spiffe://example.org/agent/a/b",
+        "spiffe://example.org/agent/a/b/c",
+        "spiffe://example.org/agent/planner/inst_00000000000000000000000000000001",
+        "spiffe://example.org/agent/planner/Memory",
         "spiffe://example.org/planner",
         "planner",
     ] {

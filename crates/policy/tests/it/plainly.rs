@@ -22,9 +22,11 @@ fn entities(schema: &Schema, ask: &Ask) -> Entities {
             "owner": reference("Person", agent.owner.as_str()), "purpose": agent.purpose, "risk": agent.risk.level(), "enabled": agent.enabled } }));
     }
     all.push(json!({ "uid": uid("System", "shop"), "attrs": { "name": "shop" }, "parents": [] }));
+    // Whoever gave it on in these calls is the same agent.
+    let chain: Vec<Value> = (ask.depth > 0).then(|| reference("Agent", &ask.agent)).into_iter().collect();
     all.push(json!({ "uid": uid("Task", "t"), "parents": [uid("Agent", &ask.agent)], "attrs": {
         "agent": reference("Agent", &ask.agent), "owner": reference("Person", "olga"), "subject": reference("Person", &ask.subject),
-        "purpose": ask.purpose, "depth": ask.depth } }));
+        "purpose": ask.purpose, "depth": ask.depth, "chain": chain, "root": reference("Agent", &ask.agent), "undivided": ask.undivided } }));
     Entities::from_json_value(Value::Array(all), Some(schema)).unwrap()
 }
 
