@@ -11,6 +11,7 @@ use bailiwick_core::{
     Authenticated, Bound, Call, CallId, Caller, Decision, Effect, ErrorCode, Hold, Permitted, Received, Recorded, Salt, Scalar, decide,
 };
 use bailiwick_credentials::Injection;
+use bailiwick_identity::Confirmation;
 use bailiwick_store::{PayloadKind, StoreError};
 use bailiwick_wire::json::Kind as JsonKind;
 use bailiwick_wire::mcp::{Id, Method, Version};
@@ -37,9 +38,9 @@ pub struct Who {
     pub caller: Arc<Caller>,
     /// Its task.
     pub live: Arc<LiveTask>,
-}
     /// What the token is bound to that was presented.
     pub confirmation: Option<Confirmation>,
+}
 
 /// The era in which a system is asked.
 #[derive(Clone, Debug)]
@@ -166,13 +167,13 @@ impl House {
             Err(answer) => return Ok(answer),
         };
         let Some(tool) = tool else { return Ok(Refused::plain(ErrorCode::ToolUnknown)) };
-        if let Some(refused) = self.refused_before(&call).await? {
         let demand = tool.system.entry.binding;
         if !demand.met_by(who.confirmation.as_ref()) {
             let code = ErrorCode::BindingRequired;
             self.denied(&call, code, "the system demands a token that is bound to a key", &[]).await?;
             return Ok(Refused::answer(code, format!("{}: {}", code.sentence(), demand.words())));
         }
+        if let Some(refused) = self.refused_before(&call).await? {
             return Ok(refused);
         }
         sending.lease = match self.reserve_lease(&call, who, tool).await? {

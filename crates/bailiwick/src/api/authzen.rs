@@ -127,7 +127,10 @@ impl FromRequest<Arc<Api>> for Posed {
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Response> {
         let headers = request.headers().clone();
-        posed(request, api).await.map(|(agent, body)| Self { agent, headers: headers.clone(), body }).map_err(|p| with_id(&headers, p.into_response()))
+        posed(request, api)
+            .await
+            .map(|(agent, body)| Self { agent, headers: headers.clone(), body })
+            .map_err(|p| with_id(&headers, p.into_response()))
     }
 }
 

@@ -80,7 +80,9 @@ fn sources(directory: &Path) -> Result<Vec<Source>, StartError> {
         }
     }
     files.sort();
-    let read = |path: std::path::PathBuf| Ok(Source { name: path.display().to_string().into(), text: std::fs::read_to_string(&path).map_err(place)?.into() });
+    let read = |path: std::path::PathBuf| {
+        Ok(Source { name: path.display().to_string().into(), text: std::fs::read_to_string(&path).map_err(place)?.into() })
+    };
     files.into_iter().map(read).collect()
 }
 
@@ -178,4 +180,3 @@ impl House {
         self.points.get(agent)
     }
 }
-

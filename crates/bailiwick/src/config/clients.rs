@@ -185,7 +185,8 @@ mod tests {
 
     use crate::config::Config;
 
-    const PEOPLE: &str = "[people.ana]\nroles = [\"owner\"]\n[agents.a]\nowner = \"ana\"\npurpose = \"p\"\nrisk = \"low\"\nreview_by = \"2099-01-01\"\n";
+    const PEOPLE: &str =
+        "[people.ana]\nroles = [\"owner\"]\n[agents.a]\nowner = \"ana\"\npurpose = \"p\"\nrisk = \"low\"\nreview_by = \"2099-01-01\"\n";
 
     fn config(agent: &str, clients: &str) -> Result<Config, String> {
         Config::parse("test", &format!("{PEOPLE}{agent}\n[clients]\n{clients}"), Path::new(".")).map_err(|e| format!("{e:?}"))

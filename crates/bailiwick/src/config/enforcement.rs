@@ -79,9 +79,19 @@ pub(super) fn points(
         }
         let known = |things: &BTreeMap<String, ThingsFile>| things.values().map(BTreeMap::len).sum::<usize>();
         if known(&file.subjects).max(known(&file.resources)).max(file.actions.len()) > KNOWN_MAX {
-            return Err((span, format!("enforcement point `{name}` knows more than {KNOWN_MAX} things of a kind"), "name those that a search should find"));
+            return Err((
+                span,
+                format!("enforcement point `{name}` knows more than {KNOWN_MAX} things of a kind"),
+                "name those that a search should find",
+            ));
         }
-        let point = EnforcementPoint { name: name.clone(), directory, subjects: things(file.subjects), resources: things(file.resources), actions: file.actions };
+        let point = EnforcementPoint {
+            name: name.clone(),
+            directory,
+            subjects: things(file.subjects),
+            resources: things(file.resources),
+            actions: file.actions,
+        };
         if points.insert(agent.clone(), point).is_some() {
             return Err((span, format!("agent `{agent}` is two enforcement points"), "each has an agent of its own"));
         }

@@ -204,7 +204,8 @@ mod tests {
             let ip = private.parse().unwrap();
             assert!(!allowed(ip, false) && allowed(ip, true), "{private}");
         }
-        for never in ["169.254.169.254", "0.0.0.0", "224.0.0.1", "255.255.255.255", "::ffff:169.254.169.254", "fe80::1", "ff02::1", "::", "::7f00:1"] {
+        for never in ["169.254.169.254", "0.0.0.0", "224.0.0.1", "255.255.255.255", "::ffff:169.254.169.254", "fe80::1", "ff02::1", "::", "::7f00:1"]
+        {
             let ip = never.parse().unwrap();
             assert!(!allowed(ip, false) && !allowed(ip, true), "{never}");
         }

@@ -43,8 +43,7 @@ impl House {
     pub fn agents_for(&self, person: &Person) -> Vec<&Agent> {
         let (clients, now) = (&self.config.clients, self.clock.now());
         let all = self.config.agents.values().map(|entry| &entry.agent);
-        let mut agents: Vec<&Agent> =
-            all.filter(|agent| clients.may_work_for(agent, &person.name) && self.in_service(agent, now).is_ok()).collect();
+        let mut agents: Vec<&Agent> = all.filter(|agent| clients.may_work_for(agent, &person.name) && self.in_service(agent, now).is_ok()).collect();
         agents.sort_by_key(|agent| clients.default_agent.as_ref() != Some(&agent.name));
         agents
     }

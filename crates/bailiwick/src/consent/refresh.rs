@@ -122,9 +122,7 @@ impl House {
         Ok(match step.await? {
             None => Rotation::Gone,
             Some(None) => Rotation::Again,
-            Some(Some(generation)) => {
-                self.seal_refresh(&Refreshed { generation, ..refreshed.clone() }).map_or(Rotation::Gone, Rotation::Next)
-            }
+            Some(Some(generation)) => self.seal_refresh(&Refreshed { generation, ..refreshed.clone() }).map_or(Rotation::Gone, Rotation::Next),
         })
     }
 

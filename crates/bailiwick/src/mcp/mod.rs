@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use bailiwick_core::{ErrorCode, TaskId};
 use bailiwick_identity::oauth::Challenge;
-use bailiwick_identity::token::AGENT_SCOPE;
 use bailiwick_wire::Limits;
 use bailiwick_wire::mcp::{Era, Headers, Message, Refusal, code};
 use bytes::{Bytes, BytesMut};
@@ -213,10 +212,10 @@ fn refuse(refusal: &Refusal) -> Response<OutBody> {
 fn challenge(house: &House, code: ErrorCode) -> Response<OutBody> {
     let metadata = format!("{}/.well-known/oauth-protected-resource/mcp", house.urls.base);
     let challenge = if code == ErrorCode::AuthnMissing { Challenge::Missing } else { Challenge::InvalidToken };
-    let value = challenge.value(&metadata, AGENT_SCOPE);
+    let value = challenge.value(&metadata, house.scope_to_ask());
     let body = serde_json::json!({ "code": code, "detail": code.sentence(), "hint": code.hint(), "status": 401 });
-    response.extensions_mut().insert(crate::authn::challenge::Refusal(code));
     let mut response = json(StatusCode::UNAUTHORIZED, body.to_string().into_bytes());
+    response.extensions_mut().insert(crate::authn::challenge::Refusal(code));
     if let Ok(value) = HeaderValue::from_str(&value) {
         response.headers_mut().insert(WWW_AUTHENTICATE, value);
     }

@@ -121,7 +121,8 @@ async fn the_certification_scenario_basic_passes() {
     assert!(!pdp.decision(question(user("alice"), "write", archived())).await);
     assert!(pdp.decision(question(admin(), "write", archived())).await);
     for soft in [true, false] {
-        let asked = json!({ "subject": user("alice"), "action": { "name": "delete", "properties": { "soft": soft } }, "resource": record("record-1") });
+        let asked =
+            json!({ "subject": user("alice"), "action": { "name": "delete", "properties": { "soft": soft } }, "resource": record("record-1") });
         assert_eq!(pdp.decision(asked).await, soft);
     }
     // 4.2.3, 4.2.8, 4.2.9: context, more properties, unknown fields.
@@ -169,16 +170,19 @@ async fn the_certification_scenario_batch_passes() {
     let asked = json!({ "subject": user("bob"), "resource": record("record-1"), "evaluations": [{ "action": { "name": "read" } }, { "action": { "name": "write" } }] });
     assert_eq!(pdp.decisions(asked).await, [true, false]);
     let active = json!({ "type": "record", "id": "record-1", "properties": { "status": "active" } });
-    let asked = json!({ "subject": user("alice"), "action": { "name": "write" }, "evaluations": [{ "resource": active }, { "resource": archived() }] });
+    let asked =
+        json!({ "subject": user("alice"), "action": { "name": "write" }, "evaluations": [{ "resource": active }, { "resource": archived() }] });
     assert_eq!(pdp.decisions(asked).await, [true, false]);
-    let asked = json!({ "action": { "name": "write" }, "resource": archived(), "evaluations": [{ "subject": user("alice") }, { "subject": admin() }] });
+    let asked =
+        json!({ "action": { "name": "write" }, "resource": archived(), "evaluations": [{ "subject": user("alice") }, { "subject": admin() }] });
     assert_eq!(pdp.decisions(asked).await, [false, true]);
     let (one, two) = (question(user("alice"), "read", record("record-1")), question(user("bob"), "write", record("record-1")));
     assert_eq!(pdp.decisions(json!({ "evaluations": [one, two] })).await, [true, false]);
     let asked = json!({ "subject": user("alice"), "action": { "name": "read" }, "context": { "time": "2025-06-27T18:03-07:00" }, "evaluations": [
         { "resource": record("record-1") }, { "resource": record("record-2"), "context": { "time": "2025-06-27T19:00-07:00", "source": "batch-override" } }] });
     assert_eq!(pdp.decisions(asked).await.len(), 2);
-    let asked = json!({ "subject": user("alice"), "action": { "name": "write" }, "resource": active, "evaluations": [{}, { "resource": archived() }] });
+    let asked =
+        json!({ "subject": user("alice"), "action": { "name": "write" }, "resource": active, "evaluations": [{}, { "resource": archived() }] });
     assert_eq!(pdp.decisions(asked).await, [true, false]);
     // 5.4.1: one that is not whole is denied for itself.
     let asked = json!({ "subject": user("alice"), "action": { "name": "read" }, "options": { "evaluations_semantic": "execute_all" },
@@ -221,10 +225,17 @@ async fn the_certification_scenario_search_and_discovery_pass() {
     assert!(pdp.found("resource", writable).await.contains(&record("record-2")));
     let possible = pdp.found("action", json!({ "subject": user("alice"), "resource": record("record-1") })).await;
     assert!(possible.contains(&json!({ "name": "read" })) && possible.contains(&json!({ "name": "write" })), "{possible:?}");
-    assert_eq!(pdp.found("action", json!({ "subject": admin(), "resource": archived() })).await, [json!({ "name": "read" }), json!({ "name": "write" })]);
+    assert_eq!(
+        pdp.found("action", json!({ "subject": admin(), "resource": archived() })).await,
+        [json!({ "name": "read" }), json!({ "name": "write" })]
+    );
     // 6.6: what is not known.
     assert!(pdp.found("action", json!({ "subject": user("nonexistent-user"), "resource": record("record-1") })).await.is_empty());
-    assert!(pdp.found("subject", json!({ "subject": { "type": "spaceship" }, "action": { "name": "read" }, "resource": record("record-1") })).await.is_empty());
+    assert!(
+        pdp.found("subject", json!({ "subject": { "type": "spaceship" }, "action": { "name": "read" }, "resource": record("record-1") }))
+            .await
+            .is_empty()
+    );
     // 6.7: what is missing.
     for (what, asked) in [
         ("subject", json!({ "subject": { "type": "user" }, "resource": record("record-1") })),
@@ -281,7 +292,10 @@ async fn only_the_agent_that_is_an_enforcement_point_asks() {
         assert_eq!((refused.status, refused.code().as_str()), (StatusCode::FORBIDDEN, "authz.role"), "{path}");
         let by_person = pdp.broker.by("ops", Method::POST, &path, Some(asked.clone())).await;
         assert_eq!(by_person.status, StatusCode::FORBIDDEN, "{path}");
-        assert_eq!(pdp.broker.send(Method::POST, &path, &[("content-type", "application/json")], asked.to_string()).await.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(
+            pdp.broker.send(Method::POST, &path, &[("content-type", "application/json")], asked.to_string()).await.status,
+            StatusCode::UNAUTHORIZED
+        );
     }
     assert!(pdp.on_record().await.is_empty());
 }

@@ -94,8 +94,10 @@ async fn asked<'a>(broker: &'a Broker, person: &str, client: &str, change: &[(&s
 
 /// The fields of the form as they stand in the page, with these tools.
 fn form(page: &Answer, tools: &[&str]) -> Vec<(String, String)> {
-    let mut fields: Vec<(String, String)> =
-        ["csrf", "request", "agent"].iter().map(|name| ((*name).to_owned(), hidden(page.text().split("<form class=\"card\"").nth(1).unwrap(), name))).collect();
+    let mut fields: Vec<(String, String)> = ["csrf", "request", "agent"]
+        .iter()
+        .map(|name| ((*name).to_owned(), hidden(page.text().split("<form class=\"card\"").nth(1).unwrap(), name)))
+        .collect();
     fields.extend(tools.iter().map(|tool| (format!("tool:{tool}"), "yes".to_owned())));
     for (name, value) in [("purpose", "look at orders"), ("minutes", "60"), ("decision", "approve")] {
         fields.push((name.to_owned(), value.to_owned()));
@@ -218,10 +220,16 @@ async fn a_client_that_knows_only_the_url_gets_what_its_person_left_ticked_and_n
     // The task is the person's, and the record says by which client it came.
     let tasks = broker.by("ana", Method::GET, "/v1/tasks", None).await.json();
     let task = &tasks["tasks"][0];
-    assert_eq!((&task["agent"], &task["owner"], &task["subject"], &task["purpose"]), (&json!("desktop"), &json!("ana"), &json!("ana"), &json!("look at orders")));
+    assert_eq!(
+        (&task["agent"], &task["owner"], &task["subject"], &task["purpose"]),
+        (&json!("desktop"), &json!("ana"), &json!("ana"), &json!("look at orders"))
+    );
     let opened = entries(&broker, "task_opened").await.pop().unwrap();
     let consent = &opened["consent"];
-    assert_eq!((&consent["by"], &consent["proof"], &consent["client_name"], &consent["redirect_uri"]), (&json!("ana"), &json!("code"), &json!("A client"), &json!(REDIRECT)));
+    assert_eq!(
+        (&consent["by"], &consent["proof"], &consent["client_name"], &consent["redirect_uri"]),
+        (&json!("ana"), &json!("code"), &json!("A client"), &json!(REDIRECT))
+    );
     assert!(consent["client"].as_str().unwrap().starts_with("registered:") && consent.get("vouched_by").is_none(), "{consent}");
 }
 
@@ -356,7 +364,10 @@ async fn nobody_is_sent_to_an_address_that_is_not_the_clients_own() {
     ] {
         let (_, answer) = asked(&broker, "ana", &client, &[(name, value)]).await;
         let (place, parameters) = sent(&answer);
-        assert_eq!((place.as_str(), parameter(&parameters, "error").as_str(), parameter(&parameters, "state").as_str()), (REDIRECT, error, "my state"));
+        assert_eq!(
+            (place.as_str(), parameter(&parameters, "error").as_str(), parameter(&parameters, "state").as_str()),
+            (REDIRECT, error, "my state")
+        );
         assert_eq!(parameter(&parameters, "iss"), broker.house.urls.base);
     }
     // But not to a site for which nobody vouches: whoever registered it would have a link of ours that leads there.
@@ -454,7 +465,8 @@ async fn what_a_client_registers_is_bounded_and_never_trusted() {
             Method::POST,
             "/oauth/register",
             &[("content-type", "application/json")],
-            json!({ "client_name": "Bank\u{202e}</h1>", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "client_secret_basic" }).to_string(),
+            json!({ "client_name": "Bank\u{202e}</h1>", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "client_secret_basic" })
+                .to_string(),
         )
         .await
         .json();

@@ -5,6 +5,8 @@ mod api;
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
+mod authzen;
+#[cfg(test)]
 mod binding;
 mod broker;
 #[cfg(test)]
@@ -38,6 +40,8 @@ mod hazards;
 mod hosts;
 #[cfg(test)]
 mod http_api;
+#[cfg(test)]
+mod interactive;
 #[cfg(test)]
 mod leases;
 #[cfg(test)]

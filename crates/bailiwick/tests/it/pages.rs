@@ -6,17 +6,17 @@ use serde_json::Value;
 use crate::broker::{Answer, Broker};
 
 /// A browser with a cookie jar of two.
-struct Browser<'a> {
+pub(crate) struct Browser<'a> {
     broker: &'a Broker,
     cookies: Vec<(String, String)>,
 }
 
 impl<'a> Browser<'a> {
-    const fn new(broker: &'a Broker) -> Self {
+    pub(crate) const fn new(broker: &'a Broker) -> Self {
         Self { broker, cookies: Vec::new() }
     }
 
-    async fn send(&mut self, method: Method, target: &str, origin: Option<&str>, fields: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn send(&mut self, method: Method, target: &str, origin: Option<&str>, fields: &[(&str, &str)]) -> Answer {
         let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         let cookies = self.cookies.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join("; ");
         let mut headers = vec![("content-type", "application/x-www-form-urlencoded"), ("cookie", cookies.as_str())];
@@ -36,17 +36,17 @@ impl<'a> Browser<'a> {
         answer
     }
 
-    async fn get(&mut self, target: &str) -> Answer {
+    pub(crate) async fn get(&mut self, target: &str) -> Answer {
         self.send(Method::GET, target, None, &[]).await
     }
 
-    async fn post(&mut self, target: &str, fields: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn post(&mut self, target: &str, fields: &[(&str, &str)]) -> Answer {
         let origin = self.broker.house.urls.base.clone();
         self.send(Method::POST, target, Some(&origin), fields).await
     }
 
     /// Signs in as this person; gives the answer to the form.
-    async fn sign_in(&mut self, name: &str, hold: &str) -> Answer {
+    pub(crate) async fn sign_in(&mut self, name: &str, hold: &str) -> Answer {
         let code = self.broker.by(name, Method::POST, "/v1/sign-in-codes", None).await.json();
         let form = self.get("/sign-in").await;
         let csrf = hidden(form.text(), "csrf");
@@ -55,7 +55,7 @@ impl<'a> Browser<'a> {
 }
 
 /// The value of a hidden field.
-fn hidden(html: &str, name: &str) -> String {
+pub(crate) fn hidden(html: &str, name: &str) -> String {
     let field = format!("name=\"{name}\" value=\"");
     let rest = html.split(&field).nth(1).unwrap_or_else(|| panic!("{name} in {html}"));
     rest.split('"').next().unwrap().to_owned()

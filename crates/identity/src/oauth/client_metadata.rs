@@ -253,7 +253,8 @@ impl Registration {
     /// If one of them is not allowed any more.
     pub fn metadata(&self, schemes: &[String]) -> Result<ClientMetadata, MetadataError> {
         let uris = self.redirect_uris.iter().map(|text| RedirectUri::parse(text, schemes)).collect::<Result<Vec<_>, _>>();
-        let redirect_uris = uris.map_err(|_| MetadataError { error: "invalid_redirect_uri", description: "a redirect URI is not allowed any more" })?;
+        let redirect_uris =
+            uris.map_err(|_| MetadataError { error: "invalid_redirect_uri", description: "a redirect URI is not allowed any more" })?;
         Ok(ClientMetadata { name: self.name.clone(), redirect_uris })
     }
 
@@ -281,7 +282,8 @@ mod tests {
     const ID: &str = "https://c.example/client.json";
 
     fn document(change: &[(&str, Value)]) -> Result<ClientMetadata, MetadataError> {
-        let mut all = json!({ "client_id": ID, "client_name": "C", "redirect_uris": ["http://127.0.0.1/cb", "https://c.example/cb"], "logo_uri": "x" });
+        let mut all =
+            json!({ "client_id": ID, "client_name": "C", "redirect_uris": ["http://127.0.0.1/cb", "https://c.example/cb"], "logo_uri": "x" });
         for (name, value) in change {
             all[*name] = value.clone();
         }
@@ -340,7 +342,9 @@ mod tests {
         ] {
             assert_eq!(document(&[(name, value.clone())]).unwrap_err().error(), "invalid_client_metadata", "{name} {value}");
         }
-        for uris in [json!([]), json!(["http://c.example/cb"]), json!(["javascript:x"]), json!(vec!["https://c.example/cb"; 17]), json!(["cursor://x"])] {
+        for uris in
+            [json!([]), json!(["http://c.example/cb"]), json!(["javascript:x"]), json!(vec!["https://c.example/cb"; 17]), json!(["cursor://x"])]
+        {
             assert_eq!(document(&[("redirect_uris", uris.clone())]).unwrap_err().error(), "invalid_redirect_uri", "{uris}");
         }
         let twice = format!(r#"{{"client_id":"{ID}","client_id":"{ID}","redirect_uris":["https://c.example/cb"]}}"#);
@@ -366,7 +370,10 @@ mod tests {
         let again: Registration = serde_json::from_str(&serde_json::to_string(&registration).unwrap()).unwrap();
         assert_eq!(again.metadata(&[]).unwrap(), metadata);
         let answer = registration.answer("id", 1);
-        assert_eq!((&answer["token_endpoint_auth_method"], &answer["scope"], &answer["client_id"]), (&json!("none"), &json!("mcp:tools"), &json!("id")));
+        assert_eq!(
+            (&answer["token_endpoint_auth_method"], &answer["scope"], &answer["client_id"]),
+            (&json!("none"), &json!("mcp:tools"), &json!("id"))
+        );
         assert!(answer.get("client_secret").is_none());
         let long: Vec<String> = (0..16).map(|n| format!("https://c.example/{n}/{}", "x".repeat(100))).collect();
         assert!(ClientMetadata::of_registration(json!({ "redirect_uris": long }).to_string().as_bytes(), &[]).is_err());

@@ -243,11 +243,7 @@ fn view(house: &House, by: &SignedIn, sealed: String, question: &Question, agent
         agent: agent.name.to_string(),
         agent_purpose: agent.purpose.clone(),
         others: others.iter().map(|a| a.name.to_string()).collect(),
-        tools: offer
-            .tools
-            .iter()
-            .map(|t| ToolView { name: t.name.to_string(), effect: t.effect, waits: t.waits, ticked: t.is_ticked() })
-            .collect(),
+        tools: offer.tools.iter().map(|t| ToolView { name: t.name.to_string(), effect: t.effect, waits: t.waits, ticked: t.is_ticked() }).collect(),
         cut: offer.cut,
         minutes,
         minutes_first,
@@ -282,7 +278,9 @@ pub(in crate::api) async fn decide_consent(State(api): State<Arc<Api>>, request:
     if !from_our_page(house, &headers) {
         return forged();
     }
-    let Some(by) = signed_in(house, &headers) else { return refused(None, &Problem::new(ErrorCode::AuthnMissing).with_status(StatusCode::FORBIDDEN)) };
+    let Some(by) = signed_in(house, &headers) else {
+        return refused(None, &Problem::new(ErrorCode::AuthnMissing).with_status(StatusCode::FORBIDDEN));
+    };
     let fields = match FormBytes::from_request(request, &api).await {
         Ok(FormBytes(body)) => fields(&body),
         Err(problem) => return refused(Some(by.viewer()), &problem),

@@ -22,7 +22,8 @@ use crate::paces::Door;
 use crate::tasks::{AskedTool, TaskRequest};
 
 const CODE: OauthError = OauthError::invalid_grant("the code is not valid: it is unknown, too old, was used already, or is another client's");
-const TOKEN: OauthError = OauthError::invalid_grant("the refresh token is not valid: its task has ended, it was used already, or is another client's");
+const TOKEN: OauthError =
+    OauthError::invalid_grant("the refresh token is not valid: its task has ended, it was used already, or is another client's");
 const UNSIGNED: OauthError = OauthError::temporarily_unavailable("the token could not be signed");
 
 /// The ID of a client that has no way to prove itself: a public client.

@@ -28,6 +28,7 @@ interactive = true
 [clients]
 interactive = true
 registration = true
+document_hosts = ["claude.ai"]
 [systems.shop]
 command = "PROGRAM"
 args = ["shop", "--file", "SHOP"]
@@ -38,9 +39,7 @@ refund_order = "transfer"
 "#;
 
 fn start(scratch: &Scratch) -> Program {
-    let config = CONFIG
-        .replace("PROGRAM", env!("CARGO_BIN_EXE_bailiwick"))
-        .replace("SHOP", scratch.path().join("shop.sqlite").to_str().unwrap());
+    let config = CONFIG.replace("PROGRAM", env!("CARGO_BIN_EXE_bailiwick")).replace("SHOP", scratch.path().join("shop.sqlite").to_str().unwrap());
     let file = scratch.write("bailiwick.toml", &config).unwrap();
     let file = file.to_str().unwrap();
     for person in ["ana", "ben"] {
@@ -91,7 +90,8 @@ fn a_person_signs_in_by_browser_with_each_client_that_can_and_it_calls_a_tool() 
     let mut browser = Browser::start().unwrap();
     for client in Client::INTERACTIVE {
         let endpoint = program.endpoint();
-        let call = ClientCall { url: &endpoint, token: "", tool: "shop.show_order", arguments: r#"{"order":"O-2008"}"#, era: Era::Auto, elicits: false };
+        let call =
+            ClientCall { url: &endpoint, token: "", tool: "shop.show_order", arguments: r#"{"order":"O-2008"}"#, era: Era::Auto, elicits: false };
         let name = format!("{client:?}");
         let (opened, log, out) = (scratch.path().join(&name), scratch.path().join(format!("{name}.err")), scratch.path().join(format!("{name}.out")));
         let mut command = client.signing_in(&call, &opened).unwrap();
@@ -116,7 +116,8 @@ fn a_person_signs_in_by_browser_with_each_client_that_can_and_it_calls_a_tool() 
             std::thread::sleep(Duration::from_millis(100));
         }
         let said = read(&out);
-        let report: CallReport = serde_json::from_str(said.lines().next_back().unwrap_or_default()).unwrap_or_else(|e| panic!("{name}: {e}: {said}{}", read(&log)));
+        let report: CallReport =
+            serde_json::from_str(said.lines().next_back().unwrap_or_default()).unwrap_or_else(|e| panic!("{name}: {e}: {said}{}", read(&log)));
         assert!(!report.is_error && !report.raised && report.result_text.contains("O-2008"), "{name}: {report:?} {}", read(&log));
         assert_eq!(report.tools, ["shop.show_order"], "{name}");
     }
