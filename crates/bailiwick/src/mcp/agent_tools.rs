@@ -54,6 +54,7 @@ fn definitions() -> [String; 4] {
 pub(super) fn who(house: &House, verified: &Verified, task: TaskId) -> Option<Who> {
     let live = house.live.find(task)?;
     let same = live.task.agent == verified.agent && live.task.component == verified.acting.component;
+    let same = same && house.may_hold(&live.task, verified.confirmation.as_ref());
     let own = same && live.task.instance == verified.instance && live.is_open(house.clock.now());
     let caller = Caller {
         agent: verified.agent.clone(),
@@ -65,7 +66,7 @@ pub(super) fn who(house: &House, verified: &Verified, task: TaskId) -> Option<Wh
         task,
         token: verified.jti.to_string(),
     };
-    own.then(|| Who { caller: Arc::new(caller), live })
+    own.then(|| Who { caller: Arc::new(caller), live, confirmation: verified.confirmation })
 }
 
 /// Serves one message of an agent without a task.
@@ -107,7 +108,7 @@ async fn call(house: &Arc<House>, verified: &Verified, era: &Era<'_>, request: &
     };
     if name == "task_open" {
         let asked: TaskRequest = match serde_json::from_str(arguments.text()) {
-            Ok(asked) => asked,
+            Ok(asked) => TaskRequest { held_by: crate::authn::binding::held_by(verified.confirmation.as_ref()), ..asked },
             Err(error) => return say(&format!("the arguments do not fit: {error} [call.arguments]"), true),
         };
         return match house.open_task_of(&verified.agent, verified.instance, &verified.acting, asked).await {
