@@ -509,7 +509,7 @@ pub(crate) enum Tried {
         routine: Option<String>,
     },
     /// Neither: no way there, or a server that asks for the password in another form than leases' roles have.
-    Neither(String),
+    Neither,
 }
 
 /// Tries a login, as a lease's session makes it.
@@ -533,7 +533,7 @@ pub(crate) async fn try_login(node: &Node, user: &str, secret: &Secret, database
             }
             Tried::Refused { code, message, routine }
         }
-        (Err(Broken(words)), None) => Tried::Neither(words),
+        (Err(_), None) => Tried::Neither,
     }
 }
 

@@ -95,7 +95,7 @@ impl Door {
             Tried::In => Ok(()),
             Tried::Refused { code, message, routine } => Err(Failure { state: Some(SqlState::from_code(&code)), message, routine }),
             // Roles of leases log in by SCRAM. A server that asks otherwise, or nothing at all, is asked by a client that knows each way.
-            Tried::Neither(_) => open(&self.node, name.as_str(), secret, &self.database, "bailiwick verify", "").await.map(drop),
+            Tried::Neither => open(&self.node, name.as_str(), secret, &self.database, "bailiwick verify", "").await.map(drop),
         }
     }
 }
