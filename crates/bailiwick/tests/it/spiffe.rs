@@ -1,6 +1,6 @@
 //! Bailiwick as the SPIFFE issuer of this machine, and its own Unix socket: with libraries that nobody here wrote, with bytes by hand, and as its own client.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,13 +13,14 @@ use bailiwick::config::Config;
 use bailiwick::house::{House, Opened};
 use bailiwick::spiffe::WorkloadApi;
 use bailiwick_core::{Clock, Timestamp};
-use bailiwick_identity::spiffe::{Bundle, read_x509};
+use bailiwick_identity::spiffe::{Authority, Bundle, read_x509};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -96,6 +97,14 @@ impl Local {
     async fn start(rules: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self::start_in(dir, &format!("{AGENTS}{rules}")).await
+    }
+
+    /// One with the sample shop, which `scout` may ask for.
+    async fn with_shop(rules: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (binary, file) = (env!("CARGO_BIN_EXE_bailiwick"), dir.path().join("shop.sqlite"));
+        let shop = format!("[systems.shop]\ncommand = \"{binary}\"\nargs = [\"shop\", \"--file\", \"{}\"]\n", file.display());
+        Self::start_in(dir, &format!("{AGENTS}{shop}[systems.shop.effects]\nshow_order = \"read\"\n{rules}")).await
     }
 
     async fn start_in(dir: tempfile::TempDir, text: &str) -> Self {
@@ -456,11 +465,7 @@ async fn our_own_client_follows_the_bundles_through_a_change_of_keys_and_gives_t
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_gets_tokens_and_tasks_at_the_brokers_own_socket_by_being_its_process() {
-    let shop = "[systems.shop]\ncommand = \"BINARY\"\nargs = [\"shop\", \"--file\", \"SHOP\"]\n[systems.shop.effects]\nshow_order = \"read\"\n";
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("shop.sqlite");
-    let shop = shop.replace("BINARY", env!("CARGO_BIN_EXE_bailiwick")).replace("SHOP", file.to_str().unwrap());
-    let local = Local::start_in(dir, &format!("{AGENTS}{shop}{}", rule("scout", &me()))).await;
+    let local = Local::with_shop(&rule("scout", &me())).await;
     let (status, answer) = local.token("").await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     let token = answer["access_token"].as_str().unwrap();
@@ -534,4 +539,149 @@ async fn the_authority_is_the_same_after_a_start_and_its_keys_stand_nowhere_in_t
         let bytes = std::fs::read(&file).unwrap();
         assert!(!bytes.windows(key.len()).any(|w| w == key), "{}", file.display());
     }
+}
+
+/// A server's certificate for 127.0.0.1, from an authority of its own.
+fn server_certificate(dir: &Path) {
+    let new = "openssl req -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256";
+    let script = format!(
+        "{new} -x509 -days 2 -subj /CN=ca -keyout ca.key -out ca.pem -addext basicConstraints=critical,CA:TRUE && \
+         {new} -subj /CN=server -keyout server.key -out server.csr && \
+         printf 'subjectAltName=IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' > ext && \
+         openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.pem"
+    );
+    assert!(Command::new("sh").args(["-ec", &script]).current_dir(dir).output().unwrap().status.success());
+}
+
+/// Asks for a token over TLS, with a client's certificate.
+async fn token_by_certificate(local: &Local, certificate: Vec<u8>, key: Vec<u8>, client_id: &str) -> Result<(StatusCode, Value), String> {
+    let read = |file: &str| std::fs::read(local.dir.path().join(file)).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&read("ca.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let config = config.with_client_auth_cert(vec![certificate.into()], PrivatePkcs8KeyDer::from(key).into()).unwrap();
+    let url: url::Url = local.house.urls.mtls.as_ref().expect("a listener for certificates").parse().unwrap();
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", url.port().unwrap())).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+    let secured = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(secured)).await.map_err(|e| e.to_string())?;
+    tokio::spawn(connection);
+    let form = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("grant_type", "client_credentials")
+        .append_pair("client_id", client_id)
+        .finish();
+    let request = Request::post("/oauth/token")
+        .header("host", format!("127.0.0.1:{}", url.port().unwrap()))
+        .header("content-type", "application/x-www-form-urlencoded");
+    let answer = sender.send_request(request.body(Full::new(Bytes::from(form))).unwrap()).await.map_err(|e| e.to_string())?;
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Ok((head.status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_rust_library_fetched_is_a_proof_at_our_own_doors_the_jwt_svid_as_an_assertion_and_the_x509_svid_in_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    server_certificate(dir.path());
+    let mtls = "[listen.mtls]\naddress = \"127.0.0.1:0\"\ncertificate = \"server.pem\"\nkey = \"server.key\"\nissued_here = true\n";
+    let local = Local::start_in(dir, &format!("{AGENTS}{mtls}{}", rule("scout", &rust_client()))).await;
+    let fetch = async |audience: &str| {
+        let mut command = Command::new(rust_client());
+        command.args([&local.endpoint(), audience]);
+        report(command).await
+    };
+    let ours = fetch(&local.house.urls.base).await;
+    let assertion = async |svid: &Value| {
+        let svid = svid.as_str().unwrap();
+        let kind = "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-spiffe";
+        post_form(&local, &format!("grant_type=client_credentials&client_assertion_type={kind}&client_assertion={svid}")).await
+    };
+    let (status, answer) = assertion(&ours["jwt"]).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert!(answer["access_token"].is_string());
+    // One for another audience proves nothing here.
+    let (status, refused) = assertion(&fetch("reports").await["jwt"]).await;
+    assert_eq!((status, refused["error"].as_str()), (StatusCode::UNAUTHORIZED, Some("invalid_client")));
+
+    let (certificate, key) = (bytes_of(&ours["certificate"]), bytes_of(&ours["key"]));
+    let scout = "spiffe://bailiwick.local/agent/scout";
+    let (status, answer) = token_by_certificate(&local, certificate.clone(), key.clone(), scout).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let other = token_by_certificate(&local, certificate, key, "spiffe://bailiwick.local/agent/other").await.unwrap();
+    assert_eq!(other.0, StatusCode::UNAUTHORIZED, "{}", other.1);
+    // An authority of the same name is not ours.
+    let now = SystemClock::start().now();
+    let day = Duration::from_secs(86_400);
+    let forger = Authority::begin("bailiwick.local".parse().unwrap(), day, [9; 16], 0, now).unwrap();
+    let forged = forger.x509_svid(&scout.parse().unwrap(), day, [9; 16], now).unwrap();
+    assert!(token_by_certificate(&local, forged.certificate, forged.key.to_vec(), scout).await.is_err());
+    let forged = forger.jwt_svid(&scout.parse().unwrap(), &[local.house.urls.base.clone()], day, now).unwrap();
+    assert_eq!(assertion(&json!(forged.token)).await.0, StatusCode::UNAUTHORIZED);
+}
+
+async fn post_form(local: &Local, form: &str) -> (StatusCode, Value) {
+    let stream = tokio::net::TcpStream::connect(local.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("/oauth/token").header("host", local.address.to_string()).header("content-type", "application/x-www-form-urlencoded");
+    let answer = sender.send_request(request.body(Full::new(Bytes::from(form.to_owned()))).unwrap()).await.unwrap();
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (head.status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bridge_for_mcp_hosts_needs_no_key_at_the_brokers_own_socket() {
+    let program = Path::new(env!("CARGO_BIN_EXE_bailiwick"));
+    let local = Local::with_shop(&rule("scout", program)).await;
+    let ask = async |socket: PathBuf| {
+        tokio::task::spawn_blocking(move || {
+            let mut bridge = Command::new(env!("CARGO_BIN_EXE_bailiwick"));
+            bridge.args(["connect", "--socket"]).arg(socket).env_remove("BAILIWICK_AGENT");
+            let mut child = bridge.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let meta = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+            writeln!(child.stdin.take().unwrap(), r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"_meta":{meta}}}}}"#).unwrap();
+            let done = child.wait_with_output().unwrap();
+            let text = String::from_utf8_lossy(&done.stdout).into_owned();
+            serde_json::from_str::<Value>(text.lines().next().unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&done.stderr)))).unwrap()
+        })
+        .await
+        .unwrap()
+    };
+    let answer = ask(local.dir.path().join("broker.sock")).await;
+    assert!(answer["result"]["tools"].is_array(), "{answer}");
+    let opened = entries(&local.house).await.into_iter().filter(|e| e["kind"] == "task_opened" && e["opened"]["agent"] == "scout").count();
+    assert_eq!(opened, 1);
+    // Where no rule covers the program, the host is told so.
+    let stranger = Local::with_shop(&rule("scout", Path::new("/bin/sh"))).await;
+    let answer = ask(stranger.dir.path().join("broker.sock")).await;
+    assert!(answer["error"]["message"].is_string() && answer["result"].is_null(), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_broker_takes_our_svids_by_the_bundles_that_our_workload_api_tells_it() {
+    let ours = Local::start(&rule("scout", &me())).await;
+    let trusts = format!(
+        "[issuers.neighbour]\nissuer = \"spiffe://bailiwick.local\"\nkind = \"spiffe\"\nspiffe_workload_api = \"{}\"\n\
+         [[agents.other.proofs]]\nissuer = \"neighbour\"\nclaims = {{ sub = \"spiffe://bailiwick.local/agent/scout\" }}\n",
+        ours.endpoint()
+    );
+    let text = AGENTS.replace("[spiffe]\nsocket = \"workload.sock\"\n", "");
+    let theirs = Local::start_in(tempfile::tempdir().unwrap(), &format!("trust_domain = \"theirs.example\"\n{text}{trusts}")).await;
+    let message = Rpc::call(&ours.socket(), "FetchJWTSVID", &field(1, &theirs.house.urls.base)).await.next().await.unwrap();
+    let said = String::from_utf8_lossy(&message).into_owned();
+    let svid: String = said[said.find("eyJ").unwrap()..].chars().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')).collect();
+    let form = format!("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion={svid}");
+    // The first message of the stream may be on its way still.
+    let mut answer = post_form(&theirs, &form).await;
+    for _ in 0..100 {
+        if answer.0 == StatusCode::OK {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        answer = post_form(&theirs, &form).await;
+    }
+    assert_eq!(answer.0, StatusCode::OK, "{}", answer.1);
+    assert_eq!(post_form(&ours, &form).await.0, StatusCode::BAD_REQUEST, "it was made for another");
 }

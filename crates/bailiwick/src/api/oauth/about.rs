@@ -60,7 +60,10 @@ fn active(house: &House, token: &str) -> Option<Verified> {
     }
     let holds = match verified.task() {
         Some(task) => house.live.find(task).is_some_and(|l| l.is_open(now) && house.chain_serves(&l.task)),
-        None => house.agent(verified.agent.as_str()).is_some_and(|a| house.in_service(a, now).is_ok()),
+        None => {
+            let served = house.agent(verified.agent.as_str()).is_some_and(|a| house.in_service(a, now).is_ok());
+            served && !house.enrolled.is_before(&verified.agent, verified.issued)
+        }
     };
     holds.then_some(verified)
 }
