@@ -30,6 +30,7 @@ fn every_column_that_can_hold_something_sealed_is_known() {
     let words = [
         "id",
         "task",
+        "parent",
         "call",
         "hold",
         "digest",
