@@ -185,7 +185,10 @@ impl Way {
         let is_name = |name: &str| (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b':');
         let is_header = |(name, value): (&String, &String)| is_name(name) && value.len() <= HEADER_MAX && !value.chars().any(char::is_control);
         if message.headers.len() > HEADERS_MAX.saturating_sub(CHAIN_HEADERS) || !message.headers.iter().all(is_header) {
-            return Err(Refusal::new(format!("at most {} headers, with names of 1 to 128 ASCII characters and values of one line", HEADERS_MAX - CHAIN_HEADERS)));
+            return Err(Refusal::new(format!(
+                "at most {} headers, with names of 1 to 128 ASCII characters and values of one line",
+                HEADERS_MAX - CHAIN_HEADERS
+            )));
         }
         Ok(message)
     }
@@ -257,7 +260,8 @@ struct Held {
 impl Session for Held {
     async fn call(&self, call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
         let asked = self.way.ask(tool, arguments);
-        let Message { subject, body, headers } = asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false, login_refused: false })?;
+        let Message { subject, body, headers } =
+            asked.map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false, login_refused: false })?;
         let headers: Headers = self.chain.clone().into_iter().chain([self.way.chain.of_call(call)]).chain(headers).collect();
         let work = async {
             if tool == PUBLISH {

@@ -247,9 +247,14 @@ impl Way {
         };
         let headers: BTreeMap<_, _> = given.headers.into_iter().map(|(name, value)| (name, header(value))).collect();
         let long = |header: &Header| matches!(header, Header::Text(text) if text.len() > HEADER_MAX);
-        if headers.len() > HEADERS_MAX.saturating_sub(CHAIN_HEADERS) || headers.values().any(long) || headers.keys().any(|name| !(1..=128).contains(&name.len()))
+        if headers.len() > HEADERS_MAX.saturating_sub(CHAIN_HEADERS)
+            || headers.values().any(long)
+            || headers.keys().any(|name| !(1..=128).contains(&name.len()))
         {
-            return Err(Refusal::new(format!("at most {} headers, with names of 1 to 128 bytes and texts of at most {HEADER_MAX}", HEADERS_MAX - CHAIN_HEADERS)));
+            return Err(Refusal::new(format!(
+                "at most {} headers, with names of 1 to 128 bytes and texts of at most {HEADER_MAX}",
+                HEADERS_MAX - CHAIN_HEADERS
+            )));
         }
         Ok(Message {
             exchange: given.exchange,

@@ -197,7 +197,8 @@ struct Held(Connection);
 #[async_trait::async_trait]
 impl Session for Held {
     async fn call(&self, _call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError> {
-        let command = command(tool, arguments).map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false, login_refused: false })?;
+        let command =
+            command(tool, arguments).map_err(|refusal| UseError { words: refusal.words, may_have_run: false, gone: false, login_refused: false })?;
         unless_cancelled(cancel, async { answer(self.0.run(&command).await.map(|reply| json!({ "reply": reply }))) }).await
     }
 

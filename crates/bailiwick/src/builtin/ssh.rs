@@ -289,7 +289,8 @@ impl Builtin for Hosts {
 
     async fn open(&self, account: &Account, _tag: &Tag) -> Result<Arc<dyn Session>, UseError> {
         // The chain is in the certificate's key id, which the host logs.
-        let missing = || UseError { words: "the lease has no login that is configured".to_owned(), may_have_run: false, gone: true, login_refused: false };
+        let missing =
+            || UseError { words: "the lease has no login that is configured".to_owned(), may_have_run: false, gone: true, login_refused: false };
         let login = account.ids.find("login").and_then(|right| self.kind.logins.get(right)).ok_or_else(missing)?;
         let connections = Connections::new(&self.kind.hosts, login, account).map_err(trouble)?;
         if let [only] = self.kind.hosts.as_slice() {

@@ -50,7 +50,10 @@ pub(super) struct Settings {
 
 impl File {
     pub(super) fn check(&self, url: &Url, folder: &Path) -> Result<Settings, String> {
-        let host = url.host_str().filter(|_| url.scheme() == "https").ok_or("expected a system whose `url` is `https://`: a certificate is shown in the handshake of TLS")?;
+        let host = url
+            .host_str()
+            .filter(|_| url.scheme() == "https")
+            .ok_or("expected a system whose `url` is `https://`: a certificate is shown in the handshake of TLS")?;
         let port = url.port_or_known_default().ok_or("the system's `url` has no port")?;
         let trust = trust(&folder.join(&self.ca))?;
         let bare = host.trim_start_matches('[').trim_end_matches(']');

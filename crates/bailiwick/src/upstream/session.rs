@@ -162,7 +162,8 @@ impl HttpLink {
         let agreed = agreed_version(about.raw()).filter(|version| *version >= Version::V2025_03_26);
         let version = agreed.ok_or_else(|| UpstreamError::unavailable("it speaks no revision that we speak"))?;
         let stop = CancellationToken::new();
-        let session = Arc::new(Session { id: session_id, version, inject: Mutex::new(Arc::clone(inject)), about, life, _stream: stop.clone().drop_guard() });
+        let session =
+            Arc::new(Session { id: session_id, version, inject: Mutex::new(Arc::clone(inject)), about, life, _stream: stop.clone().drop_guard() });
         self.tell(&session, frame::notification("notifications/initialized", "{}")).await?;
         self.follow_later(key, &session, stop);
         Ok(session)

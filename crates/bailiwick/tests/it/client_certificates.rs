@@ -177,7 +177,8 @@ async fn each_task_has_a_certificate_of_its_own_that_the_server_refuses_after_it
         let shown = world.door.of_task(&task.id).expect("the task's certificate was shown");
         assert!(shown.contains("CN = agents") && shown.contains("URI:spiffe://") && shown.contains("agent/scout"), "{shown}");
         // The chain stands in the requests too, and tells the two calls apart.
-        let headers: Vec<_> = world.place.twin.seen().iter().rev().take(2).map(|seen| seen.headers["traceparent"].to_str().unwrap().to_owned()).collect();
+        let headers: Vec<_> =
+            world.place.twin.seen().iter().rev().take(2).map(|seen| seen.headers["traceparent"].to_str().unwrap().to_owned()).collect();
         let digits = task.id.rsplit('_').next().unwrap();
         assert!(headers.iter().all(|header| header.contains(digits)) && headers[0] != headers[1], "{headers:?}");
         let words = world.place.twin.seen().last().unwrap().headers["x-bailiwick-task"].to_str().unwrap().to_owned();

@@ -248,7 +248,8 @@ async fn policies_may_speak_of_a_built_in_system_that_was_never_reached() {
     let mut server = postgres();
     server.stop().unwrap();
     let place = place(&[orders(&server)]).await;
-    let forbidden = r#"@id("orders-by-the-word") forbid (principal, action == Action::"orders.query", resource) when { context.input.sql like "*secret*" };"#;
+    let forbidden =
+        r#"@id("orders-by-the-word") forbid (principal, action == Action::"orders.query", resource) when { context.input.sql like "*secret*" };"#;
     place.add_policy(&format!("{}{forbidden}", PERMITTED.replace(", Action::\"stock.execute\"", "")));
     let broker = place.open().await;
     assert!(!broker.house.registry.load().tool("orders.query").is_some_and(|t| t.callable()), "it is not served");

@@ -35,6 +35,7 @@ mod false_broker;
 mod faults;
 #[cfg(test)]
 mod handles;
+#[cfg(test)]
 mod hazards;
 #[cfg(test)]
 mod hosts;

@@ -506,7 +506,9 @@ mod tests {
         for sql in ["INSERT INTO a VALUES (1)", "  update a set b = 1", "DELETE FROM a", "replace into a values (1)"] {
             assert!(is_one_change(sql), "{sql}");
         }
-        for sql in ["CALL tidy()", "/* x */ INSERT INTO a VALUES (1)", "BEGIN NOT ATOMIC INSERT INTO a VALUES (1); END", "ALTER TABLE a ADD b INT", ""] {
+        for sql in
+            ["CALL tidy()", "/* x */ INSERT INTO a VALUES (1)", "BEGIN NOT ATOMIC INSERT INTO a VALUES (1); END", "ALTER TABLE a ADD b INT", ""]
+        {
             assert!(!is_one_change(sql), "{sql}");
         }
     }

@@ -224,7 +224,10 @@ async fn answers_have_a_limit_in_bytes_and_in_time() {
     };
     let (cut, ()) = tokio::join!(held.call(call_id(), "getOrder", &arguments, &cancel), stop);
     assert!(cut.unwrap_err().may_have_run);
-    assert!(!held.call(call_id(), "getOrder", &arguments, &cancel).await.unwrap_err().may_have_run, "nothing is sent for a call that was cancelled before");
+    assert!(
+        !held.call(call_id(), "getOrder", &arguments, &cancel).await.unwrap_err().may_have_run,
+        "nothing is sent for a call that was cancelled before"
+    );
     assert!(!call(&held, "getOrder", json!({ "orderId": 1 })).await.unwrap().is_error, "and the session goes on");
 }
 

@@ -104,7 +104,10 @@ fn a_plan_or_a_setting_out_of_its_range_is_refused() {
     }
     let begin = Timestamp::from_seconds(now());
     let long = kind.mint_certificate(&plan(&["read"], 36_000), &key).unwrap();
-    assert!(long.expires_at.unwrap() <= begin.plus(Duration::from_secs(3660)), "a task may be longer than a certificate, and not the other way about");
+    assert!(
+        long.expires_at.unwrap() <= begin.plus(Duration::from_secs(3660)),
+        "a task may be longer than a certificate, and not the other way about"
+    );
     let (own, until) = kind.own("read").unwrap();
     assert!(Mtls::certified(&own).is_some() && until <= begin.plus(Duration::from_secs(360)));
     assert!(kind.own("write").is_err() && Mtls::certified(&key).is_none());

@@ -9,10 +9,10 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::sql::{Failure, Rows};
-use crate::sessions::postgresql::Tried;
 use super::tls::Tls;
 use crate::Secret;
 use crate::lease::{AccountName, Node, Step, TargetError};
+use crate::sessions::postgresql::Tried;
 
 const OPEN_MAX: Duration = Duration::from_secs(8);
 const IDLE_MAX: usize = 4;
