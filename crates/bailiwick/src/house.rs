@@ -266,6 +266,16 @@ pub struct House {
     sources: Vec<Source>,
 }
 
+/// Under which URLs the house is known, bound to these addresses.
+fn known_as(config: &Config, bound: std::net::SocketAddr, mtls_bound: Option<std::net::SocketAddr>) -> Urls {
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let base = config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{bound}"));
+    let mut urls = Urls::new(&base, bound);
+    urls.add_mtls(config.mtls.as_ref().and_then(|m| m.public_url.clone()), mtls_bound);
+    urls.hosts.extend(config.allowed_hosts.iter().cloned());
+    urls
+}
+
 /// Says beside the store where the house can be reached.
 fn show_endpoint(data_dir: &Path, urls: &Urls) -> Result<(), StartError> {
     let endpoint = serde_json::json!({ "url": urls.base, "mcp": urls.mcp, "pid": std::process::id() }).to_string();
@@ -303,11 +313,7 @@ impl House {
         let listener = tokio::net::TcpListener::bind(config.address).await.map_err(|error| StartError::Listen { address: config.address, error })?;
         let bound = listener.local_addr().map_err(|error| StartError::Listen { address: config.address, error })?;
         let (tls, mtls_bound) = crate::tls::Tls::open(&config).await?;
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
-        let base = config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{bound}"));
-        let mut urls = Urls::new(&base, bound);
-        urls.add_mtls(config.mtls.as_ref().and_then(|m| m.public_url.clone()), mtls_bound);
-        urls.hosts.extend(config.allowed_hosts.iter().cloned());
+        let urls = known_as(&config, bound, mtls_bound);
         // From here on connections wait for us: whoever finds the address finds us behind it.
         show_endpoint(data_dir, &urls)?;
         let directory = Directory::open(&config, &store, clock.now()).await?;

@@ -733,8 +733,8 @@ impl Config {
             .map_err(|(what, hint)| fault(0..0, what, hint))?;
         let people: BTreeMap<_, _> = file.people.into_iter().map(|(name, p)| (name.clone(), Person { name, roles: p.roles })).collect();
         let issuers = proofs::issuers(file.issuers, &people, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
-        let agents = agents(file.agents, issuers, &people, &file.trust_domain).map_err(|(span, what, hint)| fault(span, what, hint))?;
-        let Agents { agents, interactive, issuers } = agents;
+        let Agents { agents, interactive, issuers } =
+            agents(file.agents, issuers, &people, &file.trust_domain).map_err(|(span, what, hint)| fault(span, what, hint))?;
         let unix = file.listen.unix.as_ref().map(|given| spiffe::socket_path(given, base)).transpose();
         let unix = unix.map_err(|(span, what, hint)| fault(span, what, hint))?.map(|path| (path, file.listen.unix_open_to));
         let spiffe = spiffe::issuer(file.spiffe, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
