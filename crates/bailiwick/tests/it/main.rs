@@ -5,9 +5,10 @@ mod api;
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
+mod binding;
+#[cfg(test)]
 mod authzen;
 #[cfg(test)]
-mod binding;
 mod broker;
 #[cfg(test)]
 mod brokers;
@@ -48,6 +49,8 @@ mod leases;
 #[cfg(test)]
 mod legacy;
 #[cfg(test)]
+mod mtls;
+#[cfg(test)]
 mod oauth;
 #[cfg(test)]
 mod pages;
@@ -57,13 +60,14 @@ mod passkeys;
 mod payloads;
 #[cfg(test)]
 mod power;
-mod mtls;
 #[cfg(test)]
 mod power_broker;
 #[cfg(test)]
 mod power_load;
 #[cfg(test)]
 mod power_trace;
+#[cfg(test)]
+mod proofs;
 #[cfg(test)]
 mod questions;
 #[cfg(test)]
@@ -81,6 +85,8 @@ mod running;
 #[cfg(test)]
 mod shards;
 #[cfg(test)]
+mod standards;
+#[cfg(test)]
 mod sign_in;
 #[cfg(test)]
 mod spiffe;
@@ -90,4 +96,3 @@ mod support;
 mod third_party;
 #[cfg(test)]
 mod trace;
-mod standards;
