@@ -162,6 +162,7 @@ fn task() -> Task {
         model_attested: None,
         component: None,
         undivided: false,
+        held_by: None,
         chain: Vec::new(),
         grant: Grant::default(),
         budget: Budget { calls: u64::MAX, calls_per_minute: u32::MAX },

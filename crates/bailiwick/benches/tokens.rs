@@ -4,13 +4,7 @@
 //! Times are CPU time of the one thread that verifies, as the kernel counts it, so that other work on the machine does not count. *Seen before*
 //! is `House::bearer` as every request meets it: the cache, the clock, the revocation, the task, the agent and the demand of `[binding]`.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    clippy::indexing_slicing,
-    reason = "a program for measurements"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing, reason = "a program for measurements")]
 #![allow(dead_code, clippy::allow_attributes, reason = "the support of the tests has more than this needs")]
 
 #[path = "../tests/it/broker.rs"]
@@ -178,7 +172,8 @@ async fn revocations(broker: &Broker, report: &mut Map<String, Value>) {
     for _ in 0..20 {
         let issued = issue(house, None);
         let verified = house.verifier.verify(&issued.token, &house.urls.mcp, house.clock.now()).unwrap();
-        by_token.push(refused_after(house, &issued.token, async || house.revoke_token(&verified.jti.to_string(), issued.expires).await.unwrap()).await);
+        by_token
+            .push(refused_after(house, &issued.token, async || house.revoke_token(&verified.jti.to_string(), issued.expires).await.unwrap()).await);
         let agent = broker.agent_token("scout", None).await;
         let (task, token) = broker.task(&agent).await;
         let id = task["id"].as_str().unwrap().parse().unwrap();
@@ -198,7 +193,8 @@ async fn refused_after(house: &Arc<House>, token: &str, take_away: impl AsyncFnO
     let authorization = format!("Bearer {token}");
     let load: Vec<_> = (0..2)
         .map(|_| {
-            let (house, refused, good, stop, authorization) = (Arc::clone(house), Arc::clone(&refused), Arc::clone(&good), Arc::clone(&stop), authorization.clone());
+            let (house, refused, good, stop, authorization) =
+                (Arc::clone(house), Arc::clone(&refused), Arc::clone(&good), Arc::clone(&stop), authorization.clone());
             tokio::spawn(async move {
                 let given = parts(&[("authorization", &authorization)]);
                 while !stop.load(Ordering::Relaxed) {

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use url::Url;
 
-use crate::cli::client::{ApiClient, bearer, problem};
+use crate::cli::client::{ApiClient, problem};
 use crate::cli::http::{Answer, ClientError};
 use crate::cli::key_files::AgentKey;
 use crate::cli::task::Wish;
@@ -39,6 +39,8 @@ const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 const GOODBYE_WITHIN: Duration = Duration::from_millis(1500);
 /// Requests of the host that may be under way at a time.
 const RUNNING_MAX: usize = 256;
+/// The path of the MCP endpoint.
+const MCP_PATH: &str = "/mcp";
 /// One event of a stream, or one answer, in bytes.
 const MESSAGE_BYTES_MAX: usize = 17 << 20;
 
@@ -51,6 +53,9 @@ pub struct Connect {
     /// The broker's Unix socket (`[listen] unix`): no key is needed, because the process of this command is the agent by the broker's configuration.
     #[arg(long, env = "BAILIWICK_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// A file with a one-time token (`bailiwick agent enrol`): where the agent has no key here yet, one is made and registered with it.
+    #[arg(long, env = "BAILIWICK_ENROL", value_name = "FILE", requires = "agent")]
+    enrol: Option<std::path::PathBuf>,
     #[command(flatten)]
     wish: Wish,
 }
@@ -65,6 +70,9 @@ impl Connect {
             }
             (None, Some(agent)) => {
                 let api = ApiClient::of(place)?;
+                if let Some(file) = &self.enrol {
+                    crate::cli::enrol::here(place, &api, agent, file).await?;
+                }
                 let key = AgentKey::load(&place.data_dir()?, &place.trust_domain()?, agent)?;
                 let proof = Proof::by_key(&api, key);
                 (api, proof)
@@ -72,6 +80,8 @@ impl Connect {
             (None, None) => return Err(Failure::new("neither an agent nor a socket is named", "give --agent or --socket")),
         };
         let (out, mut written) = lines::writer(tokio::io::stdout());
+        // Its tokens are worth something together with this process only.
+        let api = api.hold_key().await?;
         let bridge = Arc::new(Bridge::new(Arc::new(api), proof, self.wish, out)?);
         let input = lines::Reader::new(tokio::io::stdin());
         let ended = bridge.serve(input, &mut written, stopped()?).await;
@@ -293,16 +303,22 @@ impl Bridge {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         let mut token = self.credential.token().await?;
-        for again in [true, false] {
+        // A nonce for the proof and a new token, each once.
+        let (mut given, mut renewed) = (false, false);
+        loop {
             let mut headers = headers.clone();
-            headers.extend(bearer(&token)?);
+            headers.extend(self.api.authorization(&token, &http::Method::POST, MCP_PATH)?);
             let answer = self.api.http().send(http::Method::POST, &self.mcp, headers, line.clone(), ANSWER_WITHIN).await?;
-            if answer.status != StatusCode::UNAUTHORIZED || !again {
-                return Ok(answer);
+            self.api.note_nonce(&answer.headers);
+            match (answer.status, wants_nonce(&answer.headers)) {
+                (StatusCode::UNAUTHORIZED, true) if !given => given = true,
+                (StatusCode::UNAUTHORIZED, false) if !renewed => {
+                    renewed = true;
+                    token = self.credential.another_than(&token).await?;
+                }
+                _ => return Ok(answer),
             }
-            token = self.credential.another_than(&token).await?;
         }
-        Err(ClientError::Answer(self.mcp.to_string(), "it takes no token".to_owned()))
     }
 
     /// Sends what nobody answers; a failure is told on standard error.
@@ -396,7 +412,7 @@ impl Bridge {
     async fn listen_once(&self, last_id: &mut Option<HeaderValue>) -> Result<Option<Option<Duration>>, ClientError> {
         let mut headers = self.legacy.headers();
         headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
-        headers.extend(bearer(&*self.credential.token().await?)?);
+        headers.extend(self.api.authorization(&*self.credential.token().await?, &http::Method::GET, MCP_PATH)?);
         if let Some(id) = last_id.clone() {
             headers.insert("last-event-id", id);
         }
@@ -450,7 +466,7 @@ impl Bridge {
         let farewell = async {
             if self.legacy.has_session()
                 && let Ok(token) = self.credential.token().await
-                && let Ok(authorization) = bearer(&token)
+                && let Ok(authorization) = self.api.authorization(&token, &http::Method::DELETE, MCP_PATH)
             {
                 let mut headers = self.legacy.headers();
                 headers.extend(authorization);
@@ -464,6 +480,12 @@ impl Bridge {
             Err(_) => warn("bailiwick connect: the task could not be completed in time and will expire"),
         }
     }
+}
+
+/// Is it only the proof that needs the nonce which came with the answer?
+fn wants_nonce(answer: &HeaderMap) -> bool {
+    let challenges = answer.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    challenges.into_iter().any(|challenge| challenge.contains("error=\"use_dpop_nonce\""))
 }
 
 /// What a request asks for, as far as the bridge must know.

@@ -266,7 +266,13 @@ impl House {
         // mtls_endpoint_aliases: OPTIONAL. A JSON object containing alternative authorization server endpoints that, when present, an OAuth
         // client intending to do mutual TLS uses in preference to the conventional endpoints.
         let aliases = ["token", "introspection", "revocation"].map(|name| {
-            let path = if name == "token" { "token" } else if name == "introspection" { "introspect" } else { "revoke" };
+            let path = if name == "token" {
+                "token"
+            } else if name == "introspection" {
+                "introspect"
+            } else {
+                "revoke"
+            };
             (format!("{name}_endpoint"), json!(format!("{base}/oauth/{path}")))
         });
         members.insert("mtls_endpoint_aliases".to_owned(), Value::Object(aliases.into_iter().collect()));

@@ -1,10 +1,11 @@
 //! The broker's HTTP API as the commands use it: as a person by key, or as an agent by assertion and token.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bailiwick_core::{AssertionId, Clock as _, InstanceId, SpiffeId, TaskId};
-use bailiwick_identity::{assertion, person};
+use bailiwick_identity::{SigningKey, assertion, dpop, person};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
@@ -26,6 +27,17 @@ pub struct ApiClient {
     http: Http,
     base: Url,
     clock: SystemClock,
+    possession: Option<Possession>,
+}
+
+/// A key of this process alone, to which its tokens are bound (RFC 9449).
+#[derive(Debug)]
+struct Possession {
+    key: SigningKey,
+    /// The broker's URL as it is known to everybody: what is proved is a request to that one.
+    known_as: String,
+    /// The nonce that the broker gave last.
+    nonce: Mutex<Option<String>>,
 }
 
 /// An access token as the token endpoint gave it.
@@ -36,6 +48,9 @@ pub(crate) struct Token {
     pub(crate) access_token: Zeroizing<String>,
     /// Its life in seconds.
     pub(crate) expires_in: u64,
+    /// `Bearer`, or `DPoP` for one that is bound to the key of this process.
+    #[serde(default)]
+    pub(crate) token_type: String,
 }
 
 fn zeroizing<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Zeroizing<String>, D::Error> {
@@ -88,7 +103,7 @@ impl ApiClient {
     /// # Errors
     /// If it is no URL of a broker, or plain HTTP to another machine.
     pub fn new(url: &str) -> Result<Self, Failure> {
-        Ok(Self { http: Http::new()?, base: base_url(url)?, clock: SystemClock::start() })
+        Ok(Self { http: Http::new()?, base: base_url(url)?, clock: SystemClock::start(), possession: None })
     }
 
     /// A client of the broker that was named, or that runs on the data directory, or that listens at the default address.
@@ -110,7 +125,72 @@ impl ApiClient {
     /// # Errors
     /// If no client can be made.
     pub fn at_socket(path: &Path) -> Result<Self, Failure> {
-        Ok(Self { http: Http::at_socket(path)?, base: base_url("http://localhost")?, clock: SystemClock::start() })
+        Ok(Self { http: Http::at_socket(path)?, base: base_url("http://localhost")?, clock: SystemClock::start(), possession: None })
+    }
+
+    /// Makes a key of this process alone, to which all tokens are bound that it gets from now on: whoever steals one has nothing.
+    ///
+    /// # Errors
+    /// If no key can be made, or the broker does not say under which URL it is known.
+    pub(crate) async fn hold_key(mut self) -> Result<Self, ClientError> {
+        let (key, _) = SigningKey::generate().map_err(|e| ClientError::Signing(e.to_string()))?;
+        let known_as = if self.http.is_at_socket() {
+            let told: Value = self.read(self.public("/.well-known/oauth-authorization-server").await?)?;
+            let issuer = told.get("issuer").and_then(Value::as_str);
+            issuer.ok_or_else(|| ClientError::Answer(self.url().to_owned(), "it names no issuer".to_owned()))?.to_owned()
+        } else {
+            self.url().to_owned()
+        };
+        self.possession = Some(Possession { key, known_as, nonce: Mutex::default() });
+        Ok(self)
+    }
+
+    /// What goes with a request to this path beside its body: the token, and the proof that this process may use it.
+    pub(crate) fn authorization(&self, token: &Token, method: &Method, path: &str) -> Result<HeaderMap, ClientError> {
+        if !token.token_type.eq_ignore_ascii_case(dpop::SCHEME) {
+            return bearer(token);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, secret(&format!("{} {}", dpop::SCHEME, token.access_token.as_str()))?);
+        self.prove(&mut headers, method, path, Some(token))?;
+        Ok(headers)
+    }
+
+    fn prove(&self, headers: &mut HeaderMap, method: &Method, path: &str, token: Option<&Token>) -> Result<(), ClientError> {
+        let Some(possession) = &self.possession else { return Ok(()) };
+        let now = self.clock.now();
+        let nonce = possession.nonce.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let uri = format!("{}{path}", possession.known_as);
+        let jti = AssertionId::new(now, random()).to_string();
+        let token = token.map(|token| token.access_token.as_str());
+        let what = dpop::Statement { method: method.as_str(), uri: &uri, token, nonce: nonce.as_deref(), jti: &jti };
+        let proof = dpop::make(&possession.key, &what, now).map_err(|e| ClientError::Signing(e.to_string()))?;
+        headers.insert("dpop", secret(&proof)?);
+        Ok(())
+    }
+
+    /// Takes the nonce that an answer gives for the next proof.
+    pub(crate) fn note_nonce(&self, answer: &HeaderMap) {
+        let given = answer.get("dpop-nonce").and_then(|value| value.to_str().ok());
+        if let (Some(possession), Some(given)) = (&self.possession, given) {
+            *possession.nonce.lock().unwrap_or_else(PoisonError::into_inner) = Some(given.to_owned());
+        }
+    }
+
+    /// A request of the agent, with a token or for one; once more if the broker gives a nonce for it.
+    async fn by_agent(&self, method: Method, path: &str, token: Option<&Token>, headers: HeaderMap, body: Bytes) -> Result<Bytes, ClientError> {
+        let mut again = true;
+        loop {
+            let mut all = headers.clone();
+            match token {
+                Some(token) => all.extend(self.authorization(token, &method, path)?),
+                None => self.prove(&mut all, &method, path, None)?,
+            }
+            match self.whole(method.clone(), path, all, body.clone()).await {
+                Err(error) if again && matches!(error.code(), "use_dpop_nonce" | "authn.dpop_nonce") => again = false,
+                other => return other,
+            }
+        }
     }
 
     /// The broker's URL without a trailing slash: the OAuth issuer.
@@ -156,6 +236,11 @@ impl ApiClient {
         self.json(Method::POST, path, headers, Bytes::from(body.to_string())).await
     }
 
+    /// Registers a key with a one-time token. The body holds both.
+    pub(crate) async fn enrol(&self, body: &str) -> Result<Value, ClientError> {
+        self.json(Method::POST, "/v1/enrol", HeaderMap::new(), Bytes::copy_from_slice(body.as_bytes())).await
+    }
+
     /// Gets an agent's token, or with `task` a new token of that open task.
     pub(crate) async fn token(
         &self,
@@ -178,7 +263,7 @@ impl ApiClient {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         let body = Bytes::from(url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish());
-        self.read(self.whole(Method::POST, "/oauth/token", headers, body).await?)
+        self.read(self.by_agent(Method::POST, "/oauth/token", None, headers, body).await?)
     }
 
     /// Gets a token of the agent that this process is, at the broker's Unix socket; with `task` a new token of that open task. With `client` it must be
@@ -190,17 +275,19 @@ impl ApiClient {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         let body = Bytes::from(url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish());
-        self.read(self.whole(Method::POST, "/oauth/token", headers, body).await?)
+        self.read(self.by_agent(Method::POST, "/oauth/token", None, headers, body).await?)
     }
 
     /// Opens a task with an agent's token.
     pub(crate) async fn open_task(&self, agent: &Token, wish: &Value) -> Result<Opened, ClientError> {
-        self.read(self.whole(Method::POST, "/v1/tasks", bearer(agent)?, Bytes::from(wish.to_string())).await?)
+        let body = Bytes::from(wish.to_string());
+        self.read(self.by_agent(Method::POST, "/v1/tasks", Some(agent), HeaderMap::new(), body).await?)
     }
 
     /// Completes a task with a token of it, or of its agent.
     pub(crate) async fn complete(&self, token: &Token, task: TaskId) -> Result<Value, ClientError> {
-        self.json(Method::POST, &format!("/v1/tasks/{task}/complete"), bearer(token)?, Bytes::from_static(b"{}")).await
+        let path = format!("/v1/tasks/{task}/complete");
+        self.read(self.by_agent(Method::POST, &path, Some(token), HeaderMap::new(), Bytes::from_static(b"{}")).await?)
     }
 
     /// One request as it stands, whose answer is not read yet; a refusal is not looked for.
@@ -232,6 +319,7 @@ impl ApiClient {
         headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, application/problem+json, text/plain"));
         let answer = self.send(method, path, headers, body, ANSWER_WITHIN).await?;
+        self.note_nonce(&answer.headers);
         let status = answer.status;
         let is_json = answer.is("application/json") || answer.is("application/problem+json");
         let bytes = answer.bytes(ANSWER_WITHIN).await?;

@@ -164,6 +164,11 @@ impl Http {
         Ok(Self { socket: Some(path.to_path_buf()), ..Self::new()? })
     }
 
+    /// Does everything go to a Unix socket, whatever host a URL has?
+    pub(crate) const fn is_at_socket(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// Sends a request and gives the answer when its head is there. Dropping the future closes the connection.
     pub(crate) async fn send(&self, method: Method, url: &Url, headers: HeaderMap, body: Bytes, within: Duration) -> Result<Answer, ClientError> {
         let from = place(url);

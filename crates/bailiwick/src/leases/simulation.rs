@@ -124,6 +124,7 @@ fn task(now: Timestamp) -> Task {
         model_attested: None,
         component: None,
         undivided: false,
+        held_by: None,
         chain: Vec::new(),
         grant: Grant::default(),
         budget: Budget { calls: 9, calls_per_minute: 9 },

@@ -178,7 +178,8 @@ async fn a_token_that_is_bound_to_nothing_is_no_bound_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proof_is_for_the_public_url_whatever_host_the_request_names() {
-    let broker = Broker::start(|text| text.replace("address = \"127.0.0.1:0\"", "address = \"127.0.0.1:0\"\npublic_url = \"https://gw.example/base\"")).await;
+    let broker =
+        Broker::start(|text| text.replace("address = \"127.0.0.1:0\"", "address = \"127.0.0.1:0\"\npublic_url = \"https://gw.example/base\"")).await;
     let holder = Holder::new();
     let token = holder.agent_token(&broker, "scout", None).await;
     let ask = async |htu: &str| {

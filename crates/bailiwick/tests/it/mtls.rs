@@ -62,7 +62,8 @@ impl World {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from(self.server.root().to_vec())).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let config =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
         let config = match leaf {
             None => config.with_no_client_auth(),
             Some(leaf) => {
@@ -79,7 +80,15 @@ impl World {
     }
 
     /// One request over a connection of its own.
-    async fn ask(&self, to: SocketAddr, leaf: Option<&Leaf>, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer, String> {
+    async fn ask(
+        &self,
+        to: SocketAddr,
+        leaf: Option<&Leaf>,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Answer, String> {
         let mut sender = self.connect(to, leaf).await?;
         ask_on(&mut sender, to, method, path, headers, body).await
     }
@@ -210,7 +219,11 @@ async fn the_metadata_names_the_second_door_and_a_demand_for_certificates_is_kep
     assert!(server["issuer"].as_str().unwrap().starts_with("https://"), "{server}");
     assert_eq!(get("/.well-known/oauth-protected-resource/mcp").await["tls_client_certificate_bound_access_tokens"], json!(true));
     let assertion = world.broker.assertion("scout", None);
-    let form = [("grant_type", "client_credentials"), ("client_assertion_type", bailiwick_identity::assertion::ASSERTION_TYPE), ("client_assertion", &assertion)];
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_assertion_type", bailiwick_identity::assertion::ASSERTION_TYPE),
+        ("client_assertion", &assertion),
+    ];
     let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
     let headers = [("content-type", "application/x-www-form-urlencoded")];
     let refused = world.ask(world.broker.address, None, Method::POST, "/oauth/token", &headers, &body).await.unwrap();

@@ -1,6 +1,7 @@
 //! Third-party clients and servers, unmodified, do their work through the real program.
 
 mod clients;
+mod dpop;
 mod interactive;
 mod program;
 mod servers;
