@@ -111,8 +111,8 @@ impl Constraint {
         }
         if let Some(values) = self.values() {
             // Each is asked of the very matcher that calls are.
-            let held = values.into_iter().filter(|value| self.allows(value).is_ok());
-            return held.map(|value| outer.allows(value).map_err(|why| format!("{} is asked for: {why}", show(value)))).collect();
+            let mut held = values.into_iter().filter(|value| self.allows(value).is_ok());
+            return held.try_for_each(|value| outer.allows(value).map_err(|why| format!("{} is asked for: {why}", show(value))));
         }
         if outer.values().is_some() {
             return Err("a range is asked for, and the parent task has single values".to_owned());
