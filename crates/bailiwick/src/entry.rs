@@ -448,15 +448,15 @@ pub struct Evaluation<'a> {
     /// The agent that it is.
     pub agent: &'a SpiffeId,
     /// The type of who would do it, in the enforcement point's words.
-    pub subject_type: &'a str,
-    /// Who.
-    pub subject: &'a str,
+    pub principal_type: &'a str,
+    /// Who. Not `subject`, which is a person of ours.
+    pub principal: &'a str,
     /// What.
     pub action: &'a str,
     /// The type of what it would be done to.
-    pub resource_type: &'a str,
+    pub object_type: &'a str,
     /// To what.
-    pub resource: &'a str,
+    pub object: &'a str,
     /// The revision of the enforcement point's policies.
     pub revision: &'a str,
     /// The determining policies.

@@ -267,7 +267,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let paths = document["paths"].as_object().unwrap();
         let operations: Vec<_> = paths.values().flat_map(|p| p.as_object().unwrap().values()).collect();
-        assert_eq!(operations.len(), 56);
+        assert_eq!(operations.len(), 90);
         for operation in operations {
             assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{operation}");
             assert!(operation["responses"]["default"].is_object(), "{operation}");

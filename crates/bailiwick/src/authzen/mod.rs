@@ -150,11 +150,11 @@ impl House {
             let body = entry::Evaluation {
                 point: &point.entry.name,
                 agent: &agent.spiffe_id,
-                subject_type: &asking.subject.kind,
-                subject: &asking.subject.id,
+                principal_type: &asking.subject.kind,
+                principal: &asking.subject.id,
                 action: &asking.action,
-                resource_type: &asking.resource.kind,
-                resource: &asking.resource.id,
+                object_type: &asking.resource.kind,
+                object: &asking.resource.id,
                 revision: point.engine.revision(),
                 policies,
             };

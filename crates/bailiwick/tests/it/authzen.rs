@@ -264,7 +264,7 @@ async fn a_permit_is_on_record_before_it_is_told_and_what_needs_a_person_is_no_p
     let entries = pdp.on_record().await;
     let entry = entries.last().unwrap();
     assert_eq!(
-        (&entry["point"], &entry["subject"], &entry["action"], &entry["resource"], &entry["policies"][0]["id"]),
+        (&entry["point"], &entry["principal"], &entry["action"], &entry["object"], &entry["policies"][0]["id"]),
         (&json!("records"), &json!("alice"), &json!("read"), &json!("record-1"), &json!("alice-reads"))
     );
     assert_eq!(entry["agent"], pdp.broker.spiffe_id("scout").as_str());
