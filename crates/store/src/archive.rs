@@ -5,12 +5,14 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
+use crate::database::stored_place;
 use crate::entry::EntryRow;
 use crate::error::{Reason, StoreError};
+use crate::journal::JOURNAL;
 use crate::ledger::entries_in;
 use crate::registry::Pin;
 use crate::schema::{DATABASE, LOCK, known_version, stored_size};
@@ -20,6 +22,9 @@ use crate::sql::Count;
 #[derive(Debug)]
 pub struct Archive {
     conn: Mutex<Connection>,
+    /// What a crash left in the journal, which the database has not, and the newest note of it.
+    ahead: Vec<EntryRow>,
+    note: Option<Arc<str>>,
     _lock: Option<File>,
 }
 
@@ -53,7 +58,8 @@ impl Archive {
         if found > known || found < 0 {
             return Err(StoreError::TooNew { found, known });
         }
-        Ok(Self { conn: Mutex::new(conn), _lock: lock })
+        let (ahead, note) = ahead(dir, &conn)?;
+        Ok(Self { conn: Mutex::new(conn), ahead, note, _lock: lock })
     }
 
     /// How many entries there are.
@@ -61,7 +67,8 @@ impl Archive {
     /// # Errors
     /// The store's.
     pub fn size(&self) -> Result<u64, StoreError> {
-        self.read(stored_size)
+        let ahead = self.ahead.last().map_or(0, |row| row.index.saturating_add(1));
+        Ok(self.read(stored_size)?.max(ahead))
     }
 
     /// The tools that were looked at, by system and tool.
@@ -77,6 +84,10 @@ impl Archive {
     /// # Errors
     /// The store's.
     pub fn checkpoint(&self) -> Result<String, StoreError> {
+        let newest = self.ahead.last().map(|row| row.index);
+        if let Some(note) = self.note.as_ref().filter(|_| newest.map(|n| n.saturating_add(1)) == self.size().ok()) {
+            return Ok(note.as_ref().to_owned());
+        }
         self.read(|conn| {
             let has_notes: bool = conn.query_row("SELECT count(*) FROM pragma_table_info('entries') WHERE name = 'note'", [], |r| r.get(0))?;
             let newest = "SELECT note FROM entries ORDER BY idx DESC LIMIT 1";
@@ -117,12 +128,30 @@ impl Archive {
     /// # Errors
     /// The store's.
     pub fn entries(&self, range: Range<u64>) -> Result<Vec<EntryRow>, StoreError> {
-        self.read(|conn| entries_in(conn, range))
+        let mut rows = self.read(|conn| entries_in(conn, range.clone()))?;
+        let ahead = self.ahead.iter().filter(|row| range.contains(&row.index));
+        let before = rows.len();
+        rows.extend(ahead.cloned());
+        if rows.len() > before {
+            rows.sort_by_key(|row| row.index);
+        }
+        Ok(rows)
     }
 
     fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         question(&self.conn.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// What the journal has and the database has not.
+fn ahead(dir: &Path, conn: &Connection) -> Result<(Vec<EntryRow>, Option<Arc<str>>), StoreError> {
+    let follows: bool = conn.query_row("SELECT count(*) FROM pragma_table_info('head') WHERE name = 'journal'", [], |r| r.get(0))?;
+    if !follows {
+        return Ok((Vec::new(), None));
+    }
+    let Some(found) = crate::journal::look(&dir.join(JOURNAL), stored_place(conn)?)? else { return Ok((Vec::new(), None)) };
+    let note = found.records.last().map(|record| Arc::clone(&record.note));
+    Ok((found.records.into_iter().flat_map(|record| record.entries).collect(), note))
 }
 
 /// Takes the lock that a broker would hold, if there is one to take.

@@ -62,8 +62,10 @@ pub(crate) struct Authority {
     unsettled: BTreeMap<u64, Unsettled>,
     /// Intents that nobody is working on any more: left by a crash, or their caller is gone.
     left: BTreeSet<u64>,
-    /// Tasks whose used calls changed since the anchor was set, or may have: a batch that failed leaves its tasks here.
-    spent: BTreeSet<TaskId>,
+    /// Tasks whose used calls changed since the anchor that the database has, or may have, each with the number of entries before the
+    /// batch of its newest intent: a batch that failed leaves its tasks here.
+    spent: BTreeMap<TaskId, u64>,
+    counted: u64,
     undo: Vec<Undo>,
 }
 
@@ -77,7 +79,7 @@ impl Authority {
     }
 
     pub(crate) fn load_spent(&mut self, id: TaskId) {
-        self.spent.insert(id);
+        self.spent.insert(id, self.size);
     }
 
     pub(crate) fn load_approval(&mut self, id: HoldId, approval: Usable) {
@@ -118,7 +120,7 @@ impl Authority {
         }
         for (id, task) in line {
             self.set_task(id, Some(OpenTask { used: task.used.saturating_add(1), ..task }));
-            self.spent.insert(id);
+            self.spent.insert(id, self.size);
         }
         Ok(())
     }
@@ -211,7 +213,7 @@ impl Authority {
 
     /// Tasks whose used calls are to be written with the anchor, with the number.
     pub(crate) fn spent(&self) -> Vec<(TaskId, u64)> {
-        self.spent.iter().filter_map(|id| self.tasks.get(id).map(|t| (*id, t.used))).collect()
+        self.spent.keys().filter_map(|id| self.tasks.get(id).map(|t| (*id, t.used))).collect()
     }
 
     /// A place to come back to.
@@ -242,12 +244,17 @@ impl Authority {
         }
     }
 
-    /// The batch is durable, and set the anchor or not.
-    pub(crate) fn keep(&mut self, size: u64, anchored: bool) {
+    /// The batch is durable.
+    pub(crate) fn keep(&mut self, size: u64) {
         self.size = size;
         self.undo.clear();
-        if anchored {
-            self.spent.clear();
+    }
+
+    /// The database has an anchor that counts so many entries.
+    pub(crate) fn counted_to(&mut self, anchored: u64) {
+        if self.counted < anchored {
+            self.counted = anchored;
+            self.spent.retain(|_, newest| *newest >= anchored);
         }
     }
 

@@ -7,8 +7,8 @@ use rusqlite::Connection;
 
 use crate::error::{Reason, StoreError};
 
-/// Bytes in the log after which it is written back. The log is grown for four times as much.
-const EVERY: usize = 16 << 20;
+/// Bytes in the log after which it is written back. The log is grown for half as much again.
+const EVERY: usize = 32 << 20;
 /// What an entry takes beside its body, in pages that are written more than once.
 const BESIDE: usize = 512;
 

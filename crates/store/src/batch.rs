@@ -26,6 +26,8 @@ pub(crate) enum Job {
     /// Nobody waits for the intent of this call any more.
     Abandon(CallId),
     Change(Box<dyn Change>),
+    /// The database is to have everything, and nothing is to be left in the journal.
+    Wipe(oneshot::Sender<Result<(), StoreError>>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -142,6 +144,7 @@ impl Job {
             Self::Append(_, ack) => Owed::Entry { ack, result: Ok(0), closing: None }.answer(Err(error), after),
             Self::Abandon(_) => {}
             Self::Change(change) => change.answer(Err(error)),
+            Self::Wipe(reply) => drop(reply.send(Err(error))),
             Self::Stop(reply) => reply.send(()).unwrap_or_default(),
         }
     }

@@ -228,11 +228,15 @@ impl Store {
         .await
     }
 
-    /// Writes the log back into the database and cuts it to nothing: it holds pages as they were before something was erased.
+    /// Lets the database have everything, leaves nothing in the journal, writes the log back into the database and cuts it to nothing: both
+    /// hold what was there before something was erased or pruned.
     ///
     /// # Errors
     /// `Unavailable` if somebody reads at the same time for too long: to be repeated.
     pub async fn cut_log(&self) -> Result<(), StoreError> {
+        let (reply, wiped) = tokio::sync::oneshot::channel();
+        self.inner.desk.ask(crate::batch::Job::Wipe(reply))?;
+        wiped.await.map_err(|_| StoreError::Closed)??;
         self.read(|conn| {
             let Some(path) = conn.path() else { return Ok(()) };
             let own = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use bailiwick_core::{CallId, TaskId};
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, Row};
 
 use crate::entry::EntryRow;
 use crate::error::StoreError;
 use crate::index::{Counted, Found, Search, Tally, Window};
-use crate::sql::{Count, int, limit};
+use crate::sql::{Count, int};
 use crate::store::Store;
 
 const COLUMNS: &str = "SELECT idx, kind, task, call, closes, leaf, body FROM entries";
@@ -19,11 +19,7 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn entry(&self, index: u64) -> Result<Option<EntryRow>, StoreError> {
-        self.read(move |conn| {
-            let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE idx = ?1"))?;
-            Ok(statement.query_row([int(index)], row).optional()?)
-        })
-        .await
+        Ok(self.entries(index..index.saturating_add(1)).await?.pop())
     }
 
     /// The entries of a range, in order, as far as they are durable. Ask for pieces that fit in memory.
@@ -31,7 +27,19 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn entries(&self, range: Range<u64>) -> Result<Vec<EntryRow>, StoreError> {
-        self.read(move |conn| entries_in(conn, range)).await
+        // What is ahead is looked at first: whatever is not there any more by then, the database has.
+        let (size, mut ahead) = self.inner.database.ahead.entries(&range);
+        let range = range.start..range.end.min(size);
+        if range.start.saturating_add(u64::try_from(ahead.len()).unwrap_or(u64::MAX)) >= range.end {
+            return Ok(ahead);
+        }
+        let mut rows = self.read(move |conn| entries_in(conn, range)).await?;
+        if !ahead.is_empty() {
+            rows.append(&mut ahead);
+            rows.sort_by_key(|row| row.index);
+            rows.dedup_by_key(|row| row.index);
+        }
+        Ok(rows)
     }
 
     /// The newest entries, newest first, at most `most`.
@@ -39,12 +47,10 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn entries_newest(&self, most: usize) -> Result<Vec<EntryRow>, StoreError> {
-        self.read(move |conn| {
-            let mut statement = conn.prepare_cached(&format!("{COLUMNS} ORDER BY idx DESC LIMIT ?1"))?;
-            let rows = statement.query_map([limit(most)], row)?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
-        .await
+        let size = self.inner.database.ahead.size();
+        let mut rows = self.entries(size.saturating_sub(u64::try_from(most).unwrap_or(u64::MAX))..size).await?;
+        rows.reverse();
+        Ok(rows)
     }
 
     /// The leaf hashes of a range, in order, as far as they are durable.
@@ -52,12 +58,21 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn leaves(&self, range: Range<u64>) -> Result<Vec<[u8; 32]>, StoreError> {
-        self.read(move |conn| {
-            let mut statement = conn.prepare_cached("SELECT leaf FROM entries WHERE idx >= ?1 AND idx < ?2 ORDER BY idx")?;
-            let rows = statement.query_map([int(range.start), int(range.end)], |r| r.get(0))?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
-        .await
+        let (size, mut ahead) = self.inner.database.ahead.leaves(&range);
+        let to = range.end.min(size);
+        let mut rows = self
+            .read(move |conn| {
+                let mut statement = conn.prepare_cached("SELECT idx, leaf FROM entries WHERE idx >= ?1 AND idx < ?2 ORDER BY idx")?;
+                let rows = statement.query_map([int(range.start), int(to)], |r| Ok((r.get::<_, Count>(0)?.0, r.get(1)?)))?;
+                Ok(rows.collect::<Result<Vec<(u64, [u8; 32])>, _>>()?)
+            })
+            .await?;
+        if !ahead.is_empty() {
+            rows.append(&mut ahead);
+            rows.sort_by_key(|(index, _)| *index);
+            rows.dedup_by_key(|(index, _)| *index);
+        }
+        Ok(rows.into_iter().map(|(_, leaf)| leaf).collect())
     }
 
     /// The index of a call's intent, or of its first entry if it was never permitted.

@@ -1,17 +1,20 @@
 //! What is remembered: the SQLite store with one writer thread. Never sees HTTP or a plain secret.
 //!
-//! One thread owns the write connection, the authority in force (the fence, open tasks with their used calls, usable approvals) and
-//! the queue. It takes whatever queued while the last commit was on its way to the disk, runs all of it in one transaction, has the
-//! batch's entries integrated into the tree by the [`Integrator`] that it was given, commits, and only then answers. There is no
-//! timer: a lone caller waits for one synchronisation of the disk, many callers share one.
+//! One thread owns the authority in force (the fence, open tasks with their used calls, usable approvals) and the queue. It takes whatever
+//! queued while the last batch was on its way to the disk, has the batch's entries integrated into the tree by the [`Integrator`] that it was
+//! given, makes all of it durable at once, and only then answers: nothing but calls as one record of the journal, which the database follows,
+//! everything else as one transaction of the database. No caller waits for a timer: a lone one waits for one synchronisation of the disk, many
+//! share one.
 //!
 //! An `Ok` of a method that writes says: it is durable. An error says: it did not happen, in memory as on disk.
 #![deny(missing_docs)]
 
+mod ahead;
 mod archive;
 mod authority;
 mod backfill;
 mod batch;
+mod database;
 mod desk;
 mod entry;
 mod erasure;
@@ -19,6 +22,7 @@ mod error;
 mod exports;
 mod holds;
 mod index;
+mod journal;
 mod kept;
 mod leases;
 mod ledger;

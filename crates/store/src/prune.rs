@@ -123,7 +123,7 @@ impl Store {
         // As the writer knows it: the row in `head` may be far behind. What is settled only grows, and a task that is closed stays so:
         // both are at least as far when it is done.
         let (size, settled) = self.write(|w| Ok((w.state.size, w.state.settled(w.state.size)))).await?;
-        self.read(move |conn| {
+        self.read_all(move |conn| {
             let from = minimum_of(conn)?;
             let first = |sql: &str, value: &dyn rusqlite::ToSql| -> Result<Option<u64>, StoreError> {
                 let found =
@@ -162,7 +162,8 @@ impl Store {
     /// The store's.
     pub async fn prune_on(&self) -> Result<bool, StoreError> {
         let due = |conn: &Connection| Ok(conn.query_row("SELECT done < minimum FROM pruned WHERE id = 0", [], |r| r.get(0))?);
-        if !self.read(due).await? {
+        // What is pruned stands in the database: whoever follows the journal must not put it there afterwards.
+        if !self.read_all(due).await? {
             return Ok(false);
         }
         while self.write(|w| w.prune_step()).await? {}

@@ -30,12 +30,13 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/0007.sql"),
     include_str!("schema/0008.sql"),
     include_str!("schema/0009.sql"),
+    include_str!("schema/0010.sql"),
 ];
 
-/// A call alone writes one page, seldom more: the smaller it is, the fewer bytes are to be synchronised.
-const PAGE_BYTES: u32 = 4096;
-/// Pages of the log after which the writer itself writes it back into the database, if the thread for it could not: 48 MiB.
-const CHECKPOINT_PAGES: i64 = 12_000;
+/// Calls reach the database many at a time, and each page costs two calls of the kernel in the log: large ones are cheaper.
+const PAGE_BYTES: u32 = 16_384;
+/// Bytes of the log after which the writer itself writes it back into the database, if the thread for it could not.
+const LOG_BYTES_MAX: i64 = 48 << 20;
 /// Bytes of entries that are taken into the tree at a time when it is continued.
 const REPLAY_BYTES: usize = 4 << 20;
 
@@ -82,7 +83,8 @@ impl Directory {
         migrate(&conn)?;
         // The reply is (busy, pages in the log, pages written back).
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        conn.query_row(&format!("PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"), [], |_| Ok(()))?;
+        let page: i64 = conn.query_row("PRAGMA page_size", [], |r| r.get(0))?;
+        conn.query_row(&format!("PRAGMA wal_autocheckpoint = {}", LOG_BYTES_MAX / page.max(512)), [], |_| Ok(()))?;
         self.grow_log(wal_bytes)?;
         Ok(conn)
     }

@@ -9,7 +9,7 @@ impl Store {
     /// # Errors
     /// `Unavailable` with the reason `Damaged`, and the first thing that is wrong.
     pub async fn check_pages(&self) -> Result<(), StoreError> {
-        self.read(|conn| {
+        self.read_all(|conn| {
             let found: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
             if found == "ok" { Ok(()) } else { Err(StoreError::unavailable(Reason::Damaged, found)) }
         })

@@ -11,12 +11,15 @@ use bailiwick_core::record::Lost;
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::ahead::Ahead;
 use crate::backfill::Backfill;
 use crate::batch::{Ack, Closure, Job};
+use crate::database::{Database, stored_place, take_over};
 use crate::desk::Desk;
 use crate::entry::{Entry, Head, Integrator, Intent};
 use crate::error::StoreError;
 use crate::index::Index;
+use crate::journal::Journal;
 use crate::reader::Readers;
 use crate::schema::{Directory, load};
 use crate::writer::{Published, Writer};
@@ -28,7 +31,8 @@ pub const RELAXED_MAX: usize = 4096;
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Bytes by which the write-ahead log is grown beforehand, so that it does not grow while calls wait.
+    /// Bytes of the journal (a quarter) and of the database's log (the rest) that are written beforehand: neither grows while calls wait. With
+    /// few, no journal is made, and every call is a transaction of the database.
     pub log_bytes: u64,
     /// Threads that read.
     pub readers: usize,
@@ -51,6 +55,7 @@ pub(crate) struct Inner {
     relaxed: Arc<Semaphore>,
     published: Arc<Published>,
     pub(crate) readers: Mutex<Option<Readers>>,
+    pub(crate) database: Arc<Database>,
     pub(crate) index: Index,
     pub(crate) texts: OnceLock<Arc<dyn crate::erasure::TextSeal>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -71,7 +76,15 @@ impl Store {
     /// As for [`open`](Self::open).
     pub fn open_with(dir: &Path, mut integrator: Box<dyn Integrator>, options: Options) -> Result<Self, StoreError> {
         let directory = Arc::new(Directory::take(dir)?);
-        let conn = directory.open_writer(options.log_bytes)?;
+        let ring = options.log_bytes / 4;
+        let conn = directory.open_writer(options.log_bytes.saturating_sub(ring))?;
+        let journal = match Journal::open(dir, ring, stored_place(&conn)?)? {
+            Some((journal, records)) => {
+                take_over(&conn, &records)?;
+                Some(journal)
+            }
+            None => None,
+        };
         let loaded = load(&conn, integrator.as_mut())?;
         let published = Arc::new(Published {
             control_seq: AtomicU64::new(loaded.authority.control_seq()),
@@ -82,12 +95,18 @@ impl Store {
         let connections = (0..options.readers.max(1)).map(|_| directory.open_reader()).collect::<Result<Vec<_>, _>>()?;
         let failed = |e: std::io::Error| StoreError::unavailable(crate::Reason::Memory, e.to_string());
         let (readers, mut threads) = Readers::start(connections).map_err(failed)?;
-        let (index, thread) = Index::start(&directory, published.head.subscribe())?;
-        threads.push(thread);
         let (backfill, thread) = Backfill::start(directory.open_follower()?)?;
         threads.push(thread);
+        let ahead = Ahead::new(loaded.head.size, journal.as_ref().map_or(0, Journal::ring));
+        let database = Arc::new(Database::new(conn, backfill, ahead, journal.as_ref().map_or(0, Journal::next), loaded.anchored));
+        let (index, thread) = Index::start(&directory, Arc::clone(&database))?;
+        threads.push(thread);
         directory.sync()?;
-        let desk = Arc::new(Desk::new(Writer::new(conn, integrator, loaded, Arc::clone(&published), backfill, directory)));
+        let follows = Arc::clone(&database);
+        let thread = std::thread::Builder::new().name("store-follower".to_owned()).spawn(move || follows.run()).map_err(failed)?;
+        threads.push(thread);
+        let writer = Writer::new(Arc::clone(&database), journal, integrator, loaded, Arc::clone(&published), directory);
+        let desk = Arc::new(Desk::new(writer));
         let at_work = Arc::clone(&desk);
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || at_work.run()).map_err(failed)?;
         threads.push(thread);
@@ -96,6 +115,7 @@ impl Store {
             relaxed: Arc::new(Semaphore::new(RELAXED_MAX)),
             published,
             readers: Mutex::new(Some(readers)),
+            database,
             index,
             texts: OnceLock::new(),
             threads: Mutex::new(threads),
@@ -175,7 +195,7 @@ impl Store {
     /// Could the last batch not be written? The next one that can says no again.
     #[must_use]
     pub fn is_failing(&self) -> bool {
-        self.inner.published.failing.load(Ordering::Relaxed)
+        self.inner.published.failing.load(Ordering::Relaxed) || self.inner.database.ahead.failure().is_some()
     }
 
     /// Relaxed entries that wait to be written.
@@ -263,7 +283,20 @@ impl Store {
         self.inner.published.head.subscribe()
     }
 
-    /// Asks a question on a read-only connection. It sees what is durable.
+    /// Asks a question about entries, or about what follows from them, on a read-only connection: the database has all that is durable.
+    pub(crate) async fn read_all<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let database = Arc::clone(&self.inner.database);
+        self.read(move |conn| {
+            database.catch_up()?;
+            question(conn)
+        })
+        .await
+    }
+
+    /// Asks a question on a read-only connection. It sees what is durable, except for entries that only the journal has yet.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,

@@ -211,7 +211,7 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
-        self.read(move |conn| {
+        self.read_all(move |conn| {
             let mut statement = conn.prepare_cached(&format!(
                 "{SINCE_ANCHOR} SELECT task, state_json, used + coalesce((SELECT calls FROM since WHERE since.task = id), 0) FROM tasks WHERE id = ?1"
             ))?;
@@ -225,7 +225,7 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskRow>, StoreError> {
-        self.read(move |conn| {
+        self.read_all(move |conn| {
             // Tasks that have not ended are few, and have an index; the planner does not know which state is asked for.
             let few = if matches!(filter.state, Some("open" | "closing")) { "state <> 'closed' AND " } else { "" };
             // So that the index of parts is used; a parameter that is not in the text may not be given.

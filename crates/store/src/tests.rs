@@ -21,6 +21,7 @@ mod bench;
 mod crash;
 mod faults;
 mod index;
+mod journal;
 mod leases;
 mod parts;
 mod sealed;

@@ -1,4 +1,7 @@
-//! The writer: one thread, one connection, one transaction for whatever queued during the last one. Answers only what is durable.
+//! The writer: one at a time, one record of the journal or one transaction for whatever queued during the last one. Answers only what is durable.
+//!
+//! A batch of nothing but calls is one record of the journal, and the database follows. A batch that changes anything else is a transaction of
+//! the database with all of its entries. Entries that are still ahead of the database may then stand between those that it has.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,14 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
+use crate::ahead::{Anchor, Recorded};
 use crate::authority::{Authority, Unsettled};
-use crate::backfill::Backfill;
 use crate::batch::{Answered, Job, Owed};
+use crate::database::{Database, Held, insert};
 use crate::desk::Desk;
 use crate::entry::{Head, Integrated, Integrator, check_body, kind};
 use crate::error::{Reason, StoreError};
+use crate::journal::Journal;
 use crate::schema::{Directory, Loaded, load, stored_head};
-use crate::sql::int;
 use crate::writing::{Pending, Writing};
 
 /// Requests and bytes of entries after which a batch is closed even if more are waiting.
@@ -33,12 +37,14 @@ pub(crate) struct Published {
 }
 
 pub(crate) struct Writer {
-    conn: Connection,
+    database: Arc<Database>,
+    /// `None`: every batch is a transaction of the database.
+    journal: Option<Journal>,
     integrator: Box<dyn Integrator>,
     state: Authority,
     frontier: Vec<u8>,
     head: Head,
-    /// Entries that the anchor on disk counts.
+    /// Entries that the newest anchor counts, which the database may not have yet.
     anchored: u64,
     published: Arc<Published>,
     /// A batch failed: look whether the disk agrees before the next.
@@ -49,7 +55,6 @@ pub(crate) struct Writer {
     batch: Batch,
     /// Whom to tell of the end.
     stopped: Option<oneshot::Sender<()>>,
-    backfill: Backfill,
     _directory: Arc<Directory>,
 }
 
@@ -57,25 +62,27 @@ pub(crate) struct Writer {
 struct Batch {
     pending: Vec<Pending>,
     bytes: usize,
-    begun: bool,
     /// Requests in it for which somebody waits.
     awaited: usize,
     owed: Vec<Owed>,
     stop: Option<oneshot::Sender<()>>,
+    /// Who wants nothing to be left in the journal.
+    wipe: Vec<oneshot::Sender<Result<(), StoreError>>>,
 }
 
 impl Writer {
     pub(crate) fn new(
-        conn: Connection,
+        database: Arc<Database>,
+        journal: Option<Journal>,
         integrator: Box<dyn Integrator>,
         loaded: Loaded,
         published: Arc<Published>,
-        backfill: Backfill,
         directory: Arc<Directory>,
     ) -> Self {
         let Loaded { authority, frontier, head, anchored } = loaded;
         Self {
-            conn,
+            database,
+            journal,
             integrator,
             state: authority,
             frontier,
@@ -86,7 +93,6 @@ impl Writer {
             waiting: VecDeque::new(),
             batch: Batch::default(),
             stopped: None,
-            backfill,
             _directory: directory,
         }
     }
@@ -94,11 +100,23 @@ impl Writer {
     /// Writes all that waits, batch by batch.
     pub(crate) fn write(&mut self, desk: &Desk) {
         desk.take(&mut self.waiting);
+        let database = Arc::clone(&self.database);
         while !self.waiting.is_empty() {
             let mut batch = std::mem::take(&mut self.batch);
-            let result = self.batch(&mut batch, desk);
+            let mut held = Held::new(&database);
+            let result = self.batch(&mut batch, &mut held, desk);
             desk.crowd(batch.awaited);
+            if result.is_err() {
+                self.state.undo_to(0);
+                self.suspect = true;
+                held.roll_back();
+            }
+            drop(held);
             self.answer(&mut batch, result);
+            for reply in batch.wipe.drain(..) {
+                // The asker may have gone.
+                reply.send(self.wipe()).unwrap_or_default();
+            }
             if let Some(stopped) = batch.stop.take() {
                 self.stopped = Some(stopped);
             }
@@ -106,13 +124,20 @@ impl Writer {
         }
     }
 
-    /// Lets go of the database. Gives whom to tell.
+    /// Lets the database have everything, and lets go of it. Gives whom to tell.
     pub(crate) fn end(self) -> Option<oneshot::Sender<()>> {
+        self.database.close();
         self.stopped
     }
 
-    fn batch(&mut self, batch: &mut Batch, desk: &Desk) -> Result<Option<Head>, StoreError> {
-        if let Err(error) = self.make_sound() {
+    /// Leaves nothing in the journal: the database has everything.
+    fn wipe(&mut self) -> Result<(), StoreError> {
+        self.database.catch_up()?;
+        self.journal.as_mut().map_or(Ok(()), Journal::wipe)
+    }
+
+    fn batch(&mut self, batch: &mut Batch, held: &mut Held<'_>, desk: &Desk) -> Result<Option<Head>, StoreError> {
+        if let Err(error) = self.make_sound(held) {
             let mut after = Answered { abandoned: Vec::new(), lost: &self.published.relaxed_lost };
             if let Some(first) = self.waiting.pop_front() {
                 first.refuse(error.clone(), &mut after);
@@ -128,14 +153,14 @@ impl Writer {
             }
             let Some(job) = self.waiting.pop_front() else { break };
             batch.awaited = batch.awaited.saturating_add(usize::from(job.is_awaited()));
-            self.take(batch, job)?;
+            self.take(batch, held, job)?;
             taken = taken.saturating_add(1);
         }
-        self.flush(batch)
+        self.flush(batch, held)
     }
 
     /// Runs one request. An error ends the batch; what concerns only this request is in the answer that it is owed.
-    fn take(&mut self, batch: &mut Batch, job: Job) -> Result<(), StoreError> {
+    fn take(&mut self, batch: &mut Batch, held: &mut Held<'_>, job: Job) -> Result<(), StoreError> {
         match job {
             Job::Intent(intent, reply) => {
                 if let Err(error) = check_body(&intent.body) {
@@ -151,8 +176,7 @@ impl Writer {
                 });
                 batch.owed.push(Owed::Intent(reply, intent.call, admitted));
                 if let Some(hold) = spent {
-                    self.begin(batch)?;
-                    crate::holds::consume(&self.conn, hold, intent.call, intent.at)?;
+                    crate::holds::consume(held.begin()?, hold, intent.call, intent.at)?;
                 }
                 if admitted.is_ok() {
                     batch.push(kind::INTENT, Some(intent.task), Some(intent.call), None, intent.body);
@@ -177,33 +201,33 @@ impl Writer {
             }
             Job::Abandon(call) => self.state.abandon_call(call),
             Job::Change(mut change) => {
-                let result = self.begin(batch).and_then(|()| self.change(batch, change.as_mut()));
+                let result = held.begin().and_then(|conn| Self::change(&mut self.state, batch, conn, change.as_mut()));
                 batch.owed.push(Owed::Change(change));
                 return result;
             }
+            Job::Wipe(reply) => batch.wipe.push(reply),
             Job::Stop(reply) => batch.stop = Some(reply),
         }
         Ok(())
     }
 
     /// Runs a change so that it happens whole or not at all.
-    fn change(&mut self, batch: &mut Batch, change: &mut dyn crate::batch::Change) -> Result<(), StoreError> {
-        self.conn.prepare_cached("SAVEPOINT change")?.execute([])?;
-        let (mark, entries) = (self.state.mark(), batch.pending.len());
-        let mut writing = Writing { conn: &self.conn, state: &mut self.state, pending: &mut batch.pending };
-        let result = change.run(&mut writing);
+    fn change(state: &mut Authority, batch: &mut Batch, conn: &Connection, change: &mut dyn crate::batch::Change) -> Result<(), StoreError> {
+        conn.prepare_cached("SAVEPOINT change")?.execute([])?;
+        let (mark, entries) = (state.mark(), batch.pending.len());
+        let result = change.run(&mut Writing { conn, state, pending: &mut batch.pending });
         match result {
             Ok(()) => {
                 batch.bytes = batch.pending.iter().skip(entries).fold(batch.bytes, |n, p| n.saturating_add(p.body.len()));
             }
-            Err(error) if error.ends_batch() || self.conn.is_autocommit() => return Err(error),
+            Err(error) if error.ends_batch() || conn.is_autocommit() => return Err(error),
             Err(_) => {
-                self.state.undo_to(mark);
+                state.undo_to(mark);
                 batch.pending.truncate(entries);
-                self.conn.prepare_cached("ROLLBACK TO change")?.execute([])?;
+                conn.prepare_cached("ROLLBACK TO change")?.execute([])?;
             }
         }
-        self.conn.prepare_cached("RELEASE change")?.execute([])?;
+        conn.prepare_cached("RELEASE change")?.execute([])?;
         Ok(())
     }
 
@@ -211,25 +235,15 @@ impl Writer {
         self.state.size.saturating_add(u64::try_from(batch.pending.len()).unwrap_or(u64::MAX))
     }
 
-    fn begin(&self, batch: &mut Batch) -> Result<(), StoreError> {
-        if !batch.begun {
-            self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-            batch.begun = true;
-        }
-        Ok(())
-    }
-
     /// Integrates, writes and commits. `None`: nothing was to be written.
-    fn flush(&mut self, batch: &mut Batch) -> Result<Option<Head>, StoreError> {
+    fn flush(&mut self, batch: &mut Batch, held: &mut Held<'_>) -> Result<Option<Head>, StoreError> {
         if batch.pending.is_empty() {
-            if batch.begun {
-                self.conn.prepare_cached("COMMIT")?.execute([])?;
-                self.state.keep(self.state.size, false);
+            if held.has_begun() {
+                held.commit(0, 0, None)?;
+                self.state.keep(self.state.size);
             }
             return Ok(None);
         }
-        let changed = batch.begun;
-        self.begin(batch)?;
         let bodies: Vec<&[u8]> = batch.pending.iter().map(|p| p.body.as_slice()).collect();
         let tree = self.integrator.integrate(&self.frontier, &bodies).map_err(|e| StoreError::unavailable(Reason::Ledger, e))?;
         let expected = self.next_index(batch);
@@ -240,56 +254,64 @@ impl Writer {
         if tree.checkpoint.is_empty() {
             return Err(StoreError::unavailable(Reason::Ledger, "the store was opened for reading only: nobody signs"));
         }
-        self.write_entries(batch, &tree)?;
-        let anchor = changed || tree.size.saturating_sub(self.anchored) >= ANCHOR_EVERY;
-        if anchor {
-            self.write_anchor(&tree)?;
+        let Integrated { leaves, frontier, size, root, checkpoint } = tree;
+        let head = Head { size, root, checkpoint: checkpoint.into() };
+        let in_journal = !held.has_begun() && self.has_place(batch, &head)?;
+        let anchor = (!in_journal || size.saturating_sub(self.anchored) >= ANCHOR_EVERY).then(|| self.anchor(&head, &frontier));
+        let set = anchor.is_some();
+        if in_journal {
+            self.write_journal(batch, leaves, &head, anchor)?;
+        } else {
+            self.write_database(batch, held, &leaves, &head, anchor)?;
         }
-        self.conn.prepare_cached("COMMIT")?.execute([])?;
-        self.backfill.wrote(batch.pending.len(), batch.bytes);
-        let Integrated { frontier, size, root, checkpoint, .. } = tree;
-        self.state.keep(size, anchor);
-        if anchor {
+        self.state.keep(size);
+        if set {
             self.anchored = size;
         }
+        // What the database has counted need not be counted again.
+        self.state.counted_to(self.database.anchored());
         self.frontier = frontier;
-        self.head = Head { size, root, checkpoint: checkpoint.into() };
+        self.head = head;
         Ok(Some(self.head.clone()))
     }
 
-    /// The entries, the last of them with the signed note over the tree with all of them.
-    fn write_entries(&self, batch: &Batch, tree: &Integrated) -> Result<(), StoreError> {
-        let mut insert = self
-            .conn
-            .prepare_cached("INSERT INTO entries (idx, kind, task, call, closes, leaf, body, note) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
-        let mut left = batch.pending.len();
-        for (index, (entry, leaf)) in (int(self.state.size)..).zip(batch.pending.iter().zip(&tree.leaves)) {
-            left = left.saturating_sub(1);
-            let note = (left == 0).then_some(tree.checkpoint.as_str());
-            let (task, call) = (entry.task.map(|t| t.to_bytes()), entry.call.map(|c| c.to_bytes()));
-            insert.execute((index, entry.kind, task, call, entry.closes.map(int), leaf.as_slice(), entry.body.as_slice(), note))?;
-        }
+    /// Is there a place for this batch in the journal? If it is full, the database follows as far as is needed.
+    fn has_place(&self, batch: &Batch, head: &Head) -> Result<bool, StoreError> {
+        let Some(journal) = &self.journal else { return Ok(false) };
+        let Some(bytes) = journal.room_for(&batch.pending, &head.checkpoint) else { return Ok(false) };
+        self.database.follow_to(journal.free_before(bytes))?;
+        Ok(true)
+    }
+
+    fn write_journal(&mut self, batch: &mut Batch, leaves: Vec<[u8; 32]>, head: &Head, anchor: Option<Anchor>) -> Result<(), StoreError> {
+        let Some(journal) = &mut self.journal else { return Err(StoreError::Closed) };
+        let first = self.state.size;
+        let end = journal.append(first, &batch.pending, &leaves, &head.checkpoint)?;
+        let entries = std::mem::take(&mut batch.pending);
+        self.database.ahead.push(Recorded { first, end, entries, leaves, note: Arc::clone(&head.checkpoint), anchor });
         Ok(())
     }
 
-    /// What the next start begins with: tree, fence and used calls as of this batch.
-    fn write_anchor(&mut self, tree: &Integrated) -> Result<(), StoreError> {
-        let mut update = self.conn.prepare_cached("UPDATE tasks SET used = ?2 WHERE id = ?1")?;
-        for (task, used) in self.state.spent() {
-            update.execute((task.to_bytes(), int(used)))?;
+    fn write_database(&self, batch: &Batch, held: &mut Held<'_>, leaves: &[[u8; 32]], head: &Head, anchor: Option<Anchor>) -> Result<(), StoreError> {
+        let conn = held.begin()?;
+        insert(conn, self.state.size, &batch.pending, leaves, &head.checkpoint)?;
+        if let Some(anchor) = anchor {
+            anchor.write(conn)?;
         }
-        let settled = self.state.settled(tree.size);
-        self.conn
-            .prepare_cached("UPDATE head SET size = ?1, control_seq = ?2, settled = ?3, frontier = ?4, root = ?5, checkpoint = ?6 WHERE id = 0")?
-            .execute((
-                int(tree.size),
-                int(self.state.control_seq()),
-                int(settled),
-                tree.frontier.as_slice(),
-                tree.root.as_slice(),
-                tree.checkpoint.as_str(),
-            ))?;
-        Ok(())
+        held.commit(batch.pending.len(), batch.bytes, Some(head.size))
+    }
+
+    /// What the next start begins with: tree, fence and used calls as of this batch.
+    fn anchor(&self, head: &Head, frontier: &[u8]) -> Anchor {
+        Anchor {
+            size: head.size,
+            control_seq: self.state.control_seq(),
+            settled: self.state.settled(head.size),
+            frontier: frontier.to_vec(),
+            root: head.root,
+            checkpoint: Arc::clone(&head.checkpoint),
+            used: self.state.spent(),
+        }
     }
 
     /// Publishes the new state, or brings the old one back, and gives every answer.
@@ -302,7 +324,6 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(error.code = error.code().slug(), %error, requests = batch.owed.len(), "a batch could not be written");
-                self.roll_back();
                 Err(error)
             }
         };
@@ -315,7 +336,6 @@ impl Writer {
         batch.pending.clear();
         batch.bytes = 0;
         batch.awaited = 0;
-        batch.begun = false;
     }
 
     fn publish(&self, head: Option<Head>) {
@@ -331,32 +351,33 @@ impl Writer {
         }
     }
 
-    fn roll_back(&mut self) {
-        self.state.undo_to(0);
-        self.suspect = true;
-        if !self.conn.is_autocommit()
-            && let Err(error) = self.conn.execute_batch("ROLLBACK")
-        {
-            tracing::error!(%error, "rolling back failed");
+    /// After a failure: is what the disk says what memory says? If not, memory is read anew. And while the database cannot follow the
+    /// journal, nothing passes: what is durable there alone must not become more and more.
+    fn make_sound(&mut self, held: &mut Held<'_>) -> Result<(), StoreError> {
+        if self.database.ahead.failure().is_some() {
+            self.database.catch_up()?;
         }
-    }
-
-    /// After a failure: is what the disk says what memory says? If not, memory is read anew.
-    fn make_sound(&mut self) -> Result<(), StoreError> {
         if !self.suspect {
             return Ok(());
         }
-        if !self.conn.is_autocommit() {
-            self.conn.execute_batch("ROLLBACK")?;
+        if let Some(journal) = &mut self.journal {
+            journal.make_sound()?;
         }
-        let stored = stored_head(&self.conn)?;
-        if stored != Some((self.state.size, self.state.control_seq())) {
+        let floor = self.database.ahead.floor().min(self.state.size);
+        let stored = stored_head(held.conn()?)?;
+        let sound = stored.is_some_and(|(size, control)| (floor..=self.state.size).contains(&size) && control == self.state.control_seq());
+        if !sound {
             tracing::warn!(?stored, size = self.state.size, "the disk kept another state than was answered: reading it");
-            let Loaded { authority, frontier, head, anchored } = load(&self.conn, self.integrator.as_mut())?;
+            held.roll_back();
+            self.database.catch_up()?;
+            let Loaded { authority, frontier, head, anchored } = load(held.conn()?, self.integrator.as_mut())?;
             (self.state, self.frontier, self.anchored) = (authority, frontier, anchored);
+            self.database.ahead.grown_to(head.size);
             self.publish(Some(head.clone()));
             self.head = head;
         }
+        // Let go of the connection: this batch may not need it.
+        held.roll_back();
         self.suspect = false;
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::witness::tests::TestWitness;
 
 /// The store alone is put back to what it was when `saved` was taken.
 fn restore(saved: &Path, data: &Path) {
-    for name in ["bailiwick.sqlite", "bailiwick.sqlite-wal", "bailiwick.sqlite-shm", "index.sqlite"] {
+    for name in ["bailiwick.sqlite", "bailiwick.sqlite-wal", "bailiwick.sqlite-shm", "bailiwick.journal", "index.sqlite"] {
         let _ = std::fs::remove_file(data.join(name)).is_ok();
         if saved.join(name).exists() {
             std::fs::copy(saved.join(name), data.join(name)).unwrap();

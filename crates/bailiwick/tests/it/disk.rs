@@ -63,8 +63,11 @@ impl Apart {
         assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// Stops it as a person does, and gives what it leaves, as a directory of this namespace.
+    /// Ends it without a farewell, and gives what it leaves, as a directory of this namespace.
     async fn stopped(mut self, keep: &Path) {
+        // At once, in the middle of whatever it does: the copy is what a kill would leave.
+        let pid = self.child.id().unwrap().to_string();
+        assert!(std::process::Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
         let status = std::process::Command::new("cp").arg("-a").arg(self.seen()).arg(keep).status().unwrap();
         assert!(status.success());
         self.child.kill().await.unwrap();
@@ -158,14 +161,18 @@ async fn on_a_full_disk_every_call_is_refused_in_words_and_with_room_again_all_g
     for n in 0..20 {
         assert_eq!(put(&client, &task, &format!("a{n}")).await.word(), "done");
     }
-    // The log was grown beforehand, and would take thousands of calls: its unused part is given back, and the disk is filled.
-    let log = apart.seen().join("bailiwick.sqlite-wal");
-    let punched = std::process::Command::new("fallocate")
-        .args(["--punch-hole", "--offset", &log_in_use(&log).to_string(), "--length", &(64u64 << 20).to_string()])
-        .arg(&log)
-        .status()
-        .unwrap();
-    assert!(punched.success());
+    // The database follows the journal a moment later: its log is not to be written while a hole is made behind what it uses.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // Journal and log were grown beforehand, and would take thousands of calls: their unused parts are given back, and the disk is filled.
+    for name in ["bailiwick.sqlite-wal", "bailiwick.journal"] {
+        let file = apart.seen().join(name);
+        let punched = std::process::Command::new("fallocate")
+            .args(["--punch-hole", "--offset", &log_in_use(&file).to_string(), "--length", &(64u64 << 20).to_string()])
+            .arg(&file)
+            .status()
+            .unwrap();
+        assert!(punched.success());
+    }
     let filler = apart.seen().join("filler");
     let full = std::process::Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display())).output().unwrap();
     assert!(String::from_utf8_lossy(&full.stderr).contains("No space left"), "{full:?}");
@@ -188,7 +195,8 @@ async fn on_a_full_disk_every_call_is_refused_in_words_and_with_room_again_all_g
     for n in 0..5 {
         assert_eq!(put(&client, &task, &format!("c{n}")).await.word(), "done");
     }
-    assert_eq!(revoke().await.status, 200);
+    let revoked = revoke().await;
+    assert_eq!(revoked.status, 200, "{revoked:?}");
     assert_eq!(put(&client, &other, "late").await.status, 401);
     let kept = place.data.with_extension("after");
     apart.stopped(&kept).await;
@@ -285,9 +293,12 @@ async fn killed_after_calls(place: &Place, task: &TaskToken) -> usize {
     }
     // Long enough for what was recorded to be published too.
     tokio::time::sleep(Duration::from_millis(2500)).await;
+    // Slowly, so that the database follows in several transactions.
     for n in 0..12 {
         assert_eq!(put(&client, task, &format!("b{n}")).await.word(), "done");
+        tokio::time::sleep(Duration::from_millis(130)).await;
     }
+    tokio::time::sleep(Duration::from_millis(300)).await;
     child.kill().await.unwrap();
     42
 }
@@ -325,6 +336,39 @@ async fn a_log_that_is_damaged_is_not_read_up_to_the_damage_and_with_the_file_ba
     let before = bailiwick::ledger_access::verify(&cut, &origin, &key).unwrap().size;
     assert!(before > 0, "nothing is left of it");
     whole_with(&place, &kept, calls).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_is_damaged_stops_the_start_and_with_the_file_back_nothing_is_lost() {
+    let (place, task) = place_with_task().await;
+    // Killed at once after its last call: the database has not followed.
+    let mut child = place.spawn(None);
+    let client = place.client();
+    client.wait_for_tools(&task).await;
+    for n in 0..30 {
+        assert_eq!(put(&client, &task, &format!("a{n}")).await.word(), "done");
+    }
+    child.kill().await.unwrap();
+    let kept = place.data.with_extension("kept");
+    copied(&place.data, &kept);
+    let (key, origin) = bailiwick::ledger_access::log_key(&kept).unwrap();
+    let size = bailiwick::ledger_access::verify(&kept, &origin, &key).unwrap().size;
+    let journal = place.data.join("bailiwick.journal");
+    let bytes = std::fs::read(&journal).unwrap();
+    // Every record is cut, so that whichever the database still needs is not whole, except for the last.
+    let blocks = bytes[4096..].chunks(4096).enumerate().filter(|(_, block)| block[4..8] == *b"\xffbwj").map(|(n, _)| (n as u64 + 1) * 4096);
+    let heads: Vec<u64> = blocks.collect();
+    let file = std::fs::OpenOptions::new().write(true).open(&journal).unwrap();
+    for head in &heads[..heads.len() - 1] {
+        file.write_all_at(&[0xaa; 8], head + 40).unwrap();
+    }
+    drop(file);
+    let words = refused_start(&place).await;
+    assert!(words.contains("bailiwick.journal` is damaged at byte") && words.contains("recovery.md"), "{words}");
+    assert!(bailiwick::ledger_access::verify(&place.data, &origin, &key).is_err());
+    whole_with(&place, &kept, 30).await;
+    let (key, origin) = bailiwick::ledger_access::log_key(&place.data).unwrap();
+    assert!(bailiwick::ledger_access::verify(&place.data, &origin, &key).unwrap().size >= size);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

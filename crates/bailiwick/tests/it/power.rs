@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::power_load::{Ack, check, load, place};
-use crate::power_trace::{Coins, Disk, Moment, Survivors, Trace, What, traced};
+use crate::power_trace::{Call, Coins, Disk, JOURNAL, Moment, Survivors, Trace, What, traced};
 
 fn this_program() -> std::path::PathBuf {
     std::env::current_exe().unwrap()
@@ -36,14 +36,17 @@ fn killed(rounds: u64, seed: u64) -> (u64, u64) {
         let delay = Duration::from_micros(coins.below(if early { 60_000 } else { 90_000 }));
         let (heard, hears) = std::sync::mpsc::channel();
         let hearing = std::thread::spawn(move || {
-            let mut acks = Vec::new();
+            let (mut acks, mut words) = (Vec::new(), Vec::new());
             for line in lines.lines().map_while(Result::ok) {
-                acks.extend(Ack::parse(&line));
+                match Ack::parse(&line) {
+                    Some(ack) => acks.push(ack),
+                    None => words.push(line),
+                }
                 if acks.len() == 1 {
                     let _ = heard.send(());
                 }
             }
-            acks
+            (acks, words)
         });
         if !early {
             let _ = hears.recv_timeout(Duration::from_secs(30));
@@ -51,8 +54,8 @@ fn killed(rounds: u64, seed: u64) -> (u64, u64) {
         std::thread::sleep(delay);
         child.kill().unwrap();
         let status = child.wait().unwrap();
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "it ended by itself: {status:?}");
-        let acks = hearing.join().unwrap();
+        let (acks, words) = hearing.join().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "it ended by itself: {status:?}: {}", words.join("\n"));
         acknowledged += acks.len() as u64;
         let kept = dir.path().to_owned();
         match runtime.block_on(check(&kept, &kept, &acks)) {
@@ -103,10 +106,14 @@ fn is_file(path: &Path, name: &str) -> bool {
 const DATABASE: &str = "bailiwick.sqlite";
 const LOG: &str = "bailiwick.sqlite-wal";
 
-/// For each acknowledgement whose entry's bytes are found in a write: was that write, before the acknowledgement began, covered by a
-/// synchronisation that began after it and has returned? Gives how many were looked at, and the first that was not.
+/// For each acknowledgement whose entry's bytes are found in a write of the journal or the log: was the first such write, before the
+/// acknowledgement began, synchronous and over, or covered by a synchronisation that began after it and has returned? Gives how many were
+/// looked at, and the first that was not.
 fn order(trace: &Trace, acks: &[(usize, Ack)], heed: impl Fn(&str) -> bool) -> (usize, Option<String>) {
     let mut looked_at = 0;
+    // The descriptor through which calls are written is opened so that every write is durable when it returns.
+    let opened = |c: &Call| is_file(&c.path, JOURNAL) && matches!(c.what, What::Open { synchronous: true, .. });
+    let synchronous = heed("O_DSYNC") && trace.calls.iter().any(opened);
     // For each write of the log, the moment from which on it is durable.
     let mut returned: Vec<(usize, usize)> = Vec::new();
     let mut durable = std::collections::BTreeMap::new();
@@ -114,6 +121,9 @@ fn order(trace: &Trace, acks: &[(usize, Ack)], heed: impl Fn(&str) -> bool) -> (
     for (at, moment) in trace.moments.iter().enumerate() {
         let (Moment::Begin(n) | Moment::End(n)) = *moment;
         let call = &trace.calls[n];
+        if is_file(&call.path, JOURNAL) && synchronous && *moment == Moment::End(n) && matches!(call.what, What::Write { .. }) {
+            durable.insert(n, at);
+        }
         if !is_file(&call.path, LOG) {
             continue;
         }
@@ -132,7 +142,7 @@ fn order(trace: &Trace, acks: &[(usize, Ack)], heed: impl Fn(&str) -> bool) -> (
         .calls
         .iter()
         .enumerate()
-        .filter(|(_, c)| is_file(&c.path, LOG))
+        .filter(|(_, c)| is_file(&c.path, LOG) || is_file(&c.path, JOURNAL))
         .filter_map(|(n, c)| match &c.what {
             What::Write { data, .. } => Some((n, data.as_slice())),
             _ => None,

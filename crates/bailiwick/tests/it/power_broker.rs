@@ -7,7 +7,7 @@ use std::time::Duration;
 use bailiwick_store::EntryRow;
 
 use crate::power_load::open;
-use crate::power_trace::{Disk, Survivors, Trace, traced};
+use crate::power_trace::{Disk, JOURNAL, Survivors, Trace, traced};
 use crate::support::{Client, Place, TaskToken};
 
 /// The entries that a loss of power at this moment leaves at the least.
@@ -42,7 +42,7 @@ async fn nothing_is_sent_to_a_system_before_its_intent_would_outlive_a_loss_of_p
         .filter_map(|e| {
             let e = e.unwrap();
             let name = e.file_name().into_string().unwrap();
-            name.contains(".sqlite").then(|| (name, std::fs::read(e.path()).unwrap()))
+            (name.contains(".sqlite") || name == JOURNAL).then(|| (name, std::fs::read(e.path()).unwrap()))
         })
         .collect();
     let mut command = tokio::process::Command::from(traced(Path::new(env!("CARGO_BIN_EXE_bailiwick")), out.path()));

@@ -15,6 +15,8 @@ const CALLS: &str = "openat,creat,write,pwrite64,writev,pwritev,pwritev2,sendto,
 /// Bytes of one write that the trace holds. Longer ones are cut, which is good for zeros only.
 const HELD: usize = 1 << 17;
 const SECTOR: usize = 512;
+/// The file into which calls are written before the database has them.
+pub(crate) const JOURNAL: &str = "bailiwick.journal";
 
 /// The command that runs `program` under strace and writes the trace to `out`.
 pub(crate) fn traced(program: &Path, out: &Path) -> Command {
@@ -306,9 +308,9 @@ impl<'t> Disk<'t> {
 
     fn name(&self, path: &Path) -> Option<OsString> {
         let name = path.strip_prefix(&self.folder).ok()?.as_os_str().to_owned();
-        // Databases, their logs and journals. The map of a log in memory is worth nothing after a loss of power.
+        // Databases, their logs, and the journal. The map of a log in memory is worth nothing after a loss of power.
         let text = name.to_string_lossy();
-        (text.contains(".sqlite") && !text.contains('/') && !text.ends_with("-shm")).then_some(name)
+        ((text.contains(".sqlite") || text == JOURNAL) && !text.contains('/') && !text.ends_with("-shm")).then_some(name)
     }
 
     fn begin(&mut self, n: usize) {

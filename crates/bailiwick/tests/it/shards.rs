@@ -9,7 +9,7 @@ use http::Method;
 
 use crate::support::{Place, TaskToken};
 
-const FILES: [&str; 4] = ["bailiwick.sqlite", "bailiwick.sqlite-wal", "bailiwick.sqlite-shm", "index.sqlite"];
+const FILES: [&str; 5] = ["bailiwick.sqlite", "bailiwick.sqlite-wal", "bailiwick.sqlite-shm", "bailiwick.journal", "index.sqlite"];
 
 fn copy(from: &Path, to: &Path) {
     for name in FILES {

@@ -6,17 +6,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use bailiwick_core::{CallId, TaskId};
 use rusqlite::{Connection, OptionalExtension};
-use tokio::sync::watch;
 
 use super::Question;
 use super::fact::{Fact, Facts, Field, Rest};
 use super::posting::{BLOCK, put};
-use crate::entry::{EntryRow, Head, kind};
+use crate::database::Database;
+use crate::entry::{EntryRow, kind};
 use crate::error::{Reason, StoreError};
 use crate::ledger::entries_in;
 use crate::sql::{Count, int, limit};
@@ -46,7 +47,7 @@ pub(super) const LAST_BLOCK: &str = "SELECT first, last, n, data FROM postings W
 pub(crate) struct Follower {
     pub(super) conn: Connection,
     pub(super) ledger: Connection,
-    head: watch::Receiver<Head>,
+    database: Arc<Database>,
     path: PathBuf,
     memory: RefCell<Memory>,
 }
@@ -63,8 +64,8 @@ struct Memory {
 }
 
 impl Follower {
-    pub(super) fn new(conn: Connection, ledger: Connection, head: watch::Receiver<Head>, path: PathBuf) -> Self {
-        Self { conn, ledger, head, path, memory: RefCell::default() }
+    pub(super) fn new(conn: Connection, ledger: Connection, database: Arc<Database>, path: PathBuf) -> Self {
+        Self { conn, ledger, database, path, memory: RefCell::default() }
     }
 
     pub(super) fn run(mut self, questions: &Receiver<Question>) {
@@ -86,7 +87,8 @@ impl Follower {
 
     /// Says whether to go on at once: the ledger rests, and there is more to take in.
     fn rest(&self, seen: &mut u64, written_back: &mut u64) -> Result<bool, StoreError> {
-        let size = self.head.borrow().size;
+        // As far as the database has followed the journal: it need not hurry for the index.
+        let size = self.database.ahead.floor();
         let quiet = std::mem::replace(seen, size) == size;
         let next = self.next()?;
         if next < size && (quiet || size.saturating_sub(next) > BEHIND_MAX) {
@@ -103,6 +105,7 @@ impl Follower {
     /// Itself, once it knows everything that was durable when it was asked.
     pub(super) fn caught_up(&mut self) -> Result<&Self, StoreError> {
         let size = self.size();
+        self.database.catch_up()?;
         let mut next = self.next()?;
         while next < size {
             next = self.step(next, size)?;
@@ -111,7 +114,7 @@ impl Follower {
     }
 
     pub(super) fn size(&self) -> u64 {
-        self.head.borrow().size
+        self.database.ahead.size()
     }
 
     /// The first entry that is not in the index.

@@ -12,18 +12,18 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bailiwick_core::{CallId, TaskId};
 use rusqlite::Connection;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 pub use fact::{ACT, Fact, Field};
 pub use search::{Found, LIMIT_MAX, Search};
 pub use tally::{Counted, Group, Tally, Window};
 
-use crate::entry::Head;
+use crate::database::Database;
 use crate::error::{Reason, StoreError};
 use crate::ledger::entries_in;
 use crate::schema::Directory;
@@ -57,7 +57,7 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    pub(crate) fn start(directory: &Directory, head: watch::Receiver<Head>) -> Result<(Self, JoinHandle<()>), StoreError> {
+    pub(crate) fn start(directory: &Directory, database: Arc<Database>) -> Result<(Self, JoinHandle<()>), StoreError> {
         let ledger = directory.open_follower()?;
         let path = directory.index()?;
         let conn = match open(&path, &ledger) {
@@ -69,7 +69,7 @@ impl Index {
             }
         };
         let (questions, queue) = sync_channel::<Question>(QUESTIONS_MAX);
-        let follower = Follower::new(conn, ledger, head, path);
+        let follower = Follower::new(conn, ledger, database, path);
         let thread = std::thread::Builder::new()
             .name("store-index".to_owned())
             .spawn(move || follower.run(&queue))

@@ -1,0 +1,3 @@
+-- The place in the journal up to which the database has everything. A program that does not know the journal must not open the database:
+-- what stands behind that place would be lost to it.
+ALTER TABLE head ADD COLUMN journal INTEGER NOT NULL DEFAULT 0;

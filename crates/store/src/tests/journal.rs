@@ -1,0 +1,270 @@
+//! Calls go into the journal first: readers, the next start, an auditor and a pruning see them all the same, and nothing is lost on the way.
+
+use super::*;
+use crate::Archive;
+use crate::journal::JOURNAL;
+
+/// What a crash at this moment would leave: the files as they are, copied.
+fn crashed(dir: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(dir).unwrap() {
+        let file = file.unwrap();
+        if file.file_name() != "bailiwick.lock" {
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+    }
+    copy
+}
+
+/// How many entries the database alone has.
+fn in_database(dir: &Path) -> u64 {
+    let conn = rusqlite::Connection::open(dir.join("bailiwick.sqlite")).unwrap();
+    conn.query_row("SELECT count(*) FROM entries", [], |r| Ok(r.get::<_, crate::sql::Count>(0)?.0)).unwrap()
+}
+
+async fn calls(store: &Store, of: &Task, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        let index = store.intent(intent(store, of, n)).await.unwrap().unwrap();
+        if n % 3 != 0 {
+            store.outcome(index, call(n), b"done".to_vec()).await.unwrap();
+        }
+    }
+}
+
+/// Nobody follows while this is held: the database stays behind.
+async fn behind(store: &Store) -> impl Drop + use<> {
+    struct Behind(std::sync::mpsc::Sender<()>, Option<std::thread::JoinHandle<()>>);
+    impl Drop for Behind {
+        fn drop(&mut self) {
+            self.0.send(()).unwrap();
+            self.1.take().unwrap().join().unwrap();
+        }
+    }
+    let (go, wait) = std::sync::mpsc::channel();
+    let (held, is_held) = std::sync::mpsc::channel();
+    let database = Arc::clone(&store.inner.database);
+    let thread = std::thread::spawn(move || {
+        database.while_held(|| {
+            held.send(()).unwrap();
+            wait.recv().unwrap();
+        });
+    });
+    is_held.recv().unwrap();
+    Behind(go, Some(thread))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_durable_and_readable_while_the_database_is_behind_and_a_crash_then_loses_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let of = task(1);
+    store.open_task(&of, b"open".to_vec()).await.unwrap();
+    calls(&store, &of, 0..10).await;
+    let hold = behind(&store).await;
+    calls(&store, &of, 10..30).await;
+    let size = store.head().size;
+    let entries = check_whole(&store).await;
+    assert_eq!(store.entry(size - 1).await.unwrap().as_ref(), entries.last());
+    assert_eq!(store.entries_newest(3).await.unwrap(), entries.iter().rev().take(3).cloned().collect::<Vec<_>>());
+    assert_eq!(store.entries(size - 2..size + 9).await.unwrap(), entries[entries.len() - 2..]);
+    assert_eq!(store.entries(size..size + 9).await.unwrap(), []);
+    let (copy, checkpoint) = (crashed(dir.path()), store.checkpoint());
+    drop(hold);
+    // An auditor who only reads finds all of it.
+    let archive = Archive::open(copy.path()).unwrap();
+    assert_eq!((archive.size().unwrap(), archive.checkpoint().unwrap()), (size, checkpoint.to_string()));
+    assert_eq!(archive.entries(0..size).unwrap(), entries);
+    drop(archive);
+    assert!(in_database(copy.path()) < size, "nothing was ahead: this shows nothing");
+    // So does the next start: entries, authority, open intents, the index.
+    let again = open(copy.path());
+    assert_eq!((check_whole(&again).await, again.checkpoint()), (entries, checkpoint));
+    assert_eq!(picture(&again).await, picture(&store).await);
+    assert_eq!(again.task(of.id).await.unwrap().unwrap().used, 30);
+    assert_eq!(again.open_intents().await.unwrap().len(), 10);
+    assert_eq!(again.entries_of_call(call(29)).await.unwrap().len(), 2);
+    calls(&again, &of, 30..40).await;
+    check_whole(&again).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_durable_between_calls_that_the_database_has_not_and_each_crash_finds_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (of, other) = (task(1), task(2));
+    store.open_task(&of, Vec::new()).await.unwrap();
+    let mut copies = Vec::new();
+    for round in 0..20u64 {
+        calls(&store, &of, round * 10..round * 10 + 5).await;
+        if round == 3 {
+            store.open_task(&other, Vec::new()).await.unwrap();
+        } else if round > 3 {
+            calls(&store, &other, round * 10 + 5..round * 10 + 8).await;
+        }
+        store.control(Entry::new("x", Vec::new()), move |w| w.meta_put("round", &round.to_be_bytes())).await.unwrap();
+        calls(&store, &of, round * 10 + 8..round * 10 + 10).await;
+        copies.push((round, crashed(dir.path()), picture(&store).await, check_whole(&store).await));
+    }
+    let (mut gaps, mut behind) = (0, 0);
+    for (round, copy, picture_then, entries) in copies {
+        let size = entries.len() as u64;
+        let conn = rusqlite::Connection::open(copy.path().join("bailiwick.sqlite")).unwrap();
+        let (count, last): (u64, u64) = conn
+            .query_row("SELECT count(*), max(idx) FROM entries", [], |r| {
+                Ok((r.get::<_, crate::sql::Count>(0)?.0, r.get::<_, crate::sql::Count>(1)?.0))
+            })
+            .unwrap();
+        (gaps, behind) = (gaps + u32::from(count < last + 1), behind + u32::from(last + 1 < size));
+        drop(conn);
+        let again = open(copy.path());
+        assert_eq!(check_whole(&again).await, entries);
+        assert_eq!(picture(&again).await, picture_then);
+        assert_eq!(again.meta("round").await.unwrap(), Some(round.to_be_bytes().to_vec()));
+        for of in [of.id, other.id] {
+            let intents = entries.iter().filter(|e| e.kind == "intent" && e.task == Some(of)).count() as u64;
+            assert_eq!(again.task(of).await.unwrap().map_or(0, |row| row.used), intents);
+        }
+    }
+    assert!(gaps > 0 && behind > 0, "the database was never behind ({gaps}, {behind}): this shows nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_laps_of_a_small_journal_lose_nothing_and_used_calls_are_counted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let of = Task { budget: Budget { calls: 3000, calls_per_minute: 1 }, ..task(1) };
+    store.open_task(&of, Vec::new()).await.unwrap();
+    let mut callers = Vec::new();
+    for caller in 0..16u64 {
+        let (store, of) = (store.clone(), of.clone());
+        callers.push(tokio::spawn(async move {
+            let mut admitted = 0;
+            for n in 0..250 {
+                let intent = Intent { budget_calls: 3000, body: vec![b'x'; 3000], ..intent(&store, &of, caller * 1000 + n) };
+                admitted += u64::from(store.intent(intent).await.unwrap().is_ok());
+            }
+            admitted
+        }));
+    }
+    let mut admitted = 0;
+    for caller in callers {
+        admitted += caller.await.unwrap();
+    }
+    assert_eq!(admitted, 3000, "the budget is exact");
+    assert_eq!(store.task(of.id).await.unwrap().unwrap().used, 3000);
+    let (copy, entries) = (crashed(dir.path()), check_whole(&store).await);
+    let again = open(copy.path());
+    assert_eq!(check_whole(&again).await, entries);
+    assert_eq!(again.intent(Intent { budget_calls: 3000, ..intent(&again, &of, 1) }).await.unwrap(), Err(Lost::BudgetCalls));
+    drop(again);
+    store.close().await;
+    drop(store);
+    assert_eq!(in_database(dir.path()), 3001, "after a stop the database has everything");
+    std::fs::remove_file(dir.path().join(JOURNAL)).unwrap();
+    assert_eq!(check_whole(&open(dir.path())).await, entries);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_cannot_follow_stops_every_call_in_words_and_nothing_that_was_acknowledged_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let of = task(1);
+    store.open_task(&of, Vec::new()).await.unwrap();
+    // The database cannot grow; the journal need not.
+    let limit = |pages: &'static str| {
+        store.write(move |w| {
+            let now: i64 = w.conn.query_row("PRAGMA page_count", [], |r| r.get(0))?;
+            let most = if pages.is_empty() { now.to_string() } else { pages.to_owned() };
+            Ok(w.conn.query_row(&format!("PRAGMA max_page_count = {most}"), [], |_| Ok(()))?)
+        })
+    };
+    limit("").await.unwrap();
+    let (mut admitted, mut refused) = (0, None);
+    for n in 0..10_000u64 {
+        match store.intent(Intent { budget_calls: u64::MAX, body: vec![7; 5000], ..intent(&store, &of, n) }).await {
+            Ok(yes) => admitted += u64::from(yes.is_ok()),
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    let error = refused.expect("calls pass although the database cannot follow");
+    assert!(matches!(error, StoreError::Unavailable { reason: Reason::DiskFull, .. }), "{error:?}");
+    assert!(admitted > 0 && store.is_failing());
+    assert!(store.append(Entry::new("x", Vec::new())).await.is_err());
+    assert!(store.end_task(of.id, TaskState::Closing { reason: EndReason::Revoked, at: at(9) }, Vec::new()).await.is_err());
+    // A crash now: the next start says so too, until there is room.
+    let copy = crashed(dir.path());
+    // Room again: the first request brings everything back.
+    let again = open(copy.path());
+    assert_eq!(again.head().size, admitted + 1);
+    check_whole(&again).await;
+    store.inner.database.with_conn(|conn| conn.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(())).unwrap());
+    store.append(Entry::new("x", Vec::new())).await.unwrap();
+    assert!(!store.is_failing());
+    assert_eq!(check_whole(&store).await.len() as u64, admitted + 2);
+    assert_eq!(store.task(of.id).await.unwrap().unwrap().used, admitted);
+}
+
+#[tokio::test]
+async fn a_journal_that_is_damaged_or_of_another_moment_does_not_open_and_says_which_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let of = task(1);
+    store.open_task(&of, Vec::new()).await.unwrap();
+    let hold = behind(&store).await;
+    calls(&store, &of, 0..20).await;
+    let copy = crashed(dir.path());
+    drop(hold);
+    let journal = copy.path().join(JOURNAL);
+    let whole = std::fs::read(&journal).unwrap();
+    let reopen = || match Store::open(copy.path(), Box::new(Chain::default())) {
+        Ok(_) => panic!("it opens"),
+        Err(error) => error,
+    };
+    let mut changed = whole.clone();
+    // Each call has a block of its own: this is within one in the middle.
+    let middle = whole.iter().rposition(|b| *b != 0).unwrap() / 2 / 4096 * 4096;
+    changed[middle + 60] ^= 1;
+    std::fs::write(&journal, &changed).unwrap();
+    let error = reopen();
+    assert!(matches!(&error, StoreError::Unavailable { reason: Reason::Damaged, detail } if detail.contains(JOURNAL)), "{error:?}");
+    assert!(Archive::open(copy.path()).is_err());
+    // The database alone is put back to before: what is between them is missing.
+    let old = tempfile::tempdir().unwrap();
+    let store = open(old.path());
+    store.open_task(&of, Vec::new()).await.unwrap();
+    store.close().await;
+    drop(store);
+    let saved = crashed(old.path());
+    let store = open(old.path());
+    calls(&store, &of, 0..5).await;
+    store.open_task(&task(2), Vec::new()).await.unwrap();
+    calls(&store, &of, 5..9).await;
+    store.close().await;
+    drop(store);
+    for name in ["bailiwick.sqlite", "bailiwick.sqlite-wal", "bailiwick.sqlite-shm"] {
+        let _ = std::fs::remove_file(old.path().join(name)).is_ok();
+        let _ = std::fs::copy(saved.path().join(name), old.path().join(name)).is_ok();
+    }
+    let error = match Store::open(old.path(), Box::new(Chain::default())) {
+        Ok(_) => panic!("it opens"),
+        Err(error) => error,
+    };
+    assert!(matches!(&error, StoreError::Unavailable { reason: Reason::Disagrees, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn after_the_log_was_cut_nothing_is_left_in_the_journal_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.append(Entry::new("x", b"canary-in-the-journal".to_vec())).await.unwrap();
+    let holds = |name: &str| std::fs::read(dir.path().join(name)).unwrap().windows(21).any(|w| w == b"canary-in-the-journal");
+    assert!(holds(JOURNAL), "it was never there: this shows nothing");
+    store.cut_log().await.unwrap();
+    assert!(!holds(JOURNAL) && holds("bailiwick.sqlite"));
+    store.append(Entry::new("x", b"later".to_vec())).await.unwrap();
+    let copy = crashed(dir.path());
+    assert_eq!(check_whole(&open(copy.path())).await.len(), 2);
+}
