@@ -21,7 +21,7 @@ use crate::tls;
 
 /// A certificate whose holder proved its key in this connection's handshake, and which [`ClientVerifier`] believed.
 #[derive(Clone, Debug)]
-pub struct ClientCertificate {
+pub(crate) struct ClientCertificate {
     /// What it says.
     pub certificate: Arc<Certificate>,
 }

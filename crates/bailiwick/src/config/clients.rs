@@ -150,7 +150,8 @@ fn hosts(given: Vec<Spanned<String>>, star: bool) -> Result<BTreeSet<String>, Fa
     for one in given {
         let text = one.get_ref();
         let url = url::Url::parse(&format!("https://{text}/")).ok();
-        let whole = url.filter(|u| u.as_str() == format!("https://{text}/") && matches!(u.host(), Some(url::Host::Domain(_))));
+        let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':'));
+        let whole = url.filter(|u| plain && u.as_str() == format!("https://{text}/") && matches!(u.host(), Some(url::Host::Domain(_))));
         if whole.is_none() && !(star && text == "*") {
             let what = format!("`{}` is no host name", text.escape_debug());
             return Err((one.span(), what, "write a name such as `claude.ai`, with `:port` if that is not 443, in lower case"));
