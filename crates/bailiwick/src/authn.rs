@@ -112,11 +112,10 @@ impl House {
         }
         // An agent that was taken out of service, or whose review is overdue, does nothing more, whatever the policies say.
         let agent = self.agent(verified.agent.as_str()).ok_or(NotAuthenticated { code: ErrorCode::ProofInvalid })?;
-        if !agent.enabled || now > agent.review_by {
-            tracing::info!(agent = %agent.name, "a token was refused: the agent is suspended or overdue for review");
-            return Err(NotAuthenticated { code: ErrorCode::ProofInvalid });
-        }
-        Ok(())
+        self.in_service(agent, now).map_err(|why| {
+            tracing::info!(%why, "a token was refused");
+            NotAuthenticated { code: ErrorCode::ProofInvalid }
+        })
     }
 
     /// One identity used from two places at once is an incident.

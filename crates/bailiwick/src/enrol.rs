@@ -1,7 +1,7 @@
 //! Enrolment: a machine that has nothing is given a one-time token by a person, and exchanges it once for the registration of a key that it
 //! made. The store has the token's digest, never the token.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -85,6 +85,8 @@ pub struct Enrolled {
     keys: Mutex<Keys>,
     /// With which key each running copy proved itself last.
     copies: Mutex<HashMap<InstanceId, KeyId>>,
+    /// What was revoked since this start, by agent, and when last. Locked after `keys`.
+    gone: Mutex<BTreeMap<AgentName, (BTreeSet<String>, Timestamp)>>,
 }
 
 /// Why a key is not registered.
@@ -163,8 +165,33 @@ impl Enrolled {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner).get(&instance).is_some_and(|known| known != key)
     }
 
-    fn put(&self, keys: Keys) {
-        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+    /// Takes over what the store says, but for keys that were revoked here: what was read may be older than that.
+    fn put(&self, mut keys: Keys) {
+        let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        for (agent, (ids, at)) in &*self.gone.lock().unwrap_or_else(PoisonError::into_inner) {
+            if let Some(registered) = keys.get_mut(agent) {
+                registered.keys.retain(|key| !ids.contains(&key.id));
+                registered.not_before = registered.not_before.max(Some(*at));
+            }
+        }
+        *known = keys;
+    }
+
+    /// Revokes a key in memory. False: there is no such key.
+    fn without(&self, agent: &AgentName, id: &str, now: Timestamp) -> bool {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(registered) = keys.get_mut(agent) else { return false };
+        let before = registered.keys.len();
+        registered.keys.retain(|key| key.id != id);
+        let was_there = registered.keys.len() < before;
+        if was_there {
+            registered.not_before = Some(now);
+            let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+            let (ids, at) = gone.entry(agent.clone()).or_insert_with(|| (BTreeSet::new(), now));
+            ids.insert(id.to_owned());
+            *at = now;
+        }
+        was_there
     }
 }
 
@@ -249,18 +276,8 @@ impl House {
     /// The store's: the key proves nothing all the same, as long as this process lives.
     pub async fn revoke_enrolled(&self, agent: &AgentName, id: &KeyId, by: &PersonName) -> Result<bool, StoreError> {
         let (now, name) = (self.clock.now(), id.to_string());
-        let without = |keys: &mut Keys| {
-            let Some(registered) = keys.get_mut(agent) else { return false };
-            let before = registered.keys.len();
-            registered.keys.retain(|key| key.id != name);
-            let gone = registered.keys.len() < before;
-            if gone {
-                registered.not_before = Some(now);
-            }
-            gone
-        };
         // First in memory, then the fence, as with every authority that is taken away.
-        if !without(&mut self.enrolled.keys.lock().unwrap_or_else(PoisonError::into_inner)) {
+        if !self.enrolled.without(agent, &name, now) {
             return Ok(false);
         }
         let ends = self.live.all().into_iter().filter(|live| live.task.agent == *agent && !self.enrolled.is_anothers(live.task.instance, id));
@@ -343,6 +360,19 @@ mod tests {
         tokens.insert("old".to_owned(), given(1_000_000 - 8 * 24 * 3600, true));
         tidy(&mut tokens, now);
         assert!(tokens.len() < REMEMBERED_MAX && tokens.contains_key("waits") && !tokens.contains_key("old"));
+    }
+
+    #[test]
+    fn a_revoked_key_does_not_come_back_with_what_was_read_before() {
+        let (a, now): (AgentName, _) = ("a".parse().unwrap(), Timestamp::from_seconds(100));
+        let key = |id: &str| EnrolledKey { id: id.to_owned(), jwk: Value::Null, at: now, by: "ana".parse().unwrap(), from: [127, 0, 0, 1].into() };
+        let read: Keys = [(a.clone(), Registered { keys: vec![key("one"), key("two")], not_before: None })].into();
+        let enrolled = Enrolled::default();
+        enrolled.put(read.clone());
+        assert!(enrolled.without(&a, "one", now) && !enrolled.without(&a, "one", now));
+        enrolled.put(read);
+        assert_eq!(enrolled.keys(&a).iter().map(|k| k.id.as_str()).collect::<Vec<_>>(), ["two"]);
+        assert!(enrolled.is_before(&a, now) && !enrolled.is_before(&a, now.plus(Duration::from_secs(1))));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Passkeys of people: registered by whoever is signed in, used to sign in without a provider, and to sign decisions.
 
+use std::time::Duration;
+
 use bailiwick_core::{Digest, HoldId, PersonName, Timestamp};
 use bailiwick_identity::passkey::{
     ALGORITHMS, Assertion, Challenge, Passkey, PasskeyError, Signed, Site, VerdictChallenge, decode, register, verify,
@@ -20,6 +22,8 @@ use crate::sign_in::directory::{ChangeError, KeptPasskey, PASSKEYS_MAX};
 const CHALLENGE_LIFE: std::time::Duration = std::time::Duration::from_secs(300);
 /// The longest name of a passkey, in characters.
 const NAME_MAX: usize = 60;
+/// After a passkey was removed in a session without one, none is added in such a session for this long.
+const GUARDED: Duration = Duration::from_secs(24 * 3600);
 /// The word under which challenges are sealed.
 const SEALED: &str = "bailiwick-passkey-challenge";
 
@@ -212,6 +216,12 @@ impl House {
             if invited && !known.passkeys.is_empty() {
                 return Err(ChangeError::Unfit("the invitation was used already"));
             }
+            // Whoever has only a session or a key does not add the very thing that is asked for beside it.
+            let guarded = !known.passkeys.is_empty() || known.guarded_until.is_some_and(|until| now < until);
+            if guarded && session.way != crate::sign_in::Way::Passkey {
+                return Err(ChangeError::Unfit("sign in with a passkey to add another one"));
+            }
+            known.guarded_until = None;
             known.passkeys.push(row);
             Ok(())
         })
@@ -220,14 +230,28 @@ impl House {
     }
 
     /// Removes a passkey of a person.
-    pub(crate) async fn remove_passkey(&self, person: &PersonName, id: &str, by: Option<&str>) -> Result<(), PasskeyRefused> {
-        let step = entry::PersonStep { what: "passkey_removed", person, by, way: None, detail: None, passkey: Some(id), key: None };
+    ///
+    /// In a session without a passkey that is possible too, as one may be lost: then none is added in such a session for a day, and people
+    /// are told.
+    pub(crate) async fn remove_passkey(&self, session: &WebSession, id: &str) -> Result<(), PasskeyRefused> {
+        let (person, way) = (&session.person, Some(session.way.word()));
+        let step = entry::PersonStep { what: "passkey_removed", person, by: None, way, detail: None, passkey: Some(id), key: None };
+        let weak = session.way != crate::sign_in::Way::Passkey;
+        let guarded_until = self.clock.now().plus(GUARDED);
         self.change_person(person, &step, |known| {
             let before = known.passkeys.len();
             known.passkeys.retain(|p| p.id != id);
+            if weak {
+                known.guarded_until = Some(guarded_until);
+            }
             if known.passkeys.len() == before { Err(ChangeError::Unfit("there is no such passkey")) } else { Ok(()) }
         })
         .await?;
+        if weak {
+            let detail =
+                format!("a passkey of `{person}` was removed in a session without one; none can be added in such a session until {guarded_until}");
+            self.incident("passkey_removed", None, None, &detail).await;
+        }
         Ok(())
     }
 

@@ -166,7 +166,7 @@ fn reason(change: &PersonChange) -> Result<&str, Problem> {
 )]
 pub(super) async fn disable(State(api): State<Arc<Api>>, by: ByPerson, name: Named, Json(change): Json<PersonChange>) -> Result<Response, Problem> {
     let name = concerned(&api.house, &by, &name, "operators disable people")?;
-    api.house.disable_person(&name, by.person.name.as_str(), reason(&change)?).await?;
+    api.house.disable_person(&name, by.person.name.as_str(), reason(&change)?, false).await?;
     Ok(axum::Json(document(&api.house, name)).into_response())
 }
 
@@ -177,7 +177,7 @@ pub(super) async fn disable(State(api): State<Arc<Api>>, by: ByPerson, name: Nam
 )]
 pub(super) async fn enable(State(api): State<Arc<Api>>, by: ByPerson, name: Named, Json(change): Json<PersonChange>) -> Result<Response, Problem> {
     let name = concerned(&api.house, &by, &name, "operators enable people")?;
-    api.house.enable_person(&name, by.person.name.as_str(), reason(&change)?).await?;
+    api.house.enable_person(&name, by.person.name.as_str(), reason(&change)?, None).await?;
     Ok(axum::Json(document(&api.house, name)).into_response())
 }
 
@@ -222,9 +222,13 @@ pub(super) async fn invite(State(api): State<Arc<Api>>, by: ByPerson, name: Name
         return Err(conflict("the person is disabled"));
     }
     // Otherwise an operator could add a way in for himself or herself to somebody's approvals.
-    let has_something = !house.keyring.person(name.as_str()).is_empty() || house.directory.known(&name).is_some_and(|k| !k.passkeys.is_empty());
+    let known = house.directory.known(&name);
+    let by_provider = house.provider.as_ref().is_some_and(|p| p.config.subjects.values().any(|n| *n == name));
+    let has_something = by_provider
+        || !house.keyring.person(name.as_str()).is_empty()
+        || known.is_some_and(|k| !k.passkeys.is_empty() || k.subject.is_some() || k.guarded_until.is_some());
     if has_something {
-        return Err(conflict("the person has a key or a passkey already, and adds another one with that"));
+        return Err(conflict("the person has a key, a passkey or the provider already, and adds a passkey with that"));
     }
     let step = PersonStep { what: "invited", person: &name, by: Some(by.person.name.as_str()), way: None, detail: None, passkey: None, key: None };
     house.note_person(&step).await?;

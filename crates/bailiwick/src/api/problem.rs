@@ -67,7 +67,9 @@ pub(super) const fn status_of(code: ErrorCode) -> StatusCode {
         | ErrorCode::ApprovalNotEligible
         | ErrorCode::StepUpRequired
         | ErrorCode::BudgetCalls => StatusCode::FORBIDDEN,
-        ErrorCode::TaskAbsent | ErrorCode::ToolUnknown | ErrorCode::HoldAbsent | ErrorCode::LeaseAbsent | ErrorCode::AgentAbsent => StatusCode::NOT_FOUND,
+        ErrorCode::TaskAbsent | ErrorCode::ToolUnknown | ErrorCode::HoldAbsent | ErrorCode::LeaseAbsent | ErrorCode::AgentAbsent => {
+            StatusCode::NOT_FOUND
+        }
         ErrorCode::TaskClosed | ErrorCode::ApprovalMismatch => StatusCode::CONFLICT,
         ErrorCode::HoldExpired => StatusCode::GONE,
         ErrorCode::CallMalformed | ErrorCode::ArgumentsInvalid | ErrorCode::OauthRequest | ErrorCode::ConfigInvalid => StatusCode::BAD_REQUEST,

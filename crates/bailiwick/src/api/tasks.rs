@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bailiwick_core::{AgentName, Budget, ComponentName, Constraint, Effect, EndReason, ErrorCode, Hop, InstanceId, PersonName, Role, SpiffeId, Task, TaskId, Timestamp};
+use bailiwick_core::{
+    AgentName, Budget, ComponentName, Constraint, Effect, EndReason, ErrorCode, Hop, InstanceId, PersonName, Role, SpiffeId, Task, TaskId, Timestamp,
+};
 use bailiwick_store::{LeaseFilter, TaskFilter, TaskRow};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};

@@ -124,7 +124,9 @@ fn known_pins(data_dir: &Path) -> Result<Vec<Pin>, Failure> {
     match Archive::open(data_dir).and_then(|archive| archive.pins()) {
         Ok(pins) => Ok(pins),
         Err(StoreError::Locked { .. }) => {
-            warn("note: a broker runs on this directory: policies were checked against the tools that the configuration names, not those it has seen");
+            warn(
+                "note: a broker runs on this directory: policies were checked against the tools that the configuration names, not those it has seen",
+            );
             Ok(Vec::new())
         }
         Err(error) => Err(Failure::new(error.to_string(), error.code().hint())),

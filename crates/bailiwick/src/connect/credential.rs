@@ -144,11 +144,7 @@ impl Credential {
     /// Completes the task, if one was opened. One that has ended otherwise is fine.
     pub(super) async fn finish(&self) -> Result<(), ClientError> {
         let Some(held) = self.held.lock().await.take() else { return Ok(()) };
-        let token = if Instant::now() < held.ends {
-            held.token
-        } else {
-            Arc::new(self.proof.token(&self.api, self.wish.model(), None).await?)
-        };
+        let token = if Instant::now() < held.ends { held.token } else { Arc::new(self.proof.token(&self.api, self.wish.model(), None).await?) };
         match self.api.complete(&token, held.task).await {
             Err(error) if !error.status().is_some_and(|s| s.is_client_error()) => Err(error),
             Ok(_) | Err(_) => Ok(()),

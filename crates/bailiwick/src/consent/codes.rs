@@ -101,6 +101,12 @@ impl Codes {
         }
     }
 
+    /// The session in which these were allowed has ended: they open nothing any more.
+    pub(crate) fn forget(&self, session: Digest) {
+        let mut all = self.by_digest.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, code| !matches!(code, Code::Fresh { allowed, .. } if allowed.session == session));
+    }
+
     /// The task that a code opened. False if the code was presented again meanwhile: then the task must not live.
     #[must_use]
     pub(crate) fn opened(&self, code: &str, opened: TaskId) -> bool {
@@ -166,6 +172,16 @@ mod tests {
         assert!(matches!(codes.redeem(&code, at(1)), Redeemed::Allowed(_)));
         assert!(matches!(codes.redeem(&code, at(1)), Redeemed::Again(None)));
         assert!(!codes.opened(&code, TaskId::from_bytes([7; 16])));
+    }
+
+    #[test]
+    fn the_end_of_a_session_takes_the_codes_that_were_allowed_in_it() {
+        let codes = Codes::default();
+        let (mine, other) = (codes.issue(allowed(), at(0)).unwrap(), Allowed { session: Digest::of(b"other"), ..allowed() });
+        let other = codes.issue(other, at(0)).unwrap();
+        codes.forget(Digest::of(b"s"));
+        assert!(matches!(codes.redeem(&mine, at(1)), Redeemed::Unknown));
+        assert!(matches!(codes.redeem(&other, at(1)), Redeemed::Allowed(_)));
     }
 
     #[test]

@@ -140,6 +140,7 @@ impl House {
 
     /// Ends the tasks that a person opened for clients in a session that he or she leaves.
     pub async fn end_interactive_of(&self, session: Digest) {
+        self.consents.codes.forget(session);
         let all = self.families().await.unwrap_or_else(|error| {
             tracing::error!(error.code = %error.code(), %error, "the tasks of a session that ended could not be looked up: they end with their time");
             BTreeMap::new()

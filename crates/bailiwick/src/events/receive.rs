@@ -139,8 +139,11 @@ impl House {
             for name in &concerned.people {
                 match event {
                     Event::SessionRevoked => self.session_revoked(name, &concerned, by).await?,
-                    Event::AccountDisabled | Event::AccountPurged => self.disable_person(name, by, event.word()).await?,
-                    Event::AccountEnabled => self.enable_person(name, by, event.word()).await?,
+                    Event::AccountDisabled | Event::AccountPurged => self.disable_person(name, by, event.word(), true).await?,
+                    Event::AccountEnabled => match self.enable_person(name, by, event.word(), Some(received.issued)).await {
+                        Err(ChangeError::Unfit(why)) => tracing::warn!(from = by, person = %name, why, "an event did not enable the person again"),
+                        other => other?,
+                    },
                     // Whoever came in with what is no longer that person's must come in again; tasks were opened before.
                     Event::CredentialChange { change } if matches!(change.as_str(), "revoke" | "update" | "delete") => {
                         self.note_event(name, by, event).await?;

@@ -247,7 +247,8 @@ async fn result(exchange: &Exchange, one: &Behind) -> Said {
         () = exchange.who.live.ended().cancelled() => None,
         () = exchange.house.stop.cancelled() => None,
     };
-    let cancelled = || Refused { code: ErrorCode::CallCancelled, detail: "the task was cancelled; its call was not made, or its answer is not known".to_owned() };
+    let cancelled =
+        || Refused { code: ErrorCode::CallCancelled, detail: "the task was cancelled; its call was not made, or its answer is not known".to_owned() };
     match outcome {
         Some(Outcome::Result(result)) => {
             let mut message = Vec::with_capacity(result.raw().text().len().saturating_add(256));

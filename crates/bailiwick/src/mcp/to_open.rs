@@ -47,7 +47,10 @@ pub(super) fn declined(responses: Raw<'_>) -> bool {
 }
 
 pub(super) fn not_opened() -> Refused {
-    Refused { code: ErrorCode::CallCancelled, detail: "the page that the system asks for was declined at the client; the call was not made again".to_owned() }
+    Refused {
+        code: ErrorCode::CallCancelled,
+        detail: "the page that the system asks for was declined at the client; the call was not made again".to_owned(),
+    }
 }
 
 /// The questions in the shape of 2026-07-28, made of what the error's `data` says.
@@ -55,7 +58,8 @@ fn pages(data: &RawBuf) -> Option<RawBuf> {
     let mut requests: Vec<String> = Vec::new();
     for one in data.raw().member("elicitations")?.elements() {
         let url = one.member("url").and_then(Raw::string).filter(|url| url.len() <= URL_MAX)?;
-        let web = url::Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "https" | "http") && url.username().is_empty() && url.password().is_none());
+        let web =
+            url::Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "https" | "http") && url.username().is_empty() && url.password().is_none());
         if !web || requests.len() >= PAGES_MAX {
             return None;
         }
@@ -72,7 +76,12 @@ mod tests {
 
     #[test]
     fn pages_are_told_in_the_new_shape_and_only_addresses_of_the_web() {
-        let said = |url: &str| relay::own(&format!("{{\"elicitations\":[{{\"mode\":\"url\",\"elicitationId\":\"e\",\"url\":{},\"message\":\"Sign in\"}}]}}", quoted(url)));
+        let said = |url: &str| {
+            relay::own(&format!(
+                "{{\"elicitations\":[{{\"mode\":\"url\",\"elicitationId\":\"e\",\"url\":{},\"message\":\"Sign in\"}}]}}",
+                quoted(url)
+            ))
+        };
         let requests = pages(&said("https://a.example/x?y=1")).unwrap();
         let params = requests.raw().member("inputRequests").unwrap().member("page-1").unwrap().member("params").unwrap();
         assert_eq!(params.text(), r#"{"mode":"url","url":"https://a.example/x?y=1","message":"Sign in"}"#);

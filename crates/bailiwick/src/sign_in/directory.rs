@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bailiwick_core::{EndReason, Person, PersonName, Role, Timestamp};
@@ -42,6 +43,12 @@ pub struct Known {
     /// The passkeys.
     #[serde(default)]
     pub passkeys: Vec<KeptPasskey>,
+    /// Until when none may be added in a session without one: somebody removed one in such a session.
+    #[serde(default)]
+    pub guarded_until: Option<Timestamp>,
+    /// Whose event disabled the person; an operator did, if there is none. Only the same one's event enables him or her again.
+    #[serde(default)]
+    pub disabled_by: Option<String>,
 }
 
 /// A passkey as it is remembered.
@@ -84,6 +91,8 @@ impl Known {
             provisioned: false,
             disabled: None,
             passkeys: Vec::new(),
+            guarded_until: None,
+            disabled_by: None,
         }
     }
 
@@ -115,6 +124,9 @@ pub(crate) enum ChangeError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+/// How far the clock of whoever tells events may be behind ours; their times are whole seconds.
+const CLOCKS: Duration = Duration::from_secs(5);
 
 impl Directory {
     /// The people of the configuration, with what the store remembers of them.
@@ -290,10 +302,16 @@ impl House {
     ///
     /// # Errors
     /// The store's: then nothing changed.
-    pub(crate) async fn disable_person(&self, name: &PersonName, by: &str, why: &str) -> Result<(), ChangeError> {
+    pub(crate) async fn disable_person(&self, name: &PersonName, by: &str, why: &str, event: bool) -> Result<(), ChangeError> {
         let now = self.clock.now();
         let step = entry::PersonStep { what: "disabled", person: name, by: Some(by), way: None, detail: Some(why), passkey: None, key: None };
         self.change_person(name, &step, |known| {
+            // What an operator decided stays an operator's.
+            if !event {
+                known.disabled_by = None;
+            } else if known.disabled.is_none() {
+                known.disabled_by = Some(by.to_owned());
+            }
             known.disabled.get_or_insert(now);
             Ok(())
         })
@@ -306,10 +324,15 @@ impl House {
     ///
     /// # Errors
     /// The store's: then nothing changed.
-    pub(crate) async fn enable_person(&self, name: &PersonName, by: &str, why: &str) -> Result<(), ChangeError> {
+    pub(crate) async fn enable_person(&self, name: &PersonName, by: &str, why: &str, event: Option<Timestamp>) -> Result<(), ChangeError> {
         let step = entry::PersonStep { what: "enabled", person: name, by: Some(by), way: None, detail: Some(why), passkey: None, key: None };
         self.change_person(name, &step, |known| {
-            known.disabled = None;
+            // An event takes back what its own stream said before it, and nothing else.
+            let older = |issued: Timestamp| known.disabled.is_some_and(|at| issued.plus(CLOCKS) < at);
+            if event.is_some_and(|issued| known.disabled_by.as_deref() != Some(by) || older(issued)) {
+                return Err(ChangeError::Unfit("the person was disabled by somebody else, or since"));
+            }
+            (known.disabled, known.disabled_by) = (None, None);
             Ok(())
         })
         .await

@@ -204,6 +204,12 @@ impl SignIns {
         Some(session.clone())
     }
 
+    /// Does the session of this mark live?
+    #[must_use]
+    pub fn has_mark(&self, mark: Digest, now: Timestamp) -> bool {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().any(|s| s.mark == mark && self.lives(s, now))
+    }
+
     /// Ends a session.
     pub fn sign_out(&self, cookie: &str) {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&Digest::of(cookie.as_bytes()));

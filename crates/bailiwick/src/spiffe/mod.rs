@@ -166,6 +166,9 @@ impl House {
     async fn entitled(self: &Arc<Self>, peer: &Arc<Peer>) -> Result<(Attested, &Agent), Status> {
         let attested = self.attested(peer).await.map_err(|_| NOBODY)?;
         let agent = self.agent(attested.agent.as_str()).ok_or(NOBODY)?;
+        if attested.instance.is_some_and(|instance| self.instances.is_ended(&agent.name, instance)) {
+            return Err(NOBODY);
+        }
         self.in_service(agent, self.clock.now()).map_err(|why| {
             tracing::warn!(%why, "an agent gets no SVID");
             OUT_OF_SERVICE

@@ -223,7 +223,9 @@ async fn keys_of(place: &Place) -> (Value, bailiwick_testkit::clouds::jwt::Pair)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn aws_gives_keys_for_a_token_of_our_own_issuer_whose_key_no_person_has() {
     use bailiwick_testkit::clouds::sts::{Settings as Account, Sts};
-    let place = Place::with(|text| text.replacen("[listen]", "[binding]\nrequired = \"none\"\n[listen]\npublic_url = \"https://broker.example.org\"", 1)).await;
+    let place =
+        Place::with(|text| text.replacen("[listen]", "[binding]\nrequired = \"none\"\n[listen]\npublic_url = \"https://broker.example.org\"", 1))
+            .await;
     let broker = place.open().await;
     let (metadata, key) = keys_of(&place).await;
     assert_eq!(metadata["issuer"], "https://broker.example.org/federation");

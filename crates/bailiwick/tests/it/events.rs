@@ -165,6 +165,12 @@ async fn a_person_who_is_disabled_at_the_provider_loses_sessions_tasks_and_keys_
     assert_eq!(push(&broker, &disabled).await.0, 202, "taken before");
     assert_eq!(broker.by("ana", Method::GET, "/v1/tasks", None).await.status, StatusCode::OK);
     assert!(!is_open(&broker, &on_behalf).await, "what ended stays ended");
+    // What an operator decided is not taken back by an event.
+    let by_operator = broker.by("ops", Method::POST, "/v1/people/ana/disable", Some(json!({ "reason": "an incident" }))).await;
+    assert_eq!(by_operator.status, StatusCode::OK, "{by_operator:?}");
+    let enabled = others.token("j-3", &of("u-ana", &others.url), event_type::ACCOUNT_ENABLED, |_| ());
+    assert_eq!(push(&broker, &enabled).await.0, 202);
+    assert_eq!(broker.by("ana", Method::GET, "/v1/tasks", None).await.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -311,7 +311,9 @@ async fn the_task_ends_with_its_refresh_token_with_its_person_and_with_the_sessi
     // The access token does as well.
     let given = tokens(&broker, &client).await;
     let token = given["access_token"].as_str().unwrap();
-    assert_eq!(broker.form("/oauth/revoke", &[("token", token), ("client_id", &other)]).await.json()["error"], "invalid_grant");
+    // Whoever was given nothing of the kind would have to prove itself as an agent.
+    assert_eq!(broker.form("/oauth/revoke", &[("token", token), ("client_id", &other)]).await.json()["error"], "invalid_client");
+    assert_eq!(looks(&broker, token).await.status, StatusCode::OK);
     assert_eq!(broker.form("/oauth/revoke", &[("token", token), ("client_id", &client)]).await.status, StatusCode::OK);
     assert_eq!(looks(&broker, token).await.status, StatusCode::UNAUTHORIZED);
     // The person revokes it.

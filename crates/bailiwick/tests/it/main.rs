@@ -5,9 +5,9 @@ mod api;
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
-mod binding;
-#[cfg(test)]
 mod authzen;
+#[cfg(test)]
+mod binding;
 #[cfg(test)]
 mod broker;
 #[cfg(test)]
@@ -85,11 +85,11 @@ mod running;
 #[cfg(test)]
 mod shards;
 #[cfg(test)]
-mod standards;
-#[cfg(test)]
 mod sign_in;
 #[cfg(test)]
 mod spiffe;
+#[cfg(test)]
+mod standards;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

@@ -242,7 +242,10 @@ async fn what_is_not_there_is_not_found_by_anybody() {
     let broker = Broker::start(|text| text).await;
     let token = broker.agent_token("scout", None).await;
     for (m, path, door, body) in cases().into_iter().filter(|(_, path, ..)| path.contains('{')) {
-        for target in [filled(path), path.replace("{id}", "x").replace("{hold}", "x").replace("{name}", "no-tool").replace("{system}", "%20").replace("{key}", "x")] {
+        for target in [
+            filled(path),
+            path.replace("{id}", "x").replace("{hold}", "x").replace("{name}", "no-tool").replace("{system}", "%20").replace("{key}", "x"),
+        ] {
             let answer = match door {
                 Door::Agent => broker.with(&token, method(m), &target, body.clone()).await,
                 Door::Both | Door::Person => broker.by("ops", method(m), &target, body.clone()).await,

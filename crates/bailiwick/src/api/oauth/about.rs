@@ -58,14 +58,21 @@ fn active(house: &House, token: &str) -> Option<Verified> {
     if house.instances.is_ended(&verified.agent, verified.instance) {
         return None;
     }
+    let served = house.agent(verified.agent.as_str()).is_some_and(|a| house.in_service(a, now).is_ok());
     let holds = match verified.task() {
         Some(task) => house.live.find(task).is_some_and(|l| l.is_open(now) && house.chain_serves(&l.task)),
-        None => {
-            let served = house.agent(verified.agent.as_str()).is_some_and(|a| house.in_service(a, now).is_ok());
-            served && !house.enrolled.is_before(&verified.agent, verified.issued)
-        }
+        None => !house.enrolled.is_before(&verified.agent, verified.issued),
     };
-    holds.then_some(verified)
+    (served && holds).then_some(verified)
+}
+
+/// The agent that asks. What it proves itself with may be bound to a key: then it shows that key here as at the token endpoint.
+async fn proved_client(api: &Arc<Api>, query: &TokenQuery, presented: &Presented<'_>) -> Result<Client, OauthError> {
+    let shown = api.house.shown_key(presented)?;
+    let client = api.client(&query.client, presented).await?;
+    let client = Client { confirmation: api.house.take_key(shown)?, ..client };
+    client.has_shown_its_key()?;
+    Ok(client)
 }
 
 async fn asked_by_client(api: &Arc<Api>, request: Request) -> Result<(TokenQuery, Client), Refused> {
@@ -73,7 +80,7 @@ async fn asked_by_client(api: &Arc<Api>, request: Request) -> Result<(TokenQuery
     let presented = Presented { from: peer(&parts)?, parts: &parts };
     let FormBytes(body) = FormBytes::from_request(Request::from_parts(parts.clone(), body), api).await?;
     let query = TokenQuery::parse(&body)?;
-    let client = api.client(&query.client, &presented).await?;
+    let client = proved_client(api, &query, &presented).await?;
     Ok((query, client))
 }
 
@@ -95,7 +102,7 @@ pub(in crate::api) async fn revoke(State(api): State<Arc<Api>>, request: Request
     if api.revoke_interactive(&query.client, &query.token).await? {
         return Ok(json(StatusCode::OK, &Value::Null));
     }
-    let client = api.client(&query.client, &Presented { from: peer(&parts)?, parts: &parts }).await?;
+    let client = proved_client(&api, &query, &Presented { from: peer(&parts)?, parts: &parts }).await?;
     let house = &api.house;
     let now = house.clock.now();
     let Ok(verified) = house.verifier.verify(&query.token, &house.urls.mcp, now) else { return Ok(json(StatusCode::OK, &Value::Null)) };

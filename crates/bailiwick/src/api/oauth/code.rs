@@ -93,6 +93,13 @@ pub(super) async fn redeem(api: &Arc<Api>, asked: &TokenRequest, grant: &CodeGra
         tracing::error!(error.code = %error.code(), %error, "no refresh token was issued: the store failed");
         STORE_DOWN
     })?;
+    // The session may have ended since the person allowed it, and what was begun in it ends with it.
+    if !house.sign_ins.has_mark(allowed.session, house.clock.now()) {
+        if let Err(error) = house.end_task(task.task.id, EndReason::Revoked, Some("the broker")).await {
+            tracing::error!(%error, task = %task.task.id, "the end of a task could not be recorded yet");
+        }
+        return Err(CODE.into());
+    }
     answer(house, &task, confirmation, refresh)
 }
 
@@ -209,7 +216,11 @@ impl Api {
             None => {
                 let now = house.clock.now();
                 let Some(task) = house.verifier.verify(token, &house.urls.mcp, now).ok().and_then(|v| v.task()) else { return Ok(false) };
-                (task, house.is_task_of_client(task, Digest::of(client_id.as_bytes())).await.map_err(|_| STORE_DOWN)?)
+                // An agent's own, which proves itself in another way: that is looked at next.
+                if !house.is_task_of_client(task, Digest::of(client_id.as_bytes())).await.map_err(|_| STORE_DOWN)? {
+                    return Ok(false);
+                }
+                (task, true)
             }
         };
         //= rfc7009#section-2.1

@@ -118,7 +118,7 @@ pub(in crate::api) async fn remove_passkey(State(api): State<Arc<Api>>, request:
         Ok(posted) => posted,
         Err(refused) => return *refused,
     };
-    match api.house.remove_passkey(&by.person.name, fields.get("id").map_or("", String::as_str), None).await {
+    match api.house.remove_passkey(&by.session, fields.get("id").map_or("", String::as_str)).await {
         Ok(()) => to(pages::ACCOUNT_PATH),
         Err(why) => refused(Some(by.viewer()), &problem(&why)),
     }
