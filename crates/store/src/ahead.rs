@@ -43,7 +43,8 @@ pub(crate) struct Anchor {
 }
 
 impl Recorded {
-    fn last(&self) -> u64 {
+    /// The index behind its last entry.
+    pub(crate) fn last(&self) -> u64 {
         self.first.saturating_add(u64::try_from(self.entries.len()).unwrap_or(u64::MAX))
     }
 
@@ -201,7 +202,8 @@ impl Ahead {
             }
             let after = if state.failure.is_some() { AGAIN_AFTER } else { FOLLOW_AFTER };
             let left = state.since.map(|since| after.saturating_sub(since.elapsed()));
-            let full = state.bytes >= self.follow_bytes && state.failure.is_none();
+            // Without a journal nothing is ever ahead, and it takes no bytes at all to be full.
+            let full = !state.batches.is_empty() && state.bytes >= self.follow_bytes && state.failure.is_none();
             if full || left == Some(Duration::ZERO) {
                 // Whatever comes of it, the next time is counted from here.
                 state.since = Some(Instant::now());
@@ -212,5 +214,21 @@ impl Ahead {
                 None => self.bell.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_journal_who_follows_sleeps_until_the_end() {
+        let ahead = Arc::new(Ahead::new(5, 0));
+        let waits = Arc::clone(&ahead);
+        let follower = std::thread::spawn(move || waits.wait());
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!follower.is_finished(), "it was woken for nothing");
+        ahead.close();
+        assert!(!follower.join().unwrap());
     }
 }

@@ -119,6 +119,12 @@ impl Database {
         }
     }
 
+    /// A step of somebody who came too late.
+    #[cfg(test)]
+    pub(crate) fn step_late(&self) -> Result<(), StoreError> {
+        self.step(self.wanted().as_mut(), u64::MAX, false)
+    }
+
     /// The thread by which the database follows the journal, until nothing comes any more.
     pub(crate) fn run(&self) {
         while self.ahead.wait() {
@@ -139,6 +145,10 @@ impl Database {
     fn step(&self, base: Option<&mut Base>, end: u64, polite: bool) -> Result<(), StoreError> {
         let Some(base) = base else { return Err(StoreError::Closed) };
         let batches = self.ahead.oldest(STEP_BYTES);
+        if batches.is_empty() {
+            // Somebody else was here in the meantime. A failure now would be one that nothing clears.
+            return Ok(());
+        }
         let done = transaction(&base.conn, || {
             let mut done = Done { end: stored_place(&base.conn)?, ..Done::default() };
             for batch in batches.iter().take_while(|batch| batch.end <= end) {
@@ -157,7 +167,7 @@ impl Database {
             {
                 anchor.write(&base.conn)?;
             }
-            set_place(&base.conn, done.end)?;
+            set_place(&base.conn, done.end, done.dense)?;
             done.anchored = stored_anchor(&base.conn)?;
             Ok(done)
         });
@@ -181,6 +191,8 @@ impl Database {
 #[derive(Default)]
 struct Done {
     end: u64,
+    /// The database has every entry before this one. 0: as before.
+    dense: u64,
     entries: usize,
     bytes: usize,
     anchored: u64,
@@ -189,6 +201,7 @@ struct Done {
 impl Done {
     fn take(&mut self, batch: &Recorded) {
         self.end = batch.end;
+        self.dense = batch.last();
         self.entries = self.entries.saturating_add(batch.entries.len());
         self.bytes = batch.entries.iter().fold(self.bytes, |n, e| n.saturating_add(e.body.len()));
     }
@@ -281,32 +294,41 @@ pub(crate) fn insert(conn: &Connection, first: u64, entries: &[Pending], leaves:
     Ok(())
 }
 
-/// Lets the database have what a journal holds from a run before.
+/// Lets the database have what a journal holds from a run before, if the look at all of it finds it whole; otherwise nothing of it.
 ///
 /// # Errors
-/// `Disagrees` if it has other entries in their places; or the database's.
-pub(crate) fn take_over(conn: &Connection, records: &[Record]) -> Result<(), StoreError> {
-    let Some(end) = records.last().map(|record| record.end) else { return Ok(()) };
+/// `Disagrees` if it has other entries in their places; the look's; or the database's.
+pub(crate) fn take_over<T>(conn: &Connection, records: &[Record], look: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
     transaction(conn, || {
-        let mut insert = conn.prepare_cached(INSERT)?;
-        for record in records {
-            let mut left = record.entries.len();
-            for row in &record.entries {
-                left = left.saturating_sub(1);
-                let note = (left == 0).then_some(&*record.note);
-                let (task, call) = (row.task.map(|t| t.to_bytes()), row.call.map(|c| c.to_bytes()));
-                let values = (int(row.index), &row.kind, task, call, row.closes.map(int), row.leaf.as_slice(), row.body.as_slice(), note);
-                insert.execute(values).map_err(|e| match StoreError::from(e) {
-                    StoreError::Conflict { .. } => {
-                        let detail = format!("the journal and the database each have an entry {}: they are not of the same moment", row.index);
-                        StoreError::unavailable(Reason::Disagrees, detail)
-                    }
-                    other => other,
-                })?;
-            }
-        }
-        set_place(conn, end)
+        insert_records(conn, records)?;
+        let seen = look(conn)?;
+        // Not before the look: it counts from where the database itself says.
+        let newest = records.last().and_then(|record| record.entries.last());
+        set_dense(conn, newest.map_or(0, |row| row.index.saturating_add(1)))?;
+        Ok(seen)
     })
+}
+
+fn insert_records(conn: &Connection, records: &[Record]) -> Result<(), StoreError> {
+    let Some(newest) = records.last() else { return Ok(()) };
+    let mut insert = conn.prepare_cached(INSERT)?;
+    for record in records {
+        let mut left = record.entries.len();
+        for row in &record.entries {
+            left = left.saturating_sub(1);
+            let note = (left == 0).then_some(&*record.note);
+            let (task, call) = (row.task.map(|t| t.to_bytes()), row.call.map(|c| c.to_bytes()));
+            let values = (int(row.index), &row.kind, task, call, row.closes.map(int), row.leaf.as_slice(), row.body.as_slice(), note);
+            insert.execute(values).map_err(|e| match StoreError::from(e) {
+                StoreError::Conflict { .. } => {
+                    let detail = format!("the journal and the database each have an entry {}: they are not of the same moment", row.index);
+                    StoreError::unavailable(Reason::Disagrees, detail)
+                }
+                other => other,
+            })?;
+        }
+    }
+    set_place(conn, newest.end, 0)
 }
 
 /// Everything that is done in it is durable together, or did not happen.
@@ -334,7 +356,14 @@ fn stored_anchor(conn: &Connection) -> Result<u64, StoreError> {
     Ok(conn.prepare_cached("SELECT size FROM head WHERE id = 0")?.query_row([], |r| r.get::<_, Count>(0))?.0)
 }
 
-fn set_place(conn: &Connection, place: u64) -> Result<(), StoreError> {
-    conn.prepare_cached("UPDATE head SET journal = ?1 WHERE id = 0")?.execute([int(place)])?;
+/// The database has everything that the journal has before this place, and every entry before `dense` (0: as many as before).
+fn set_place(conn: &Connection, place: u64, dense: u64) -> Result<(), StoreError> {
+    conn.prepare_cached("UPDATE head SET journal = ?1, dense = max(dense, ?2) WHERE id = 0")?.execute((int(place), int(dense)))?;
+    Ok(())
+}
+
+/// The database has every entry before this one. What it has from there on may have gaps, which the journal fills.
+pub(crate) fn set_dense(conn: &Connection, dense: u64) -> Result<(), StoreError> {
+    conn.prepare_cached("UPDATE head SET dense = max(dense, ?1) WHERE id = 0")?.execute([int(dense)])?;
     Ok(())
 }

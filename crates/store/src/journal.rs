@@ -41,6 +41,8 @@ pub(crate) struct Journal {
     buffer: Vec<u8>,
     /// A record could not be written: what lies at `next` may be a part of it, or all of it.
     suspect: bool,
+    /// Places that may hold something since they were zeros the last time. Longer than the ring: all of it.
+    soiled: std::ops::Range<u64>,
 }
 
 /// What the journal holds that the database may not have.
@@ -49,6 +51,8 @@ pub(crate) struct Found {
     /// The place behind the last of them.
     pub(crate) next: u64,
     ring: u64,
+    /// It was made just now: zeros.
+    new: bool,
 }
 
 impl Journal {
@@ -67,11 +71,13 @@ impl Journal {
             None => {
                 let ring = bytes.min(RING_BYTES_MAX) / BLOCK_BYTES * BLOCK_BYTES;
                 make(&path, ring).map_err(refused)?;
-                Found { records: Vec::new(), next: from, ring }
+                Found { records: Vec::new(), next: from, ring, new: true }
             }
         };
         let file = open_synchronous(&path, found.ring).map_err(refused)?;
-        let journal = Self { file, path, ring: found.ring, next: found.next, buffer: Vec::new(), suspect: false };
+        // What a run before left may be anywhere.
+        let soiled = found.next..if found.new { found.next } else { found.next.saturating_add(found.ring) };
+        let journal = Self { file, path, ring: found.ring, next: found.next, buffer: Vec::new(), suspect: false, soiled };
         Ok(Some((journal, found.records)))
     }
 
@@ -107,9 +113,11 @@ impl Journal {
         let end = start.saturating_add(blocks(length));
         self.buffer.resize(end, 0);
         self.suspect = true;
+        let behind = self.next.saturating_add(u64::try_from(blocks(length)).unwrap_or(u64::MAX));
+        self.soiled.end = self.soiled.end.max(behind);
         self.put(self.next, start..end)?;
         self.suspect = false;
-        self.next = self.next.saturating_add(u64::try_from(blocks(length)).unwrap_or(u64::MAX));
+        self.next = behind;
         if self.buffer.capacity() > KEPT_BYTES {
             self.buffer = Vec::new();
         }
@@ -130,21 +138,27 @@ impl Journal {
         Ok(())
     }
 
-    /// Overwrites all of it with zeros: the database has everything.
+    /// Overwrites with zeros whatever was written since the last time, also what failed: the database has everything.
     ///
     /// # Errors
     /// The disk's.
     pub(crate) fn wipe(&mut self) -> Result<(), StoreError> {
         const PIECE: usize = 1 << 20;
+        // A failed record is voided first: half of it must not be found.
+        self.make_sound()?;
+        let mut at = self.soiled.start;
+        let end = self.soiled.end.min(at.saturating_add(self.ring));
+        if at >= end {
+            return Ok(());
+        }
         let start = self.clear_buffer(PIECE);
         self.buffer.resize(start.saturating_add(PIECE), 0);
-        let mut left = self.ring;
-        while left > 0 {
-            let piece = left.min(PIECE as u64);
-            let end = start.saturating_add(usize::try_from(piece).unwrap_or(PIECE));
-            self.put(self.ring.saturating_sub(left), start..end)?;
-            left = left.saturating_sub(piece);
+        while at < end {
+            let piece = end.saturating_sub(at).min(PIECE as u64);
+            self.put(at, start..start.saturating_add(usize::try_from(piece).unwrap_or(PIECE)))?;
+            at = at.saturating_add(piece);
         }
+        self.soiled = self.next..self.next;
         Ok(())
     }
 
@@ -204,7 +218,7 @@ pub(crate) fn look(path: &Path, from: u64) -> Result<Option<Found>, StoreError> 
     };
     let Some(blocks) = usize::try_from(ring).ok().and_then(|ring| blocks.get(..ring)) else { return Err(damaged(length)) };
     let ring_at = Ring { blocks, ring };
-    let mut found = Found { records: Vec::new(), next: from, ring };
+    let mut found = Found { records: Vec::new(), next: from, ring, new: false };
     while let Some(record) = ring_at.record(found.next).filter(|r| r.end <= from.saturating_add(ring)) {
         found.next = record.end;
         found.records.push(record);
@@ -298,7 +312,7 @@ fn make(path: &Path, ring: u64) -> io::Result<()> {
 /// Opens the file so that a write is durable when it returns: past the kernel's cache where the file system can do that.
 fn open_synchronous(path: &Path, ring: u64) -> io::Result<File> {
     let open = |flags: i32| OpenOptions::new().write(true).custom_flags(flags).open(path);
-    let mut journal = Journal { file: open(libc::O_DSYNC)?, path: path.to_owned(), ring, next: 0, buffer: Vec::new(), suspect: false };
+    let mut journal = Journal { file: open(libc::O_DSYNC)?, path: path.to_owned(), ring, next: 0, buffer: Vec::new(), suspect: false, soiled: 0..0 };
     #[cfg(target_os = "linux")]
     if let Ok(direct) = open(libc::O_DSYNC | libc::O_DIRECT) {
         // Some file systems say no only when it is used. The block in front says the same as before.

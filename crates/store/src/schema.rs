@@ -191,13 +191,13 @@ pub(crate) struct Loaded {
 /// Reads the authority in force from the database, checks that the ledger is whole, and continues its tree from the anchor. The note of
 /// the last batch must be the one that this integrator signs; one that cannot sign gives an empty note, and is believed what is stored.
 pub(crate) fn load(conn: &Connection, integrator: &mut dyn Integrator) -> Result<Loaded, StoreError> {
-    let row = conn.query_row("SELECT size, control_seq, settled, frontier, root, checkpoint FROM head WHERE id = 0", [], |r| {
+    let row = conn.query_row("SELECT size, control_seq, settled, frontier, root, checkpoint, dense FROM head WHERE id = 0", [], |r| {
         let head = Head { size: r.get::<_, Count>(0)?.0, root: r.get(4)?, checkpoint: Arc::from(r.get::<_, String>(5)?) };
-        Ok((head, r.get::<_, Count>(1)?.0, r.get::<_, Count>(2)?.0, r.get::<_, Vec<u8>>(3)?))
+        Ok((head, r.get::<_, Count>(1)?.0, r.get::<_, Count>(2)?.0, r.get::<_, Vec<u8>>(3)?, r.get::<_, Count>(6)?.0))
     });
-    let (anchor, control_seq, settled, frontier) = row?;
+    let (anchor, control_seq, settled, frontier, dense) = row?;
     let size = stored_size(conn)?;
-    check_dense(conn, &anchor, size, settled)?;
+    check_dense(conn, &anchor, size, settled, dense)?;
     let mut authority = Authority::loaded(size, control_seq);
     load_tasks(conn, &mut authority, anchor.size)?;
     load_approvals(conn, &mut authority)?;
@@ -268,13 +268,15 @@ fn replay(
     Ok((frontier, head))
 }
 
-fn check_dense(conn: &Connection, anchor: &Head, size: u64, settled: u64) -> Result<(), StoreError> {
+fn check_dense(conn: &Connection, anchor: &Head, size: u64, settled: u64, dense: u64) -> Result<(), StoreError> {
+    // An entry may be settled and in the journal alone: what a change left a gap for is looked at too.
+    let from = settled.min(dense);
     let first: Option<i64> = conn.query_row("SELECT min(idx) FROM entries", [], |r| r.get(0))?;
-    let recent: i64 = conn.query_row("SELECT count(*) FROM entries WHERE idx >= ?1", [int(settled)], |r| r.get(0))?;
+    let recent: i64 = conn.query_row("SELECT count(*) FROM entries WHERE idx >= ?1", [int(from)], |r| r.get(0))?;
     let last_has_note: Option<bool> = conn
         .query_row("SELECT note IS NOT NULL FROM entries WHERE idx >= ?1 ORDER BY idx DESC LIMIT 1", [int(anchor.size)], |r| r.get(0))
         .optional()?;
-    let whole = first == (size > 0).then_some(0) && settled <= anchor.size && anchor.size <= size && recent == int(size.saturating_sub(settled));
+    let whole = first == (size > 0).then_some(0) && settled <= anchor.size && anchor.size <= size && recent == int(size.saturating_sub(from));
     if whole && last_has_note != Some(false) {
         return Ok(());
     }

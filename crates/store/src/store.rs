@@ -78,14 +78,11 @@ impl Store {
         let directory = Arc::new(Directory::take(dir)?);
         let ring = options.log_bytes / 4;
         let conn = directory.open_writer(options.log_bytes.saturating_sub(ring))?;
-        let journal = match Journal::open(dir, ring, stored_place(&conn)?)? {
-            Some((journal, records)) => {
-                take_over(&conn, &records)?;
-                Some(journal)
-            }
-            None => None,
-        };
-        let loaded = load(&conn, integrator.as_mut())?;
+        let (journal, records) =
+            Journal::open(dir, ring, stored_place(&conn)?)?.map_or((None, Vec::new()), |(journal, found)| (Some(journal), found));
+        // In one transaction: a journal that does not belong to this database leaves nothing in it.
+        let loaded = take_over(&conn, &records, |conn| load(conn, integrator.as_mut()))?;
+        drop(records);
         let published = Arc::new(Published {
             control_seq: AtomicU64::new(loaded.authority.control_seq()),
             relaxed_lost: AtomicU64::new(0),

@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use crate::ahead::{Anchor, Recorded};
 use crate::authority::{Authority, Unsettled};
 use crate::batch::{Answered, Job, Owed};
-use crate::database::{Database, Held, insert};
+use crate::database::{Database, Held, insert, set_dense};
 use crate::desk::Desk;
 use crate::entry::{Head, Integrated, Integrator, check_body, kind};
 use crate::error::{Reason, StoreError};
@@ -49,6 +49,8 @@ pub(crate) struct Writer {
     published: Arc<Published>,
     /// A batch failed: look whether the disk agrees before the next.
     suspect: bool,
+    /// A transaction failed, and all of it may stand in the database's log: a start would take it. The next batch goes there too, over it.
+    void_log: bool,
     /// Requests that were handed over and not looked at yet.
     waiting: VecDeque<Job>,
     /// Kept between batches, so that its memory is.
@@ -90,6 +92,7 @@ impl Writer {
             anchored,
             published,
             suspect: false,
+            void_log: false,
             waiting: VecDeque::new(),
             batch: Batch::default(),
             stopped: None,
@@ -109,6 +112,7 @@ impl Writer {
             if result.is_err() {
                 self.state.undo_to(0);
                 self.suspect = true;
+                self.void_log |= held.has_begun();
                 held.roll_back();
             }
             drop(held);
@@ -256,13 +260,14 @@ impl Writer {
         }
         let Integrated { leaves, frontier, size, root, checkpoint } = tree;
         let head = Head { size, root, checkpoint: checkpoint.into() };
-        let in_journal = !held.has_begun() && self.has_place(batch, &head)?;
+        let in_journal = !held.has_begun() && !self.void_log && self.has_place(batch, &head)?;
         let anchor = (!in_journal || size.saturating_sub(self.anchored) >= ANCHOR_EVERY).then(|| self.anchor(&head, &frontier));
         let set = anchor.is_some();
         if in_journal {
             self.write_journal(batch, leaves, &head, anchor)?;
         } else {
             self.write_database(batch, held, &leaves, &head, anchor)?;
+            self.void_log = false;
         }
         self.state.keep(size);
         if set {
@@ -297,6 +302,8 @@ impl Writer {
         insert(conn, self.state.size, &batch.pending, leaves, &head.checkpoint)?;
         if let Some(anchor) = anchor {
             anchor.write(conn)?;
+            // Nobody follows meanwhile.
+            set_dense(conn, self.database.ahead.floor())?;
         }
         held.commit(batch.pending.len(), batch.bytes, Some(head.size))
     }

@@ -139,3 +139,42 @@ fn a_record_that_could_not_be_written_is_voided_and_a_journal_of_a_later_state_i
     assert!(journal.room_for(&[entry(1, 60_000), entry(2, 60_000)], "").is_none(), "a record is at most a quarter of the ring");
     assert!(Journal::open(&dir.path().join("absent"), 0, 0).unwrap().is_none());
 }
+
+#[test]
+fn wiping_writes_no_more_than_was_written_since_and_leaves_nothing_of_a_record_that_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = || std::fs::read(dir.path().join(JOURNAL)).unwrap()[BLOCK..].to_vec();
+    let (mut journal, _) = open(dir.path(), 0);
+    let one = append(&mut journal, 0, 1, 10);
+    append(&mut journal, 1, 2, 30_000);
+    // As if that write had failed; what comes in its place is shorter.
+    (journal.next, journal.suspect) = (one, true);
+    journal.make_sound().unwrap();
+    append(&mut journal, 1, 3, 10);
+    assert!(content().contains(&2));
+    change(dir.path(), RING, b"untouched");
+    journal.wipe().unwrap();
+    let far = RING as usize - BLOCK;
+    assert!(content()[..far].iter().all(|b| *b == 0), "something is left");
+    assert_eq!(&content()[far..far + 9], b"untouched", "all of the ring was written");
+    // Not even made sound: wiping does it.
+    let next = journal.next;
+    append(&mut journal, 2, 4, 30_000);
+    (journal.next, journal.suspect) = (next, true);
+    journal.wipe().unwrap();
+    assert!(!journal.suspect && content()[..far].iter().all(|b| *b == 0));
+    // Around the end of the ring, in laps, and after a start, which does not know.
+    let mut end = next;
+    while end < RING * 2 + RING / 2 {
+        end = append(&mut journal, end, 5, 20_000);
+    }
+    journal.wipe().unwrap();
+    assert!(content().iter().all(|b| *b == 0));
+    while end < RING * 3 + BLOCK_BYTES {
+        end = append(&mut journal, end, 6, 20_000);
+    }
+    change(dir.path(), BLOCK_BYTES + end % RING + 5 * BLOCK_BYTES, b"torn");
+    let (mut again, _) = open(dir.path(), end);
+    again.wipe().unwrap();
+    assert!(content().iter().all(|b| *b == 0));
+}

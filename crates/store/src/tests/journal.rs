@@ -268,3 +268,107 @@ async fn after_the_log_was_cut_nothing_is_left_in_the_journal_either() {
     let copy = crashed(dir.path());
     assert_eq!(check_whole(&open(copy.path())).await.len(), 2);
 }
+
+fn refusal(dir: &Path) -> StoreError {
+    match Store::open(dir, Box::new(Chain::default())) {
+        Ok(_) => panic!("it opens"),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settled_calls_that_only_a_lost_journal_had_are_missed_although_a_change_stands_behind_them() {
+    let (mut gaps, zeros) = (0, |path: &Path| std::fs::write(path, vec![0; std::fs::metadata(path).unwrap().len() as usize]).unwrap());
+    for round in 0..12u64 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let of = task(1);
+        store.open_task(&of, Vec::new()).await.unwrap();
+        for n in 0..10 {
+            let index = store.intent(intent(&store, &of, n)).await.unwrap().unwrap();
+            store.outcome(index, call(n), b"done".to_vec()).await.unwrap();
+        }
+        // Durable, behind them.
+        store.control(Entry::new("x", Vec::new()), |w| w.meta_put("k", b"v")).await.unwrap();
+        let copy = crashed(dir.path());
+        let size = store.head().size;
+        if in_database(copy.path()) == size {
+            continue;
+        }
+        gaps += 1;
+        let journal = copy.path().join(JOURNAL);
+        let whole = std::fs::read(&journal).unwrap();
+        match round % 3 {
+            0 => std::fs::remove_file(&journal).unwrap(),
+            1 => zeros(&journal),
+            _ => {
+                // Its last record alone, which is then like one that was never acknowledged.
+                let mut rotten = whole.clone();
+                let last = rotten.iter().rposition(|b| *b != 0).unwrap();
+                rotten[last] ^= 1;
+                std::fs::write(&journal, rotten).unwrap();
+            }
+        }
+        let error = refusal(copy.path());
+        assert!(matches!(&error, StoreError::Unavailable { reason: Reason::Disagrees, .. }), "round {round}: {error:?}");
+        // Put back, nothing is missing.
+        std::fs::write(&journal, &whole).unwrap();
+        assert_eq!(check_whole(&open(copy.path())).await.len() as u64, size);
+    }
+    assert!(gaps >= 3, "the database was never behind: this shows nothing");
+}
+
+#[tokio::test]
+async fn a_start_that_is_refused_leaves_the_database_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let of = task(1);
+    store.open_task(&of, Vec::new()).await.unwrap();
+    let hold = behind(&store).await;
+    calls(&store, &of, 0..20).await;
+    let (copy, entries) = (crashed(dir.path()), check_whole(&store).await);
+    drop(hold);
+    let on_head = |sql: &str| {
+        let conn = rusqlite::Connection::open(copy.path().join("bailiwick.sqlite")).unwrap();
+        conn.execute_batch(sql).unwrap();
+        conn.query_row("SELECT journal, dense FROM head", [], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?))).unwrap()
+    };
+    // Only a look at the tree finds it.
+    let before = (on_head("CREATE TABLE kept AS SELECT root FROM head; UPDATE head SET root = zeroblob(32)"), in_database(copy.path()));
+    refusal(copy.path());
+    assert_eq!((on_head(""), in_database(copy.path())), before);
+    assert!(before.1 < entries.len() as u64, "nothing was ahead: this shows nothing");
+    on_head("UPDATE head SET root = (SELECT root FROM kept); DROP TABLE kept");
+    assert_eq!(check_whole(&open(copy.path())).await, entries);
+}
+
+#[tokio::test]
+async fn after_a_transaction_that_failed_the_next_batch_goes_over_it_into_the_log_and_not_into_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.append(Entry::new("x", Vec::new())).await.unwrap();
+    let journal = || std::fs::read(dir.path().join(JOURNAL)).unwrap();
+    let before = journal();
+    let failed = store.change(Entry::new("x", Vec::new()), |_| Err::<(), _>(StoreError::unavailable(Reason::Io, "its commit failed"))).await;
+    assert!(failed.is_err());
+    store.append(Entry::new("x", b"over it".to_vec())).await.unwrap();
+    assert!(journal() == before, "the journal has an index that the log may have too");
+    store.append(Entry::new("x", b"as always".to_vec())).await.unwrap();
+    assert!(journal() != before);
+    let copy = crashed(dir.path());
+    assert_eq!(check_whole(&open(copy.path())).await.len(), 3);
+}
+
+#[tokio::test]
+async fn who_comes_too_late_to_follow_does_not_fail_for_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.append(Entry::new("x", Vec::new())).await.unwrap();
+    let database = Arc::clone(&store.inner.database);
+    database.catch_up().unwrap();
+    database.with_conn(|conn| conn.execute_batch("PRAGMA busy_timeout = 0").unwrap());
+    let other = rusqlite::Connection::open(dir.path().join("bailiwick.sqlite")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    database.step_late().unwrap();
+    assert!(!store.is_failing());
+}
