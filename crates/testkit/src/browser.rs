@@ -2,6 +2,8 @@
 //!
 //! `cargo xtask test` installs Chromium where there is none. A command that this has no method for is sent by [`Page::command`].
 
+#![expect(clippy::indexing_slicing, reason = "of JSON values, where what is missing is null")]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};

@@ -287,7 +287,7 @@ fn another_issuers_key_of_the_same_name_signs_nothing_here() {
     let rules = Rules { issuer: OIDC, audiences: &ours(), age_max: AGE };
     let forged = theirs.sign(&header(), &oidc_claims().to_string());
     assert_eq!(oidc::verify(&forged, &ours_issuer.keys, &rules, NOW).err(), Some(ProofError::Signature));
-    let tampered = forged.replacen(|c: char| c == 'a', "b", 1);
+    let tampered = forged.replacen('a', "b", 1);
     assert!(oidc::verify(&tampered, &theirs.keys, &rules, NOW).is_err());
 }
 

@@ -82,6 +82,7 @@ impl<'a> Authenticator<'a> {
     }
 }
 
+#[expect(clippy::type_complexity, reason = "id and key, and what follows")]
 fn credential(bytes: &[u8]) -> Result<((&[u8], Item<'_>), &[u8]), PasskeyError> {
     let (_aaguid, rest) = bytes.split_first_chunk::<16>().ok_or(CUT)?;
     let (length, rest) = rest.split_first_chunk::<2>().ok_or(CUT)?;
