@@ -294,7 +294,7 @@ impl House {
         let until = self.check_ticket(shown.ticket, &Purpose::Decide { session: session.mark, hold: verdict.hold })?;
         let assertion = shown.assertion()?;
         let whose = self.directory.by_passkey(&URL_SAFE_NO_PAD.encode(&assertion.id));
-        if !whose.is_some_and(|(name, _)| name == session.person) {
+        if whose.is_none_or(|(name, _)| name != session.person) {
             return Err(PasskeyRefused::Unknown);
         }
         let challenge = VerdictChallenge { verdict, nonce: shown.ticket }.challenge();

@@ -250,7 +250,7 @@ impl House {
         if self.directory.is_disabled(&name) {
             return Err(unknown("is disabled"));
         }
-        if !configured && !(config.provision && !roles.is_empty()) {
+        if !configured && (!config.provision || roles.is_empty()) {
             return Err(unknown("is not known here"));
         }
         let known = self.directory.known(&name);

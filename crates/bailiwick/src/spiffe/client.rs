@@ -172,10 +172,7 @@ impl WorkloadApi {
         let mut pause = AGAIN;
         loop {
             let mut came = false;
-            let error = match self.stream(which, sender, workers, &mut came).await {
-                Ok(()) => None,
-                Err(error) => Some(error),
-            };
+            let error = self.stream(which, sender, workers, &mut came).await.err();
             //= spiffe-workload-api#section-5.2.2
             // If the server redacts bundles from a subsequent response (or all bundles, i.e., returns a "PermissionDenied" gRPC status
             // code) the client SHOULD cease using the redacted bundles.

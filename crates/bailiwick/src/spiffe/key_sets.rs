@@ -45,8 +45,11 @@ impl Keys for OwnKeys {
 pub(crate) struct ToldKeys {
     domain: TrustDomain,
     told: watch::Receiver<Arc<Received>>,
-    read: Mutex<Option<(Arc<[u8]>, Option<Arc<KeySet>>)>>,
+    read: Mutex<Option<AsRead>>,
 }
+
+/// A bundle, and the keys that it has, if it is one.
+type AsRead = (Arc<[u8]>, Option<Arc<KeySet>>);
 
 impl ToldKeys {
     /// Of this trust domain, from what is received here.

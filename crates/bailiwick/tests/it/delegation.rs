@@ -366,7 +366,7 @@ async fn forged(fleet: &Fleet, root: &Held) -> Vec<(&'static str, String)> {
     };
     let other_key = stranger.issue(&statement, now(), Duration::from_secs(300)).unwrap().token;
     let (head, tail) = root.token.rsplit_once('.').unwrap();
-    let flipped = format!("{head}.{}{}", if tail.starts_with('A') { 'B' } else { 'A' }, &tail[1..]);
+    let flipped = format!("{head}.{}{}", if tail.starts_with('A') { 'B' } else { 'A' }, tail.get(1..).unwrap());
     let kid = fleet.broker.house.issuer.public().id();
     let header = format!(r#"{{"alg":"EdDSA","typ":"at+jwt","kid":"{kid}"}}"#);
     let ended = fleet.root(json!({})).await;

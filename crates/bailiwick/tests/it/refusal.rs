@@ -37,6 +37,7 @@ fn a_key() -> Value {
 }
 
 /// One line for each route, with a person who may use it and a body that is well-formed.
+#[expect(clippy::too_many_lines, reason = "the table of all routes")]
 fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
     use Door::{Agent, Both, Client, Closed, Form, Person, Public, Role, Session};
     let hex = "0".repeat(64);

@@ -232,7 +232,7 @@ fn field(number: u8, content: &str) -> Vec<u8> {
 
 fn bytes_of(hex: &Value) -> Vec<u8> {
     let hex = hex.as_str().unwrap();
-    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(hex.get(i..i + 2).unwrap(), 16).unwrap()).collect()
 }
 
 /// Does a library of X.509 find a path from this certificate to one of the roots?
@@ -332,7 +332,7 @@ async fn a_library_that_keeps_its_stream_gets_another_svid_at_half_of_its_life_a
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_ends_when_its_agent_goes_out_of_service() {
     let today = SystemClock::start().now().to_string();
-    let text = format!("{AGENTS}{}", rule("scout", &me())).replacen("2099-12-31", &today[..10], 1);
+    let text = format!("{AGENTS}{}", rule("scout", &me())).replacen("2099-12-31", today.get(..10).unwrap(), 1);
     let local = Local::start_in(tempfile::tempdir().unwrap(), &text).await;
     let mut streams = Vec::new();
     for call in ["FetchX509SVID", "FetchX509Bundles", "FetchJWTBundles"] {
@@ -434,7 +434,7 @@ async fn what_is_fetched_again_and_again_is_on_record_once_and_not_without_end()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_own_client_follows_the_bundles_through_a_change_of_keys_and_gives_them_up_when_they_are_taken_away() {
     let today = SystemClock::start().now().plus(Duration::from_secs(5 * 86_400)).to_string();
-    let text = format!("{AGENTS}{}", rule("scout", &me())).replacen("2099-12-31", &today[..10], 1);
+    let text = format!("{AGENTS}{}", rule("scout", &me())).replacen("2099-12-31", today.get(..10).unwrap(), 1);
     let local = Local::start_in(tempfile::tempdir().unwrap(), &text).await;
     let (workers, stop) = (TaskTracker::new(), CancellationToken::new());
     let (following, mut received) = WorkloadApi::at(local.socket()).following();
@@ -616,7 +616,7 @@ async fn what_the_rust_library_fetched_is_a_proof_at_our_own_doors_the_jwt_svid_
     let forger = Authority::begin("bailiwick.local".parse().unwrap(), day, [9; 16], 0, now).unwrap();
     let forged = forger.x509_svid(&scout.parse().unwrap(), day, [9; 16], now).unwrap();
     assert!(token_by_certificate(&local, forged.certificate, forged.key.to_vec(), scout).await.is_err());
-    let forged = forger.jwt_svid(&scout.parse().unwrap(), &[local.house.urls.base.clone()], day, now).unwrap();
+    let forged = forger.jwt_svid(&scout.parse().unwrap(), std::slice::from_ref(&local.house.urls.base), day, now).unwrap();
     assert_eq!(assertion(&json!(forged.token)).await.0, StatusCode::UNAUTHORIZED);
 }
 
@@ -671,7 +671,8 @@ async fn another_broker_takes_our_svids_by_the_bundles_that_our_workload_api_tel
     let theirs = Local::start_in(tempfile::tempdir().unwrap(), &format!("trust_domain = \"theirs.example\"\n{text}{trusts}")).await;
     let message = Rpc::call(&ours.socket(), "FetchJWTSVID", &field(1, &theirs.house.urls.base)).await.next().await.unwrap();
     let said = String::from_utf8_lossy(&message).into_owned();
-    let svid: String = said[said.find("eyJ").unwrap()..].chars().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')).collect();
+    let svid: String =
+        said.get(said.find("eyJ").unwrap()..).unwrap().chars().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')).collect();
     let form = format!("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion={svid}");
     // The first message of the stream may be on its way still.
     let mut answer = post_form(&theirs, &form).await;

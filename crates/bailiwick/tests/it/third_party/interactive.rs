@@ -53,10 +53,10 @@ fn start(scratch: &Scratch) -> Program {
 /// The address of our authorization endpoint in what a client wrote, with its query.
 fn address(text: &str, base: &str) -> Option<String> {
     let start = text.find(&format!("{base}/oauth/authorize?"))?;
-    let rest = &text[start..];
+    let rest = text.get(start..)?;
     let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '\u{1b}'))?;
     // In JSON an ampersand may be written as an escape.
-    Some(rest[..end].replace("\\u0026", "&"))
+    Some(rest.get(..end)?.replace("\\u0026", "&"))
 }
 
 /// What a person does: opens the address, signs in with a code from the terminal if asked to, leaves one tool ticked, and allows it.
