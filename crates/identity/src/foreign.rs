@@ -147,17 +147,7 @@ fn check_issuer(claims: &Object, expected: &str) -> Result<(), ProofError> {
 
 /// The `aud` is one of our names, or several of them and nobody else's.
 fn check_audience(claims: &Object, ours: &[String]) -> Result<(), ProofError> {
-    let is_ours = |aud: &Value| aud.as_str().is_some_and(|aud| ours.iter().any(|our| our == aud));
-    //= rfc7523#section-3
-    // The JWT MUST contain an "aud" (audience) claim containing a value that identifies the authorization server as an intended
-    // audience. [...] The authorization server MUST reject any JWT that does not contain its own identity as the intended audience.
-    // We refuse also one that others could use as well.
-    match claims.member("aud") {
-        Some(one @ Value::String(_)) if is_ours(one) => Ok(()),
-        Some(Value::Array(all)) if (1..=AUDIENCES_MAX).contains(&all.len()) && all.iter().all(is_ours) => Ok(()),
-        Some(Value::String(_) | Value::Array(_)) => Err(ProofError::Audience),
-        _ => Err(ProofError::Claim("aud")),
-    }
+    crate::assertion::check_audience(claims, ours, AUDIENCES_MAX)
 }
 
 /// The `exp`, which has not passed.

@@ -336,7 +336,9 @@ mod tests {
     #[test]
     fn only_the_verifier_itself_meets_a_challenge() {
         let challenge: CodeChallenge = CHALLENGE.parse().unwrap();
-        for bad in ["", CHALLENGE, VERIFIER.get(1..).unwrap(), &format!("{VERIFIER}A"), &format!(" {VERIFIER}"), &"a".repeat(129), &"\u{e9}".repeat(30)] {
+        for bad in
+            ["", CHALLENGE, VERIFIER.get(1..).unwrap(), &format!("{VERIFIER}A"), &format!(" {VERIFIER}"), &"a".repeat(129), &"\u{e9}".repeat(30)]
+        {
             assert!(!challenge.is_met_by(bad), "{bad}");
         }
         assert!("".parse::<CodeChallenge>().is_err() && format!("{CHALLENGE}=").parse::<CodeChallenge>().is_err());
