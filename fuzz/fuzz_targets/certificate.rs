@@ -1,12 +1,4 @@
-//! Any bytes: a client's certificate is read or refused, without panic, and its thumbprint is that of the bytes.
+//! Drives `bailiwick_fuzz::certificate`.
 #![no_main]
 
-use bailiwick_core::{Digest, Timestamp};
-use bailiwick_identity::certificate::{CERTIFICATE_MAX, Certificate};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|der: &[u8]| {
-    let Ok(read) = Certificate::read(der) else { return };
-    assert!(der.len() <= CERTIFICATE_MAX && read.thumbprint() == Digest::of(der));
-    let _ = (read.spiffe_id().is_ok(), read.key().map(|key| key.id()), read.check_time(Timestamp::from_seconds(1_800_000_000)).is_ok());
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bailiwick_fuzz::certificate::run(bytes));

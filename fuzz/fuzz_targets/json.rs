@@ -1,22 +1,4 @@
-//! Any bytes: the scanner ends without panic, and the canonical form and what a person is shown are the same value.
+//! Drives `bailiwick_fuzz::json`.
 #![no_main]
 
-use bailiwick_wire::render::{Hidden, render};
-use bailiwick_wire::{Limits, Raw, canonical};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    let Ok(raw) = Raw::parse(bytes, &Limits::REPLY) else { return };
-    let mut once = Vec::new();
-    let seen = canonical(raw, &mut once);
-    let form = Raw::parse(&once, &Limits::REPLY).expect("a canonical form is strict JSON");
-    let mut twice = Vec::new();
-    assert_eq!(canonical(form, &mut twice), seen);
-    assert_eq!(once, twice);
-
-    let shown = render(raw);
-    let mut from_shown = Vec::new();
-    let _ = canonical(Raw::parse(shown.text.as_bytes(), &Limits::REPLY).expect("what is shown is JSON"), &mut from_shown);
-    assert_eq!(once, from_shown);
-    assert!(shown.text.chars().all(|char| Hidden::of(char).is_none()));
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bailiwick_fuzz::json::run(bytes));

@@ -1,25 +1,4 @@
-//! Any bytes, cut anywhere: the reader gives the same events and keeps its bound.
+//! Drives `bailiwick_fuzz::sse`.
 #![no_main]
 
-use bailiwick_wire::sse::{Event, Reader, SseError};
-use libfuzzer_sys::fuzz_target;
-
-fn run<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Result<(), SseError>, Vec<Event>) {
-    let mut reader = Reader::new(4096);
-    let mut outcome = Ok(());
-    for piece in pieces {
-        outcome = outcome.and_then(|()| reader.push(piece));
-    }
-    (outcome, std::iter::from_fn(|| reader.next_event()).collect())
-}
-
-fuzz_target!(|input: (u8, &[u8])| {
-    let (cut, bytes) = input;
-    let (whole, events) = run(std::iter::once(bytes));
-    let (cut, pieces) = run(bytes.chunks(usize::from(cut) + 1));
-    assert_eq!(whole.is_ok(), cut.is_ok());
-    if whole.is_ok() {
-        assert_eq!(events, pieces);
-    }
-    assert!(events.iter().all(|event| event.data.len() <= 4096));
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bailiwick_fuzz::sse::run(bytes));

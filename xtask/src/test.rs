@@ -36,7 +36,7 @@ const ROUNDS: [(&str, &str); 7] = [
     ("BAILIWICK_KILL_ROUNDS", "50"),
     ("BAILIWICK_POWER_LOSSES", "450"),
     // Deaths between any two steps of a credential's life: against a system that is a map, and against PostgreSQL and MariaDB.
-    ("BAILIWICK_SIMULATED_KILLS", "5000"),
+    ("BAILIWICK_SIMULATED_KILLS", "10000"),
     ("BAILIWICK_LEASE_KILLS", "200"),
     // Deaths while the root key is replaced.
     ("BAILIWICK_ROOT_KEY_KILLS", "40"),

@@ -163,6 +163,7 @@ fn task() -> Task {
         component: None,
         undivided: false,
         held_by: None,
+        proved_by: None,
         chain: Vec::new(),
         grant: Grant::default(),
         budget: Budget { calls: u64::MAX, calls_per_minute: u32::MAX },
@@ -295,6 +296,7 @@ async fn whole_call(store: &Store, task: &Task, n: u64) {
         approvals: &[],
         injects: &[],
         lease: None,
+        labels: &bailiwick_core::Labels::default(),
         traceparent: None,
     };
     let intent = Intent {

@@ -1,7 +1,7 @@
 //! `cargo xtask bench tokens`: what it costs to verify a token, on first sight and when it was seen before, with the proofs that bind it; and
-//! how long after its revocation a token, or a task, is refused for the first time, under load.
+//! how long after an operator took it away a task, an agent, a person, a key or a running copy is refused for the first time, under load.
 //!
-//! Times are CPU time of the one thread that verifies, as the kernel counts it, so that other work on the machine does not count. *Seen before*
+//! Costs are CPU time of the one thread that verifies, as the kernel counts it, so that other work on the machine does not count. *Seen before*
 //! is `House::bearer` as every request meets it: the cache, the clock, the revocation, the task, the agent and the demand of `[binding]`.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing, reason = "a program for measurements")]
@@ -19,14 +19,18 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use bailiwick::authn::Presented;
 use bailiwick::clock::{SystemClock, random};
 use bailiwick::house::House;
-use bailiwick_core::{AssertionId, Clock as _, Digest, EndReason, InstanceId, SessionId};
+use bailiwick_core::{AssertionId, Clock as _, Digest, InstanceId, SessionId};
 use bailiwick_identity::dpop::{self, Nonces, Request, Rules, Target};
 use bailiwick_identity::token::{Acting, Issued, Purpose, Statement};
-use bailiwick_identity::{Confirmation, SigningKey, Verifier};
+use bailiwick_identity::{Confirmation, SigningKey, Verifier, assertion};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use broker::Broker;
+use bytes::Bytes;
 use http::request::Parts;
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
 
 fn main() {
@@ -48,34 +52,37 @@ fn main() {
         // Proofs without a nonce are taken from here on.
         tokio::time::sleep(dpop::AHEAD_MAX + Duration::from_secs(1)).await;
         costs(&broker, rounds, &mut report).await;
-        revocations(&broker, &mut report).await;
+        revocations(&Arc::new(broker), &mut report).await;
     });
     if json {
         println!("{}", Value::Object(report));
     }
 }
 
-/// CPU time of this thread.
+/// CPU time of this thread. The kernel adds it up when the thread leaves the processor or at a tick (4 ms), so the thread leaves first.
 fn cpu() -> Duration {
+    std::thread::sleep(Duration::from_nanos(1));
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// The median of a hundred batches, in microseconds.
+/// CPU time of one, over all rounds together, as kernels count it in steps of some milliseconds; and the wall time of batches, which says the
+/// same on a quiet machine and shows how far it goes up.
 fn say(name: &str, goal: Option<f64>, rounds: u32, report: &mut Map<String, Value>, mut once: impl FnMut(u32)) {
     let batch = (rounds / 100).max(1);
-    let mut times: Vec<f64> = (0..100)
-        .map(|round| {
-            let start = cpu();
-            (0..batch).for_each(|n| once(round * batch + n));
-            (cpu() - start).as_secs_f64() * 1e6 / f64::from(batch)
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    let (median, worst) = (times[50], times[98]);
-    let verdict = goal.map_or(String::new(), |goal| format!("   goal {goal:>5.1}: {}", if median <= goal { "met" } else { "MISSED" }));
-    println!("{name:<44} p50 {median:>8.2} µs   p98 {worst:>8.2} µs{verdict}");
-    report.insert(format!("{}_us", name.replace([' ', ','], "_")), json!((median * 100.0).round() / 100.0));
+    let mut walls: Vec<f64> = Vec::with_capacity(100);
+    let begin = cpu();
+    for round in 0..100 {
+        let start = Instant::now();
+        (0..batch).for_each(|n| once(round * batch + n));
+        walls.push(start.elapsed().as_secs_f64() * 1e6 / f64::from(batch));
+    }
+    let mean = (cpu() - begin).as_secs_f64() * 1e6 / f64::from(100 * batch);
+    walls.sort_by(f64::total_cmp);
+    let (median, worst) = (walls[50], walls[98]);
+    let verdict = goal.map_or(String::new(), |goal| format!("   goal {goal:>5.1}: {}", if mean <= goal { "met" } else { "MISSED" }));
+    println!("{name:<44} CPU {mean:>8.2} µs   wall p50 {median:>8.2} µs   p98 {worst:>8.2} µs{verdict}");
+    report.insert(format!("{}_us", name.replace([' ', ','], "_")), json!((mean * 100.0).round() / 100.0));
 }
 
 fn statement(house: &House, confirmation: Option<Confirmation>) -> Statement {
@@ -125,7 +132,7 @@ async fn costs(broker: &Broker, rounds: u32, report: &mut Map<String, Value>) {
     say("token on first sight", Some(60.0), rounds, report, |_| assert!(verifier.verify(&plain, &house.urls.mcp, now).is_ok()));
     let given = parts(&[("authorization", &format!("Bearer {plain}"))]);
     house.bearer(&Presented { from, parts: &given }).await.unwrap();
-    say("token seen before, with revocation", Some(3.0), rounds, report, |_| {
+    say("token seen before, with revocation", Some(3.0), rounds * 20, report, |_| {
         assert!(now_or_never(house.bearer(&Presented { from, parts: &given })).is_ok());
     });
     let key = SigningKey::generate().unwrap().0;
@@ -164,62 +171,158 @@ fn now_or_never<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Two threads present a token without end; another takes it away. From the moment when that is asked for to the first refusal.
-async fn revocations(broker: &Broker, report: &mut Map<String, Value>) {
-    let house = &broker.house;
-    let mut by_token = Vec::new();
-    let mut by_task = Vec::new();
-    for _ in 0..20 {
-        let issued = issue(house, None);
-        let verified = house.verifier.verify(&issued.token, &house.urls.mcp, house.clock.now()).unwrap();
-        by_token
-            .push(refused_after(house, &issued.token, async || house.revoke_token(&verified.jti.to_string(), issued.expires).await.unwrap()).await);
-        let agent = broker.agent_token("scout", None).await;
-        let (task, token) = broker.task(&agent).await;
-        let id = task["id"].as_str().unwrap().parse().unwrap();
-        by_task.push(refused_after(house, &token, async || house.end_task(id, EndReason::Revoked, Some("bench")).await.unwrap()).await);
-    }
-    for (name, mut times) in [("revoked token", by_token), ("ended task", by_task)] {
-        times.sort();
-        let (median, worst) = (times[times.len() / 2].as_secs_f64() * 1e3, times[times.len() - 1].as_secs_f64() * 1e3);
-        println!("{name:<44} p50 {median:>8.3} ms   max {worst:>8.3} ms   goal  10.0: {}", if worst <= 10.0 { "met" } else { "MISSED" });
-        report.insert(format!("{}_ms_max", name.replace(' ', "_")), json!((worst * 1000.0).round() / 1000.0));
+/// What a person takes away: by which request, and the task token that rests on it.
+struct Case {
+    token: String,
+    target: String,
+    /// What gives it back, for the next round.
+    back: Option<String>,
+}
+
+const KINDS: [&str; 5] = ["task", "agent", "person", "key", "instance"];
+/// Clients that call at once, each over a connection of its own.
+const CLIENTS: usize = 4;
+const ROUNDS: usize = 20;
+
+impl Case {
+    async fn of(kind: &str, broker: &Broker) -> Self {
+        let now = broker.house.clock.now();
+        let copy = InstanceId::new(now, random());
+        let (key, agent) = if kind == "key" { (Some(SigningKey::generate().unwrap().0), "other") } else { (None, "scout") };
+        if let Some(key) = &key {
+            std::fs::write(broker.data.join("agents/other.jwk"), key.public().jwk().to_string()).unwrap();
+            broker.house.keyring.reload().unwrap();
+        }
+        let client = broker.spiffe_id(agent);
+        let jti = AssertionId::new(now, random());
+        let statement = assertion::Statement { client: &client, audience: &broker.house.urls.base, jti, instance: Some(copy), model: None };
+        let assertion = assertion::make(key.as_ref().unwrap_or(broker.key(agent)), &statement, now).unwrap();
+        let given = broker.token_with(&assertion, &[("scope", "agent")]).await;
+        assert_eq!(given.status, StatusCode::OK, "{given:?}");
+        let mut asked = json!({ "purpose": "bench", "tools": ["shop.show_order"] });
+        if kind == "person" {
+            asked["on_behalf_of"] = json!("zoe");
+        }
+        let opened = broker.with(given.json()["access_token"].as_str().unwrap(), Method::POST, "/v1/tasks", Some(asked)).await;
+        assert_eq!(opened.status, StatusCode::CREATED, "{opened:?}");
+        let opened = opened.json();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let (target, back) = match kind {
+            "task" => (format!("/v1/tasks/{}/revoke", text(&opened["task"]["id"])), None),
+            "agent" => ("/v1/agents/scout/suspend".to_owned(), Some("/v1/agents/scout/resume")),
+            "person" => ("/v1/people/zoe/disable".to_owned(), Some("/v1/people/zoe/enable")),
+            "key" => (format!("/v1/agents/other/keys/{}/revoke", key.unwrap().public().id()), None),
+            _ => (format!("/v1/agents/scout/instances/{copy}/revoke"), None),
+        };
+        Self { token: text(&opened["token"]["access_token"]), target, back: back.map(str::to_owned) }
     }
 }
 
-async fn refused_after(house: &Arc<House>, token: &str, take_away: impl AsyncFnOnce()) -> Duration {
+/// A connection that is kept.
+struct Line {
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    token: String,
+}
+
+impl Line {
+    async fn to(broker: &Broker, token: &str) -> Self {
+        let stream = tokio::net::TcpStream::connect(broker.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self { sender, token: format!("Bearer {token}") }
+    }
+
+    /// Does a call pass?
+    async fn call(&mut self, host: &str) -> bool {
+        let meta = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} });
+        let params = json!({ "name": "shop.show_order", "arguments": { "order": "O-2008" }, "_meta": meta });
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+        let request = http::Request::post("/mcp")
+            .header("host", host)
+            .header("authorization", &self.token)
+            .header("content-type", "application/json")
+            .header("accept", "application/json, text/event-stream")
+            .header("mcp-protocol-version", "2026-07-28")
+            .header("mcp-method", "tools/call")
+            .header("mcp-name", "shop.show_order");
+        self.sender.ready().await.unwrap();
+        let answer = self.sender.send_request(request.body(Full::new(Bytes::from(body.to_string()))).unwrap()).await.unwrap();
+        let status = answer.status();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let message: Value = serde_json::from_slice(&body).unwrap_or_default();
+        status == StatusCode::OK && message["result"]["isError"] == false
+    }
+}
+
+/// Clients call without end, over HTTP; an operator takes away, over HTTP, what their calls rest on. For each kind the time from the sending
+/// of that request to the first refusal that a client sees. No call that is sent after its answer passes.
+async fn revocations(broker: &Arc<Broker>, report: &mut Map<String, Value>) {
+    for kind in KINDS {
+        let (mut first, mut calls) = (Vec::new(), 0);
+        for _ in 0..ROUNDS {
+            let case = Case::of(kind, broker).await;
+            let (refused, passed) = taken_away(broker, &case).await;
+            first.push(refused);
+            calls += passed;
+            if let Some(back) = &case.back {
+                let answer = broker.by("ops", Method::POST, back, Some(json!({ "reason": "bench" }))).await;
+                assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+                // Tokens of the very second are from before it was taken away.
+                tokio::time::sleep(Duration::from_millis(1100)).await;
+            }
+        }
+        first.sort();
+        let (median, worst) = (first[first.len() / 2].as_secs_f64() * 1e3, first[first.len() - 1].as_secs_f64() * 1e3);
+        let verdict = if worst <= 10.0 { "met" } else { "MISSED" };
+        let name = format!("revoked {kind}, to the first refusal");
+        println!("{name:<44} p50 {median:>8.3} ms   max {worst:>8.3} ms   goal  10.0: {verdict}   {calls} calls before, 0 after the answer");
+        report.insert(format!("revoked_{kind}_ms_p50"), json!((median * 1000.0).round() / 1000.0));
+        report.insert(format!("revoked_{kind}_ms_max"), json!((worst * 1000.0).round() / 1000.0));
+    }
+}
+
+/// The time from the revocation to the first refusal, and how many calls passed before.
+async fn taken_away(broker: &Arc<Broker>, case: &Case) -> (Duration, usize) {
     let begin = Instant::now();
-    let (refused, good, stop) = (Arc::new(AtomicU64::new(u64::MAX)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let authorization = format!("Bearer {token}");
-    let load: Vec<_> = (0..2)
+    let (good, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
-            let (house, refused, good, stop, authorization) =
-                (Arc::clone(house), Arc::clone(&refused), Arc::clone(&good), Arc::clone(&stop), authorization.clone());
+            let (broker, good, answered, token) = (Arc::clone(broker), Arc::clone(&good), Arc::clone(&answered), case.token.clone());
             tokio::spawn(async move {
-                let given = parts(&[("authorization", &authorization)]);
-                while !stop.load(Ordering::Relaxed) {
-                    for _ in 0..100 {
-                        match house.bearer(&Presented { from: [127, 0, 0, 1].into(), parts: &given }).await {
-                            Ok(_) => drop(good.fetch_add(1, Ordering::Relaxed)),
-                            Err(_) => {
-                                refused.fetch_min(u64::try_from(begin.elapsed().as_nanos()).unwrap(), Ordering::Relaxed);
-                                return;
-                            }
-                        }
+                let mut line = Line::to(&broker, &token).await;
+                let host = broker.address.to_string();
+                let (mut first, mut passed, mut after) = (None, 0, 0);
+                // Some more after the answer: each has to be refused.
+                while after < 5 {
+                    let known = answered.load(Ordering::SeqCst);
+                    let passes = line.call(&host).await;
+                    assert!(!(known && passes), "a call passed after the answer of the revocation");
+                    after += usize::from(known);
+                    if passes {
+                        passed += 1;
+                        good.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        first.get_or_insert(begin.elapsed());
                     }
-                    tokio::task::yield_now().await;
                 }
+                (first.unwrap(), passed)
             })
         })
         .collect();
-    while good.load(Ordering::Relaxed) < 1000 {
-        tokio::task::yield_now().await;
+    while good.load(Ordering::Relaxed) < 20 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let asked = begin.elapsed();
-    take_away().await;
-    for one in load {
-        tokio::time::timeout(Duration::from_secs(5), one).await.unwrap().unwrap();
+    let answer = broker.by("ops", Method::POST, &case.target, Some(json!({ "reason": "bench" }))).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    answered.store(true, Ordering::SeqCst);
+    let (mut first, mut passed) = (Duration::MAX, 0);
+    for client in clients {
+        let (refused, calls) = tokio::time::timeout(Duration::from_secs(30), client).await.unwrap().unwrap();
+        assert!(asked <= refused, "a call was refused before anything was taken away");
+        first = first.min(refused);
+        passed += calls;
     }
-    stop.store(true, Ordering::Relaxed);
-    Duration::from_nanos(refused.load(Ordering::Relaxed)).saturating_sub(asked)
+    (first.saturating_sub(asked), passed)
 }

@@ -1,7 +1,7 @@
 //! People decide: a yes or a no to exactly one held call, and the ends that nobody decided.
 
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{Approval, ApprovalError, Digest, ErrorCode, Hold, HoldId, Person};
+use bailiwick_core::{Approval, ApprovalError, Digest, ErrorCode, Hold, HoldId, Person, PersonName, Timestamp};
 use bailiwick_store::StoreError;
 use bailiwick_wire::{Limits, Raw};
 
@@ -71,6 +71,20 @@ pub fn shown(hold: &Hold) -> String {
     }
 }
 
+/// May this person say no to exactly this call now? Whoever may say yes may; the owner and the person on whose behalf it is asked may always
+/// take it back.
+///
+/// # Errors
+/// As for a yes.
+pub fn may_refuse(hold: &Hold, person: &Person, digest: Digest, now: Timestamp) -> Result<(), ApprovalError> {
+    let own = person.name == hold.owner || person.name == hold.subject;
+    match hold.may_decide(person, true, digest, now) {
+        Ok(_) => Ok(()),
+        Err(ApprovalError::NotEligible) if own && hold.state == HoldState::Pending && digest == hold.digest => Ok(()),
+        Err(rule) => Err(rule),
+    }
+}
+
 impl House {
     /// Does an approval of this call count only with a passkey? A call whose agent is not known any more is of the highest risk.
     #[must_use]
@@ -128,13 +142,7 @@ impl House {
     pub async fn refuse(&self, id: HoldId, person: &Person, saying: Saying) -> Result<Hold, SayingError> {
         let now = self.clock.now();
         let seen = self.store.hold(id).await?.ok_or(SayingError::Absent)?;
-        // Whoever may say yes may say no; the owner and the person on whose behalf it is asked may always take it back.
-        let own = person.name == seen.owner || person.name == seen.subject;
-        match seen.may_decide(person, true, saying.digest, now) {
-            Ok(_) => {}
-            Err(ApprovalError::NotEligible) if own && seen.state == HoldState::Pending && saying.digest == seen.digest => {}
-            Err(rule) => return Err(rule.into()),
-        }
+        may_refuse(&seen, person, saying.digest, now)?;
         let reason: String = saying.reason.chars().take(500).collect();
         let hold = Hold { state: HoldState::Refused { by: person.name.clone(), reason: reason.clone(), at: now }, ..seen.clone() };
         let body = entry::HoldDecided {
@@ -154,12 +162,20 @@ impl House {
     /// # Errors
     /// The store's.
     pub async fn withdraw(&self, id: HoldId) -> Result<(), SayingError> {
+        self.withdraw_for(id, None, None).await
+    }
+
+    /// The same, with who takes it back, and why.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn withdraw_for(&self, id: HoldId, by: Option<&PersonName>, reason: Option<&str>) -> Result<(), SayingError> {
         let now = self.clock.now();
         let Some(seen) = self.store.hold(id).await?.filter(|h| matches!(h.state, HoldState::Pending | HoldState::Approved { .. })) else {
             return Ok(());
         };
         let hold = Hold { state: HoldState::Withdrawn { at: now }, ..seen.clone() };
-        let body = entry::HoldDecided { hold: id, call: hold.call, task: hold.task, step: "withdrawn", approval: None, by: None, reason: None };
+        let body = entry::HoldDecided { hold: id, call: hold.call, task: hold.task, step: "withdrawn", approval: None, by, reason };
         self.change_hold(&seen, hold, entry::encode(now, &body)).await.map(|_| ())
     }
 

@@ -13,10 +13,11 @@ use bailiwick_identity::{Place, Proof, ProofError};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 
-use crate::authn::binding::Scheme;
 use crate::house::House;
 use crate::pipeline::Who;
+use crate::standing::Ground;
 use crate::tokens::Bearer;
+use bailiwick_identity::oauth::Scheme;
 
 /// Why a request is not authenticated. `error` is the OAuth error for the challenge; none if no credentials came at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +76,8 @@ impl House {
             None => Bearer::Agent(verified),
             Some(caller) => {
                 let live = self.live.find(caller.task).ok_or(NotAuthenticated { code: ErrorCode::TaskClosed })?;
-                let confirmation = verified.confirmation;
-                Bearer::Task(verified, Who { caller: Arc::new(caller), live, confirmation })
+                let (confirmation, key, issued) = (verified.confirmation, verified.acting.key, verified.issued);
+                Bearer::Task(verified, Who { caller: Arc::new(caller), live, confirmation, key, issued })
             }
         };
         self.still_good(&bearer)?;
@@ -97,22 +98,8 @@ impl House {
         {
             return Err(NotAuthenticated { code: ErrorCode::TaskClosed });
         }
-        if let Bearer::Task(_, who) = bearer
-            && !self.chain_serves(&who.live.task)
-        {
-            tracing::info!(task = %who.live.task.id, "a token was refused: an agent that gave the task on is suspended or overdue for review");
-            return Err(NotAuthenticated { code: ErrorCode::ProofInvalid });
-        }
-        // What opens tasks, and was issued before a key of its agent was revoked, may have been issued to that key.
-        if matches!(bearer, Bearer::Agent(_)) && self.enrolled.is_before(&verified.agent, verified.issued) {
-            return Err(NotAuthenticated { code: ErrorCode::ProofInvalid });
-        }
-        if self.instances.is_ended(&verified.agent, verified.instance) {
-            return Err(NotAuthenticated { code: ErrorCode::ProofInvalid });
-        }
-        // An agent that was taken out of service, or whose review is overdue, does nothing more, whatever the policies say.
-        let agent = self.agent(verified.agent.as_str()).ok_or(NotAuthenticated { code: ErrorCode::ProofInvalid })?;
-        self.in_service(agent, now).map_err(|why| {
+        let task = if let Bearer::Task(_, who) = bearer { self.task_stands(&who.live) } else { Ok(()) };
+        task.and_then(|()| self.stands(Ground::of(verified))).map_err(|why| {
             tracing::info!(%why, "a token was refused");
             NotAuthenticated { code: ErrorCode::ProofInvalid }
         })

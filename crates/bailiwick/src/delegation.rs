@@ -17,6 +17,7 @@ use crate::entry::{self, Narrowed};
 use crate::house::House;
 use crate::live::LiveTask;
 use crate::paces::Door;
+use crate::standing::Ground;
 use crate::tasks::{OpenedTask, TaskRefused, check_model, check_purpose};
 
 /// Why a token is no ground for a part of its task.
@@ -202,17 +203,10 @@ impl House {
         if task.actors() != caller.actors {
             return Err(Splice::OtherChain);
         }
-        let own = self.agent(task.agent.as_str()).is_some_and(|agent| self.in_service(agent, now).is_ok());
-        if !own || !self.chain_serves(task) {
+        if self.task_stands(&live).is_err() || self.stands(Ground::of(&verified)).is_err() {
             return Err(Splice::OutOfService);
         }
         Ok(live)
-    }
-
-    /// Is every agent that gave the task on in service now?
-    pub(crate) fn chain_serves(&self, task: &Task) -> bool {
-        let now = self.clock.now();
-        task.chain.iter().all(|hop| self.agent(hop.agent.as_str()).is_some_and(|agent| self.in_service(agent, now).is_ok()))
     }
 
     /// Is this token, presented as an actor token, one of the client that presents it?
@@ -222,7 +216,7 @@ impl House {
     pub fn actor_of(&self, token: &str, agent: &Agent, acting: &Acting) -> Result<bailiwick_core::InstanceId, Splice> {
         let now = self.clock.now();
         let verified = self.verifier.verify(token, &self.urls.mcp, now).map_err(Splice::Actor)?;
-        if self.tokens.is_revoked(&verified.jti.to_string()) {
+        if self.tokens.is_revoked(&verified.jti.to_string()) || self.stands(Ground::of(&verified)).is_err() {
             return Err(Splice::ActorRevoked);
         }
         if verified.agent != agent.name || verified.acting.component != acting.component {
@@ -278,6 +272,7 @@ impl House {
             undivided: acting.component.is_none() && entry.is_bundle(),
             chain: part.chain,
             held_by: asked.held_by,
+            proved_by: Some(acting.proved_by()),
             grant: part.grant,
             budget: part.budget,
             opened_at: now,

@@ -1,12 +1,12 @@
 //! Enrolment: a machine that has nothing is given a one-time token by a person, and exchanges it once for the registration of a key that it
 //! made. The store has the token's digest, never the token.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use bailiwick_core::{Agent, AgentName, Digest, EndReason, InstanceId, PersonName, Timestamp};
+use bailiwick_core::{Agent, AgentName, Digest, PersonName, Timestamp};
 use bailiwick_identity::enrolment::{self, EnrolmentToken};
 use bailiwick_identity::{KeyId, PublicKey};
 use bailiwick_store::{Entry, StoreError, Writing};
@@ -29,8 +29,6 @@ const KEYS_MAX: usize = 256;
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Tokens that are remembered. Beyond it, those that ended first are forgotten.
 const REMEMBERED_MAX: usize = 1024;
-/// Running copies of which is known with which key they proved themselves.
-const COPIES_MAX: usize = 20_000;
 
 /// Where the store keeps them.
 const TOKENS: &str = "enrolments";
@@ -56,9 +54,6 @@ struct Used {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Registered {
     keys: Vec<EnrolledKey>,
-    /// Tokens without a task that were issued until then are worth nothing: a key of the agent was revoked.
-    #[serde(default)]
-    not_before: Option<Timestamp>,
 }
 
 /// A key that came by enrolment.
@@ -79,14 +74,13 @@ pub struct EnrolledKey {
 type Tokens = BTreeMap<String, Given>;
 type Keys = BTreeMap<AgentName, Registered>;
 
-/// What enrolment keeps in memory. The store is the truth; this is what it said last.
+/// What enrolment keeps in memory. The store is the truth; this is what it said last. A key that was revoked is none, whatever stands here:
+/// see [`House::agent_keys`].
 #[derive(Debug, Default)]
 pub struct Enrolled {
     keys: Mutex<Keys>,
-    /// With which key each running copy proved itself last.
-    copies: Mutex<HashMap<InstanceId, KeyId>>,
-    /// What was revoked since this start, by agent, and when last. Locked after `keys`.
-    gone: Mutex<BTreeMap<AgentName, (BTreeSet<String>, Timestamp)>>,
+    /// The thumbprints of all of them, to be looked up at each call. Locked after `keys`.
+    held: RwLock<HashSet<KeyId>>,
 }
 
 /// Why a key is not registered.
@@ -144,55 +138,41 @@ impl Enrolled {
         keys.iter().filter_map(|key| PublicKey::from_jwk(&key.jwk).ok()).collect()
     }
 
-    /// Was this token, which has no task, issued before a key of its agent was revoked?
+    /// Is this key registered by enrolment? No key is twice.
     #[must_use]
-    pub fn is_before(&self, agent: &AgentName, issued: Timestamp) -> bool {
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.get(agent).and_then(|r| r.not_before).is_some_and(|until| issued.as_seconds() <= until.as_seconds())
+    pub fn holds(&self, key: &KeyId) -> bool {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).contains(key)
     }
 
-    /// Notes with which key a running copy proved itself.
-    pub(crate) fn proved(&self, instance: InstanceId, key: KeyId) {
-        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        if copies.len() >= COPIES_MAX {
-            copies.clear();
-        }
-        copies.insert(instance, key);
-    }
-
-    /// Did this running copy prove itself with another key than this one? Not known means no.
-    fn is_anothers(&self, instance: InstanceId, key: &KeyId) -> bool {
-        self.copies.lock().unwrap_or_else(PoisonError::into_inner).get(&instance).is_some_and(|known| known != key)
-    }
-
-    /// Takes over what the store says, but for keys that were revoked here: what was read may be older than that.
-    fn put(&self, mut keys: Keys) {
+    /// Takes over what the store says.
+    fn put(&self, keys: Keys) {
         let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        for (agent, (ids, at)) in &*self.gone.lock().unwrap_or_else(PoisonError::into_inner) {
-            if let Some(registered) = keys.get_mut(agent) {
-                registered.keys.retain(|key| !ids.contains(&key.id));
-                registered.not_before = registered.not_before.max(Some(*at));
-            }
-        }
         *known = keys;
+        self.settle(&known);
     }
 
-    /// Revokes a key in memory. False: there is no such key.
-    fn without(&self, agent: &AgentName, id: &str, now: Timestamp) -> bool {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(registered) = keys.get_mut(agent) else { return false };
-        let before = registered.keys.len();
-        registered.keys.retain(|key| key.id != id);
-        let was_there = registered.keys.len() < before;
-        if was_there {
-            registered.not_before = Some(now);
-            let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-            let (ids, at) = gone.entry(agent.clone()).or_insert_with(|| (BTreeSet::new(), now));
-            ids.insert(id.to_owned());
-            *at = now;
+    /// Forgets a key in memory.
+    pub(crate) fn without(&self, agent: &AgentName, id: &str) {
+        let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(registered) = known.get_mut(agent) {
+            registered.keys.retain(|key| key.id != id);
         }
-        was_there
+        self.settle(&known);
     }
+
+    fn settle(&self, keys: &Keys) {
+        let all = keys.values().flat_map(|registered| &registered.keys).filter_map(|key| key.id.parse().ok());
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = all.collect();
+    }
+}
+
+/// Forgets keys of an agent, in the transaction that revokes them.
+pub(crate) fn forget(w: &mut Writing<'_>, agent: &AgentName, ids: &[String]) -> Result<(), StoreError> {
+    let mut keys: Keys = read(w.meta(KEYS)?.as_deref())?;
+    let Some(registered) = keys.get_mut(agent) else { return Ok(()) };
+    let before = registered.keys.len();
+    registered.keys.retain(|key| !ids.contains(&key.id));
+    if registered.keys.len() < before { w.meta_put(KEYS, &serde_json::to_vec(&keys)?) } else { Ok(()) }
 }
 
 impl House {
@@ -248,7 +228,8 @@ impl House {
         let mut agents: Vec<AgentName> = self.config.agents.keys().cloned().collect();
         agents.retain(|agent| wanted.as_ref().is_none_or(|wanted| wanted == agent));
         let digest = token.digest();
-        let redeemed = self.store.write(move |w| redeemed(w, &digest, &key, &agents, from, now)).await?;
+        let revoked = self.standing.is_revoked(&key.id());
+        let redeemed = self.store.write(move |w| redeemed(w, &digest, (&key, revoked), &agents, from, now)).await?;
         match redeemed {
             Redeemed::Registered(given) => {
                 self.recover_enrolled().await?;
@@ -268,45 +249,13 @@ impl House {
             }
         }
     }
-
-    /// Revokes one key that came by enrolment. From this moment it proves nothing; tokens without a task that the agent has are worth
-    /// nothing, and each open task of a copy that did not prove itself with another key ends. False: there is no such key.
-    ///
-    /// # Errors
-    /// The store's: the key proves nothing all the same, as long as this process lives.
-    pub async fn revoke_enrolled(&self, agent: &AgentName, id: &KeyId, by: &PersonName) -> Result<bool, StoreError> {
-        let (now, name) = (self.clock.now(), id.to_string());
-        // First in memory, then the fence, as with every authority that is taken away.
-        if !self.enrolled.without(agent, &name, now) {
-            return Ok(false);
-        }
-        let ends = self.live.all().into_iter().filter(|live| live.task.agent == *agent && !self.enrolled.is_anothers(live.task.instance, id));
-        let ends: Vec<_> = ends.map(|live| live.task.id).collect();
-        let by_whom = by.to_string();
-        let ended = futures_util::future::join_all(ends.into_iter().map(|task| self.end_task(task, EndReason::Revoked, Some(&by_whom))));
-        let note = noted(now, "enrolled_key_revoked", &format!("agent {agent}: {name}, by {by}"));
-        let (agent, name) = (agent.clone(), name.clone());
-        let forget = move |w: &mut Writing<'_>| {
-            let mut keys: Keys = read(w.meta(KEYS)?.as_deref())?;
-            if let Some(registered) = keys.get_mut(&agent) {
-                registered.keys.retain(|key| key.id != name);
-                registered.not_before = Some(now);
-            }
-            w.meta_put(KEYS, &serde_json::to_vec(&keys)?)
-        };
-        let recorded = self.store.control(note, forget).await;
-        for failed in ended.await.into_iter().filter_map(Result::err) {
-            tracing::error!(error = %failed, "the end of a task whose key was revoked could not be recorded yet");
-        }
-        recorded.map(|_| true)
-    }
 }
 
 /// Spends the token and registers the key, or neither, in one transaction: of two at the same time, one is the second.
 fn redeemed(
     w: &mut Writing<'_>,
     digest: &Digest,
-    key: &PublicKey,
+    (key, revoked): (&PublicKey, bool),
     agents: &[AgentName],
     from: IpAddr,
     now: Timestamp,
@@ -326,6 +275,9 @@ fn redeemed(
     }
     if !agents.contains(&given.agent) {
         return Ok(Redeemed::Refused("it is for another agent, or for one that is not configured any more"));
+    }
+    if revoked {
+        return Ok(Redeemed::Full("the key was revoked: make another one"));
     }
     if known(&keys) {
         return Ok(Redeemed::Full("the key is registered already: make another one"));
@@ -363,25 +315,15 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_key_does_not_come_back_with_what_was_read_before() {
+    fn what_is_looked_up_at_each_call_is_what_is_registered() {
         let (a, now): (AgentName, _) = ("a".parse().unwrap(), Timestamp::from_seconds(100));
+        let (one, two) = ("A".repeat(43), format!("{}E", "A".repeat(42)));
         let key = |id: &str| EnrolledKey { id: id.to_owned(), jwk: Value::Null, at: now, by: "ana".parse().unwrap(), from: [127, 0, 0, 1].into() };
-        let read: Keys = [(a.clone(), Registered { keys: vec![key("one"), key("two")], not_before: None })].into();
         let enrolled = Enrolled::default();
-        enrolled.put(read.clone());
-        assert!(enrolled.without(&a, "one", now) && !enrolled.without(&a, "one", now));
-        enrolled.put(read);
-        assert_eq!(enrolled.keys(&a).iter().map(|k| k.id.as_str()).collect::<Vec<_>>(), ["two"]);
-        assert!(enrolled.is_before(&a, now) && !enrolled.is_before(&a, now.plus(Duration::from_secs(1))));
-    }
-
-    #[test]
-    fn a_copy_of_which_nothing_is_known_is_not_anothers() {
-        let enrolled = Enrolled::default();
-        let (a, b): (KeyId, KeyId) = ("A".repeat(43).parse().unwrap(), format!("{}E", "A".repeat(42)).parse().unwrap());
-        let copy = InstanceId::from_bytes([1; 16]);
-        assert!(!enrolled.is_anothers(copy, &a));
-        enrolled.proved(copy, b);
-        assert!(enrolled.is_anothers(copy, &a) && !enrolled.is_anothers(copy, &b));
+        enrolled.put([(a.clone(), Registered { keys: vec![key(&one), key(&two)] })].into());
+        assert!(enrolled.holds(&one.parse().unwrap()) && enrolled.holds(&two.parse().unwrap()));
+        enrolled.without(&a, &one);
+        assert!(!enrolled.holds(&one.parse().unwrap()) && enrolled.holds(&two.parse().unwrap()));
+        assert_eq!(enrolled.keys(&a).len(), 1);
     }
 }

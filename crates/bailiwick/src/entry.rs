@@ -4,8 +4,8 @@
 //! verifies. Version 2 of `intent`, `outcome` and `hold` says that the digests are salted, and until when a text is kept.
 
 use bailiwick_core::{
-    Approval, CallId, ComponentName, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, LeaseId, PersonName, PolicyRef, SpiffeId, TaskId,
-    Timestamp, ToolName,
+    Approval, CallId, ComponentName, Digest, Effect, EndReason, HoldId, IncidentId, InstanceId, Labels, LeaseId, PersonName, PolicyRef, SpiffeId,
+    TaskId, Timestamp, ToolName,
 };
 use serde::Serialize;
 
@@ -49,6 +49,7 @@ pub const WORDS: &[&str] = &[
     "hold",
     "hold_step",
     "task_opened",
+    "labelled",
     "task_ended",
     "tool",
     "incident",
@@ -60,6 +61,7 @@ pub const WORDS: &[&str] = &[
     "pruned",
     "lease",
     "person",
+    "agent",
 ];
 
 macro_rules! body {
@@ -144,6 +146,9 @@ pub struct Intent<'a> {
     /// The lease of the credential with which it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseId>,
+    /// The labels that the task carried when it was decided.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: &'a Labels,
     /// W3C trace context of the client, if it sent one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<&'a str>,
@@ -207,6 +212,9 @@ pub struct Denial<'a> {
     pub revision: &'a str,
     /// The determining policies.
     pub policies: &'a [PolicyRef],
+    /// The labels that the task carries.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: &'a Labels,
     /// Alike denials that were not written one by one before this one.
     pub repeats: u64,
 }
@@ -243,6 +251,9 @@ pub struct HoldOpened<'a> {
     pub revision: &'a str,
     /// The determining policies.
     pub policies: &'a [PolicyRef],
+    /// The labels that the task carried when it was decided.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: &'a Labels,
     /// Until when.
     pub expires_at: Timestamp,
 }
@@ -280,6 +291,9 @@ pub struct TaskOpened<'a> {
     pub opened: &'a bailiwick_core::Task,
     /// What was asked for and not granted, with the reason.
     pub narrowed: &'a [Narrowed],
+    /// The labels with which it begins, as a part of a task that carries them.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: &'a Labels,
     /// The policy revision in force.
     pub revision: &'a str,
     /// The consent by which a person opened it for a client.
@@ -297,6 +311,24 @@ pub struct Narrowed {
     pub reason: String,
 }
 
+/// A task, the whole that it is a part of, and all parts of that carry labels from here on: it is about to be given what bears them.
+#[derive(Debug, Serialize)]
+pub struct Labelled<'a> {
+    /// The task that asked.
+    pub task: TaskId,
+    /// The whole that it is a part of, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole: Option<TaskId>,
+    /// The permitted call that asks for it, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<CallId>,
+    /// The tool or operation whose answers bear them.
+    pub tool: &'a str,
+    /// Those that are new.
+    pub labels: &'a Labels,
+}
+body!(Labelled<'_>, "labelled");
+
 /// A task goes towards its end.
 #[derive(Debug, Serialize)]
 pub struct TaskEnded<'a> {
@@ -309,6 +341,9 @@ pub struct TaskEnded<'a> {
     /// Who ended it, where a person or its agent did; the task with which it ended, for a part of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<&'a str>,
+    /// What was taken away that it rested on, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<&'a str>,
     /// How each credential that it used ended.
     pub endings: &'a [Ending],
     /// Endings that found no room here; each lease's own entry has its own.
@@ -461,6 +496,12 @@ pub struct Evaluation<'a> {
     pub revision: &'a str,
     /// The determining policies.
     pub policies: &'a [PolicyRef],
+    /// The request for access whose approval is spent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldId>,
+    /// The approvals that are spent.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub approvals: &'a [Approval],
 }
 body!(Evaluation<'_>, "evaluation");
 
@@ -565,6 +606,27 @@ pub struct PersonStep<'a> {
     pub key: Option<&'a serde_json::Value>,
 }
 body!(PersonStep<'_>, "person");
+
+/// Something was taken from an agent, or given back.
+#[derive(Debug, Serialize)]
+pub struct AgentStep<'a> {
+    /// A slug: `suspended`, `resumed`, `key_revoked`, `instance_ended`.
+    pub what: &'a str,
+    /// The agent.
+    pub agent: &'a SpiffeId,
+    /// Who did it.
+    pub by: &'a PersonName,
+    /// Why, in that person's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// The thumbprint of the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<&'a str>,
+    /// The running copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+}
+body!(AgentStep<'_>, "agent");
 
 #[cfg(test)]
 mod tests {

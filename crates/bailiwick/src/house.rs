@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bailiwick_core::{Agent, Clock, Person, PersonName, Revision, Task, Timestamp};
+use bailiwick_core::{Agent, Clock, LABELS_MAX, Person, PersonName, Revision, Task, Timestamp};
 use bailiwick_credentials::{RecordKey, Sealer};
 use bailiwick_identity::{Issuer, Sightings, Verifier};
 use bailiwick_policy::{Engine, Source, ToolShape, World};
@@ -115,7 +115,7 @@ const fn store_hint(error: &StoreError) -> &'static str {
         StoreError::Locked { .. } => "another broker is running on the same data directory: stop it, or use another directory",
         StoreError::TooNew { .. } => "start the version that wrote it, or a newer one",
         StoreError::Unavailable { reason: Reason::DiskFull, .. } | StoreError::Directory { .. } => {
-            "the disk may be full or not writable: a start needs about 65 MB; see docs/guides/recovery.md"
+            "the disk may be full or not writable: a start needs about 75 MB; see docs/guides/recovery.md"
         }
         StoreError::Unavailable { reason: Reason::Damaged | Reason::Disagrees | Reason::Ledger, .. } | StoreError::Malformed { .. } => {
             "do not repair it: copy the data directory first, then see docs/guides/recovery.md, `The store is damaged`"
@@ -211,6 +211,8 @@ pub struct House {
     pub keyring: Keyring,
     /// Keys that came by enrolment.
     pub enrolled: crate::enrol::Enrolled,
+    /// Who is suspended, and which keys were revoked.
+    pub standing: crate::standing::Standing,
     /// Those whose tokens are taken as proofs.
     pub proofs: crate::proofs::Proofs,
     /// Who was seen from where.
@@ -317,6 +319,7 @@ impl House {
         // From here on connections wait for us: whoever finds the address finds us behind it.
         show_endpoint(data_dir, &urls)?;
         let directory = Directory::open(&config, &store, clock.now()).await?;
+        let standing = crate::standing::Standing::open(&store, directory.revoked_keys()?).await?;
         let (engine, premature) = first_engine(&sources, &config, &directory.people(), &store.pins().await?)?;
         let (issuer, verifier) = keys.issuer(&urls.base, &config.trust_domain)?;
         let sightings = Mutex::new(Sightings::new(config.tasks.token_ttl.saturating_add(bailiwick_identity::token::SKEW)));
@@ -353,6 +356,7 @@ impl House {
             tls,
             keyring,
             enrolled: crate::enrol::Enrolled::default(),
+            standing,
             proofs,
             sightings,
             state_seal,
@@ -365,8 +369,8 @@ impl House {
             directory,
             sign_ins: SignIns::new(config.sign_in.session_max, config.sign_in.idle_max),
             flows: crate::sign_in::Flows::default(),
-            events: crate::events::Events::new(&config.events),
-            provider: config.sign_in.provider.clone().map(|provider| Arc::new(crate::sign_in::OpenIdProvider::new(provider))),
+            events: crate::events::Events::new(&config.events)?,
+            provider: config.sign_in.provider.clone().map(|p| crate::sign_in::OpenIdProvider::new(p).map(Arc::new)).transpose()?,
             instances: crate::instances::Instances::default(),
             splices: crate::delegation::Splices::default(),
             workers: TaskTracker::new(),
@@ -456,7 +460,16 @@ impl House {
             let parent = row.task.parent().map(|parent| self.live.find(parent));
             match parent {
                 Some(None) => self.owe_end(row.task.id, bailiwick_core::EndReason::Parent),
-                parent => self.live.insert(LiveTask::part_of(parent.flatten(), Arc::new(row.task), row.used, salt)),
+                parent => {
+                    let live = LiveTask::part_of(parent.flatten(), Arc::new(row.task), row.used, salt);
+                    // A whole has every label of its parts.
+                    live.label(&row.labels).map_err(|_| StoreError::TooLarge {
+                        what: "set of labels",
+                        len: LABELS_MAX.saturating_add(1),
+                        max: LABELS_MAX,
+                    })?;
+                    self.live.insert(live);
+                }
             }
         }
         for state in ["pending", "approved", "refused"] {

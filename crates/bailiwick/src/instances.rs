@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use bailiwick_core::{Agent, AgentName, ComponentName, EndReason, InstanceId, PersonName, TaskId, Timestamp};
+use bailiwick_core::{Agent, AgentName, ComponentName, InstanceId, PersonName, TaskId, Timestamp};
 use bailiwick_store::{Entry, StoreError};
 
-use crate::entry::{self, Body};
+use crate::entry::{self, AgentStep, Body as _};
 use crate::house::House;
+use crate::live::LiveTask;
 
 /// Copies of one agent that are remembered: those that were seen last.
 const COPIES_MAX: usize = 200;
@@ -121,15 +122,12 @@ impl House {
         let now = self.clock.now();
         // First in memory, then the fence, as with every authority that is taken away.
         self.instances.end(&agent.name, instance, copy.ended_at.unwrap_or(now));
-        let name = format!("{}/{instance}", agent.name);
-        let body = entry::House { what: "instance_ended", name: Some(&name), digest: None };
+        let body = AgentStep { what: "instance_ended", agent: &agent.spiffe_id, by, reason: None, key: None, instance: Some(instance) };
         let kept = serde_json::to_vec(&self.instances.kept())?;
-        let entry = Entry::new(<entry::House<'_> as Body>::WORD, entry::encode(now, &body));
+        let entry = Entry::new(AgentStep::WORD, entry::encode(now, &body));
         let recorded = self.store.control(entry, move |w| w.meta_put(ENDED, &kept)).await;
-        let tasks: Vec<_> = self.live.all().into_iter().filter(|live| live.task.agent == agent.name && live.task.instance == instance).collect();
-        for live in tasks {
-            self.end_task(live.task.id, EndReason::Revoked, Some(by.as_str())).await?;
-        }
+        let is_its = |live: &LiveTask| live.task.agent == agent.name && live.task.instance == instance;
+        self.end_tasks_where(is_its, by.as_str(), &format!("the running copy {instance} was ended")).await;
         recorded.map(|_| true)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bailiwick_core::hold::HoldState;
 use bailiwick_core::record::{Journal, Lost};
-use bailiwick_core::{Bound, Call, CallId, Caller, Decision, Digest, ErrorCode, Hold, HoldId, Needs, PersonName, TaskId, Timestamp};
+use bailiwick_core::{Bound, Call, CallId, Caller, Circumstances, Decision, Digest, ErrorCode, Hold, HoldId, Needs, PersonName, TaskId, Timestamp};
 use bailiwick_store::{Entry, Intent as IntentRow, PayloadKind, StoreError};
 
 use crate::approve::SayingError;
@@ -45,7 +45,7 @@ pub fn who<'a>(caller: &'a Caller, task: &'a bailiwick_core::Task) -> entry::Who
 }
 
 /// All tasks of an agent together may have this many times as many calls waiting as one task.
-const TASKS_THAT_WAIT: usize = 5;
+pub(crate) const TASKS_THAT_WAIT: usize = 5;
 
 impl Recorder<'_> {
     /// Do so many calls of the agent's tasks wait already that one more would only bury them (BI-082)? What waits already may be
@@ -69,8 +69,10 @@ impl Recorder<'_> {
     fn released_by(&self, call: &Call<Bound>, hold: &Hold, now: Timestamp) -> bool {
         let approvers = self.house.approvers_of(call.task());
         let approved: Vec<PersonName> = hold.approvals.iter().map(|a| a.person.clone()).filter(|p| approvers.contains(p)).collect();
-        let used = self.house.live.find(call.task().id).map_or(0, |live| live.used());
-        bailiwick_core::decision::released_by(&**self.house.engine.load(), call, &approved, now, used)
+        let live = self.house.live.find(call.task().id);
+        let (calls_before, labels) = live.map_or_else(Default::default, |live| (live.used(), live.labels()));
+        let at = Circumstances { now, calls_before, labels: &labels };
+        bailiwick_core::decision::released_by(&**self.house.engine.load(), call, &approved, at)
     }
 }
 
@@ -106,6 +108,7 @@ impl Journal for Recorder<'_> {
                 approvals: hold.map_or(&[], |h| h.approvals.as_slice()),
                 injects: &injects,
                 lease: self.lease,
+                labels: decision.labels(),
                 traceparent: self.traceparent,
             },
         );
@@ -196,6 +199,7 @@ impl Journal for Recorder<'_> {
                 count: needs.count,
                 revision: decision.revision(),
                 policies: &needs.policies,
+                labels: decision.labels(),
                 expires_at: hold.expires_at,
             },
         );
@@ -342,6 +346,7 @@ impl House {
 
     async fn append_denial(&self, denied: &Denied, policies: &[bailiwick_core::PolicyRef], repeats: u64) -> Result<(), StoreError> {
         let revision = self.revision();
+        let labels = self.live.find(denied.task).map(|live| live.labels()).unwrap_or_default();
         let caller = &denied.caller;
         let body = entry::encode(
             self.clock.now(),
@@ -363,6 +368,7 @@ impl House {
                 detail: &denied.detail,
                 revision: &revision,
                 policies,
+                labels: &labels,
                 repeats,
             },
         );

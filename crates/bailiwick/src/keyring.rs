@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bailiwick_core::{AgentName, ComponentName};
-use bailiwick_identity::PublicKey;
+use bailiwick_identity::{KeyId, PublicKey};
 
 use crate::config::Config;
 use crate::house::StartError;
@@ -84,6 +84,22 @@ impl Keyring {
     #[must_use]
     pub fn person(&self, name: &str) -> Vec<PublicKey> {
         self.look(|keys| keys.people.get(name).cloned())
+    }
+
+    /// Is this a key of the agent, or of this component of it? As the directory was read last: asked at each call.
+    #[must_use]
+    pub fn holds(&self, agent: &AgentName, component: Option<&ComponentName>, key: &KeyId) -> bool {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let known = match component {
+            None => keys.agents.get(agent.as_str()),
+            Some(component) => keys.agents.get(&format!("{agent}.{component}")),
+        };
+        known.is_some_and(|known| known.iter().any(|k| k.id() == *key))
+    }
+
+    /// Reads the directories anew if that was not done lately, so that a key that was taken out is missed though nobody presents it.
+    pub fn refresh(&self) {
+        drop(self.look(|_| Some(Vec::new())));
     }
 
     fn look(&self, find: impl Fn(&Keys) -> Option<Vec<PublicKey>>) -> Vec<PublicKey> {

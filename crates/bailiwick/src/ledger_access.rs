@@ -42,6 +42,9 @@ pub enum AccessError {
     /// The newest entries are not those that were recorded.
     #[error("{0}")]
     Damaged(String),
+    /// What is there is whole, and calls may have been acknowledged that are not there.
+    #[error("the {0} entries that are here lead to the signed root, but the store's journal is missing: calls may be on record in it alone")]
+    Journal(u64),
     /// An entry is not the one whose leaf is in the tree.
     #[error("entry {0} is not the entry that was recorded")]
     Entry(u64),
@@ -174,7 +177,8 @@ pub fn verify(data_dir: &Path, origin: &Origin, key: &VerifierKey) -> Result<Che
 pub fn verify_kept(data_dir: &Path, origin: &Origin, key: &VerifierKey) -> Result<Verified, AccessError> {
     apart(async {
         let source = Source::open(data_dir).await?;
-        check(&source, origin, key, |_, _| Ok(())).await.map(|(verified, _)| verified)
+        let (verified, _) = check(&source, origin, key, |_, _| Ok(())).await?;
+        source.without_loss(verified)
     })
 }
 
@@ -182,7 +186,7 @@ pub fn verify_kept(data_dir: &Path, origin: &Origin, key: &VerifierKey) -> Resul
 /// of what is pruned there are tiles only.
 ///
 /// # Errors
-/// The first thing that is wrong, or cannot be written.
+/// The first thing that is wrong, or cannot be written. `Journal`: what is there was published, and there may have been more.
 pub fn export(data_dir: &Path, out: &Path) -> Result<u64, AccessError> {
     let (key, origin) = log_key(data_dir)?;
     apart(async {
@@ -194,7 +198,7 @@ pub fn export(data_dir: &Path, out: &Path) -> Result<u64, AccessError> {
         };
         let (verified, note) = check(&source, &origin, &key, each).await?;
         files.finish(&note)?;
-        Ok(verified.head.size)
+        source.without_loss(verified).map(|verified| verified.head.size)
     })
 }
 
@@ -342,6 +346,14 @@ impl Source {
         }
     }
 
+    /// What was verified, if nothing can have been on record beside it.
+    fn without_loss(&self, verified: Verified) -> Result<Verified, AccessError> {
+        match self {
+            Self::Archive(archive) if archive.is_journal_lost() => Err(AccessError::Journal(verified.head.size)),
+            Self::Archive(_) | Self::Broker(_) => Ok(verified),
+        }
+    }
+
     /// The first entry that is not pruned.
     async fn minimum(&self) -> Result<u64, AccessError> {
         match self {
@@ -355,7 +367,7 @@ impl Source {
             Self::Archive(archive) => {
                 let minimum = archive.minimum()?;
                 let kept = |row: EntryRow| (row.index, (row.index >= minimum || !row.body.is_empty()).then_some(row.body), row.leaf);
-                Ok(archive.entries(from..to)?.into_iter().map(kept).collect())
+                Ok(archive.entries(from..to).map_err(damaged)?.into_iter().map(kept).collect())
             }
             Self::Broker(broker) => {
                 let page = Self::page(broker, from, to).await?;
@@ -520,6 +532,34 @@ mod tests {
         store.close().await;
         let (key, origin) = log_key(&crashed).unwrap();
         assert_eq!(verify(&crashed, &origin, &key).unwrap().size, 7);
+    }
+
+    #[tokio::test]
+    async fn a_hole_in_the_ledger_is_named_and_of_one_whose_journal_is_lost_it_is_said_that_there_may_have_been_more() {
+        let dir = ledger(5).await;
+        let data = dir.path().join("data");
+        let (key, origin) = log_key(&data).unwrap();
+        tamper(&data, "CREATE TABLE kept AS SELECT * FROM entries; DELETE FROM entries WHERE idx = 2");
+        let error = verify(&data, &origin, &key).unwrap_err().to_string();
+        assert!(error.contains("entry 2 is missing"), "{error}");
+        let out = dir.path().join("out");
+        assert!(export(&data, &out).is_err() && !out.join("checkpoint").exists());
+        tamper(&data, "INSERT INTO entries SELECT * FROM kept WHERE idx = 2; DROP TABLE kept");
+        let keys = Keys::load_or_make(&data).unwrap();
+        let store = Store::open_with(&data, Box::new(keys.integrator().unwrap()), Options { log_bytes: 1 << 20, readers: 1 }).unwrap();
+        store.append(Entry::new("house", b"{\"late\":1}".to_vec())).await.unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        let crashed = copy.path().join("data");
+        crate::publish::tests::copy_all(&data, &crashed);
+        store.close().await;
+        std::fs::remove_file(crashed.join("bailiwick.journal")).unwrap();
+        assert!(matches!(verify(&crashed, &origin, &key), Err(AccessError::Journal(5 | 6))));
+        let out = dir.path().join("rest");
+        assert!(matches!(export(&crashed, &out), Err(AccessError::Journal(_))));
+        assert!(bailiwick_ledger::export::verify(&out, &origin, &key).unwrap().entries >= 5, "what is there was not published");
+        // After a stop the database has everything, and nothing is missed.
+        std::fs::remove_file(data.join("bailiwick.journal")).unwrap();
+        assert_eq!(verify(&data, &origin, &key).unwrap().size, 6);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use bailiwick_core::{Task, TaskId, Timestamp};
+use bailiwick_core::{Labels, Task, TaskId, Timestamp, TooManyLabels};
 use bailiwick_credentials::TaskSalt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,8 @@ pub struct LiveTask {
     recent: Mutex<VecDeque<i64>>,
     ended: CancellationToken,
     streams: Arc<Semaphore>,
+    /// The marks of what it was given. One set for the whole and all its parts: what one of them has read, it can tell the others.
+    labels: Arc<RwLock<Labels>>,
     /// What it asked for that is on record once: kinds of lists.
     looked: Mutex<BTreeSet<String>>,
 }
@@ -43,6 +45,7 @@ impl LiveTask {
     #[must_use]
     pub fn part_of(parent: Option<Arc<Self>>, task: Arc<Task>, used: u64, salt: TaskSalt) -> Arc<Self> {
         let ended = parent.as_ref().map_or_else(CancellationToken::new, |parent| parent.ended.child_token());
+        let labels = parent.as_ref().map(|parent| Arc::clone(&parent.labels)).unwrap_or_default();
         Arc::new(Self {
             task,
             salt,
@@ -52,6 +55,7 @@ impl LiveTask {
             recent: Mutex::default(),
             ended,
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            labels,
             looked: Mutex::default(),
         })
     }
@@ -101,6 +105,28 @@ impl LiveTask {
     /// It is on record that the task asked for this kind of list.
     pub fn looked(&self, kind: &str) {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.to_owned());
+    }
+
+    /// The labels of all that it, the whole that it is a part of, and the parts of that were given.
+    #[must_use]
+    pub fn labels(&self) -> Labels {
+        self.labels.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Does it carry these labels already?
+    #[must_use]
+    pub fn carries(&self, labels: &Labels) -> bool {
+        labels.is_empty() || labels.within(&self.labels.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// It carries these labels from now on. Only what is durable is said here.
+    ///
+    /// # Errors
+    /// If they are too many; it carries what it carried then.
+    pub fn label(&self, labels: &Labels) -> Result<(), TooManyLabels> {
+        let mut carried = self.labels.write().unwrap_or_else(PoisonError::into_inner);
+        *carried = carried.with(labels)?;
+        Ok(())
     }
 
     /// Calls permitted so far, those of its parts among them.
@@ -238,6 +264,7 @@ mod tests {
                 component: None,
                 undivided: false,
                 held_by: None,
+                proved_by: None,
                 chain: Vec::new(),
                 grant: Grant::default(),
                 budget: Budget { calls: 9, calls_per_minute },
@@ -266,6 +293,25 @@ mod tests {
         assert!(task.is_open(now));
         task.end();
         assert!(!task.is_open(now) && task.ended().is_cancelled());
+    }
+
+    #[test]
+    fn a_whole_and_its_parts_carry_one_set_of_labels_that_only_grows() {
+        let labels = |names: &[&str]| Labels::new(names.iter().map(|name| name.parse().unwrap())).unwrap();
+        let (whole, other) = (numbered(1, 3), numbered(2, 3));
+        let part = |of: &Arc<LiveTask>, n| LiveTask::part_of(Some(Arc::clone(of)), Arc::clone(&numbered(n, 3).task), 0, TaskSalt::of(&[7; 32]));
+        let (left, right) = (part(&whole, 3), part(&whole, 4));
+        let below = part(&left, 5);
+        below.label(&labels(&["untrusted"])).unwrap();
+        right.label(&labels(&["pii", "untrusted"])).unwrap();
+        for task in [&whole, &left, &right, &below, &part(&right, 6)] {
+            assert_eq!(task.labels(), labels(&["pii", "untrusted"]));
+            assert!(task.carries(&labels(&["pii"])) && !task.carries(&labels(&["secret"])));
+        }
+        assert!(other.labels().is_empty() && other.carries(&Labels::default()) && !other.carries(&labels(&["pii"])));
+        let full = Labels::new((0..32).map(|n| format!("l{n}").parse().unwrap())).unwrap();
+        assert!(whole.label(&full).is_err());
+        assert_eq!(left.labels(), labels(&["pii", "untrusted"]), "what cannot be carried takes nothing away");
     }
 
     #[test]

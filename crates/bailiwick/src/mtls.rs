@@ -212,6 +212,9 @@ impl House {
 
     /// The one agent for which this key is registered.
     fn agent_of_key(&self, key: &KeyId) -> Option<&Agent> {
+        if self.standing.is_revoked(key) {
+            return None;
+        }
         let holds = |name: &AgentName| self.keyring.agent(name.as_str()).iter().any(|k| k.id() == *key);
         let mut holders = self.config.agents.values().map(|entry| &entry.agent).filter(|agent| holds(&agent.name));
         holders.next().filter(|_| holders.next().is_none())

@@ -15,15 +15,16 @@ use url::Host;
 
 use crate::entry;
 use crate::house::House;
-use crate::sign_in::WebSession;
-use crate::sign_in::directory::{ChangeError, KeptPasskey, PASSKEYS_MAX};
+use crate::sign_in::directory::{ChangeError, GUARDED, KeptPasskey, Known, PASSKEYS_MAX};
+use crate::sign_in::{Way, WebSession};
 
 /// How long a person may take to touch the authenticator.
 const CHALLENGE_LIFE: std::time::Duration = std::time::Duration::from_secs(300);
 /// The longest name of a passkey, in characters.
 const NAME_MAX: usize = 60;
-/// After a passkey was removed in a session without one, none is added in such a session for this long.
-const GUARDED: Duration = Duration::from_secs(24 * 3600);
+/// How long ago the person may have proved who he or she is, when the page that adds a first passkey is asked for: the passkey is worth
+/// more than the session, and one that was left open or stolen is to make none.
+pub(crate) const FRESH: Duration = Duration::from_secs(300);
 /// The word under which challenges are sealed.
 const SEALED: &str = "bailiwick-passkey-challenge";
 
@@ -71,6 +72,45 @@ pub(crate) enum PasskeyRefused {
     /// It could not be remembered.
     #[error(transparent)]
     Change(#[from] ChangeError),
+}
+
+/// Why no passkey is added in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// An invitation is for somebody who has nothing yet; the second one to use it would be somebody else.
+    Invitation,
+    /// Whoever has only a session or a key does not add the very thing that is asked for beside it.
+    WithoutPasskey,
+    /// One was removed in such a session, not long ago.
+    Guarded,
+    /// The first one needs a fresh sign-in.
+    Stale,
+}
+
+impl Closed {
+    /// In words, for the person.
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Invitation => "the invitation was used already",
+            Self::WithoutPasskey => "sign in with a passkey to add another one",
+            Self::Guarded => "a passkey was removed in a session without one: for a day after that none is added in such a session",
+            Self::Stale => "sign in again to add your first passkey: your last sign-in is too long ago, or the provider does not say when it was",
+        }
+    }
+
+    /// Why a passkey that is asked for at this time is not added in this session, if it is not. `known` is what is known of its person.
+    fn to(session: &WebSession, known: Option<&Known>, asked: Timestamp) -> Option<Self> {
+        let first = known.is_none_or(|k| k.passkeys.is_empty());
+        let guarded = known.and_then(|k| k.guarded_until).is_some_and(|until| asked < until);
+        let fresh = session.proved_at().is_some_and(|at| asked <= at.plus(FRESH));
+        match session.way {
+            Way::Invitation if !first => Some(Self::Invitation),
+            Way::Passkey => (first && !fresh).then_some(Self::Stale),
+            Way::Code | Way::Provider | Way::Invitation if !first => Some(Self::WithoutPasskey),
+            Way::Code | Way::Provider | Way::Invitation if guarded => Some(Self::Guarded),
+            Way::Code | Way::Provider | Way::Invitation => (!fresh).then_some(Self::Stale),
+        }
+    }
 }
 
 /// What a browser hands over to prove a passkey, as it stands in the form.
@@ -139,6 +179,11 @@ impl House {
         if fresh { Ok(()) } else { Err(PasskeyRefused::Ticket) }
     }
 
+    /// Why no passkey can be added in this session now, if that is so.
+    pub(crate) fn closed_to(&self, session: &WebSession) -> Option<Closed> {
+        Closed::to(session, self.directory.known(&session.person).as_ref(), self.clock.now())
+    }
+
     /// What the page asks the browser for a new passkey.
     pub(crate) fn ask_registration(&self, session: &WebSession) -> Result<Ask, PasskeyRefused> {
         let site = self.passkey_site().ok_or(PasskeyRefused::Unavailable)?;
@@ -197,7 +242,8 @@ impl House {
             added: now,
             used: None,
         };
-        let invited = session.way == crate::sign_in::Way::Invitation;
+        // The ticket says when the page was asked for: whoever has it open may take his or her time.
+        let asked = until.minus(CHALLENGE_LIFE);
         let step = entry::PersonStep {
             what: "passkey_added",
             person: &session.person,
@@ -212,14 +258,8 @@ impl House {
             if known.passkeys.len() >= PASSKEYS_MAX {
                 return Err(ChangeError::TooMany);
             }
-            // An invitation is for somebody who has nothing yet; the second one to use it would be somebody else.
-            if invited && !known.passkeys.is_empty() {
-                return Err(ChangeError::Unfit("the invitation was used already"));
-            }
-            // Whoever has only a session or a key does not add the very thing that is asked for beside it.
-            let guarded = !known.passkeys.is_empty() || known.guarded_until.is_some_and(|until| now < until);
-            if guarded && session.way != crate::sign_in::Way::Passkey {
-                return Err(ChangeError::Unfit("sign in with a passkey to add another one"));
+            if let Some(closed) = Closed::to(session, Some(&*known), asked) {
+                return Err(ChangeError::Unfit(closed.words()));
             }
             known.guarded_until = None;
             known.passkeys.push(row);
@@ -236,7 +276,7 @@ impl House {
     pub(crate) async fn remove_passkey(&self, session: &WebSession, id: &str) -> Result<(), PasskeyRefused> {
         let (person, way) = (&session.person, Some(session.way.word()));
         let step = entry::PersonStep { what: "passkey_removed", person, by: None, way, detail: None, passkey: Some(id), key: None };
-        let weak = session.way != crate::sign_in::Way::Passkey;
+        let weak = session.way != Way::Passkey;
         let guarded_until = self.clock.now().plus(GUARDED);
         self.change_person(person, &step, |known| {
             let before = known.passkeys.len();
@@ -360,6 +400,56 @@ fn get(site: &Site, challenge: Challenge, ids: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn session(way: Way, proved_at: Option<i64>) -> WebSession {
+        let at = |seconds| Timestamp::from_seconds(seconds);
+        let upstream = (way == Way::Provider).then(|| crate::sign_in::Upstream {
+            issuer: "i".to_owned(),
+            subject: "s".to_owned(),
+            session: None,
+            proved_at: proved_at.map(at),
+        });
+        let since = at(proved_at.unwrap_or(0));
+        WebSession {
+            id: String::new(),
+            person: "ana".parse().unwrap(),
+            way,
+            mark: Digest::of(b"m"),
+            csrf: String::new(),
+            since,
+            used: since,
+            until: since.plus(GUARDED),
+            upstream,
+        }
+    }
+
+    /// Somebody with so many passkeys, guarded until this second.
+    fn known(passkeys: usize, guarded_until: Option<i64>) -> Known {
+        let at = Timestamp::from_seconds(0);
+        let passkey = json!({ "id": "x", "key": {}, "counter": 0, "can_be_copied": false, "name": "n", "added": at, "used": null });
+        serde_json::from_value(json!({ "v": 1, "passkeys": vec![passkey; passkeys], "guarded_until": guarded_until.map(Timestamp::from_seconds) }))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_first_passkey_needs_a_fresh_proof_and_a_further_one_a_session_by_passkey() {
+        let closed =
+            |way, proved: Option<i64>, known: Option<Known>, at: i64| Closed::to(&session(way, proved), known.as_ref(), Timestamp::from_seconds(at));
+        for way in [Way::Code, Way::Provider, Way::Invitation, Way::Passkey] {
+            for nobody in [None, Some(known(0, None))] {
+                assert_eq!(closed(way, Some(1000), nobody.clone(), 1300), None, "{way:?}");
+                assert_eq!(closed(way, Some(1000), nobody, 1301), Some(Closed::Stale), "{way:?}");
+            }
+        }
+        assert_eq!(closed(Way::Provider, None, None, 0), Some(Closed::Stale), "nobody knows when the person proved anything");
+        for (way, why) in [(Way::Code, Closed::WithoutPasskey), (Way::Provider, Closed::WithoutPasskey), (Way::Invitation, Closed::Invitation)] {
+            assert_eq!(closed(way, Some(1000), Some(known(1, None)), 1001), Some(why), "{way:?}");
+            let removed = Some(known(0, Some(90_000)));
+            assert_eq!(closed(way, Some(89_999), removed.clone(), 89_999), Some(Closed::Guarded), "{way:?}");
+            assert_eq!(closed(way, Some(90_000), removed, 90_000), None, "{way:?}");
+        }
+        assert_eq!(closed(Way::Passkey, Some(1000), Some(known(1, Some(90_000))), 20_000), None);
+    }
 
     #[test]
     fn a_site_has_a_name_and_a_page_that_a_browser_trusts() {

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use bailiwick_core::call::{Binding, Spent};
 use bailiwick_core::hold::HoldState;
 use bailiwick_core::{
-    Authenticated, Bound, Call, CallId, Caller, Decision, Effect, ErrorCode, Hold, Permitted, Received, Recorded, Salt, Scalar, decide,
+    Authenticated, Bound, Call, CallId, Caller, Circumstances, Decision, Effect, ErrorCode, Hold, Permitted, Received, Recorded, Salt, Scalar,
+    Timestamp, decide,
 };
 use bailiwick_credentials::Injection;
-use bailiwick_identity::Confirmation;
+use bailiwick_identity::{Confirmation, KeyId};
 use bailiwick_store::{PayloadKind, StoreError};
 use bailiwick_wire::json::Kind as JsonKind;
 use bailiwick_wire::mcp::{Id, Method, Version};
@@ -24,11 +25,14 @@ use crate::builtin::{Refusal, Rights, issued};
 use crate::entry;
 use crate::fault;
 use crate::house::House;
+use crate::in_place::InPlace;
 use crate::journal::Recorder;
+use crate::labels::{Asking, LabelError};
 use crate::leases::{Held, LeaseError};
 use crate::live::LiveTask;
 use crate::payload::Whose;
 use crate::registry::ToolEntry;
+use crate::standing::Ground;
 use crate::upstream::{Event, Reply, SessionKey, UpstreamError, UpstreamRequest, UseEra};
 
 /// Who calls, and the task of the token that was presented.
@@ -40,6 +44,10 @@ pub struct Who {
     pub live: Arc<LiveTask>,
     /// What the token is bound to that was presented.
     pub confirmation: Option<Confirmation>,
+    /// The registered key by which whoever got the token proved itself, if it was one.
+    pub key: Option<KeyId>,
+    /// When the token was issued.
+    pub issued: Timestamp,
 }
 
 /// The era in which a system is asked.
@@ -189,10 +197,10 @@ impl House {
                 self.denied(&call, code, "the tool was changed or set aside since it was looked up", &[]).await?;
                 return Ok(Refused::plain(code));
             }
-            // So was the token: one that was revoked since then lets nothing pass.
-            if self.tokens.is_revoked(&who.caller.token) {
+            // So was the token: one that was revoked since then lets nothing pass, nor one whose ground was taken away.
+            if let Err(why) = self.still_lets(who) {
                 let code = ErrorCode::ProofInvalid;
-                self.denied(&call, code, "the token was revoked after the call was let in", &[]).await?;
+                self.denied(&call, code, &why, &[]).await?;
                 return Ok(Refused::plain(code));
             }
             fault::point("before-decide");
@@ -235,6 +243,15 @@ impl House {
             control = self.store.control_seq();
         }
         Ok(Refused::answer(ErrorCode::AuditUnavailable, "authority changed too often while the call was decided; call again"))
+    }
+
+    /// Does the token with which the call was let in still let it in?
+    fn still_lets(&self, who: &Who) -> Result<(), String> {
+        if self.tokens.is_revoked(&who.caller.token) {
+            return Err("the token was revoked after the call was let in".to_owned());
+        }
+        self.stands(Ground::under(who))?;
+        self.task_stands(&who.live)
     }
 
     /// Binds the call to its task and tool, and checks arguments, constraints and pace. What is refused here is on record as denied.
@@ -354,7 +371,8 @@ impl House {
             hold
         });
         let engine = self.engine.load();
-        decide(&**engine, call, hold, &approvers, now, who.live.used())
+        let labels = who.live.labels();
+        decide(&**engine, call, hold, &approvers, Circumstances { now, calls_before: who.live.used(), labels: &labels })
     }
 
     /// The decision is on record; now act. What acts on the world outlives the client's connection.
@@ -364,7 +382,7 @@ impl House {
         if !acting {
             return house.forward(call, live, tool, sending).await;
         }
-        let forwarded = tokio::spawn(async move { house.forward(call, live, tool, sending).await });
+        let forwarded = tokio::spawn(InPlace::new(house.forward(call, live, tool, sending)));
         forwarded.await.unwrap_or_else(|_| Refused::plain(ErrorCode::Internal))
     }
 
@@ -394,6 +412,12 @@ impl House {
         };
         let told = sending.told.clone();
         let mut open = OpenEntry { house: &self, live: &live, spent: &spent, started, told, closed: false };
+        // Before it is sent: whatever the system says from here on, in the middle of the call or at its end, the task carries its labels.
+        let asking = Asking { call: Some(spent.id), tool: spent.tool.name.as_str() };
+        if let Err(error) = self.label(&live, &tool.labels, asking).await {
+            return open.not_labelled(&error).await;
+        }
+        fault::point("after-label");
         let params = tool.params(&spent.arguments, &sending.extra);
         fault::point("before-forward");
         let leased = match &sending.lease {
@@ -573,6 +597,17 @@ impl OpenEntry<'_> {
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         };
         fitting(now, outcome)
+    }
+
+    /// The task cannot carry the labels of what it would be given: nothing was sent.
+    async fn not_labelled(&mut self, error: &LabelError) -> Answer {
+        let code = error.code();
+        tracing::error!(error.code = %code, %error, call = %self.spent.id, "a call was not sent: its task could not be labelled");
+        let concluded = Concluded { result: "not_sent", code: Some(code), answer: None };
+        if let Err(error) = self.complete(concluded, false).await {
+            tracing::error!(%error, call = %self.spent.id, "the outcome could not be written yet");
+        }
+        Refused::answer(code, format!("{}: the task could not be marked with what the answer would bear", code.sentence()))
     }
 
     /// Strict for what acts: the answer waits until the outcome is durable. Relaxed for reads, with a bound.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bailiwick_core::call::Tool;
-use bailiwick_core::{Digest, Effect, SystemName, ToolHints, ToolName};
+use bailiwick_core::{Digest, Effect, Labels, SystemName, ToolHints, ToolName};
 use bailiwick_credentials::Injection;
 use bailiwick_wire::json::{Limits, Raw, RawBuf};
 use bailiwick_wire::mcp::tool::{Finding, Severity, ToolDefinition};
@@ -77,6 +77,8 @@ pub struct ToolEntry {
     pub definition: Option<RawBuf>,
     /// Where its classification stands.
     pub status: Status,
+    /// What its answers bear.
+    pub labels: Labels,
     /// Parameters that are mirrored into headers.
     pub header_params: Vec<HeaderParam>,
     schema: Option<Schema>,
@@ -95,6 +97,7 @@ impl ToolEntry {
             system: Arc::clone(system),
             definition: None,
             status: Status::Classified,
+            labels: system.entry.labels_of(operation).ok()?,
             header_params: Vec::new(),
             schema: None,
             listed_whole: Vec::new(),
@@ -124,6 +127,7 @@ impl ToolEntry {
             system: Arc::clone(system),
             definition: Some(definition.raw().to_owned()),
             status,
+            labels: system.entry.labels_of(&definition.name).map_err(|e| e.to_string())?,
             header_params: definition.header_params.clone(),
             schema: Some(schema),
             listed_whole,

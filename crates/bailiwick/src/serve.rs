@@ -23,6 +23,7 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::doors::{self, Doors};
 use crate::house::{House, Opened, StartError};
+use crate::in_place::InPlace;
 use crate::mcp::{self, OutBody};
 use crate::mtls::ClientCertificate;
 use crate::tls::Acceptor;
@@ -114,14 +115,14 @@ impl Serving {
             // Without a place it is closed at once.
             let Some(entered) = self.doors.enter(peer.ip()) else { continue };
             let (place, tls) = (Arc::clone(self), tls.clone());
-            self.connections.spawn(async move {
+            self.connections.spawn(InPlace::new(async move {
                 let served = place.one(stream, peer, tls, entered.reserve);
                 if !entered.reserve {
                     served.await;
                 } else if tokio::time::timeout(RESERVE_LIFE, served).await.is_err() {
                     tracing::debug!(%peer, "a connection in the reserve took too long");
                 }
-            });
+            }));
         }
     }
 
@@ -178,7 +179,9 @@ impl Serving {
             if let Some(certificate) = &certificate {
                 request.extensions_mut().insert(certificate.clone());
             }
-            async move { Ok::<_, Infallible>(answer(house, router, request, peer, reserve).await) }
+            // It is large, and hyper moves it about.
+            let answered = Box::pin(answer(house, router, request, peer, reserve));
+            async move { Ok::<_, Infallible>(answered.await) }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -208,7 +211,7 @@ pub(crate) async fn answer(
     peer: SocketAddr,
     reserve: bool,
 ) -> Response<Either<OutBody, axum::body::Body>> {
-    let shown = Shown::of(request.headers());
+    let shown = Shown::of(&request);
     let mut response = dispatch(Arc::clone(&house), router, request, peer, reserve).await;
     house.challenge(shown, &mut response);
     response

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bailiwick_core::{
     Agent, AgentName, Budget, Constraint, EndReason, ErrorCode, Grant, HeldBy, InstanceId, PersonName, Task, TaskId, TaskState, Timestamp, ToolGrant,
 };
-use bailiwick_identity::Confirmation;
 use bailiwick_identity::token::{Acting, Issued, Purpose, Statement};
+use bailiwick_identity::{Confirmation, KeyId};
 use bailiwick_policy::{Engine, Possible, TaskQuestion};
 use bailiwick_store::{LeaseFilter, LeaseState, StoreError};
 use serde::Deserialize;
@@ -86,6 +86,7 @@ pub struct EndOwed {
     id: TaskId,
     reason: EndReason,
     by: Option<String>,
+    why: Option<String>,
 }
 
 /// An end that is being recorded. If that fails, or whoever asked for it goes away meanwhile, it is owed.
@@ -199,9 +200,12 @@ impl House {
     /// In words for the log: suspended, or overdue for review.
     pub fn in_service(&self, agent: &Agent, now: Timestamp) -> Result<(), String> {
         if !agent.enabled {
-            return Err(format!("agent `{}` is suspended", agent.name));
+            return Err(format!("agent `{}` is suspended by the configuration", agent.name));
         }
-        if self.person(agent.owner.as_str()).is_none() {
+        if self.standing.is_suspended(&agent.name) {
+            return Err(format!("agent `{}` is suspended by a person", agent.name));
+        }
+        if !self.directory.is_in_force(&agent.owner) {
             return Err(format!("agent `{}` is suspended: its owner `{}` is disabled", agent.name, agent.owner));
         }
         if now > agent.review_by {
@@ -287,6 +291,7 @@ impl House {
             undivided: acting.component.is_none() && entry.is_bundle(),
             chain: Vec::new(),
             held_by: asked.held_by,
+            proved_by: Some(acting.proved_by()),
             grant,
             budget: Budget {
                 calls: budget.calls.unwrap_or(limits.calls_max).min(limits.calls_max),
@@ -307,7 +312,8 @@ impl House {
         consent: Option<&crate::consent::Consent>,
         now: Timestamp,
     ) -> Result<OpenedTask, TaskRefused> {
-        let opened = entry::TaskOpened { task: task.id, opened: &task, narrowed: &narrowed, revision: &self.revision(), consent };
+        let labels = parent.as_ref().map(|parent| parent.labels()).unwrap_or_default();
+        let opened = entry::TaskOpened { task: task.id, opened: &task, narrowed: &narrowed, labels: &labels, revision: &self.revision(), consent };
         let body = entry::encode(now, &opened);
         // Known before it is durable: if whoever asks goes away in between, it still ends when its time is over. Until the answer
         // nobody has its id, and no call of it passes the fence.
@@ -327,6 +333,11 @@ impl House {
                 return Err(TaskRefused::new(ErrorCode::TaskClosed, "the parent task has ended"));
             }
             return Err(error.into());
+        }
+        // What was taken away in the very moment of the opening found no task to end.
+        if let Err(why) = self.task_stands(&live) {
+            self.end_task_for(live.task.id, EndReason::Revoked, None, Some(&why)).await?;
+            return Err(TaskRefused::new(ErrorCode::PolicyDenied, why));
         }
         metrics::counter!("bailiwick_tasks_opened_total").increment(1);
         Ok(OpenedTask { live, narrowed })
@@ -461,11 +472,11 @@ impl House {
         }
     }
 
-    /// A token for an open task, bound to the key that whoever asks for it proved.
+    /// A token for an open task, bound to the key that whoever asks for it proved. `key` is the registered key by which it proved itself.
     ///
     /// # Errors
     /// If the cryptographic library fails.
-    pub fn task_token(&self, live: &LiveTask, confirmation: Option<Confirmation>) -> Result<Issued, ErrorCode> {
+    pub fn task_token(&self, live: &LiveTask, confirmation: Option<Confirmation>, key: Option<KeyId>) -> Result<Issued, ErrorCode> {
         let now = self.clock.now();
         let task = &live.task;
         if !self.may_hold(task, confirmation.as_ref()) {
@@ -474,7 +485,7 @@ impl House {
         let statement = Statement {
             agent: task.agent.clone(),
             instance: task.instance,
-            acting: Acting { component: task.component.clone(), model: task.model_attested.clone(), on_behalf_of: None },
+            acting: Acting { component: task.component.clone(), model: task.model_attested.clone(), on_behalf_of: None, key },
             purpose: Purpose::Task { task: task.id, subject: task.subject.clone(), actors: task.actors() },
             scope: bailiwick_identity::oauth::Scope::tools(),
             audience: self.urls.mcp.clone(),
@@ -491,9 +502,21 @@ impl House {
     /// # Errors
     /// The store's: they take no more calls all the same, and the record of their end is tried again until it stands (law 6).
     pub async fn end_task(&self, id: TaskId, reason: EndReason, by: Option<&str>) -> Result<(), StoreError> {
+        self.end_task_for(id, reason, by, None).await
+    }
+
+    /// The same, with what was taken away that the task rested on, in words for the record.
+    ///
+    /// # Errors
+    /// As [`House::end_task`].
+    pub async fn end_task_for(&self, id: TaskId, reason: EndReason, by: Option<&str>, why: Option<&str>) -> Result<(), StoreError> {
         let live = self.live.end(id);
-        let mut owed = Owed { house: self, end: Some(EndOwed { id, reason, by: by.map(str::to_owned) }) };
-        let ended = self.record_end(id, reason, by, live).await;
+        let mut owed = Owed { house: self, end: Some(EndOwed { id, reason, by: by.map(str::to_owned), why: why.map(str::to_owned) }) };
+        let mut ended = self.record_end(id, reason, (by, why), live.clone()).await;
+        if matches!(&ended, Err(StoreError::Unavailable { reason: bailiwick_store::Reason::DiskFull, .. })) {
+            // Whoever finds the disk full first makes room for what comes next.
+            ended = self.record_end(id, reason, (by, why), live).await;
+        }
         if ended.is_ok() {
             owed.end = None;
         }
@@ -502,25 +525,31 @@ impl House {
 
     /// The end of a task that is not on record is to be recorded.
     pub(crate) fn owe_end(&self, id: TaskId, reason: EndReason) {
-        self.ends_owed.lock().unwrap_or_else(PoisonError::into_inner).push(EndOwed { id, reason, by: None });
+        self.ends_owed.lock().unwrap_or_else(PoisonError::into_inner).push(EndOwed { id, reason, by: None, why: None });
     }
 
     /// Tries again to record the ends that could not be recorded.
     pub(crate) async fn pay_ends(&self) {
         let owed = std::mem::take(&mut *self.ends_owed.lock().unwrap_or_else(PoisonError::into_inner));
         for end in owed {
-            if let Err(error) = self.end_task(end.id, end.reason, end.by.as_deref()).await {
+            if let Err(error) = self.end_task_for(end.id, end.reason, end.by.as_deref(), end.why.as_deref()).await {
                 tracing::error!(%error, task = %end.id, "the end of a task could not be recorded yet");
             }
         }
     }
 
-    async fn record_end(&self, id: TaskId, reason: EndReason, by: Option<&str>, live: Option<Arc<LiveTask>>) -> Result<(), StoreError> {
+    async fn record_end(
+        &self,
+        id: TaskId,
+        reason: EndReason,
+        (by, why): (Option<&str>, Option<&str>),
+        live: Option<Arc<LiveTask>>,
+    ) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let closing = |task, reason, by| entry::TaskEnded { task, state: "closing", reason, by, endings: &[], endings_cut: 0 };
+        let closing = |task, reason, by, why| entry::TaskEnded { task, state: "closing", reason, by, why, endings: &[], endings_cut: 0 };
         let whole = id.to_string();
-        let part = move |part| entry::encode(now, &entry::TaskEnded { by: Some(&whole), ..closing(part, EndReason::Parent, None) });
-        let written = self.store.end_whole(id, (reason, now), entry::encode(now, &closing(id, reason, by)), part);
+        let part = move |part| entry::encode(now, &entry::TaskEnded { by: Some(&whole), ..closing(part, EndReason::Parent, None, None) });
+        let written = self.store.end_whole(id, (reason, now), entry::encode(now, &closing(id, reason, by, why)), part);
         // Our own connections close whether the store can be written or not.
         let (ended, ()) = tokio::join!(written, self.leases.close_of(id));
         let ended = ended?;
@@ -572,7 +601,7 @@ impl House {
         let endings_cut = endings.len().saturating_sub(ENDINGS_MAX);
         endings.truncate(ENDINGS_MAX);
         let now = self.clock.now();
-        let body = entry::encode(now, &entry::TaskEnded { task: id, state: "closed", reason, by: None, endings: &endings, endings_cut });
+        let body = entry::encode(now, &entry::TaskEnded { task: id, state: "closed", reason, by: None, why: None, endings: &endings, endings_cut });
         let ended = self.store.end_task(id, TaskState::Closed { reason, at: now }, body).await?;
         if ended.entry.is_some() {
             metrics::counter!("bailiwick_tasks_closed_total", "reason" => reason.word()).increment(1);

@@ -295,6 +295,7 @@ impl House {
                 Err(why) => tracing::warn!(system = %system.entry.name, tool = %definition.name, %why, "a tool is left out"),
             }
         }
+        warn_of_idle_labels(system, &entries);
         if beyond > 0 {
             tracing::warn!(system = %system.entry.name, beyond, max = TOOLS_MAX, "the system has more tools than are kept; the rest is left out");
         }
@@ -446,6 +447,14 @@ impl House {
         let judgement = Judgement { effect, status: Status::Classified, by: "review", findings: Vec::new() };
         self.pin(name, definition.raw().bytes(), digest, before, &judgement, Some(by)).await.map_err(|e| e.to_string())?;
         self.list_tools(&tool.system).await
+    }
+}
+
+/// A label that is written to a name which no tool has marks nothing.
+fn warn_of_idle_labels(system: &System, entries: &[Arc<ToolEntry>]) {
+    let tools: Vec<&str> = entries.iter().map(|e| e.tool.name.tool()).collect();
+    for name in system.entry.idle_labels(&tools) {
+        tracing::warn!(system = %system.entry.name, name, "`tool_labels` names a tool that the system does not have: nothing is labelled by it");
     }
 }
 

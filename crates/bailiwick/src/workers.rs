@@ -73,6 +73,7 @@ impl House {
         }
         self.settle_denials().await;
         self.settle_people().await;
+        self.keyring.refresh();
         for changed in self.keyring.take_changed() {
             let found = crate::entry::House { what: changed.what, name: Some(&changed.name), digest: None };
             if let Err(error) = self.append(&found).await {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::call::{Bound, Call};
 use crate::error::ErrorCode;
 use crate::hold::{Approval, Hold};
+use crate::label::Labels;
 use crate::name::PersonName;
 use crate::time::Timestamp;
 
@@ -30,6 +31,27 @@ pub struct Facts<'a> {
     pub now: Timestamp,
     /// Calls of this task that were permitted before this one.
     pub calls_before: u64,
+    /// The marks of what the task has seen.
+    pub labels: &'a Labels,
+}
+
+/// What is true of a task at the moment of a decision, whoever approves.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// The time now.
+    pub now: Timestamp,
+    /// Calls of the task that were permitted before this one.
+    pub calls_before: u64,
+    /// The marks of what the task has seen.
+    pub labels: &'a Labels,
+}
+
+impl<'a> Circumstances<'a> {
+    /// The facts, if these people approved.
+    #[must_use]
+    pub const fn approved_by(self, approved: &'a [PersonName]) -> Facts<'a> {
+        Facts { approved, now: self.now, calls_before: self.calls_before, labels: self.labels }
+    }
 }
 
 /// What policy says to one question.
@@ -76,6 +98,7 @@ pub struct Needs {
 pub struct Decision {
     pub(crate) call: Call<Bound>,
     pub(crate) revision: Revision,
+    pub(crate) labels: Labels,
     pub(crate) outcome: Outcome,
 }
 
@@ -105,6 +128,11 @@ impl Decision {
     #[must_use]
     pub const fn revision(&self) -> &Revision {
         &self.revision
+    }
+    /// The task's labels as they were when it was decided.
+    #[must_use]
+    pub const fn labels(&self) -> &Labels {
+        &self.labels
     }
     /// The determining policies.
     #[must_use]
@@ -147,9 +175,9 @@ const CANDIDATES_MAX: usize = 32;
 ///
 /// `hold` is the approved hold of exactly this call, if there is one; its approvals are facts. `approvers` are the people who may
 /// approve a call of this task: never the one on whose behalf it is made, unless the installation says so.
-pub fn decide(policy: &impl Policy, call: Call<Bound>, hold: Option<Hold>, approvers: &[PersonName], now: Timestamp, calls_before: u64) -> Decision {
+pub fn decide(policy: &impl Policy, call: Call<Bound>, hold: Option<Hold>, approvers: &[PersonName], at: Circumstances<'_>) -> Decision {
     let revision = policy.revision();
-    let hold = hold.filter(|h| h.key == call.hold_key() && h.releases(now));
+    let hold = hold.filter(|h| h.key == call.hold_key() && h.releases(at.now));
     let call = match &hold {
         Some(hold) => call.adopt(hold),
         None => call,
@@ -157,19 +185,19 @@ pub fn decide(policy: &impl Policy, call: Call<Bound>, hold: Option<Hold>, appro
     // The bytes that were approved are the bytes that are asked about.
     let hold = hold.filter(|h| h.digest == call.digest());
     let approved: Vec<PersonName> = hold.iter().flat_map(|h| h.approvals.iter().map(|a: &Approval| a.person.clone())).collect();
-    let outcome = match policy.ask(&call, Facts { approved: &approved, now, calls_before }) {
+    let outcome = match policy.ask(&call, at.approved_by(&approved)) {
         Verdict::Permit(policies) => Outcome::Allow { policies, hold: hold.map(Box::new) },
         Verdict::Error(detail) => Outcome::Deny { code: ErrorCode::PolicyError, policies: Vec::new(), detail },
-        Verdict::Forbid(policies) => hold_or_deny(policy, &call, &approved, approvers, now, calls_before, policies),
-        Verdict::Silent => hold_or_deny(policy, &call, &approved, approvers, now, calls_before, Vec::new()),
+        Verdict::Forbid(policies) => hold_or_deny(policy, &call, &approved, approvers, at, policies),
+        Verdict::Silent => hold_or_deny(policy, &call, &approved, approvers, at, Vec::new()),
     };
-    Decision { call, revision, outcome }
+    Decision { call, revision, labels: at.labels.clone(), outcome }
 }
 
 /// Would the policy permit the call if these people had approved it?
 #[must_use]
-pub fn released_by(policy: &impl Policy, call: &Call<Bound>, approved: &[PersonName], now: Timestamp, calls_before: u64) -> bool {
-    matches!(policy.ask(call, Facts { approved, now, calls_before }), Verdict::Permit(_))
+pub fn released_by(policy: &impl Policy, call: &Call<Bound>, approved: &[PersonName], at: Circumstances<'_>) -> bool {
+    matches!(policy.ask(call, at.approved_by(approved)), Verdict::Permit(_))
 }
 
 fn hold_or_deny(
@@ -177,8 +205,7 @@ fn hold_or_deny(
     call: &Call<Bound>,
     approved: &[PersonName],
     approvers: &[PersonName],
-    now: Timestamp,
-    calls_before: u64,
+    at: Circumstances<'_>,
     denied_by: Vec<PolicyRef>,
 ) -> Outcome {
     let candidates: Vec<PersonName> = approvers.iter().filter(|p| !approved.contains(p)).take(CANDIDATES_MAX).cloned().collect();
@@ -187,7 +214,7 @@ fn hold_or_deny(
         let detail = if policies.is_empty() { "no policy permits it".to_owned() } else { words(&policies) };
         Outcome::Deny { code: ErrorCode::PolicyDenied, policies, detail }
     };
-    let Verdict::Permit(with_all) = policy.ask(call, Facts { approved: &with(&candidates), now, calls_before }) else { return deny(denied_by) };
+    let Verdict::Permit(with_all) = policy.ask(call, at.approved_by(&with(&candidates))) else { return deny(denied_by) };
     if candidates.is_empty() {
         return deny(denied_by);
     }
@@ -197,8 +224,7 @@ fn hold_or_deny(
     }
     let mut policies = denied_by;
     policies.extend(with_all);
-    let alone: Vec<PersonName> =
-        candidates.iter().filter(|p| released_by(policy, call, &with(std::slice::from_ref(*p)), now, calls_before)).cloned().collect();
+    let alone: Vec<PersonName> = candidates.iter().filter(|p| released_by(policy, call, &with(std::slice::from_ref(*p)), at)).cloned().collect();
     if !alone.is_empty() {
         return Outcome::Hold(Needs { people: alone, count: 1, policies });
     }
@@ -206,14 +232,14 @@ fn hold_or_deny(
     let mut needed = candidates.clone();
     for person in &candidates {
         let without: Vec<PersonName> = needed.iter().filter(|p| *p != person).cloned().collect();
-        if released_by(policy, call, &with(&without), now, calls_before) {
+        if released_by(policy, call, &with(&without), at) {
             needed = without;
         }
     }
     let count = needed.len();
     let people = candidates
         .iter()
-        .filter(|p| needed.contains(p) || needed.iter().any(|n| released_by(policy, call, &with(&swap(&needed, n, p)), now, calls_before)))
+        .filter(|p| needed.contains(p) || needed.iter().any(|n| released_by(policy, call, &with(&swap(&needed, n, p)), at)))
         .cloned()
         .collect();
     Outcome::Hold(Needs { people, count, policies })

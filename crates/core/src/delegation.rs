@@ -249,6 +249,7 @@ mod tests {
             component: taker.component.clone(),
             undivided: false,
             held_by: None,
+            proved_by: None,
             chain: part.chain,
             grant: part.grant,
             budget: part.budget,

@@ -98,6 +98,8 @@ name!(/// The name of a component of an agent: a lower-case slug that no running
     |t| slug(t, 63) && !t.starts_with("inst_"));
 name!(/// The name of a configured system: a lower-case slug, and the first part of its tools' names.
     SystemName, "system name", "1 to 40 of a-z, 0-9, `-`, `_`, starting with a letter or digit", |t| slug(t, 40));
+name!(/// A mark on data that a task has seen, such as `untrusted`, `pii` or `model-authored`: a lower-case slug.
+    Label, "label", "1 to 40 of a-z, 0-9, `-`, `_`, starting with a letter or digit", |t| slug(t, 40));
 name!(/// The name of a person: an address or a handle.
     PersonName, "person name", "1 to 120 of a-z, 0-9, `@`, `.`, `-`, `_`, `+`, in lower case, starting with a letter or digit",
     |t| (1..=120).contains(&t.len())

@@ -117,8 +117,19 @@ impl TaskState {
 pub enum HeldBy {
     /// One key, by its thumbprint (RFC 7638): `jkt`.
     Key(String),
-    /// A certificate of the agent, which may be another one later: they live shorter than tasks.
+    /// A certificate: of an agent any of its own, as they live shorter than tasks; of a client of a person the one by which its refresh
+    /// token was issued.
     Certificate,
+}
+
+/// With what whoever opened a task had proved itself.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProvedBy {
+    /// A registered key, by its thumbprint (RFC 7638).
+    Key(String),
+    /// Something else: what another issuer signed, a process, a person's leave.
+    Other,
 }
 
 /// What a task is. What changes (state, calls used) is kept beside it.
@@ -155,6 +166,9 @@ pub struct Task {
     /// What its tokens are bound to, if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_by: Option<HeldBy>,
+    /// With what its tokens' first holder proved itself. None: it was opened before that was remembered, and may be any key's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proved_by: Option<ProvedBy>,
     /// What it may do.
     pub grant: Grant,
     /// How much it may do.
@@ -176,6 +190,12 @@ impl Task {
     #[must_use]
     pub fn parent(&self) -> Option<TaskId> {
         self.chain.first().map(|hop| hop.task)
+    }
+
+    /// The task that it and all that it is a part of are parts of in the end: itself, if it is a part of none.
+    #[must_use]
+    pub fn whole(&self) -> TaskId {
+        self.chain.last().map_or(self.id, |hop| hop.task)
     }
 
     /// Who does it: the agent, or its component if it is one.
@@ -214,6 +234,13 @@ impl Task {
     pub fn model(&self) -> Option<(&str, &'static str)> {
         let attested = self.model_attested.as_deref().map(|name| (name, "attested"));
         attested.or_else(|| self.model_claimed.as_deref().map(|name| (name, "claimed")))
+    }
+
+    /// The keys on which it rests: that with which it was opened, and that to which its tokens are bound.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let opened = self.proved_by.iter().filter_map(|by| if let ProvedBy::Key(key) = by { Some(key.as_str()) } else { None });
+        let held = self.held_by.iter().filter_map(|by| if let HeldBy::Key(key) = by { Some(key.as_str()) } else { None });
+        opened.chain(held)
     }
 
     /// How long is left.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use bailiwick_core::{AgentName, AssertionId, ComponentName, InstanceId, SpiffeId, Timestamp};
 use serde_json::{Value, json};
 
+use crate::foreign::KeySet;
 use crate::jws::{self, Compact};
-use crate::keys::{KeyError, KeyId, PublicKey, SigningKey};
+use crate::keys::{Algorithm, KeyError, KeyId, PublicKey, SigningKey};
 use crate::proof::ProofError;
 use crate::strict::{Object, put};
 
@@ -92,13 +93,7 @@ pub fn verify(
     audiences: &[String],
     now: Timestamp,
 ) -> Result<Proved, ProofError> {
-    let jws = Compact::parse(assertion)?;
-    //= rfc8725#section-3.11
-    // Explicit typing: what is typed as another kind of JWT is none of this kind. RFC 7523 demands no type, so none is fine too.
-    match jws.typ()?.as_deref() {
-        None | Some("jwt" | "client-authentication+jwt") => {}
-        Some(_) => return Err(ProofError::Type),
-    }
+    let jws = parse(assertion)?;
     let id = client(&jws.claims, client_id)?;
     let registered = lookup(id).ok_or(ProofError::Client)?;
     let key = signed_by(&jws, &registered.keys)?;
@@ -113,6 +108,54 @@ pub fn verify(
         instance: jws.claims.parsed_if("bailiwick_instance")?,
         model: model(&jws.claims)?,
     })
+}
+
+fn parse(assertion: &str) -> Result<Compact<'_>, ProofError> {
+    let jws = Compact::parse(assertion)?;
+    //= rfc8725#section-3.11
+    // Explicit typing: what is typed as another kind of JWT is none of this kind. RFC 7523 demands no type, so none is fine too.
+    match jws.typ()?.as_deref() {
+        None | Some("jwt" | "client-authentication+jwt") => Ok(jws),
+        Some(_) => Err(ProofError::Type),
+    }
+}
+
+/// Whose assertion it says that it is: to choose where its keys are, never to believe.
+///
+/// # Errors
+/// If it is no assertion.
+pub fn claimed(assertion: &str) -> Result<String, ProofError> {
+    parse(assertion)?.claims.text("sub").map(str::to_owned)
+}
+
+/// What an assertion of a client of people proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProvedClient {
+    /// The assertion's own id, 8 to 256 bytes: to be refused when seen again from this client.
+    pub jti: String,
+    /// Until when the `jti` must be remembered.
+    pub remember_until: Timestamp,
+}
+
+/// Verifies an assertion of a client whose ID is a URL, by the keys that its metadata document names.
+///
+/// # Errors
+/// The first rule that the assertion breaks; the client is not authenticated then.
+pub fn verify_client(assertion: &str, client_id: &str, keys: &KeySet, audiences: &[String], now: Timestamp) -> Result<ProvedClient, ProofError> {
+    let jws = parse(assertion)?;
+    //= rfc7523#section-3
+    // For client authentication, the subject MUST be the "client_id" of the OAuth client.
+    // The issuer of an assertion that a client makes for itself is the client (OpenID Connect Core section 9).
+    if jws.claims.text("sub")? != client_id || jws.claims.text("iss")? != client_id {
+        return Err(ProofError::Client);
+    }
+    //= rfc7523#section-3
+    // The authorization server MUST reject JWTs with an invalid signature or MAC.
+    keys.signer_of(&jws, &Algorithm::ALL)?;
+    check_audience(&jws.claims, audiences, AUDIENCES_MAX)?;
+    let expires = check_times(&jws.claims, now)?;
+    Ok(ProvedClient { jti: jti(&jws.claims)?.to_owned(), remember_until: expires.plus(crate::token::SKEW) })
 }
 
 fn client<'a>(claims: &'a Object, client_id: Option<&str>) -> Result<&'a str, ProofError> {

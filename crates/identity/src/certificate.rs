@@ -4,21 +4,16 @@
 use std::fmt;
 use std::time::Duration;
 
+use bailiwick_core::der::{BIT_STRING, INTEGER, Reader, SEQUENCE, read_time};
 use bailiwick_core::{Digest, SpiffeId, Timestamp};
 
 use crate::confirmation::Confirmation;
 use crate::keys::PublicKey;
-use crate::keys::der::{end, take};
 use crate::spiffe::{X509Fault, read_x509};
 
 /// The longest certificate that is looked at, in bytes.
 pub const CERTIFICATE_MAX: usize = 16 * 1024;
 
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const UTC_TIME: u8 = 0x17;
-const GENERALIZED_TIME: u8 = 0x18;
 const VERSION: u8 = 0xa0;
 
 /// Why a certificate is not taken.
@@ -52,7 +47,7 @@ impl Certificate {
         if der.len() > CERTIFICATE_MAX {
             return Err(CertificateError::Form);
         }
-        let (not_before, not_after, spki) = fields(der)?;
+        let (not_before, not_after, spki) = fields(der).ok_or(CertificateError::Form)?;
         Ok(Self {
             thumbprint: Digest::of(der),
             // A kind of key that we do not take elsewhere can still be proved in TLS; it is nobody's registered key.
@@ -113,59 +108,24 @@ impl fmt::Debug for Certificate {
     }
 }
 
-fn element(der: &[u8], tag: u8) -> Result<(&[u8], &[u8]), CertificateError> {
-    take(der, tag).map_err(|_| CertificateError::Form)
-}
-
-fn ended(rest: &[u8]) -> Result<(), CertificateError> {
-    end(rest).map_err(|_| CertificateError::Form)
-}
-
 /// Validity and the whole `SubjectPublicKeyInfo` of a certificate (RFC 5280 section 4.1).
-fn fields(der: &[u8]) -> Result<(Timestamp, Timestamp, &[u8]), CertificateError> {
-    let (whole, rest) = element(der, SEQUENCE)?;
-    ended(rest)?;
-    let (tbs, rest) = element(whole, SEQUENCE)?;
-    let (_, rest) = element(rest, SEQUENCE)?;
-    let (_, rest) = element(rest, BIT_STRING)?;
-    ended(rest)?;
+fn fields(der: &[u8]) -> Option<(Timestamp, Timestamp, &[u8])> {
+    let mut outer = Reader::new(der);
+    let mut whole = outer.inside(SEQUENCE)?;
+    let mut body = whole.inside(SEQUENCE)?;
+    whole.expect(SEQUENCE)?;
+    whole.expect(BIT_STRING)?;
     //= rfc5280#section-4.1.2.1
     // When extensions are used, as expected in this profile, version MUST be 3 (value is 2).
-    let (version, rest) = element(tbs, VERSION)?;
-    if version != [INTEGER, 1, 2] {
-        return Err(CertificateError::Form);
+    let version = body.expect(VERSION)?.content;
+    if !outer.is_at_end() || !whole.is_at_end() || version != [INTEGER, 1, 2] {
+        return None;
     }
-    let (_serial, rest) = element(rest, INTEGER)?;
-    let (_algorithm, rest) = element(rest, SEQUENCE)?;
-    let (_issuer, rest) = element(rest, SEQUENCE)?;
-    let (validity, rest) = element(rest, SEQUENCE)?;
-    let (_subject, at_key) = element(rest, SEQUENCE)?;
-    let (_, rest) = element(at_key, SEQUENCE)?;
-    let spki = at_key.get(..at_key.len().saturating_sub(rest.len())).ok_or(CertificateError::Form)?;
-    let (not_before, rest) = time(validity)?;
-    let (not_after, rest) = time(rest)?;
-    ended(rest)?;
-    Ok((not_before, not_after, spki))
-}
-
-//= rfc5280#section-4.1.2.5
-// CAs conforming to this profile MUST always encode certificate validity dates through the year 2049 as UTCTime; certificate validity dates
-// in 2050 or later MUST be encoded as GeneralizedTime.
-fn time(der: &[u8]) -> Result<(Timestamp, &[u8]), CertificateError> {
-    const WRONG: CertificateError = CertificateError::Form;
-    let generalized = der.first() == Some(&GENERALIZED_TIME);
-    let (text, rest) = element(der, if generalized { GENERALIZED_TIME } else { UTC_TIME })?;
-    let text = std::str::from_utf8(text).map_err(|_| WRONG)?;
-    let digits = text.strip_suffix('Z').filter(|t| t.bytes().all(|b| b.is_ascii_digit())).ok_or(WRONG)?;
-    let (year, after) = digits.split_at_checked(if generalized { 4 } else { 2 }).filter(|(_, after)| after.len() == 10).ok_or(WRONG)?;
-    let century = match (generalized, year.parse::<u8>()) {
-        (true, _) => "",
-        (false, Ok(50..)) => "19",
-        (false, _) => "20",
-    };
-    let pair = |at: usize| after.get(at..at.saturating_add(2)).unwrap_or_default();
-    let written = format!("{century}{year}-{}-{}T{}:{}:{}Z", pair(0), pair(2), pair(4), pair(6), pair(8));
-    Ok((Timestamp::parse(&written).map_err(|_| WRONG)?, rest))
+    let (_serial, _algorithm, _issuer) = (body.expect(INTEGER)?, body.expect(SEQUENCE)?, body.expect(SEQUENCE)?);
+    let mut validity = body.inside(SEQUENCE)?;
+    let (not_before, not_after) = (read_time(&validity.next()?)?, read_time(&validity.next()?)?);
+    let (_subject, spki) = (body.expect(SEQUENCE)?, body.expect(SEQUENCE)?.whole);
+    validity.is_at_end().then_some((not_before, not_after, spki))
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! The caller does what needs memory, after `verify` said yes: it refuses a proof whose [`Proved::once`] was seen before (and remembers it
 //! until [`Proved::remember_until`]), and it compares [`Proved::key`] with the key that the token is bound to.
 
-mod challenge;
 mod nonce;
 mod target;
 
@@ -19,7 +18,6 @@ use crate::keys::{KeyError, KeyId, PublicKey, SigningKey};
 use crate::proof::ProofError;
 use crate::strict::{Object, put};
 
-pub use challenge::Challenge;
 pub use nonce::Nonces;
 pub use target::Target;
 

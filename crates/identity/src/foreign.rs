@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::assertion::SKEW;
 use crate::confirmation::Confirmation;
 use crate::jws::Compact;
-use crate::keys::KeyId;
+use crate::keys::{Algorithm, KeyId};
 use crate::proof::ProofError;
 use crate::strict::Object;
 
@@ -90,6 +90,12 @@ impl Claims {
         }
     }
 
+    /// All of them, as they stand there.
+    #[must_use]
+    pub fn into_json(self) -> serde_json::Map<String, Value> {
+        self.0.into()
+    }
+
     fn at(&self, path: &ClaimPath) -> Option<&Value> {
         let (first, rest) = path.steps().split_first()?;
         rest.iter().try_fold(self.0.member(first)?, |value, step| value.as_object()?.get(step))
@@ -120,22 +126,13 @@ struct Signed {
     key: KeyId,
 }
 
-/// Splits a token and verifies its signature with a key of the set.
-fn signed(token: &str, keys: &KeySet) -> Result<Signed, ProofError> {
-    let jws = Compact::parse(token)?;
-    let kid = jws.header.text_if("kid").map_err(|_| ProofError::Key)?;
-    let mut why = ProofError::Key;
-    for key in keys.named(kid)? {
-        //= rfc7523#section-3
-        // The JWT MUST be digitally signed or have a Message Authentication Code (MAC) applied by the issuer. The authorization
-        // server MUST reject JWTs with an invalid signature or MAC. We take signatures by the issuer's own keys only.
-        match jws.verified_by(key) {
-            Ok(()) => return Ok(Signed { typ: jws.typ()?, claims: jws.claims, key: key.id() }),
-            Err(ProofError::Algorithm) if why == ProofError::Signature => {}
-            Err(error) => why = error,
-        }
-    }
-    Err(why)
+/// Verifies a token's signature with a key of the set.
+fn signed(jws: Compact<'_>, keys: &KeySet, algorithms: &[Algorithm]) -> Result<Signed, ProofError> {
+    //= rfc7523#section-3
+    // The JWT MUST be digitally signed or have a Message Authentication Code (MAC) applied by the issuer. The authorization server MUST
+    // reject JWTs with an invalid signature or MAC. We take signatures by the issuer's own keys only.
+    let key = keys.signer_of(&jws, algorithms)?.id();
+    Ok(Signed { typ: jws.typ()?, claims: jws.claims, key })
 }
 
 //= rfc7523#section-3

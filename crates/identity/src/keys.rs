@@ -1,6 +1,6 @@
 //! Keys: ours are Ed25519; those of agents and people are parsed strictly from a JWK or a PEM. A private key never shows itself.
 
-pub(crate) mod der;
+mod der;
 
 use std::fmt;
 use std::str::FromStr;
@@ -59,6 +59,9 @@ pub enum Algorithm {
 impl Algorithm {
     /// The names of all, as metadata lists them.
     pub const NAMES: [&'static str; 6] = ["EdDSA", "Ed25519", "ES256", "ES384", "RS256", "PS256"];
+
+    /// All.
+    pub const ALL: [Self; 5] = [Self::EdDsa, Self::Es256, Self::Es384, Self::Rs256, Self::Ps256];
 
     /// From the name in a header. Exact: no other spelling, no other algorithm.
     #[must_use]

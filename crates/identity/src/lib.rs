@@ -6,11 +6,14 @@
 //! each function, and its caller remembers it.
 #![deny(missing_docs)]
 
+pub mod access_request;
 pub mod assertion;
 pub mod certificate;
 mod confirmation;
 pub mod dpop;
 pub mod enrolment;
+#[cfg(test)]
+mod every_kind;
 pub mod foreign;
 mod jws;
 pub mod keys;

@@ -2,6 +2,7 @@
 
 mod answer;
 mod authorize;
+mod challenge;
 mod client_metadata;
 mod exchange;
 mod form;
@@ -10,10 +11,10 @@ mod redirect;
 mod request;
 mod scope;
 
-pub(crate) use answer::quotable;
-pub use answer::{Challenge, NO_STORE, OauthError, TokenAnswer, introspection};
-pub use authorize::{Asked, AuthorizationError, AuthorizationRequest, CodeChallenge, CodeGrant, QUERY_MAX, RefreshGrant, code_address};
-pub use client_metadata::{ClientIdError, ClientIdUrl, ClientMetadata, METADATA_MAX, MetadataError, Registration};
+pub use answer::{NO_STORE, OauthError, TokenAnswer, introspection};
+pub use authorize::{Asked, AuthorizationRequest, CodeChallenge, CodeGrant, QUERY_MAX, RefreshGrant, code_address};
+pub use challenge::{Challenge, Scheme};
+pub use client_metadata::{ClientIdError, ClientIdUrl, ClientKeys, ClientMetadata, METADATA_MAX, Registration};
 pub use exchange::{ACCESS_TOKEN, AskedPart, AskedTools, EXCHANGE_GRANT, Exchange, TASK_DETAIL, TOOL_DETAIL};
 pub use form::{FORM_MAX, Form};
 pub use metadata::{InteractiveMetadata, ResourceMetadata, ServerMetadata};

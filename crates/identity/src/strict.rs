@@ -84,6 +84,12 @@ impl From<Map<String, Value>> for Object {
     }
 }
 
+impl From<Object> for Map<String, Value> {
+    fn from(object: Object) -> Self {
+        object.0
+    }
+}
+
 /// Sets a member of an object that we write.
 pub(crate) fn put(object: &mut Value, name: &str, value: Value) {
     if let Some(members) = object.as_object_mut() {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use bailiwick_core::{AgentName, Caller, ComponentName, InstanceId, PersonName, SessionId, SpiffeId, TaskId, Timestamp, TrustDomain};
+use bailiwick_core::{AgentName, Caller, ComponentName, InstanceId, PersonName, ProvedBy, SessionId, SpiffeId, TaskId, Timestamp, TrustDomain};
 use serde_json::{Value, json};
 
 use crate::confirmation::Confirmation;
@@ -55,6 +55,16 @@ pub struct Acting {
     /// The one person for whom it may open tasks, where its right to open any comes from that person's identity provider (ID-JAG). In the
     /// tokens that open tasks only: a task names its person itself.
     pub on_behalf_of: Option<PersonName>,
+    /// The registered key by which it proved itself, if it did by one: with that key, the token goes.
+    pub key: Option<KeyId>,
+}
+
+impl Acting {
+    /// The same as a task keeps it.
+    #[must_use]
+    pub fn proved_by(&self) -> ProvedBy {
+        self.key.map_or(ProvedBy::Other, |key| ProvedBy::Key(key.to_string()))
+    }
 }
 
 /// What is to be said in a token.
@@ -146,6 +156,9 @@ impl Issuer {
         }
         if let Some(model) = &what.acting.model {
             put(&mut claims, "model_attested", json!(model));
+        }
+        if let Some(key) = &what.acting.key {
+            put(&mut claims, "client_key", json!(key.to_string()));
         }
         match &what.purpose {
             Purpose::Task { task, subject, actors } => {
@@ -316,7 +329,10 @@ impl Verifier {
     /// The first rule that the token breaks; it is refused then.
     pub fn verify(&self, token: &str, audience: &str, now: Timestamp) -> Result<Verified, ProofError> {
         let jws = Compact::parse(token)?;
-        let key = self.check_header(&jws)?;
+        //= rfc9068#section-4
+        // The resource server MUST verify that the "typ" header value is "at+jwt" or "application/at+jwt" and reject tokens
+        // carrying any other value.
+        let key = self.key_of(&jws, TYP)?;
         //= rfc9068#section-4
         // The resource server MUST validate the signature of all incoming JWT access tokens according to [RFC7515] using the
         // algorithm specified in the JWT "alg" Header Parameter. The resource server MUST reject any JWT in which the value
@@ -333,16 +349,19 @@ impl Verifier {
         Ok(verified)
     }
 
-    fn check_header(&self, jws: &Compact<'_>) -> Result<&PublicKey, ProofError> {
+    /// The issuer's URL.
+    pub(crate) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The key of ours that a token of this type of ours names.
+    pub(crate) fn key_of(&self, jws: &Compact<'_>, typ: &str) -> Result<&PublicKey, ProofError> {
         //= rfc8725#section-3.1
         // We sign with EdDSA and nothing else, so nothing else is looked at.
         if jws.algorithm()? != "EdDSA" {
             return Err(ProofError::Algorithm);
         }
-        //= rfc9068#section-4
-        // The resource server MUST verify that the "typ" header value is "at+jwt" or "application/at+jwt" and reject tokens
-        // carrying any other value.
-        if jws.typ()?.as_deref() != Some(TYP) {
+        if jws.typ()?.as_deref() != Some(typ) {
             return Err(ProofError::Type);
         }
         // We write these three and no others.
@@ -383,7 +402,12 @@ impl Verifier {
             spiffe_id: SpiffeId::agent(&self.domain, &agent),
             agent,
             instance,
-            acting: Acting { component, model: claims.text_if("model_attested")?.map(str::to_owned), on_behalf_of },
+            acting: Acting {
+                component,
+                model: claims.text_if("model_attested")?.map(str::to_owned),
+                on_behalf_of,
+                key: claims.parsed_if("client_key")?,
+            },
             purpose,
             scope,
             audience: claims.text("aud")?.to_owned(),

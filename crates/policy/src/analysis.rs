@@ -14,6 +14,8 @@ use crate::schema::{ACTION, GROUPS, TASK};
 pub(crate) struct Mentions {
     /// `context.input` is looked at in some way.
     pub(crate) input: bool,
+    /// `context.labels` is.
+    pub(crate) labels: bool,
     /// It is used as a whole, so that every argument matters.
     all: bool,
     names: BTreeSet<String>,
@@ -28,6 +30,7 @@ impl Mentions {
     /// What either mentions.
     pub(crate) fn union(mut self, other: &Self) -> Self {
         self.input |= other.input;
+        self.labels |= other.labels;
         self.all |= other.all;
         self.names.extend(other.names.iter().cloned());
         self
@@ -40,6 +43,7 @@ impl Mentions {
 
     fn whole(&mut self) {
         self.input = true;
+        self.labels = true;
         self.all = true;
     }
 }
@@ -121,7 +125,9 @@ fn mentions(clauses: &[Clause]) -> Mentions {
             Expr::HasAttr { expr, attrs } if is_input(expr) => found.name(attrs.first()),
             Expr::HasAttr { expr, attrs } if is_context(expr) => {
                 let mut path = attrs.iter();
-                if path.next().is_some_and(|a| a == "input") {
+                let first = path.next();
+                found.labels |= first.is_some_and(|a| a == "labels");
+                if first.is_some_and(|a| a == "input") {
                     found.input = true;
                     if let Some(name) = path.next() {
                         found.name(name);
@@ -130,7 +136,7 @@ fn mentions(clauses: &[Clause]) -> Mentions {
             }
             // The input itself, or the whole context, goes somewhere else: everything in it may matter.
             e if is_input(e) || is_context(e) => found.whole(),
-            Expr::GetAttr { expr, .. } if is_context(expr) => {}
+            Expr::GetAttr { expr, attr } if is_context(expr) => found.labels |= attr == "labels",
             _ => return None,
         }
         Some(())

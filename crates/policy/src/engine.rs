@@ -234,10 +234,12 @@ impl Engine {
             return Err(Unanswerable::ToolChanged(name.clone()));
         }
         let cast = self.cast_of(call, tool)?;
+        // Where no policy looks at them, they are not even put together.
+        let labels = facts.labels.iter().filter(|_| tool.slice.mentions.labels).map(|label| RestrictedExpression::new_string(label.to_string()));
         let mut context = approvals(facts.approved);
         context.extend(clock(facts.now));
         context.push(("calls".to_owned(), RestrictedExpression::new_long(i64::try_from(facts.calls_before).unwrap_or(i64::MAX))));
-        context.push(("labels".to_owned(), RestrictedExpression::new_set([])));
+        context.push(("labels".to_owned(), RestrictedExpression::new_set(labels)));
         if tool.slice.mentions.input {
             context.push(("input".to_owned(), tool.shape.read(call.arguments(), &tool.slice.mentions)?));
         }
@@ -482,11 +484,11 @@ mod testing;
 mod tests {
     use cedar_policy::Schema;
 
-    use super::testing::{Ask, NOW, engine, world};
+    use super::testing::{Ask, NOW, engine, labels, world};
     use super::*;
 
-    /// Mentions every argument of every tool.
-    const ALL: &str = r#"@id("all") permit (principal, action, resource) when { context.input == context.input };"#;
+    /// Mentions every argument of every tool, and what the task has seen.
+    const ALL: &str = r#"@id("all") permit (principal, action, resource) when { context.input == context.input && !context.labels.isEmpty() };"#;
 
     fn schema(engine: &Engine) -> Schema {
         Schema::from_cedarschema_str(engine.schema_text()).unwrap().0
@@ -496,13 +498,14 @@ mod tests {
     fn what_is_made_without_the_schema_is_valid_by_the_schema() {
         let engine = engine(ALL);
         let schema = schema(&engine);
+        let labels = labels(&["pii", "untrusted"]);
         for (tool, arguments) in [
             ("shop.refund_order", r#"{"order":"1","cents":2,"rate":1.5,"express":true,"tags":["a"]}"#),
             ("shop.refund_order", r#"{"order":"1","cents":2}"#),
             ("shop.delete_note", "{}"),
         ] {
             let call = Ask { model: Some("m".to_owned()), ..Ask::new("low", tool, arguments) }.bound();
-            let (tool, cast, request) = engine.question(&call, Facts { approved: &[], now: NOW, calls_before: 0 }).unwrap();
+            let (tool, cast, request) = engine.question(&call, Facts { approved: &[], now: NOW, calls_before: 0, labels: &labels }).unwrap();
             let (principal, action, resource) = (cast.principal.clone(), tool.action.clone(), tool.resource.clone());
             Request::new(principal, action, resource, request.context().unwrap().clone(), Some(&schema)).unwrap();
             Entities::from_entities(cast.entities.iter().cloned(), Some(&schema)).unwrap();

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
-use crate::database::stored_place;
+use crate::bond::Bond;
 use crate::entry::EntryRow;
 use crate::error::{Reason, StoreError};
 use crate::journal::JOURNAL;
@@ -25,6 +25,7 @@ pub struct Archive {
     /// What a crash left in the journal, which the database has not, and the newest note of it.
     ahead: Vec<EntryRow>,
     note: Option<Arc<str>>,
+    lost: bool,
     _lock: Option<File>,
 }
 
@@ -58,8 +59,21 @@ impl Archive {
         if found > known || found < 0 {
             return Err(StoreError::TooNew { found, known });
         }
-        let (ahead, note) = ahead(dir, &conn)?;
-        Ok(Self { conn: Mutex::new(conn), ahead, note, _lock: lock })
+        let Some(bond) = Bond::stored(&conn)? else {
+            return Ok(Self { conn: Mutex::new(conn), ahead: Vec::new(), note: None, lost: false, _lock: lock });
+        };
+        let found = crate::journal::look(&dir.join(JOURNAL), &bond)?;
+        let lost = found.is_none() && bond.must.is_some();
+        let records = found.map_or_else(Vec::new, |found| found.records);
+        let note = records.last().map(|record| Arc::clone(&record.note));
+        let ahead = records.into_iter().flat_map(|record| record.entries).collect();
+        Ok(Self { conn: Mutex::new(conn), ahead, note, lost, _lock: lock })
+    }
+
+    /// Is the journal missing that must stand beside the database? Then calls may have been acknowledged that are not here.
+    #[must_use]
+    pub const fn is_journal_lost(&self) -> bool {
+        self.lost
     }
 
     /// How many entries there are.
@@ -123,35 +137,34 @@ impl Archive {
         })
     }
 
-    /// Entries, in order.
+    /// Entries, in order, without a hole.
     ///
     /// # Errors
-    /// The store's.
+    /// `Disagrees` if one of them is missing, with its index; or the store's.
     pub fn entries(&self, range: Range<u64>) -> Result<Vec<EntryRow>, StoreError> {
+        let expected = range.start..range.end.min(self.size()?);
         let mut rows = self.read(|conn| entries_in(conn, range.clone()))?;
         let ahead = self.ahead.iter().filter(|row| range.contains(&row.index));
         let before = rows.len();
         rows.extend(ahead.cloned());
         if rows.len() > before {
             rows.sort_by_key(|row| row.index);
+            rows.dedup_by_key(|row| row.index);
         }
-        Ok(rows)
+        let found = rows.iter().map(|row| Some(row.index)).chain([None]);
+        match expected.map(Some).chain([None]).zip(found).find(|(expected, found)| expected != found) {
+            None => Ok(rows),
+            Some((missing, _)) => {
+                let missing = missing.map_or_else(String::new, |index| format!(" {index}"));
+                let detail = format!("entry{missing} is missing: the database has others behind it, and the journal has it not");
+                Err(StoreError::unavailable(Reason::Disagrees, detail))
+            }
+        }
     }
 
     fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         question(&self.conn.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// What the journal has and the database has not.
-fn ahead(dir: &Path, conn: &Connection) -> Result<(Vec<EntryRow>, Option<Arc<str>>), StoreError> {
-    let follows: bool = conn.query_row("SELECT count(*) FROM pragma_table_info('head') WHERE name = 'journal'", [], |r| r.get(0))?;
-    if !follows {
-        return Ok((Vec::new(), None));
-    }
-    let Some(found) = crate::journal::look(&dir.join(JOURNAL), stored_place(conn)?)? else { return Ok((Vec::new(), None)) };
-    let note = found.records.last().map(|record| Arc::clone(&record.note));
-    Ok((found.records.into_iter().flat_map(|record| record.entries).collect(), note))
 }
 
 /// Takes the lock that a broker would hold, if there is one to take.

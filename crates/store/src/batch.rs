@@ -25,13 +25,19 @@ pub(crate) enum Job {
     Append(Entry, Ack),
     /// Nobody waits for the intent of this call any more.
     Abandon(CallId),
-    Change(Box<dyn Change>),
+    /// True: it takes authority away, or ends something, and has what is left of a full disk.
+    Change(Box<dyn Change>, bool),
     /// The database is to have everything, and nothing is to be left in the journal.
     Wipe(oneshot::Sender<Result<(), StoreError>>),
     Stop(oneshot::Sender<()>),
 }
 
 impl Job {
+    /// May it use what is left of a full disk? What became of a call that was sent may too: its place in the journal is there beforehand.
+    pub(crate) const fn has_reserve(&self) -> bool {
+        matches!(self, Self::Outcome { .. } | Self::Abandon(_) | Self::Change(_, true) | Self::Stop(_))
+    }
+
     /// Does somebody wait for it to be durable?
     pub(crate) const fn is_awaited(&self) -> bool {
         !matches!(self, Self::Outcome { ack: Ack::Relaxed(_), .. } | Self::Append(_, Ack::Relaxed(_)) | Self::Abandon(_))
@@ -143,7 +149,7 @@ impl Job {
             }
             Self::Append(_, ack) => Owed::Entry { ack, result: Ok(0), closing: None }.answer(Err(error), after),
             Self::Abandon(_) => {}
-            Self::Change(change) => change.answer(Err(error)),
+            Self::Change(change, _) => change.answer(Err(error)),
             Self::Wipe(reply) => drop(reply.send(Err(error))),
             Self::Stop(reply) => reply.send(()).unwrap_or_default(),
         }

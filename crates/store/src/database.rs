@@ -3,7 +3,7 @@
 //! Every transaction is durable when it is committed. What follows the journal says in the same transaction up to which place of it the
 //! database has everything: that part of the journal is free from then on.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::ahead::{Ahead, Anchor, Recorded};
 use crate::backfill::Backfill;
 use crate::error::{Reason, StoreError};
 use crate::journal::Record;
+use crate::reserve::Reserve;
 use crate::sql::{Count, int};
 use crate::writing::Pending;
 
@@ -31,6 +32,8 @@ pub(crate) struct Database {
     followed: AtomicU64,
     /// The entries that the anchor in the database counts.
     anchored: AtomicU64,
+    /// The disk is full: nobody follows, so that what is left of it is for others.
+    paused: AtomicBool,
 }
 
 struct Base {
@@ -46,6 +49,7 @@ impl Database {
             ahead,
             followed: AtomicU64::new(followed),
             anchored: AtomicU64::new(anchored),
+            paused: AtomicBool::new(false),
         }
     }
 
@@ -91,13 +95,25 @@ impl Database {
         Ok(())
     }
 
+    /// From now on nobody follows, or may again.
+    pub(crate) fn pause(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Release);
+    }
+
     /// Lets the database have everything, and closes it.
     pub(crate) fn close(&self) {
-        if let Err(error) = self.catch_up() {
+        self.pause(false);
+        let caught_up = self.catch_up();
+        if let Err(error) = &caught_up {
             tracing::warn!(error.code = error.code().slug(), %error, "the rest stays in the journal, for the next start");
         }
         self.ahead.close();
         if let Some(base) = self.wanted().take() {
+            if caught_up.is_ok()
+                && let Err(error) = crate::bond::release(&base.conn)
+            {
+                tracing::debug!(%error, "the next start looks for the journal, although it has nothing that the database has not");
+            }
             // So that the database's own file has everything, whoever closes it last: one that only reads leaves the log as it is.
             if let Err(error) = base.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
                 tracing::debug!(%error, "the log was not written back at the end");
@@ -148,6 +164,11 @@ impl Database {
         if batches.is_empty() {
             // Somebody else was here in the meantime. A failure now would be one that nothing clears.
             return Ok(());
+        }
+        if self.paused.load(Ordering::Acquire) {
+            let error = Reserve::refusal();
+            self.ahead.failed(&error);
+            return Err(error);
         }
         let done = transaction(&base.conn, || {
             let mut done = Done { end: stored_place(&base.conn)?, ..Done::default() };
@@ -348,7 +369,7 @@ fn transaction<T>(conn: &Connection, work: impl FnOnce() -> Result<T, StoreError
 }
 
 /// The place of the journal up to which the database has everything.
-pub(crate) fn stored_place(conn: &Connection) -> Result<u64, StoreError> {
+fn stored_place(conn: &Connection) -> Result<u64, StoreError> {
     Ok(conn.prepare_cached("SELECT journal FROM head WHERE id = 0")?.query_row([], |r| r.get::<_, Count>(0))?.0)
 }
 

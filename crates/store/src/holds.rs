@@ -105,6 +105,33 @@ impl Writing<'_> {
         Ok(true)
     }
 
+    /// Spends an approval where another enforcement point is told yes, once. False: it is not there to be spent any more.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn hold_spend(&mut self, seen: &Hold, call: CallId, at: Timestamp) -> Result<bool, StoreError> {
+        if at >= seen.expires_at || self.state.task(seen.task).is_none() {
+            return Ok(false);
+        }
+        let state = HoldState::Consumed { call, at };
+        let changed = self
+            .conn
+            .prepare_cached(
+                "UPDATE holds SET state = ?2, state_json = ?3 WHERE id = ?1 AND state = 'approved' AND state_json = ?4 AND approvals = ?5",
+            )?
+            .execute((
+                seen.id.to_bytes(),
+                state.word(),
+                serde_json::to_string(&state)?,
+                serde_json::to_string(&seen.state)?,
+                serde_json::to_string(&seen.approvals)?,
+            ))?;
+        if changed == 1 {
+            self.state.set_approval(seen.id, None);
+        }
+        Ok(changed == 1)
+    }
+
     /// Takes back whatever a task still waits for.
     pub(crate) fn withdraw_holds(&mut self, task: TaskId, state: &HoldState) -> Result<Vec<HoldId>, StoreError> {
         let mut statement = self

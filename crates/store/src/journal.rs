@@ -1,7 +1,7 @@
 //! The journal in front of the database: one file that never grows, in which a batch of calls is one aligned piece, written and synchronised by
 //! one call of the kernel. The database follows (`follow.rs`). Never holds anything but entries and the signed heads over them.
 //!
-//! The file is a block that says what it is, and a ring of blocks behind it. A *place* counts bytes from the journal's first use on and never
+//! The file is a block that says what it is and which run of which database it belongs to (`bond.rs`), and a ring of blocks behind it. A *place* counts bytes from the journal's first use on and never
 //! goes back; the ring's length tells where it lies in the file. `head.journal` in the database is the place up to which the database
 //! has everything, durably: what stands before it is free. A record begins at a block, names its place, and carries a checksum over itself: against a torn write, not against
 //! malice, which the tree and its signature are for.
@@ -17,6 +17,7 @@ use bailiwick_core::Digest;
 
 pub(crate) use record::Record;
 
+use crate::bond::{Bond, JournalName};
 use crate::error::{Reason, StoreError};
 use crate::writing::Pending;
 
@@ -27,7 +28,9 @@ const BLOCK_BYTES: u64 = BLOCK as u64;
 /// A smaller ring is not worth its file.
 const RING_BYTES_MIN: u64 = 256 << 10;
 const RING_BYTES_MAX: u64 = 1 << 30;
-const NAME: &[u8; 20] = b"bailiwick journal 1\n";
+const NAME: &[u8; 20] = b"bailiwick journal 2\n";
+/// What a journal without a name of its own says: it was made before they had names.
+const NAMELESS: &[u8; 20] = b"bailiwick journal 1\n";
 /// Memory for one record that is kept until the next.
 const KEPT_BYTES: usize = 2 << 20;
 
@@ -35,6 +38,7 @@ const KEPT_BYTES: usize = 2 << 20;
 pub(crate) struct Journal {
     file: File,
     path: PathBuf,
+    name: JournalName,
     ring: u64,
     /// The place of the next record.
     next: u64,
@@ -47,38 +51,57 @@ pub(crate) struct Journal {
 
 /// What the journal holds that the database may not have.
 pub(crate) struct Found {
+    pub(crate) name: JournalName,
     pub(crate) records: Vec<Record>,
     /// The place behind the last of them.
     pub(crate) next: u64,
     ring: u64,
-    /// It was made just now: zeros.
-    new: bool,
 }
 
 impl Journal {
-    /// Opens the journal of a directory, or makes one with about so many bytes. `None`: there is none, and none is wanted. `from` is the
-    /// place up to which the database has everything.
+    /// Takes the journal that was found in a directory, or makes one with about so many bytes, for a run from a place on, under a new name. `None`:
+    /// there is none, and none is wanted. Whatever was found, the database has by now.
     ///
     /// # Errors
-    /// `Damaged` if a record is not whole and others stand behind it, or the file was cut; `Disagrees` if it goes on from a later state of
-    /// the database; `Directory` if it cannot be made or opened.
-    pub(crate) fn open(dir: &Path, bytes: u64, from: u64) -> Result<Option<(Self, Vec<Record>)>, StoreError> {
+    /// `Directory` if it cannot be made or opened.
+    pub(crate) fn begin(dir: &Path, found: Option<&Found>, bytes: u64, next: u64, name: JournalName) -> Result<Option<Self>, StoreError> {
         let path = dir.join(JOURNAL);
         let refused = |e: io::Error| StoreError::Directory { path: path.clone(), detail: e.to_string().into() };
-        let found = match look(&path, from)? {
-            Some(found) => found,
+        let ring = match found {
+            Some(found) => found.ring,
             None if bytes < RING_BYTES_MIN => return Ok(None),
             None => {
                 let ring = bytes.min(RING_BYTES_MAX) / BLOCK_BYTES * BLOCK_BYTES;
                 make(&path, ring).map_err(refused)?;
-                Found { records: Vec::new(), next: from, ring, new: true }
+                ring
             }
         };
-        let file = open_synchronous(&path, found.ring).map_err(refused)?;
         // What a run before left may be anywhere.
-        let soiled = found.next..if found.new { found.next } else { found.next.saturating_add(found.ring) };
-        let journal = Self { file, path, ring: found.ring, next: found.next, buffer: Vec::new(), suspect: false, soiled };
-        Ok(Some((journal, found.records)))
+        let soiled = next..if found.is_none() { next } else { next.saturating_add(ring) };
+        let file = open_synchronously(&path).map_err(refused)?;
+        let mut journal = Self { file, path: path.clone(), name, ring, next, buffer: Vec::new(), suspect: false, soiled };
+        journal.say_what_it_is(true).map_err(refused)?;
+        Ok(Some(journal))
+    }
+
+    /// Writes the block in front: whatever the database has not comes from the next place on. The first sector has all of it, so that it is the
+    /// old one or the new one. `open`: where the file system can do that, everything is written past the kernel's cache from then on.
+    fn say_what_it_is(&mut self, open: bool) -> io::Result<()> {
+        let head = Head { ring: self.ring, name: self.name, base: Some(self.next) }.bytes();
+        let start = self.clear_buffer(BLOCK);
+        self.buffer.extend_from_slice(&head);
+        self.buffer.resize(start.saturating_add(BLOCK), 0);
+        let block = self.buffer.get(start..).unwrap_or_default();
+        // Some file systems say no only when it is used.
+        #[cfg(target_os = "linux")]
+        if open
+            && let Ok(direct) = OpenOptions::new().write(true).custom_flags(libc::O_DSYNC | libc::O_DIRECT).open(&self.path)
+            && direct.write_all_at(block, 0).is_ok()
+        {
+            self.file = direct;
+            return Ok(());
+        }
+        self.file.write_all_at(block, 0)
     }
 
     /// The bytes of its ring.
@@ -151,6 +174,8 @@ impl Journal {
         if at >= end {
             return Ok(());
         }
+        // Before anything goes: afterwards nothing tells any more that the journal had come this far.
+        self.say_what_it_is(false).map_err(|e| failed(&self.path, &e))?;
         let start = self.clear_buffer(PIECE);
         self.buffer.resize(start.saturating_add(PIECE), 0);
         while at < end {
@@ -188,57 +213,55 @@ impl Journal {
     }
 }
 
-/// What the journal of a directory holds from a place on, for whoever only reads. `None`: there is no journal.
+/// What the journal of a directory holds that its database has not, for whoever only reads. `None`: there is no journal.
 ///
 /// # Errors
-/// As for [`Journal::open`].
-pub(crate) fn look(path: &Path, from: u64) -> Result<Option<Found>, StoreError> {
+/// `Damaged` if a record is not whole and others stand behind it, or the file was cut; `Disagrees` if it is the journal of another database,
+/// or of another moment of this one; `Directory` if it cannot be read.
+pub(crate) fn look(path: &Path, bond: &Bond) -> Result<Option<Found>, StoreError> {
     let refused = |e: io::Error| StoreError::Directory { path: path.to_owned(), detail: e.to_string().into() };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(refused(e)),
     };
-    let damaged = |at: u64| {
-        let detail = format!("`{}` is damaged at byte {at}, and acknowledged entries stand behind it", path.display());
-        StoreError::unavailable(Reason::Damaged, detail)
-    };
+    let damaged = |at: u64| damage(path, at);
     let length = file.metadata().map_err(refused)?.len();
     if length > RING_BYTES_MAX.saturating_add(BLOCK_BYTES) {
         return Err(damaged(0));
     }
     let mut bytes = vec![0u8; usize::try_from(length).unwrap_or(0)];
     file.read_exact_at(&mut bytes, 0).map_err(refused)?;
-    let Some((head, blocks)) = bytes.split_at_checked(BLOCK) else {
-        // It was being made when the power was lost.
+    let Some((head, blocks)) = bytes.split_at_checked(BLOCK).and_then(|(block, blocks)| Some((Head::read(block)?, blocks))) else {
+        // Zeros: it was being made when the power was lost.
         return if bytes.iter().all(|b| *b == 0) { Ok(None) } else { Err(damaged(0)) };
     };
-    let Some(ring) = ring_of(head) else {
-        return if bytes.iter().all(|b| *b == 0) { Ok(None) } else { Err(damaged(0)) };
+    if !bond.covers(head.name) {
+        return Err(foreign(path, bond));
+    }
+    let Some(blocks) = usize::try_from(head.ring).ok().and_then(|ring| blocks.get(..ring)) else { return Err(damaged(length)) };
+    Ring { blocks, ring: head.ring }.found(path, &head, bond).map(Some)
+}
+
+fn damage(path: &Path, at: u64) -> StoreError {
+    let detail = format!("`{}` is damaged at byte {at}, and acknowledged entries stand behind it", path.display());
+    StoreError::unavailable(Reason::Damaged, detail)
+}
+
+fn foreign(path: &Path, bond: &Bond) -> StoreError {
+    let what_to_do = if bond.must.is_some() {
+        "put journal and database back from the same copy"
+    } else {
+        "put journal and database back from the same copy; or, since this database has everything of its own journal, move this one away, and keep \
+         it: another database may need it"
     };
-    let Some(blocks) = usize::try_from(ring).ok().and_then(|ring| blocks.get(..ring)) else { return Err(damaged(length)) };
-    let ring_at = Ring { blocks, ring };
-    let mut found = Found { records: Vec::new(), next: from, ring, new: false };
-    while let Some(record) = ring_at.record(found.next).filter(|r| r.end <= from.saturating_add(ring)) {
-        found.next = record.end;
-        found.records.push(record);
-    }
-    // One record is written at a time: whatever stands behind one that is not whole was written when that one was durable.
-    let mut at = 0;
-    while at < ring {
-        match ring_at.place(at) {
-            Some(place) if place >= from.saturating_add(ring) && ring_at.record(place).is_some() => {
-                let detail = format!("`{}` goes on from a later state than the database: they are not of the same moment", path.display());
-                return Err(StoreError::unavailable(Reason::Disagrees, detail));
-            }
-            Some(place) if place >= found.next && ring_at.record(place).is_some() => {
-                return Err(damaged(BLOCK_BYTES.saturating_add(found.next % ring)));
-            }
-            _ => {}
-        }
-        at = at.saturating_add(BLOCK_BYTES);
-    }
-    Ok(Some(found))
+    let detail = format!("`{}` is the journal of another database, or of another moment of this one: {what_to_do}", path.display());
+    StoreError::unavailable(Reason::Disagrees, detail)
+}
+
+fn other_moment(path: &Path, how: &str) -> StoreError {
+    let detail = format!("`{}` {how}: they are not of the same moment. Put both back from the same copy", path.display());
+    StoreError::unavailable(Reason::Disagrees, detail)
 }
 
 /// The ring as it was read.
@@ -248,6 +271,35 @@ struct Ring<'a> {
 }
 
 impl Ring<'_> {
+    /// What it holds from the database's place on, if it is of the same moment.
+    fn found(&self, path: &Path, head: &Head, bond: &Bond) -> Result<Found, StoreError> {
+        let (from, ring) = (bond.place, self.ring);
+        if head.base.is_some_and(|base| base > from) {
+            return Err(other_moment(path, "begins behind what the database has"));
+        }
+        let mut found = Found { name: head.name, records: Vec::new(), next: from, ring };
+        while let Some(record) = self.record(found.next).filter(|r| r.end <= from.saturating_add(ring)) {
+            found.next = record.end;
+            found.records.push(record);
+        }
+        // It came as far as the database at least: the record that the database had last is there until others stand behind it.
+        let mut reached = !found.records.is_empty() || head.base.is_none_or(|base| base == from);
+        // One record is written at a time: whatever stands behind one that is not whole was written when that one was durable.
+        for at in (0..ring).step_by(BLOCK) {
+            match self.place(at) {
+                Some(place) if place >= from.saturating_add(ring) && self.record(place).is_some() => {
+                    return Err(other_moment(path, "goes on from a later state than the database"));
+                }
+                Some(place) if place >= found.next && self.record(place).is_some() => {
+                    return Err(damage(path, BLOCK_BYTES.saturating_add(found.next % ring)));
+                }
+                Some(place) if !reached && self.end(place) == Some(from) => reached = self.record(place).is_some(),
+                _ => {}
+            }
+        }
+        if reached { Ok(found) } else { Err(other_moment(path, "ends before what the database has: it is an older copy")) }
+    }
+
     /// The place that the record says which begins at this byte of the ring, if one seems to.
     fn place(&self, at: u64) -> Option<u64> {
         let at = usize::try_from(at).ok()?;
@@ -255,15 +307,18 @@ impl Ring<'_> {
         (place % self.ring == u64::try_from(at).ok()?).then_some(place)
     }
 
+    /// The place behind the record of a place, by its own words.
+    fn end(&self, place: u64) -> Option<u64> {
+        let at = usize::try_from(place % self.ring).ok()?;
+        let whole = blocks(record::told_length(self.blocks.get(at..at.saturating_add(BLOCK))?)?);
+        place.checked_add(u64::try_from(whole).ok().filter(|whole| *whole <= self.ring)?)
+    }
+
     /// The record of a place, if it is whole.
     fn record(&self, place: u64) -> Option<Record> {
         let at = usize::try_from(place % self.ring).ok()?;
         let length = record::told_length(self.blocks.get(at..at.saturating_add(BLOCK))?)?;
-        let whole = blocks(length);
-        if u64::try_from(whole).ok()? > self.ring {
-            return None;
-        }
-        let end = place.checked_add(u64::try_from(whole).ok()?)?;
+        let end = self.end(place)?;
         let before_end = self.blocks.get(at..)?;
         match before_end.get(..length) {
             Some(bytes) => record::read(bytes, place, end),
@@ -280,17 +335,41 @@ const fn blocks(bytes: usize) -> usize {
     bytes.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
-fn head(ring: u64) -> Vec<u8> {
-    let mut head = [NAME.as_slice(), &ring.to_be_bytes()].concat();
-    let digest = Digest::of(&head);
-    head.extend_from_slice(digest.as_bytes());
-    head
+/// The block in front.
+struct Head {
+    ring: u64,
+    name: JournalName,
+    /// Nothing that stands before this place was ever needed under this name. `None`: nobody said.
+    base: Option<u64>,
 }
 
-/// The length of the ring, if the block in front of it is whole.
-fn ring_of(block: &[u8]) -> Option<u64> {
-    let ring = u64::from_be_bytes(*block.strip_prefix(NAME)?.first_chunk::<8>()?);
-    (block.starts_with(&head(ring)) && ring.is_multiple_of(BLOCK_BYTES) && ring >= BLOCK_BYTES).then_some(ring)
+impl Head {
+    fn bytes(&self) -> Vec<u8> {
+        let mut head = match self.base {
+            Some(base) => [NAME.as_slice(), &self.ring.to_be_bytes(), &self.name.0, &base.to_be_bytes()].concat(),
+            None => [NAMELESS.as_slice(), &self.ring.to_be_bytes()].concat(),
+        };
+        let digest = Digest::of(&head);
+        head.extend_from_slice(digest.as_bytes());
+        head
+    }
+
+    /// What the block says, if it is whole.
+    fn read(block: &[u8]) -> Option<Self> {
+        let (kind, said) = block.split_first_chunk::<20>()?;
+        let (ring, said) = said.split_first_chunk()?;
+        let ring = u64::from_be_bytes(*ring);
+        let (name, base) = match kind {
+            NAME => {
+                let (name, said) = said.split_first_chunk()?;
+                (*name, Some(u64::from_be_bytes(*said.first_chunk()?)))
+            }
+            NAMELESS => ([0; 16], None),
+            _ => return None,
+        };
+        let head = Self { ring, name: JournalName(name), base };
+        (block.starts_with(&head.bytes()) && ring.is_multiple_of(BLOCK_BYTES) && ring >= BLOCK_BYTES).then_some(head)
+    }
 }
 
 /// Makes the file at its full length. What it is is said last, when all of it is durable.
@@ -304,26 +383,12 @@ fn make(path: &Path, ring: u64) -> io::Result<()> {
         file.write_all_at(zeros.get(..piece).unwrap_or_default(), at)?;
         at = at.saturating_add(u64::try_from(piece).unwrap_or(u64::MAX));
     }
-    file.sync_all()?;
-    file.write_all_at(&head(ring), 0)?;
     file.sync_all()
 }
 
-/// Opens the file so that a write is durable when it returns: past the kernel's cache where the file system can do that.
-fn open_synchronous(path: &Path, ring: u64) -> io::Result<File> {
-    let open = |flags: i32| OpenOptions::new().write(true).custom_flags(flags).open(path);
-    let mut journal = Journal { file: open(libc::O_DSYNC)?, path: path.to_owned(), ring, next: 0, buffer: Vec::new(), suspect: false, soiled: 0..0 };
-    #[cfg(target_os = "linux")]
-    if let Ok(direct) = open(libc::O_DSYNC | libc::O_DIRECT) {
-        // Some file systems say no only when it is used. The block in front says the same as before.
-        let start = journal.clear_buffer(BLOCK);
-        journal.buffer.extend_from_slice(&head(ring));
-        journal.buffer.resize(start.saturating_add(BLOCK), 0);
-        if direct.write_all_at(journal.buffer.get(start..).unwrap_or_default(), 0).is_ok() {
-            journal.file = direct;
-        }
-    }
-    Ok(journal.file)
+/// Opens the file so that a write is durable when it returns.
+fn open_synchronously(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).custom_flags(libc::O_DSYNC).open(path)
 }
 
 fn failed(path: &Path, error: &io::Error) -> StoreError {

@@ -31,6 +31,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/0008.sql"),
     include_str!("schema/0009.sql"),
     include_str!("schema/0010.sql"),
+    include_str!("schema/0011.sql"),
+    include_str!("schema/0014.sql"),
 ];
 
 /// Calls reach the database many at a time, and each page costs two calls of the kernel in the log: large ones are cheaper.
@@ -64,6 +66,10 @@ impl Directory {
             Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: lock }),
             Err(TryLockError::Error(e)) => Err(refused(e)),
         }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Opens the database for writing, with the newest schema.

@@ -12,16 +12,19 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::ahead::Ahead;
+use crate::archive::Archive;
 use crate::backfill::Backfill;
 use crate::batch::{Ack, Closure, Job};
-use crate::database::{Database, stored_place, take_over};
+use crate::bond::{self, Bond};
+use crate::database::{Database, take_over};
 use crate::desk::Desk;
 use crate::entry::{Entry, Head, Integrator, Intent};
 use crate::error::StoreError;
 use crate::index::Index;
-use crate::journal::Journal;
+use crate::journal::{self, JOURNAL, Journal};
 use crate::reader::Readers;
-use crate::schema::{Directory, load};
+use crate::reserve::Reserve;
+use crate::schema::{Directory, Loaded, load};
 use crate::writer::{Published, Writer};
 use crate::writing::Writing;
 
@@ -33,6 +36,7 @@ pub const RELAXED_MAX: usize = 4096;
 pub struct Options {
     /// Bytes of the journal (a quarter) and of the database's log (the rest) that are written beforehand: neither grows while calls wait. With
     /// few, no journal is made, and every call is a transaction of the database.
+    /// An eighth as much again is the reserve: what is left, when the disk is full, for what takes authority away.
     pub log_bytes: u64,
     /// Threads that read.
     pub readers: usize,
@@ -48,6 +52,8 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
+    /// What it writes may use the reserve of a full disk.
+    reserved: bool,
 }
 
 pub(crate) struct Inner {
@@ -77,12 +83,12 @@ impl Store {
     pub fn open_with(dir: &Path, mut integrator: Box<dyn Integrator>, options: Options) -> Result<Self, StoreError> {
         let directory = Arc::new(Directory::take(dir)?);
         let ring = options.log_bytes / 4;
+        if !Archive::is_there(dir) {
+            // A journal without its database belongs to none that is made now.
+            journal::look(&dir.join(JOURNAL), &Bond::default())?;
+        }
         let conn = directory.open_writer(options.log_bytes.saturating_sub(ring))?;
-        let (journal, records) =
-            Journal::open(dir, ring, stored_place(&conn)?)?.map_or((None, Vec::new()), |(journal, found)| (Some(journal), found));
-        // In one transaction: a journal that does not belong to this database leaves nothing in it.
-        let loaded = take_over(&conn, &records, |conn| load(conn, integrator.as_mut()))?;
-        drop(records);
+        let (loaded, journal) = begin(&directory, &conn, ring, integrator.as_mut())?;
         let published = Arc::new(Published {
             control_seq: AtomicU64::new(loaded.authority.control_seq()),
             relaxed_lost: AtomicU64::new(0),
@@ -102,7 +108,8 @@ impl Store {
         let follows = Arc::clone(&database);
         let thread = std::thread::Builder::new().name("store-follower".to_owned()).spawn(move || follows.run()).map_err(failed)?;
         threads.push(thread);
-        let writer = Writer::new(Arc::clone(&database), journal, integrator, loaded, Arc::clone(&published), directory);
+        let reserve = Reserve::take(dir, options.log_bytes / 8)?;
+        let writer = Writer::new(Arc::clone(&database), (journal, reserve), integrator, loaded, Arc::clone(&published), directory);
         let desk = Arc::new(Desk::new(writer));
         let at_work = Arc::clone(&desk);
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || at_work.run()).map_err(failed)?;
@@ -117,7 +124,14 @@ impl Store {
             texts: OnceLock::new(),
             threads: Mutex::new(threads),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), reserved: false })
+    }
+
+    /// The same store, for what takes authority away or ends something, and for what must come before that: when the disk is full it may
+    /// use the reserve, and everything else is refused.
+    #[must_use]
+    pub fn taking_away(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), reserved: true }
     }
 
     /// Writes what is queued, then lets go of the directory. Everything afterwards is refused with `Closed`.
@@ -225,7 +239,7 @@ impl Store {
         change: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Change(Box::new(Closure::new(change, reply))))?;
+        self.send(Job::Change(Box::new(Closure::new(change, reply)), self.reserved))?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -255,11 +269,13 @@ impl Store {
         entry: Entry,
         change: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<(u64, T), StoreError> {
-        self.write(move |w| {
-            let value = change(w)?;
-            Ok((w.append_control(entry)?, value))
-        })
-        .await
+        let store = self.taking_away();
+        store
+            .write(move |w| {
+                let value = change(w)?;
+                Ok((w.append_control(entry)?, value))
+            })
+            .await
     }
 
     /// The durable head, without asking the disk.
@@ -278,6 +294,21 @@ impl Store {
     #[must_use]
     pub fn subscribe_head(&self) -> watch::Receiver<Head> {
         self.inner.published.head.subscribe()
+    }
+
+    /// Asks a question about rows that entries add to: the database has all that is durable, unless it cannot follow, on a full disk.
+    pub(crate) async fn read_newest<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let database = Arc::clone(&self.inner.database);
+        self.read(move |conn| {
+            if let Err(error) = database.catch_up() {
+                tracing::debug!(%error, "rows are read without the newest entries");
+            }
+            question(conn)
+        })
+        .await
     }
 
     /// Asks a question about entries, or about what follows from them, on a read-only connection: the database has all that is durable.
@@ -311,6 +342,32 @@ impl Store {
         // Never full: who wants an answer waits for it, and who wants none holds one of few places.
         self.inner.desk.ask(job)
     }
+}
+
+/// Lets the database have what the journal of the run before holds, and begins a journal for this one. A journal that does not belong to this
+/// database, or is not whole, leaves both as they were.
+fn begin(directory: &Directory, conn: &Connection, ring: u64, integrator: &mut dyn Integrator) -> Result<(Loaded, Option<Journal>), StoreError> {
+    let path = directory.path().join(JOURNAL);
+    let bond = Bond::stored(conn)?.unwrap_or_default();
+    let found = journal::look(&path, &bond)?;
+    bond.check_present(&path, found.is_some())?;
+    let name = bond::new_name(conn)?;
+    let records = found.as_ref().map_or(&[][..], |found| found.records.as_slice());
+    // In one transaction: what is refused has left nothing in the database.
+    let loaded = take_over(conn, records, |conn| {
+        let loaded = load(conn, integrator)?;
+        bond::promise(conn, found.as_ref().map(|found| found.name), name)?;
+        Ok(loaded)
+    })?;
+    // Durable with the log's own name in the directory, before the journal relies on it; and the journal's, before the database does.
+    directory.sync()?;
+    let next = found.as_ref().map_or(bond.place, |found| found.next);
+    let journal = Journal::begin(directory.path(), found.as_ref(), ring, next, name)?;
+    directory.sync()?;
+    if journal.is_some() {
+        bond::bind(conn, name)?;
+    }
+    Ok((loaded, journal))
 }
 
 /// A caller that waits for its intent. If it goes away before it has the answer, the intent is nobody's.

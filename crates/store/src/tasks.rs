@@ -1,7 +1,7 @@
 //! Tasks: opened with an entry, ended through the fence together with whatever they still waited for.
 
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{AgentName, EndReason, HoldId, PersonName, Task, TaskId, TaskState, Timestamp};
+use bailiwick_core::{AgentName, EndReason, HoldId, Labels, PersonName, Task, TaskId, TaskState, Timestamp};
 use rusqlite::{OptionalExtension, Row};
 
 use crate::authority::OpenTask;
@@ -20,6 +20,8 @@ pub struct TaskRow {
     pub state: TaskState,
     /// Calls that were permitted so far.
     pub used: u64,
+    /// The marks of what it was given, up to its end.
+    pub labels: Labels,
 }
 
 /// What ending a task did.
@@ -62,7 +64,7 @@ pub(crate) const SINCE_ANCHOR: &str = "WITH RECURSIVE own AS (SELECT task, count
     since AS (SELECT task, sum(calls) AS calls FROM up GROUP BY task)";
 
 impl Writing<'_> {
-    /// Opens a task. Gives the entry's index.
+    /// Opens a task. A part begins with every label of the task that it is a part of. Gives the entry's index.
     ///
     /// # Errors
     /// `Conflict` if its id is taken, or if it is a part of a task that is not open.
@@ -73,8 +75,8 @@ impl Writing<'_> {
         let state = TaskState::Open;
         self.conn
             .prepare_cached(
-                "INSERT INTO tasks (id, agent, owner, subject, state, state_json, used, opened_at, expires_at, task, parent)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10)",
+                "INSERT INTO tasks (id, agent, owner, subject, state, state_json, used, opened_at, expires_at, task, parent, labels)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10, coalesce((SELECT labels FROM tasks WHERE id = ?10), '[]'))",
             )?
             .execute((
                 task.id.to_bytes(),
@@ -130,6 +132,28 @@ impl Writing<'_> {
         self.leases_ending(id)?;
         let withdrawn = self.withdraw_holds(id, &HoldState::Withdrawn { at })?;
         Ok(Ended { entry: Some(self.append_control(entry)?), withdrawn })
+    }
+
+    /// Puts labels on a task that is a part of none, and on all its open parts. Gives the index of the entry, which is appended only if
+    /// one of them had not all of these labels.
+    ///
+    /// # Errors
+    /// `Conflict` if there is no such task, or if it would have too many labels. Nothing was changed then.
+    pub fn label_whole(&mut self, whole: TaskId, labels: &Labels, entry: Entry) -> Result<Option<u64>, StoreError> {
+        let mut anew = false;
+        for id in std::iter::once(whole).chain(self.state.below(whole)) {
+            let mut statement = self.conn.prepare_cached("SELECT labels FROM tasks WHERE id = ?1")?;
+            let found: Option<String> = statement.query_row([id.to_bytes()], |r| r.get(0)).optional()?;
+            let before: Labels = serde_json::from_str(&found.ok_or_else(|| StoreError::conflict("there is no such task"))?)?;
+            if labels.within(&before) {
+                continue;
+            }
+            let after = before.with(labels).map_err(|error| StoreError::conflict(error.to_string()))?;
+            let mut statement = self.conn.prepare_cached("UPDATE tasks SET labels = ?2 WHERE id = ?1")?;
+            statement.execute((id.to_bytes(), serde_json::to_string(&after)?))?;
+            anew = true;
+        }
+        if anew { self.append(entry).map(Some) } else { Ok(None) }
     }
 
     /// Begins the end of a task and of all its open parts, in one step: the whole first, then each part with an entry of its own, which
@@ -189,7 +213,7 @@ impl Store {
     /// # Errors
     /// `Conflict` for the state `open`.
     pub async fn end_task(&self, id: TaskId, to: TaskState, body: Vec<u8>) -> Result<Ended, StoreError> {
-        self.write(move |w| w.end_task(id, to, body)).await
+        self.taking_away().write(move |w| w.end_task(id, to, body)).await
     }
 
     /// Begins the end of a task and of all its open parts through the fence. See [`Writing::end_whole`].
@@ -203,38 +227,30 @@ impl Store {
         body: Vec<u8>,
         part: impl FnMut(TaskId) -> Vec<u8> + Send + 'static,
     ) -> Result<Vec<(TaskId, Ended)>, StoreError> {
-        self.write(move |w| w.end_whole(id, why, body, part)).await
+        self.taking_away().write(move |w| w.end_whole(id, why, body, part)).await
     }
 
-    /// One task.
+    /// One task. While the database cannot follow, on a full disk, its newest calls may not be counted.
     ///
     /// # Errors
     /// The store's.
     pub async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
-        self.read_all(move |conn| {
+        self.read_newest(move |conn| {
             let mut statement = conn.prepare_cached(&format!(
-                "{SINCE_ANCHOR} SELECT task, state_json, used + coalesce((SELECT calls FROM since WHERE since.task = id), 0) FROM tasks WHERE id = ?1"
+                "{SINCE_ANCHOR} SELECT task, state_json, used + coalesce((SELECT calls FROM since WHERE since.task = id), 0), labels FROM tasks WHERE id = ?1"
             ))?;
             statement.query_row([id.to_bytes()], raw).optional()?.map(parse).transpose()
         })
         .await
     }
 
-    /// Tasks, newest first.
+    /// Tasks, newest first. While the database cannot follow, on a full disk, their newest calls may not be counted.
     ///
     /// # Errors
     /// The store's.
     pub async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskRow>, StoreError> {
-        self.read_all(move |conn| {
-            // Tasks that have not ended are few, and have an index; the planner does not know which state is asked for.
-            let few = if matches!(filter.state, Some("open" | "closing")) { "state <> 'closed' AND " } else { "" };
-            // So that the index of parts is used; a parameter that is not in the text may not be given.
-            let part = filter.parent.map(|parent| format!("AND parent = x'{:032x}'", u128::from_be_bytes(parent.to_bytes()))).unwrap_or_default();
-            let mut statement = conn.prepare(&format!(
-                "{SINCE_ANCHOR} SELECT tasks.task, state_json, used + coalesce(calls, 0) FROM tasks LEFT JOIN since ON since.task = id
-                 WHERE {few}(?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR owner = ?2) AND (?3 IS NULL OR subject = ?3) AND (?4 IS NULL OR state = ?4)
-                 {part} ORDER BY id DESC LIMIT ?5"
-            ))?;
+        self.read_newest(move |conn| {
+            let mut statement = conn.prepare(&listing(&filter))?;
             let (agent, owner) = (filter.agent.as_ref().map(AgentName::as_str), filter.owner.as_ref().map(PersonName::as_str));
             let subject = filter.subject.as_ref().map(PersonName::as_str);
             let rows = statement.query_map((agent, owner, subject, filter.state, limit(filter.limit)), raw)?;
@@ -244,12 +260,28 @@ impl Store {
     }
 }
 
-type Raw = (String, String, u64);
-
-fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
-    Ok((row.get(0)?, row.get(1)?, row.get::<_, Count>(2)?.0))
+/// The statement that lists them.
+pub(crate) fn listing(filter: &TaskFilter) -> String {
+    // Tasks that have not ended are few, and have an index; the planner knows neither which state is asked for nor that they are few.
+    let (by, few) = match (filter.parent, filter.state) {
+        (None, Some("open" | "closing")) => ("INDEXED BY tasks_state", "state <> 'closed' AND "),
+        _ => ("", ""),
+    };
+    // So that the index of parts is used; a parameter that is not in the text may not be given.
+    let part = filter.parent.map(|parent| format!("AND parent = x'{:032x}'", u128::from_be_bytes(parent.to_bytes()))).unwrap_or_default();
+    format!(
+        "{SINCE_ANCHOR} SELECT tasks.task, state_json, used + coalesce(calls, 0), labels FROM tasks {by} LEFT JOIN since ON since.task = id
+         WHERE {few}(?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR owner = ?2) AND (?3 IS NULL OR subject = ?3) AND (?4 IS NULL OR state = ?4)
+         {part} ORDER BY id DESC LIMIT ?5"
+    )
 }
 
-fn parse((task, state, used): Raw) -> Result<TaskRow, StoreError> {
-    Ok(TaskRow { task: serde_json::from_str(&task)?, state: serde_json::from_str(&state)?, used })
+type Raw = (String, String, u64, String);
+
+fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
+    Ok((row.get(0)?, row.get(1)?, row.get::<_, Count>(2)?.0, row.get(3)?))
+}
+
+fn parse((task, state, used, labels): Raw) -> Result<TaskRow, StoreError> {
+    Ok(TaskRow { task: serde_json::from_str(&task)?, state: serde_json::from_str(&state)?, used, labels: serde_json::from_str(&labels)? })
 }

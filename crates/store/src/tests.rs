@@ -22,6 +22,7 @@ mod crash;
 mod faults;
 mod index;
 mod journal;
+mod labels;
 mod leases;
 mod parts;
 mod sealed;
@@ -86,6 +87,7 @@ fn task(n: u64) -> Task {
         component: None,
         undivided: false,
         held_by: None,
+        proved_by: None,
         chain: Vec::new(),
         grant: Grant::default(),
         budget: Budget { calls: 1000, calls_per_minute: 100 },

@@ -18,6 +18,7 @@ use crate::desk::Desk;
 use crate::entry::{Head, Integrated, Integrator, check_body, kind};
 use crate::error::{Reason, StoreError};
 use crate::journal::Journal;
+use crate::reserve::Reserve;
 use crate::schema::{Directory, Loaded, load, stored_head};
 use crate::writing::{Pending, Writing};
 
@@ -40,6 +41,8 @@ pub(crate) struct Writer {
     database: Arc<Database>,
     /// `None`: every batch is a transaction of the database.
     journal: Option<Journal>,
+    /// What is left when the disk is full. `None`: nothing is.
+    reserve: Option<Reserve>,
     integrator: Box<dyn Integrator>,
     state: Authority,
     frontier: Vec<u8>,
@@ -75,7 +78,7 @@ struct Batch {
 impl Writer {
     pub(crate) fn new(
         database: Arc<Database>,
-        journal: Option<Journal>,
+        (journal, reserve): (Option<Journal>, Option<Reserve>),
         integrator: Box<dyn Integrator>,
         loaded: Loaded,
         published: Arc<Published>,
@@ -85,6 +88,7 @@ impl Writer {
         Self {
             database,
             journal,
+            reserve,
             integrator,
             state: authority,
             frontier,
@@ -109,7 +113,8 @@ impl Writer {
             let mut held = Held::new(&database);
             let result = self.batch(&mut batch, &mut held, desk);
             desk.crowd(batch.awaited);
-            if result.is_err() {
+            if let Err(error) = &result {
+                self.use_reserve(error);
                 self.state.undo_to(0);
                 self.suspect = true;
                 self.void_log |= held.has_begun();
@@ -126,6 +131,22 @@ impl Writer {
             }
             self.batch = batch;
         }
+    }
+
+    /// If the disk is full: from now on what is left of it is for what takes authority away, and nobody follows. False: there was nothing
+    /// left, or it is in use.
+    fn use_reserve(&mut self, error: &StoreError) -> bool {
+        let full = matches!(error, StoreError::Unavailable { reason: Reason::DiskFull, .. });
+        let spent = full && self.reserve.as_mut().is_some_and(Reserve::spend);
+        if spent {
+            self.database.pause(true);
+        }
+        spent
+    }
+
+    /// Is the disk full?
+    fn is_full(&self) -> bool {
+        self.reserve.as_ref().is_some_and(Reserve::is_spent)
     }
 
     /// Lets the database have everything, and lets go of it. Gives whom to tell.
@@ -165,6 +186,13 @@ impl Writer {
 
     /// Runs one request. An error ends the batch; what concerns only this request is in the answer that it is owed.
     fn take(&mut self, batch: &mut Batch, held: &mut Held<'_>, job: Job) -> Result<(), StoreError> {
+        if self.is_full() && !job.has_reserve() {
+            let mut after = Answered { abandoned: Vec::new(), lost: &self.published.relaxed_lost };
+            job.refuse(Reserve::refusal(), &mut after);
+            let abandoned = after.abandoned;
+            self.heed(&abandoned);
+            return Ok(());
+        }
         match job {
             Job::Intent(intent, reply) => {
                 if let Err(error) = check_body(&intent.body) {
@@ -204,7 +232,7 @@ impl Writer {
                 batch.owed.push(Owed::Entry { ack, result, closing: None });
             }
             Job::Abandon(call) => self.state.abandon_call(call),
-            Job::Change(mut change) => {
+            Job::Change(mut change, _) => {
                 let result = held.begin().and_then(|conn| Self::change(&mut self.state, batch, conn, change.as_mut()));
                 batch.owed.push(Owed::Change(change));
                 return result;
@@ -323,7 +351,7 @@ impl Writer {
 
     /// Publishes the new state, or brings the old one back, and gives every answer.
     fn answer(&mut self, batch: &mut Batch, result: Result<Option<Head>, StoreError>) {
-        self.published.failing.store(result.is_err(), Ordering::Relaxed);
+        self.published.failing.store(result.is_err() || self.is_full(), Ordering::Relaxed);
         let told = match result {
             Ok(head) => {
                 self.publish(head);
@@ -361,8 +389,14 @@ impl Writer {
     /// After a failure: is what the disk says what memory says? If not, memory is read anew. And while the database cannot follow the
     /// journal, nothing passes: what is durable there alone must not become more and more.
     fn make_sound(&mut self, held: &mut Held<'_>) -> Result<(), StoreError> {
-        if self.database.ahead.failure().is_some() {
-            self.database.catch_up()?;
+        if self.reserve.as_mut().is_none_or(Reserve::regain) {
+            self.database.pause(false);
+            if self.database.ahead.failure().is_some()
+                && let Err(error) = self.database.catch_up()
+                && !self.use_reserve(&error)
+            {
+                return Err(error);
+            }
         }
         if !self.suspect {
             return Ok(());

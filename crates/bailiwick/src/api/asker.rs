@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, FromRequestParts};
-use bailiwick_core::{AgentName, ErrorCode, Person, PersonName, Role, Task, Timestamp};
+use bailiwick_core::{Agent, AgentName, ErrorCode, Person, PersonName, Role, Task, Timestamp};
 use bailiwick_identity::{KeyId, Proof, ProofError, PublicKey, person};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 
+use super::body::Named;
 use super::problem::Problem;
 use crate::authn::Presented;
 use crate::house::House;
@@ -89,7 +90,7 @@ impl Api {
         let house = &self.house;
         let refused = |error: &ProofError| {
             tracing::info!(error.code = %error.code(), %error, "a person's proof was refused");
-            Problem::unauthenticated(house, error.code())
+            Problem::unauthenticated(error.code())
         };
         let target = self.target(parts);
         let request = person::Request { method: parts.method.as_str(), target: &target };
@@ -101,12 +102,20 @@ impl Api {
         }
         .map_err(|e| refused(&e))?;
         let known = house.person(asked.person.as_str());
-        let key = house.keyring.person(asked.person.as_str()).into_iter().find(|k| k.id() == asked.key);
+        let key = house.person_keys(asked.person.as_str()).into_iter().find(|k| k.id() == asked.key);
         let (Some(person), Some(key)) = (known, key) else { return Err(refused(&ProofError::Key)) };
         let issuer = format!("person:{}", person.name);
-        if !house.store.jti_use(&issuer, &asked.jti, asked.remember_until(), now).await? {
+        // On a full disk too: it may be a revocation.
+        let first = house.store.taking_away().jti_use(&issuer, &asked.jti, asked.remember_until(), now).await;
+        if let Err(error) = &first
+            && parts.method == http::Method::POST
+            && parts.uri.path().ends_with("/revoke")
+        {
+            // A proof is of one method and target, and revoking twice is revoking once: it need not be remembered to be heeded.
+            tracing::error!(error.code = %error.code(), %error, "a person's proof for a revocation is heeded although it cannot be remembered");
+        } else if !first? {
             tracing::warn!(person = %person.name, "a person's proof was presented twice");
-            return Err(Problem::unauthenticated(house, ErrorCode::ProofInvalid));
+            return Err(Problem::unauthenticated(ErrorCode::ProofInvalid));
         }
         Ok(ByPerson { person, key })
     }
@@ -115,7 +124,7 @@ impl Api {
     fn holder(&self, proof: &str, key: &KeyId) -> Option<(PersonName, PublicKey)> {
         let name: PersonName = says(proof, 1, "sub")?.parse().ok()?;
         self.house.person(name.as_str())?;
-        let found = self.house.keyring.person(name.as_str()).into_iter().find(|k| k.id() == *key)?;
+        let found = self.house.person_keys(name.as_str()).into_iter().find(|k| k.id() == *key)?;
         Some((name, found))
     }
 
@@ -158,7 +167,7 @@ impl FromRequestParts<Arc<Api>> for Asker {
             Some(proof) if parts.headers.get_all(AUTHORIZATION).iter().count() == 1 => api.person(&proof, parts).await.map(Self::Person),
             _ => {
                 let bearer = api.house.bearer(&Presented { from, parts }).await;
-                bearer.map(Self::Token).map_err(|why| Problem::unauthenticated(&api.house, why.code))
+                bearer.map(Self::Token).map_err(|why| Problem::unauthenticated(why.code))
             }
         }
     }
@@ -206,6 +215,44 @@ pub(super) fn need(person: &Person, roles: &[Role], what: &str) -> Result<(), Pr
 /// May this person see the task? Its owner, those whose agents gave it on, operators and auditors may.
 pub(super) fn sees_task(person: &Person, task: &Task) -> bool {
     person.name == task.owner || task.chain.iter().any(|hop| hop.owner == person.name) || has(person, &[Role::Operator, Role::Auditor])
+}
+
+/// May this person end the task? Its owner and operators may.
+pub(super) fn ends_task(person: &Person, task: &Task) -> bool {
+    person.name == task.owner || has(person, &[Role::Operator])
+}
+
+/// Does this person answer for the agent, as its owner or by one of these roles?
+pub(super) fn answers_for(person: &Person, agent: &Agent, roles: &[Role]) -> bool {
+    agent.owner == person.name || has(person, roles)
+}
+
+/// The agent of a path, for its owner and for people of these roles.
+pub(super) fn agent_for<'a>(api: &'a Api, by: &ByPerson, name: &Named, roles: &[Role]) -> Result<&'a Agent, Problem> {
+    let name: AgentName = name.parse(ErrorCode::AgentAbsent)?;
+    let agent = api.house.agent(name.as_str()).ok_or_else(|| Problem::new(ErrorCode::AgentAbsent))?;
+    if answers_for(&by.person, agent, roles) {
+        return Ok(agent);
+    }
+    Err(Problem::because(ErrorCode::RoleMissing, format!("ask `{}`, who owns the agent, or an operator", agent.owner)))
+}
+
+/// Something of an agent that a path names, `/{name}/.../{id}/revoke`: the agent, for its owner and for operators, the id as a value of its
+/// kind, and who asks.
+pub(super) fn of_agent<T: std::str::FromStr>(
+    api: &Api,
+    by: &ByPerson,
+    (name, id): &(String, String),
+    absent: impl FnOnce() -> Problem,
+) -> Result<(Agent, T, PersonName), Problem> {
+    let agent = agent_for(api, by, &Named(name.clone()), &[Role::Operator])?.clone();
+    let id = id.parse().map_err(|_| absent())?;
+    Ok((agent, id, by.person.name.clone()))
+}
+
+/// Brings what was begun to its end even if whoever asked goes away.
+pub(super) async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    tokio::spawn(work).await.map_err(|_| Problem::new(ErrorCode::Internal))
 }
 
 #[cfg(test)]

@@ -1,12 +1,17 @@
 //! AuthZEN 1.0: other enforcement points ask for decisions in their own words. A permit is on record before it is told.
 
+mod people;
+mod requests;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::response::{IntoResponse, Response};
-use bailiwick_core::{Agent, ErrorCode, PersonName, PolicyRef};
+use bailiwick_core::{Agent, ErrorCode, PolicyRef};
+use bailiwick_identity::Verified;
 use bailiwick_policy::Thing;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -15,9 +20,13 @@ use utoipa::ToSchema;
 use super::asker::{Api, ByAgent};
 use super::body::BODY_BYTES_MAX;
 use super::problem::Problem;
-use crate::authzen::{Asking, Evaluated, Point};
+use crate::authzen::{Asking, Evaluated, NotApplicable, Offer, Point, approval_of};
 use crate::house::House;
 use crate::tokens::Bearer;
+
+pub(super) use requests::{
+    __path_cancel, __path_status, __path_submit, AccessTaskDocument, DenialDocument, SubmissionDocument, TaskHandle, cancel, status, submit,
+};
 
 /// Most evaluations of one request.
 const EVALUATIONS_MAX: usize = 100;
@@ -115,9 +124,30 @@ pub(super) struct DecisionDocument {
     context: Option<Value>,
 }
 
+/// An enforcement point, proved by the token of the agent that it is.
+pub(super) struct Enforcer {
+    agent: Agent,
+    by: Arc<Verified>,
+}
+
+impl FromRequestParts<Arc<Api>> for Enforcer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let ByAgent(Bearer::Agent(by)) = ByAgent::from_request_parts(parts, api).await? else {
+            let words = "an enforcement point asks with the token of the agent that it is, not with a task's";
+            return Err(Problem::because(ErrorCode::RoleMissing, words));
+        };
+        let agent = api.house.agent(by.agent.as_str()).filter(|a| api.house.enforcement_point(&a.name).is_some()).cloned();
+        let agent = agent.ok_or_else(|| Problem::because(ErrorCode::RoleMissing, "this agent is no enforcement point: see [enforcement_points]"))?;
+        Ok(Self { agent, by })
+    }
+}
+
 /// An enforcement point, proved, and its request's body.
 pub(super) struct Posed {
     agent: Agent,
+    by: Arc<Verified>,
     headers: HeaderMap,
     body: Vec<u8>,
 }
@@ -129,26 +159,20 @@ impl FromRequest<Arc<Api>> for Posed {
         let headers = request.headers().clone();
         posed(request, api)
             .await
-            .map(|(agent, body)| Self { agent, headers: headers.clone(), body })
+            .map(|(Enforcer { agent, by }, body)| Self { agent, by, headers: headers.clone(), body })
             .map_err(|p| with_id(&headers, p.into_response()))
     }
 }
 
-async fn posed(request: Request, api: &Arc<Api>) -> Result<(Agent, Vec<u8>), Problem> {
-    use axum::extract::FromRequestParts as _;
+async fn posed(request: Request, api: &Arc<Api>) -> Result<(Enforcer, Vec<u8>), Problem> {
     let (mut parts, body) = request.into_parts();
-    let by = ByAgent::from_request_parts(&mut parts, api).await?;
-    let ByAgent(Bearer::Agent(token)) = by else {
-        return Err(Problem::because(ErrorCode::RoleMissing, "an enforcement point asks with the token of the agent that it is, not with a task's"));
-    };
-    let agent = api.house.agent(token.agent.as_str()).filter(|a| api.house.enforcement_point(&a.name).is_some()).cloned();
-    let agent = agent.ok_or_else(|| Problem::because(ErrorCode::RoleMissing, "this agent is no enforcement point: see [enforcement_points]"))?;
+    let enforcer = Enforcer::from_request_parts(&mut parts, api).await?;
     let given = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !given.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
         return Err(Problem::invalid("the body must be `application/json`"));
     }
     let too_long = |_| Problem::because(ErrorCode::LimitExceeded, format!("the body is longer than {BODY_BYTES_MAX} bytes, or did not arrive whole"));
-    Ok((agent, axum::body::to_bytes(body, BODY_BYTES_MAX).await.map_err(too_long)?.to_vec()))
+    Ok((enforcer, axum::body::to_bytes(body, BODY_BYTES_MAX).await.map_err(too_long)?.to_vec()))
 }
 
 /// The request's own id back, if it has a plain one.
@@ -172,7 +196,9 @@ impl QuestionDocument {
             action: action.name,
             action_properties: action.properties,
             context: self.context.unwrap_or_default(),
-        };
+            approval: None,
+        }
+        .without_machinery();
         let names = [&asking.subject.kind, &asking.subject.id, &asking.resource.kind, &asking.resource.id, &asking.action];
         if names.iter().any(|name| name.is_empty() || name.len() > NAME_MAX) {
             return Err("types, ids and names are 1 to 512 bytes");
@@ -202,21 +228,51 @@ fn why(policies: &[PolicyRef]) -> Value {
     json!({ "policies": policies.iter().map(|p| &*p.id).collect::<Vec<_>>(), "reasons": reasons })
 }
 
-fn told(evaluated: &Evaluated) -> DecisionDocument {
-    let no = |context: Value| DecisionDocument { decision: false, context: Some(context) };
+fn no(context: Value) -> DecisionDocument {
+    DecisionDocument { decision: false, context: Some(context) }
+}
+
+fn add(context: &mut Value, members: Value) {
+    if let (Some(context), Value::Object(members)) = (context.as_object_mut(), members) {
+        context.extend(members);
+    }
+}
+
+fn told(house: &House, evaluated: &Evaluated, offer: Option<&Offer>) -> DecisionDocument {
     match evaluated {
         Evaluated::Permit(policies) => DecisionDocument { decision: true, context: Some(why(policies)) },
         Evaluated::Deny(policies) => {
             let mut context = why(policies);
-            if let Some(members) = context.as_object_mut() {
-                members.insert("reason".to_owned(), json!(ErrorCode::PolicyDenied));
+            add(&mut context, json!({ "reason": ErrorCode::PolicyDenied }));
+            no(context)
+        }
+        Evaluated::NeedsApproval(people, _) => {
+            let mut context = json!({ "reason": "approval_required", "approvers": people });
+            //= authzen-access-request-approval-profile-1_0#pdp-processing-rules
+            // MUST NOT include context.access_request unless an Access Request Endpoint is available to process the request.
+            if let (Some(offer), Some(endpoint)) = (offer, house.access_request_endpoint()) {
+                let request = json!({ "endpoint": endpoint, "expires_at": offer.expires, "binding_token": offer.token });
+                add(&mut context, json!({ "evaluation_id": offer.evaluation, "evaluated_at": offer.at, "access_request": request }));
             }
             no(context)
         }
-        // The access-request profile's word. There is no `access_request` beside it: such a request is not taken here.
-        Evaluated::NeedsApproval(people) => no(json!({ "reason": "approval_required", "approvers": people })),
         Evaluated::Failed => no(json!({ "reason": ErrorCode::PolicyError })),
     }
+}
+
+/// A no to a question that brought an approval, and what to do about it.
+//= authzen-access-request-approval-profile-1_0#completion-semantics
+// request: submit a new Access Request. The PDP MUST also include a fresh context.access_request so the PEP has a valid
+// requestable-denial signal for the new submission. [...] none: do not retry or re-request
+fn not_released(mut denied: DecisionDocument, why: NotApplicable) -> DecisionDocument {
+    let (reason, again) = why.told();
+    let context = denied.context.get_or_insert_with(|| json!({}));
+    let next = if again && context.get("access_request").is_some() { "request" } else { "none" };
+    if let (Some(members), "none") = (context.as_object_mut(), next) {
+        members.retain(|name, _| !matches!(name.as_str(), "access_request" | "evaluation_id" | "evaluated_at"));
+    }
+    add(context, json!({ "reason": reason, "next_action": next }));
+    denied
 }
 
 /// The point of an agent that was proved to be one.
@@ -224,13 +280,31 @@ fn point<'a>(house: &'a House, agent: &Agent) -> Result<&'a Point, Problem> {
     house.enforcement_point(&agent.name).ok_or_else(|| Problem::new(ErrorCode::RoleMissing))
 }
 
-/// Evaluates, and puts the permits on record; without a record there is none.
-async fn evaluated(house: &House, agent: &Agent, all: &[Option<Asking>], until: Semantic) -> Result<Vec<Option<Evaluated>>, Problem> {
+/// What is said to one question: by the broker's own rules of things of its own, by the enforcement point's policies of all others.
+async fn judged(house: &House, agent: &Agent, point: &Point, asking: &Asking) -> Result<Evaluated, Problem> {
+    match people::judged(house, point, asking).await? {
+        Some(evaluated) => Ok(evaluated),
+        None => Ok(point.evaluate(&house.with_labels(asking), &house.approvers_elsewhere(agent, point, &asking.subject))),
+    }
+}
+
+fn offer(house: &House, agent: &Agent, point: &Point, asking: &Asking, evaluated: &Evaluated) -> Option<Offer> {
+    matches!(evaluated, Evaluated::NeedsApproval(..)).then(|| house.offer_access(agent, point, asking)).flatten()
+}
+
+fn counted(permits: bool) {
+    metrics::counter!("bailiwick_evaluations_total", "decision" => if permits { "permit" } else { "deny" }).increment(1);
+}
+
+/// Evaluates, and puts the permits on record; without a record there is none. An approval that is brought counts for no question of several.
+async fn evaluated(house: &House, agent: &Agent, all: &[Option<Asking>], until: Semantic) -> Result<Vec<Option<DecisionDocument>>, Problem> {
     let point = point(house, agent)?;
-    let approvers: Vec<PersonName> = house.approvers_elsewhere();
     let mut done = Vec::with_capacity(all.len());
     for asking in all {
-        let one = asking.as_ref().map(|asking| point.evaluate(asking, &approvers));
+        let one = match asking {
+            Some(asking) => Some(judged(house, agent, point, asking).await?),
+            None => None,
+        };
         let permits = one.as_ref().is_some_and(Evaluated::is_permit);
         done.push(one);
         if (until == Semantic::DenyOnFirstDeny && !permits) || (until == Semantic::PermitOnFirstPermit && permits) {
@@ -246,18 +320,37 @@ async fn evaluated(house: &House, agent: &Agent, all: &[Option<Asking>], until: 
         })
         .collect();
     house.record_evaluations(agent, point, &permitted).await?;
-    for one in done.iter().flatten() {
-        let decision = if one.is_permit() { "permit" } else { "deny" };
-        metrics::counter!("bailiwick_evaluations_total", "decision" => decision).increment(1);
-    }
-    Ok(done)
+    let document = |(asking, one): (&Option<Asking>, &Option<Evaluated>)| {
+        let (asking, one) = (asking.as_ref()?, one.as_ref()?);
+        counted(one.is_permit());
+        Some(told(house, one, offer(house, agent, point, asking, one).as_ref()))
+    };
+    Ok(all.iter().zip(&done).map(document).collect())
 }
 
 async fn one(house: &House, agent: &Agent, question: QuestionDocument) -> Result<Response, Problem> {
     let asking = question.asking().map_err(Problem::invalid)?;
-    let done = evaluated(house, agent, &[Some(asking)], Semantic::ExecuteAll).await?;
-    let first = done.first().and_then(Option::as_ref).ok_or_else(|| Problem::new(ErrorCode::Internal))?;
-    Ok(axum::Json(told(first)).into_response())
+    let point = point(house, agent)?;
+    let evaluated = judged(house, agent, point, &asking).await?;
+    let denied = || told(house, &evaluated, offer(house, agent, point, &asking, &evaluated).as_ref());
+    let document = match (&evaluated, &asking.approval) {
+        (Evaluated::Permit(policies), _) => {
+            house.record_evaluations(agent, point, &[(&asking, policies)]).await?;
+            told(house, &evaluated, None)
+        }
+        (_, None) => denied(),
+        (_, Some(given)) => match house.release(agent, point, &asking, given).await? {
+            Ok((hold, policies)) => {
+                let mut context = why(&policies);
+                let approval = approval_of(&hold);
+                add(&mut context, json!({ "approval": { "id": approval.get("id"), "approved_until": approval.get("approved_until") } }));
+                DecisionDocument { decision: true, context: Some(context) }
+            }
+            Err(why) => not_released(denied(), why),
+        },
+    };
+    counted(document.decision);
+    Ok(axum::Json(document).into_response())
 }
 
 /// May this subject do this to that?
@@ -300,14 +393,11 @@ async fn several(house: &House, posed: &Posed) -> Result<Response, Problem> {
     let all: Vec<Option<Asking>> = each.iter().map(|r| r.as_ref().ok().cloned()).collect();
     let done = evaluated(house, &posed.agent, &all, asked.options.unwrap_or_default().evaluations_semantic).await?;
     let documents: Vec<DecisionDocument> = done
-        .iter()
+        .into_iter()
         .zip(&each)
-        .map(|(one, asking)| match (one, asking) {
-            (Some(one), _) => told(one),
-            (None, asking) => {
-                let words = asking.as_ref().err().copied().unwrap_or("this evaluation is not well-formed");
-                DecisionDocument { decision: false, context: Some(json!({ "reason": ErrorCode::OauthRequest, "detail": words })) }
-            }
+        .map(|(one, asking)| {
+            let words = asking.as_ref().err().copied().unwrap_or("this evaluation is not well-formed");
+            one.unwrap_or_else(|| no(json!({ "reason": ErrorCode::OauthRequest, "detail": words })))
         })
         .collect();
     Ok(axum::Json(json!({ "evaluations": documents })).into_response())
@@ -406,7 +496,7 @@ fn known(things: &crate::config::Things, kind: &str) -> Vec<String> {
 #[utoipa::path(get, path = "/.well-known/authzen-configuration", tag = "authzen", responses((status = 200, description = "The metadata.", body = Object)))]
 pub(super) async fn metadata(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     let base = &api.house.urls.base;
-    let document = json!({
+    let mut document = json!({
         "policy_decision_point": base,
         "access_evaluation_endpoint": format!("{base}/access/v1/evaluation"),
         "access_evaluations_endpoint": format!("{base}/access/v1/evaluations"),
@@ -414,5 +504,15 @@ pub(super) async fn metadata(State(api): State<Arc<Api>>, headers: HeaderMap) ->
         "search_resource_endpoint": format!("{base}/access/v1/search/resource"),
         "search_action_endpoint": format!("{base}/access/v1/search/action"),
     });
+    if let Some(endpoint) = api.house.access_request_endpoint() {
+        //= authzen-access-request-approval-profile-1_0#discovery
+        // A PDP that issues or verifies signed values for use under this profile (for example, a JWS-signed binding_token or a JWS
+        // approval.state) MUST publish a jwks_uri in PDP metadata.
+        let keys = format!("{base}/.well-known/jwks.json");
+        add(
+            &mut document,
+            json!({ "access_request_endpoint": endpoint, "jwks_uri": keys, "capabilities": ["urn:openid:authzen:capability:access-request"] }),
+        );
+    }
     with_id(&headers, (StatusCode::OK, axum::Json(document)).into_response())
 }

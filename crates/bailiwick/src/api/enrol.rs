@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::{FromRequest, Request, State};
 use axum::response::{IntoResponse, Response};
-use bailiwick_core::{Agent, AgentName, ErrorCode, Role, SpiffeId};
+use bailiwick_core::{Agent, AgentName, ComponentName, ErrorCode, PersonName, Role, SpiffeId};
 use bailiwick_identity::enrolment::EnrolmentToken;
 use bailiwick_identity::{KeyId, PublicKey};
 use http::StatusCode;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::asker::{Api, ByPerson, has, peer};
+use super::asker::{Api, ByPerson, agent_for, of_agent, peer, to_the_end};
 use super::body::{Json, Named};
 use super::oauth::json;
 use super::problem::Problem;
@@ -78,6 +78,13 @@ pub(super) struct AgentKeyDocument {
     id: String,
     /// `file` or `enrolment`.
     source: &'static str,
+    /// The component whose key it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    component: Option<ComponentName>,
+    /// When it was revoked, if it still lies in a file: it proves nothing there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked_at: Option<String>,
     /// Since when it is registered, if it came by enrolment.
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<String>,
@@ -101,19 +108,9 @@ pub(super) fn routes(routes: Routes) -> Routes {
     routes.add(__path_give, give).add(__path_enrol, enrol).add(__path_keys, keys).add(__path_revoke, revoke)
 }
 
-/// The agent of a path, for its owner and for people of these roles.
-fn agent_for<'a>(api: &'a Api, by: &ByPerson, name: &Named, roles: &[Role]) -> Result<&'a Agent, Problem> {
-    let name: AgentName = name.parse(ErrorCode::AgentAbsent)?;
-    let agent = api.house.agent(name.as_str()).ok_or_else(|| Problem::new(ErrorCode::AgentAbsent))?;
-    if agent.owner == by.person.name || has(&by.person, roles) {
-        return Ok(agent);
-    }
-    Err(Problem::because(ErrorCode::RoleMissing, format!("ask `{}`, who owns the agent, or an operator", agent.owner)))
-}
-
-fn refused(api: &Api, why: NotEnrolled) -> Problem {
+fn refused(why: NotEnrolled) -> Problem {
     match why {
-        NotEnrolled::Invalid => Problem::unauthenticated(&api.house, ErrorCode::ProofInvalid),
+        NotEnrolled::Invalid => Problem::unauthenticated(ErrorCode::ProofInvalid),
         NotEnrolled::Full(why) => Problem::because(ErrorCode::LimitExceeded, why).with_status(StatusCode::CONFLICT),
         NotEnrolled::Store(error) => error.into(),
     }
@@ -133,7 +130,7 @@ pub(super) async fn give(State(api): State<Arc<Api>>, by: ByPerson, name: Named,
     if life.is_zero() || life > enrol::LIFE_MAX {
         return Err(Problem::invalid("`minutes` must be 1 to 60"));
     }
-    let (token, until) = api.house.enrol(agent, &by.person.name, life).await.map_err(|e| refused(&api, e))?;
+    let (token, until) = api.house.enrol(agent, &by.person.name, life).await.map_err(refused)?;
     let document = EnrolmentDocument { token: token.as_str().to_owned(), agent: agent.name.clone(), expires_at: until.to_string() };
     Ok(json(StatusCode::CREATED, &serde_json::to_value(document).unwrap_or_default()))
 }
@@ -153,16 +150,16 @@ pub(super) async fn enrol(State(api): State<Arc<Api>>, request: Request) -> Resu
     let from = peer(&parts)?;
     let Json(asked): Json<EnrolRequest> = Json::from_request(Request::from_parts(parts, body), &api).await?;
     let house = &api.house;
-    let token = EnrolmentToken::parse(&asked.token).map_err(|_| Problem::unauthenticated(house, ErrorCode::ProofInvalid))?;
+    let token = EnrolmentToken::parse(&asked.token).map_err(|_| Problem::unauthenticated(ErrorCode::ProofInvalid))?;
     let key = PublicKey::from_jwk(&asked.key).map_err(|e| Problem::invalid(e.to_string()))?;
     let id = key.id().to_string();
-    let name = house.redeem(&token, key, &asked.proof, asked.agent, from).await.map_err(|e| refused(&api, e))?;
+    let name = house.redeem(&token, key, &asked.proof, asked.agent, from).await.map_err(refused)?;
     let document =
         EnrolledDocument { client_id: SpiffeId::agent(&house.config.trust_domain, &name), agent: name, key: id, issuer: house.urls.base.clone() };
     Ok(axum::Json(document).into_response())
 }
 
-/// The keys of an agent: from files, and by enrolment. For its owner, operators and auditors.
+/// The keys of an agent and its components: from files, and by enrolment. For its owner, operators and auditors.
 #[utoipa::path(
     get, path = "/v1/agents/{name}/keys", tag = "registry", params(("name" = String, Path, description = "The agent's name.")),
     responses((status = 200, description = "Its keys.", body = AgentKeyList)),
@@ -170,11 +167,24 @@ pub(super) async fn enrol(State(api): State<Arc<Api>>, request: Request) -> Resu
 )]
 pub(super) async fn keys(State(api): State<Arc<Api>>, by: ByPerson, name: Named) -> Result<Response, Problem> {
     let agent = agent_for(&api, &by, &name, &[Role::Operator, Role::Auditor])?;
-    let of_file = api.house.keyring.agent(agent.name.as_str()).into_iter().map(|key| key.id().to_string());
-    let of_file = of_file.map(|id| AgentKeyDocument { id, source: "file", at: None, by: None, from: None });
-    let enrolled = api.house.enrolled.keys(&agent.name).into_iter().map(|key| AgentKeyDocument {
+    let house = &api.house;
+    let components = house.config.agents.get(&agent.name).into_iter().flat_map(|entry| entry.components.keys());
+    let own = house.keyring.agent(agent.name.as_str()).into_iter().map(|key| (None, key.id()));
+    let of_components = components.flat_map(|name| house.keyring.component(&agent.name, name).into_iter().map(|key| (Some(name.clone()), key.id())));
+    let of_file = own.chain(of_components).map(|(component, id)| AgentKeyDocument {
+        id: id.to_string(),
+        source: "file",
+        component,
+        revoked_at: house.standing.key_revoked(&agent.name, &id).map(|revoked| revoked.at.to_string()),
+        at: None,
+        by: None,
+        from: None,
+    });
+    let enrolled = house.enrolled.keys(&agent.name).into_iter().map(|key| AgentKeyDocument {
         id: key.id,
         source: "enrolment",
+        component: None,
+        revoked_at: None,
         at: Some(key.at.to_string()),
         by: Some(key.by.to_string()),
         from: Some(key.from.to_string()),
@@ -182,7 +192,8 @@ pub(super) async fn keys(State(api): State<Arc<Api>>, by: ByPerson, name: Named)
     Ok(axum::Json(AgentKeyList { keys: of_file.chain(enrolled).collect() }).into_response())
 }
 
-/// Revokes one key that came by enrolment, with what was opened under it. For the agent's owner and for operators.
+/// Revokes one key, from a file or by enrolment: tokens that it proved or that are bound to it are worth nothing, and tasks that rest on it
+/// end. For the agent's owner and for operators.
 #[utoipa::path(
     post, path = "/v1/agents/{name}/keys/{key}/revoke", tag = "registry",
     params(("name" = String, Path, description = "The agent's name."), ("key" = String, Path, description = "The key's thumbprint.")),
@@ -192,15 +203,12 @@ pub(super) async fn keys(State(api): State<Arc<Api>>, by: ByPerson, name: Named)
 pub(super) async fn revoke(
     State(api): State<Arc<Api>>,
     by: ByPerson,
-    axum::extract::Path((name, key)): axum::extract::Path<(String, String)>,
+    axum::extract::Path(path): axum::extract::Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let agent = agent_for(&api, &by, &Named(name.clone()), &[Role::Operator])?.name.clone();
-    let key: KeyId = key.parse().map_err(|_| Problem::new(ErrorCode::AgentAbsent))?;
-    // It comes to its end even if whoever asked goes away.
-    let (house, person) = (Arc::clone(&api.house), by.person.name.clone());
-    let revoked = tokio::spawn(async move { house.revoke_enrolled(&agent, &key, &person).await });
-    if !revoked.await.map_err(|_| Problem::new(ErrorCode::Internal))?? {
-        return Err(Problem::because(ErrorCode::AgentAbsent, "the agent has no such key by enrolment; a key in a file is removed with its file"));
+    let (agent, key, person): (Agent, KeyId, PersonName) = of_agent(&api, &by, &path, || Problem::new(ErrorCode::AgentAbsent))?;
+    let house = Arc::clone(&api.house);
+    if !to_the_end(async move { house.revoke_key(&agent.name, &key, &person).await }).await?? {
+        return Err(Problem::because(ErrorCode::AgentAbsent, "the agent has no such key, or it was revoked before"));
     }
-    keys(State(api), by, Named(name)).await
+    keys(State(api), by, Named(path.0)).await
 }

@@ -6,13 +6,13 @@ use axum::extract::{FromRequest as _, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use bailiwick_core::ErrorCode;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::asker::Api;
-use super::body::{BODY_BYTES_MAX, Json, Named};
+use super::body::{Asked, BODY_BYTES_MAX, Json, Named};
 use super::problem::Problem;
-use crate::events::EventRefused;
+use crate::events::{EventRefused, StreamRefused};
 
 /// What we say of ourselves as a transmitter.
 #[derive(Debug, Serialize, ToSchema)]
@@ -25,8 +25,37 @@ pub(super) struct SsfConfiguration {
     jwks_uri: String,
     /// `urn:ietf:rfc:8935` (push) and `urn:ietf:rfc:8936` (poll), as far as receivers are configured for them.
     delivery_methods_supported: Vec<&'static str>,
-    /// `NONE`: each receiver is told of every task.
+    /// Where a receiver reads the configuration of its stream, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configuration_endpoint: Option<String>,
+    /// Where it reads the status of its stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_endpoint: Option<String>,
+    /// Where it asks for an event that proves that the way is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verification_endpoint: Option<String>,
+    /// How it proves itself there: a bearer token, which the configuration has.
+    #[schema(value_type = Vec<Object>)]
+    authorization_schemes: Vec<serde_json::Value>,
+    /// `ALL`: each receiver is told of every task.
     default_subjects: &'static str,
+}
+
+/// Which stream.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct StreamQuery {
+    /// The receiver's name in the configuration.
+    stream_id: Option<String>,
+}
+
+/// A receiver wants to see that the way to it is open.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct VerificationRequest {
+    /// The receiver's name in the configuration.
+    stream_id: String,
+    /// What it gets back, up to 256 bytes.
+    state: Option<String>,
 }
 
 /// What to acknowledge and what to get (RFC 8936 section 2.4).
@@ -126,18 +155,71 @@ pub(super) async fn poll(State(api): State<Arc<Api>>, name: Named, request: Requ
     }
 }
 
+/// Why a stream says nothing, as a problem.
+fn stream_refused(api: &Api, why: StreamRefused) -> Problem {
+    match why {
+        _ if api.house.delivery_methods().is_empty() => Problem::invalid("nobody is told of events here").with_status(StatusCode::NOT_FOUND),
+        StreamRefused::Unauthenticated => Problem::new(ErrorCode::AuthnMissing),
+        StreamRefused::Absent => Problem::invalid("you have no such stream").with_status(StatusCode::NOT_FOUND),
+        //= openid-sharedsignals-framework-1_0#section-8.1.4.2
+        // 429: if the Event Receiver is sending too many requests in a given amount of time
+        StreamRefused::TooOften => Problem::because(ErrorCode::BudgetRate, "a verification was asked for a moment ago"),
+        StreamRefused::Invalid => Problem::invalid("`state` is longer than 256 bytes"),
+        StreamRefused::Failed => Problem::new(ErrorCode::Internal),
+    }
+}
+
+/// The configuration of a receiver's stream, or of all that it has (SSF 1.0 section 8.1.1.2). Streams are made in the broker's configuration.
+#[utoipa::path(
+    get, path = "/events/streams", tag = "events", params(StreamQuery),
+    responses((status = 200, description = "The stream, or a list of them.", body = Object), (status = 401, description = "The receiver did not present its secret, as a bearer token.")),
+)]
+pub(super) async fn streams(State(api): State<Arc<Api>>, headers: HeaderMap, Asked(query): Asked<StreamQuery>) -> Result<Response, Problem> {
+    let found = api.house.stream_configuration(query.stream_id.as_deref(), bearer(&headers)).await;
+    found.map(|body| axum::Json(body).into_response()).map_err(|why| stream_refused(&api, why))
+}
+
+/// The status of a receiver's stream (SSF 1.0 section 8.1.2.1).
+#[utoipa::path(
+    get, path = "/events/status", tag = "events", params(StreamQuery),
+    responses((status = 200, description = "`stream_id` and `status`.", body = Object), (status = 401, description = "The receiver did not present its secret, as a bearer token.")),
+)]
+pub(super) async fn stream_status(State(api): State<Arc<Api>>, headers: HeaderMap, Asked(query): Asked<StreamQuery>) -> Result<Response, Problem> {
+    let found = api.house.stream_status(query.stream_id.as_deref().unwrap_or_default(), bearer(&headers)).await;
+    found.map(|body| axum::Json(body).into_response()).map_err(|why| stream_refused(&api, why))
+}
+
+/// Has one event told to the receiver that proves that the way to it is open (SSF 1.0 section 8.1.4.2).
+#[utoipa::path(
+    post, path = "/events/verify", tag = "events", request_body = VerificationRequest,
+    responses((status = 204, description = "It is told."), (status = 401, description = "The receiver did not present its secret, as a bearer token."), (status = 429, description = "It asked a moment ago.")),
+)]
+pub(super) async fn verify(State(api): State<Arc<Api>>, headers: HeaderMap, Json(asked): Json<VerificationRequest>) -> Result<Response, Problem> {
+    let told = api.house.verify_stream(&asked.stream_id, asked.state.as_deref(), bearer(&headers)).await;
+    told.map(|()| StatusCode::NO_CONTENT.into_response()).map_err(|why| stream_refused(&api, why))
+}
+
 /// What the broker says of itself as a transmitter of events.
 //= openid-sharedsignals-framework-1_0#section-7.1
 // issuer: REQUIRED. jwks_uri: OPTIONAL. URL of the Transmitter's JSON Web Key Set. delivery_methods_supported: RECOMMENDED.
 #[utoipa::path(get, path = "/.well-known/ssf-configuration", tag = "events", responses((status = 200, description = "The metadata.", body = SsfConfiguration)))]
 pub(super) async fn configuration(State(api): State<Arc<Api>>) -> Response {
     let house = &api.house;
+    let methods = house.delivery_methods();
+    let endpoint = |path: &str| (!methods.is_empty()).then(|| format!("{}/events/{path}", house.urls.base));
     let body = SsfConfiguration {
         spec_version: "1_0",
         issuer: house.issuer.url().to_owned(),
         jwks_uri: format!("{}/.well-known/jwks.json", house.urls.base),
-        delivery_methods_supported: house.delivery_methods(),
-        default_subjects: "NONE",
+        configuration_endpoint: endpoint("streams"),
+        status_endpoint: endpoint("status"),
+        verification_endpoint: endpoint("verify"),
+        authorization_schemes: vec![serde_json::json!({ "spec_urn": "urn:ietf:rfc:6750" })],
+        delivery_methods_supported: methods,
+        //= openid-sharedsignals-framework-1_0#section-7.1
+        // default_subjects OPTIONAL. [...] "ALL": indicates that any subjects that are appropriate for the stream are added to the stream
+        // by default.
+        default_subjects: "ALL",
     };
     axum::Json(body).into_response()
 }

@@ -52,7 +52,9 @@ fn hold_line(house: &House, by: &SignedIn, hold: &Hold, now: Timestamp) -> HoldL
 /// One held call for a person.
 pub(super) async fn hold_view(house: &House, by: &SignedIn, hold: &Hold, on_site: bool) -> Result<HoldView, Problem> {
     let now = house.clock.now();
-    let task = house.store.task(hold.task).await?.map(|row| row.task);
+    let row = house.store.task(hold.task).await?;
+    let labels = row.as_ref().map(|row| row.labels.iter().map(ToString::to_string).collect()).unwrap_or_default();
+    let task = row.map(|row| row.task);
     let of_call = house.store.entries_of_call(hold.call).await?;
     let opened = of_call.iter().map(|row| (row.index, body(row))).find(|(_, b)| is(b, "kind", "hold") && is(b, "hold", &hold.id.to_string()));
     let before = opened.as_ref().map_or(u64::MAX, |(index, _)| *index);
@@ -67,7 +69,7 @@ pub(super) async fn hold_view(house: &House, by: &SignedIn, hold: &Hold, on_site
             subject: hold.subject.to_string(),
             task: hold.task.to_string(),
             purpose: task.map(|t| t.purpose).unwrap_or_default(),
-            labels: Vec::new(),
+            labels,
         },
         system: hold.tool.system().to_owned(),
         tool: hold.tool.to_string(),

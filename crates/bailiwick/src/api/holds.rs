@@ -7,10 +7,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bailiwick_core::hold::HoldState;
 use bailiwick_core::{
-    AgentName, Approval, CallId, Digest, Effect, ErrorCode, Hold, HoldId, Person, PersonName, Role, Task, TaskId, Timestamp, ToolName,
+    AgentName, Approval, CallId, Digest, Effect, ErrorCode, Hold, HoldId, Labels, Person, PersonName, Role, TaskId, Timestamp, ToolName,
 };
 use bailiwick_identity::person::{Verdict, Word};
-use bailiwick_store::HoldFilter;
+use bailiwick_store::{HoldFilter, TaskRow};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -52,6 +52,9 @@ pub(super) struct HoldDocument {
     subject: PersonName,
     /// What the task is for.
     purpose: Option<String>,
+    /// The marks of what the task has been given, such as `untrusted`.
+    #[schema(value_type = Vec<String>)]
+    labels: Labels,
     /// The tool.
     #[schema(value_type = String)]
     tool: ToolName,
@@ -138,7 +141,8 @@ pub(super) fn seen(hold: &Hold) -> Digest {
 }
 
 impl HoldDocument {
-    pub(super) fn new(house: &House, hold: &Hold, task: Option<&Task>) -> Self {
+    pub(super) fn new(house: &House, hold: &Hold, row: Option<&TaskRow>) -> Self {
+        let task = row.map(|row| &row.task);
         let (mut refused_by, mut refusal, mut consumed_by) = (None, None, None);
         match &hold.state {
             HoldState::Refused { by, reason, .. } => (refused_by, refusal) = (Some(by.clone()), Some(reason.clone())),
@@ -154,6 +158,7 @@ impl HoldDocument {
             owner: hold.owner.clone(),
             subject: hold.subject.clone(),
             purpose: task.map(|t| t.purpose.clone()),
+            labels: row.map(|row| row.labels.clone()).unwrap_or_default(),
             tool: hold.tool.clone(),
             effect: hold.effect,
             target: hold.target.clone(),
@@ -213,11 +218,11 @@ pub(super) async fn find(house: &House, person: &Person, id: HoldId) -> Result<H
 pub(super) async fn list(State(api): State<Arc<Api>>, by: ByPerson, Asked(query): Asked<ListQuery>) -> Result<Response, Problem> {
     let house = &api.house;
     let found = visible(house, &by.person, query.state(&STATES)?, query.limit()).await?;
-    let mut tasks: HashMap<TaskId, Option<Task>> = HashMap::new();
+    let mut tasks: HashMap<TaskId, Option<TaskRow>> = HashMap::new();
     let mut holds = Vec::with_capacity(found.len());
     for hold in &found {
         if let std::collections::hash_map::Entry::Vacant(place) = tasks.entry(hold.task) {
-            place.insert(house.store.task(hold.task).await?.map(|row| row.task));
+            place.insert(house.store.task(hold.task).await?);
         }
         holds.push(HoldDocument::new(house, hold, tasks.get(&hold.task).and_then(Option::as_ref)));
     }
@@ -225,8 +230,8 @@ pub(super) async fn list(State(api): State<Arc<Api>>, by: ByPerson, Asked(query)
 }
 
 async fn document(house: &House, hold: &Hold) -> Result<Response, Problem> {
-    let task = house.store.task(hold.task).await?.map(|row| row.task);
-    Ok(axum::Json(HoldDocument::new(house, hold, task.as_ref())).into_response())
+    let row = house.store.task(hold.task).await?;
+    Ok(axum::Json(HoldDocument::new(house, hold, row.as_ref())).into_response())
 }
 
 /// One held call, with everything that a person needs to decide it.
@@ -268,8 +273,8 @@ pub(super) async fn refuse(State(api): State<Arc<Api>>, by: ByPerson, name: Name
 
 /// The digests of the words in which a held call is shown: the arguments alone, or the whole screen of the command line.
 async fn words(house: &House, hold: &Hold) -> Result<Vec<Digest>, Problem> {
-    let task = house.store.task(hold.task).await?.map(|row| row.task);
-    let document = serde_json::to_value(HoldDocument::new(house, hold, task.as_ref())).unwrap_or_default();
+    let row = house.store.task(hold.task).await?;
+    let document = serde_json::to_value(HoldDocument::new(house, hold, row.as_ref())).unwrap_or_default();
     let screen = crate::cli::screen::HeldCall::read(&document).ok().map(|held| held.seen());
     Ok(std::iter::once(seen(hold)).chain(screen).collect())
 }

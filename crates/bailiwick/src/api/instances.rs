@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bailiwick_core::{Agent, AgentName, ComponentName, ErrorCode, InstanceId, Role, TaskId, Timestamp};
+use bailiwick_core::{Agent, ComponentName, ErrorCode, InstanceId, PersonName, Role, TaskId, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::asker::{Api, ByPerson, has};
+use super::asker::{Api, ByPerson, agent_for, of_agent, to_the_end};
 use super::body::Named;
 use super::problem::Problem;
 use crate::instances::CopyView;
@@ -65,15 +65,6 @@ impl InstanceDocument {
     }
 }
 
-fn agent_for<'a>(api: &'a Api, by: &ByPerson, name: &Named, roles: &[Role]) -> Result<&'a Agent, Problem> {
-    let name: AgentName = name.parse(ErrorCode::AgentAbsent)?;
-    let agent = api.house.agent(name.as_str()).ok_or_else(|| Problem::new(ErrorCode::AgentAbsent))?;
-    if agent.owner == by.person.name || has(&by.person, roles) {
-        return Ok(agent);
-    }
-    Err(Problem::because(ErrorCode::RoleMissing, format!("ask `{}`, who owns the agent, or an operator", agent.owner)))
-}
-
 /// The running copies of an agent that were seen since the broker runs, have a task open, or were ended. For its owner, operators and auditors.
 #[utoipa::path(
     get, path = "/v1/agents/{name}/instances", tag = "registry", params(("name" = String, Path, description = "The agent's name.")),
@@ -96,16 +87,13 @@ pub(super) async fn list(State(api): State<Arc<Api>>, by: ByPerson, name: Named)
 pub(super) async fn revoke(
     State(api): State<Arc<Api>>,
     by: ByPerson,
-    axum::extract::Path((name, instance)): axum::extract::Path<(String, String)>,
+    axum::extract::Path(path): axum::extract::Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let agent = agent_for(&api, &by, &Named(name.clone()), &[Role::Operator])?.clone();
     let absent = || Problem::because(ErrorCode::AgentAbsent, "no such running copy of the agent is known");
-    let instance: InstanceId = instance.parse().map_err(|_| absent())?;
-    // It comes to its end even if whoever asked goes away.
-    let (house, person) = (Arc::clone(&api.house), by.person.name.clone());
-    let ended = tokio::spawn(async move { house.end_copy(&agent, instance, &person).await });
-    if !ended.await.map_err(|_| Problem::new(ErrorCode::Internal))?? {
+    let (agent, instance, person): (Agent, InstanceId, PersonName) = of_agent(&api, &by, &path, absent)?;
+    let house = Arc::clone(&api.house);
+    if !to_the_end(async move { house.end_copy(&agent, instance, &person).await }).await?? {
         return Err(absent());
     }
-    list(State(api), by, Named(name)).await
+    list(State(api), by, Named(path.0)).await
 }

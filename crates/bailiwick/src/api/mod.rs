@@ -23,6 +23,7 @@ mod registry;
 mod root_key;
 mod routes;
 mod spiffe_bundle;
+mod standing;
 mod tasks;
 mod trace;
 mod web;
@@ -45,6 +46,7 @@ use problem::Problem;
 use routes::Routes;
 
 use crate::house::House;
+use crate::mcp::cors::Browser;
 use crate::pages::CONTENT_SECURITY_POLICY;
 use crate::tasks::OpenedTask;
 
@@ -74,7 +76,9 @@ pub fn openapi_json() -> String {
 /// A task that was opened, as the text that its agent's model reads: the task, and what was not granted. Without a token.
 #[must_use]
 pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
-    let row = TaskRow { task: bailiwick_core::Task::clone(&opened.live.task), state: bailiwick_core::TaskState::Open, used: opened.live.used() };
+    let live = &opened.live;
+    let (task, state) = (bailiwick_core::Task::clone(&live.task), bailiwick_core::TaskState::Open);
+    let row = TaskRow { task, state, used: live.used(), labels: live.labels() };
     serde_json::json!({ "task": tasks::TaskDocument::new(house, &row), "narrowed": opened.narrowed }).to_string()
 }
 
@@ -85,10 +89,11 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
     components(schemas(
         problem::ProblemDocument<'static>, oauth::TokenForm, oauth::TokenQueryForm, oauth::TokenDocument, oauth::OauthErrorDocument, oauth::ConsentForm, authzen::ThingDocument, authzen::ActionDocument, authzen::QuestionDocument,
         authzen::QuestionsDocument, authzen::OptionsDocument, authzen::Semantic, authzen::DecisionDocument,
+        authzen::SubmissionDocument, authzen::DenialDocument, authzen::AccessTaskDocument, authzen::TaskHandle,
         tasks::TaskDocument, tasks::GrantedTool, tasks::OpenedDocument, tasks::TaskList, crate::tasks::TaskRequest, crate::tasks::AskedBudget,
         holds::HoldDocument, holds::HoldList, holds::Decision,
         enrol::EnrolmentRequest, enrol::EnrolmentDocument, enrol::EnrolRequest, enrol::EnrolledDocument, enrol::AgentKeyDocument, enrol::AgentKeyList,
-        instances::InstanceDocument, instances::InstanceList,
+        instances::InstanceDocument, instances::InstanceList, standing::SuspensionDocument,
         registry::ToolDocument, registry::ToolList, registry::Classification, registry::AgentDocument, registry::AgentList,
         registry::SystemDocument, registry::SystemList, registry::SecretList, record::LedgerPage, record::LedgerEntry, ledger::LedgerStatus, ledger::ShardDocument, ledger::LedgerIncident, health::Readiness, exports::ExportList, crate::export::ExportStatus, crate::root_key::RootStatus, leases::LeaseDocument, leases::LeaseList, leases::ByHand, leases::CheckReport,
         crate::trace::Trace, crate::trace::Chain, crate::trace::TracedTask, crate::trace::Decision, crate::trace::TracedHold,
@@ -99,7 +104,7 @@ pub fn opened_text(house: &House, opened: &OpenedTask) -> String {
         crate::trace::difference::Stretch, crate::trace::difference::Differing, crate::trace::difference::Appeared, crate::trace::difference::Number,
         crate::payload::CallTexts, crate::payload::Text, payloads::ErasureRequest, payloads::ErasureReport, payloads::PruneRequest, payloads::PruneReport,
         web::SignInCode, web::SignInForm, web::DecisionForm, people::PersonDocument, people::PasskeyDocument, people::SessionDocument, people::PersonList, people::PersonChange, people::Invitation,
-        events::SsfConfiguration, events::PollRequest, events::PollAnswer, web::ways::LogoutForm, web::ways::PasskeyForm, web::account::NewPasskeyForm, web::account::EndForm,
+        events::SsfConfiguration, events::PollRequest, events::PollAnswer, events::VerificationRequest, web::ways::LogoutForm, web::ways::PasskeyForm, web::account::NewPasskeyForm, web::account::EndForm,
     )),
 )]
 struct Document;
@@ -140,6 +145,9 @@ fn all() -> Routes {
         .add(authzen::__path_search_subject, authzen::search_subject)
         .add(authzen::__path_search_resource, authzen::search_resource)
         .add(authzen::__path_search_action, authzen::search_action)
+        .add(authzen::__path_submit, authzen::submit)
+        .add(authzen::__path_status, authzen::status)
+        .add(authzen::__path_cancel, authzen::cancel)
         .add(authzen::__path_metadata, authzen::metadata)
         .add(oauth::__path_authorize, oauth::authorize)
         .add(oauth::__path_consent, oauth::consent)
@@ -151,6 +159,7 @@ fn all() -> Routes {
         .add(oauth::__path_resource_of_host, oauth::resource_of_host)
         .add(oauth::__path_resource_of_mcp, oauth::resource_of_mcp)
         .add(oauth::__path_resource_of_system, oauth::resource_of_system)
+        .add(oauth::__path_resource_of_task, oauth::resource_of_task)
         .add(oauth::__path_jwks, oauth::jwks)
         .add(spiffe_bundle::__path_bundle, spiffe_bundle::bundle)
         .add(federation::__path_discovery, federation::discovery)
@@ -167,6 +176,8 @@ fn all() -> Routes {
         .add(registry::__path_tools, registry::tools)
         .add(registry::__path_classify, registry::classify)
         .add(registry::__path_agents, registry::agents)
+        .add(standing::__path_suspend, standing::suspend)
+        .add(standing::__path_resume, standing::resume)
         .add(instances::__path_list, instances::list)
         .add(instances::__path_revoke, instances::revoke)
         .add(registry::__path_systems, registry::systems)
@@ -196,9 +207,15 @@ fn all() -> Routes {
         .add(people::__path_disable, people::disable)
         .add(people::__path_enable, people::enable)
         .add(people::__path_sign_out, people::sign_out)
+        .add(people::__path_end_session, people::end_session)
+        .add(people::__path_remove_passkey, people::remove_passkey)
+        .add(people::__path_revoke_key, people::revoke_key)
         .add(people::__path_invite, people::invite)
         .add(events::__path_take, events::take)
         .add(events::__path_poll, events::poll)
+        .add(events::__path_streams, events::streams)
+        .add(events::__path_stream_status, events::stream_status)
+        .add(events::__path_verify, events::verify)
         .add(events::__path_configuration, events::configuration)
         .add(web::ways::__path_provider, web::ways::provider)
         .add(web::ways::__path_callback, web::ways::callback)
@@ -232,13 +249,16 @@ async fn described() -> Response {
 
 /// Around every route: a limit on time, and headers that keep browsers from doing more with an answer than showing it.
 async fn guarded(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let mut response = match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            Problem::because(ErrorCode::Internal, "the broker did not answer in time").with_status(StatusCode::SERVICE_UNAVAILABLE).into_response()
-        }
+    let browser = Browser::of(&api.house, request.uri().path(), request.headers());
+    let preflight = browser.as_ref().and_then(|browser| browser.preflight(request.method(), request.headers()));
+    let mut response = match preflight {
+        Some(answer) => (StatusCode::NO_CONTENT, answer).into_response(),
+        None => answered(request, next).await,
     };
     let headers = response.headers_mut();
+    if let Some(browser) = &browser {
+        browser.mark(headers);
+    }
     // A page whose form leads to a client says so itself.
     headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(CONTENT_SECURITY_POLICY));
     let fixed = [
@@ -258,6 +278,12 @@ async fn guarded(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
     response
 }
 
+async fn answered(request: Request, next: Next) -> Response {
+    let late =
+        |_| Problem::because(ErrorCode::Internal, "the broker did not answer in time").with_status(StatusCode::SERVICE_UNAVAILABLE).into_response();
+    tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await.unwrap_or_else(late)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,7 +293,7 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
         let paths = document["paths"].as_object().unwrap();
         let operations: Vec<_> = paths.values().flat_map(|p| p.as_object().unwrap().values()).collect();
-        assert_eq!(operations.len(), 90);
+        assert_eq!(operations.len(), 102);
         for operation in operations {
             assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{operation}");
             assert!(operation["responses"]["default"].is_object(), "{operation}");

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use bailiwick_core::{ErrorCode, PersonName, Role, Timestamp};
+use bailiwick_identity::KeyId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -39,6 +40,8 @@ pub(super) struct PersonDocument {
     provider: bool,
     /// Passkeys.
     passkeys: Vec<PasskeyDocument>,
+    /// The thumbprints of the keys of commands.
+    keys: Vec<String>,
     /// Sessions that live.
     sessions: Vec<SessionDocument>,
 }
@@ -125,6 +128,7 @@ fn document(house: &House, name: PersonName) -> PersonDocument {
         disabled: known.as_ref().and_then(|k| k.disabled),
         provider: known.as_ref().is_some_and(|k| k.subject.is_some()),
         sessions: sessions.collect(),
+        keys: house.person_keys(name.as_str()).iter().map(|key| key.id().to_string()).collect(),
         passkeys: known
             .into_iter()
             .flat_map(|k| k.passkeys)
@@ -151,7 +155,7 @@ fn concerned(house: &House, by: &ByPerson, name: &Named, what: &str) -> Result<P
     if house.directory.names().contains(&name) { Ok(name) } else { Err(absent()) }
 }
 
-fn reason(change: &PersonChange) -> Result<&str, Problem> {
+pub(super) fn reason(change: &PersonChange) -> Result<&str, Problem> {
     let reason = change.reason.trim();
     if reason.is_empty() || reason.chars().count() > REASON_MAX {
         return Err(Problem::invalid(format!("`reason` must be 1 to {REASON_MAX} characters")));
@@ -206,6 +210,80 @@ pub(super) async fn sign_out(State(api): State<Arc<Api>>, by: ByPerson, name: Na
     Ok(axum::Json(document(house, name)).into_response())
 }
 
+/// Something of a person's, by the person's name and its id; a role is needed, as these are ways in that are not the asker's own.
+fn of_person(house: &House, by: &ByPerson, (name, id): (String, String), what: &str) -> Result<(PersonName, String), Problem> {
+    concerned(house, by, &Named(name), what).map(|name| (name, id))
+}
+
+fn none_such(what: &str) -> Problem {
+    Problem::invalid(format!("the person has no such {what}")).with_status(http::StatusCode::NOT_FOUND)
+}
+
+/// Ends one session of a person.
+#[utoipa::path(
+    post, path = "/v1/people/{name}/sessions/{id}/end", tag = "people",
+    params(("name" = String, Path, description = "The person."), ("id" = String, Path, description = "The session's id.")),
+    responses((status = 200, description = "The person as he or she stands now.", body = PersonDocument)), security(("person" = [])),
+)]
+pub(super) async fn end_session(State(api): State<Arc<Api>>, by: ByPerson, Path(which): Path<(String, String)>) -> Result<Response, Problem> {
+    let house = &api.house;
+    let (name, id) = of_person(house, &by, which, "operators end sessions of others")?;
+    let ended = house.end_sessions(|session| session.person == name && session.id == id).await;
+    if ended.is_empty() {
+        return Err(none_such("session"));
+    }
+    let who = by.person.name.as_str();
+    let step = PersonStep { what: "signed_out", person: &name, by: Some(who), way: None, detail: Some(&id), passkey: None, key: None };
+    house.note_person(&step).await?;
+    Ok(axum::Json(document(house, name)).into_response())
+}
+
+/// Removes a passkey of a person: it was lost, or is in the wrong hands. Sessions end, approvals of the person that were not used are taken back, and
+/// it is an incident.
+#[utoipa::path(
+    post, path = "/v1/people/{name}/passkeys/{id}/remove", tag = "people",
+    params(("name" = String, Path, description = "The person."), ("id" = String, Path, description = "The passkey's id.")), request_body = PersonChange,
+    responses((status = 200, description = "The person as he or she stands now.", body = PersonDocument)), security(("person" = [])),
+)]
+pub(super) async fn remove_passkey(
+    State(api): State<Arc<Api>>,
+    by: ByPerson,
+    Path(which): Path<(String, String)>,
+    Json(change): Json<PersonChange>,
+) -> Result<Response, Problem> {
+    let (name, id) = of_person(&api.house, &by, which, "operators remove passkeys of others")?;
+    let (house, who, why, named) = (Arc::clone(&api.house), by.person.name, reason(&change)?.to_owned(), name.clone());
+    // It comes to its end even if whoever asked goes away.
+    let removed = tokio::spawn(async move { house.take_passkey(&name, &id, &who, &why).await });
+    if !removed.await.map_err(|_| Problem::new(ErrorCode::Internal))?? {
+        return Err(none_such("passkey"));
+    }
+    Ok(axum::Json(document(&api.house, named)).into_response())
+}
+
+/// Revokes a key of a person: it is in the wrong hands. It proves nothing from now on, wherever it lies; sessions end, and approvals of the
+/// person that were not used are taken back.
+#[utoipa::path(
+    post, path = "/v1/people/{name}/keys/{key}/revoke", tag = "people",
+    params(("name" = String, Path, description = "The person."), ("key" = String, Path, description = "The key's thumbprint.")), request_body = PersonChange,
+    responses((status = 200, description = "The person as he or she stands now.", body = PersonDocument)), security(("person" = [])),
+)]
+pub(super) async fn revoke_key(
+    State(api): State<Arc<Api>>,
+    by: ByPerson,
+    Path(which): Path<(String, String)>,
+    Json(change): Json<PersonChange>,
+) -> Result<Response, Problem> {
+    let (name, id) = of_person(&api.house, &by, which, "operators revoke keys of people")?;
+    let id: KeyId = id.parse().map_err(|_| none_such("key"))?;
+    let (house, who, why, named) = (Arc::clone(&api.house), by.person.name, reason(&change)?.to_owned(), name.clone());
+    let revoked = tokio::spawn(async move { house.revoke_key_of_person(&name, &id, &who, &why).await });
+    if !revoked.await.map_err(|_| Problem::new(ErrorCode::Internal))?? {
+        return Err(none_such("key"));
+    }
+    Ok(axum::Json(document(&api.house, named)).into_response())
+}
+
 /// A one-time code with which somebody who has no key and no passkey yet registers a first passkey.
 #[utoipa::path(
     post, path = "/v1/people/{name}/invite", tag = "people", params(("name" = String, Path, description = "The person.")),
@@ -225,7 +303,7 @@ pub(super) async fn invite(State(api): State<Arc<Api>>, by: ByPerson, name: Name
     let known = house.directory.known(&name);
     let by_provider = house.provider.as_ref().is_some_and(|p| p.config.subjects.values().any(|n| *n == name));
     let has_something = by_provider
-        || !house.keyring.person(name.as_str()).is_empty()
+        || !house.person_keys(name.as_str()).is_empty()
         || known.is_some_and(|k| !k.passkeys.is_empty() || k.subject.is_some() || k.guarded_until.is_some());
     if has_something {
         return Err(conflict("the person has a key, a passkey or the provider already, and adds a passkey with that"));

@@ -3,7 +3,6 @@
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bailiwick_core::ErrorCode;
-use bailiwick_identity::oauth::Challenge;
 use bailiwick_store::StoreError;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -11,7 +10,6 @@ use utoipa::ToSchema;
 
 use crate::approve::SayingError;
 use crate::entry::Narrowed;
-use crate::house::House;
 use crate::tasks::TaskRefused;
 
 /// A refusal: what happened, for whoever asked.
@@ -21,14 +19,16 @@ pub(super) struct Problem {
     code: ErrorCode,
     detail: String,
     narrowed: Vec<Narrowed>,
-    challenge: Option<String>,
+    /// The challenges are written where the answer leaves: [`crate::house::House::challenge`].
+    challenged: bool,
+    kind: &'static str,
 }
 
 /// The document (RFC 9457 section 3.1) with our `code` and `hint`.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(super) struct ProblemDocument<'a> {
-    /// Always `about:blank`: what tells problems apart is `code`.
+    /// `about:blank`, what tells problems apart is `code`; or what a protocol calls it.
     #[serde(rename = "type")]
     kind: &'static str,
     /// The status in words.
@@ -91,7 +91,7 @@ impl Problem {
 
     /// A refusal in words that help whoever asked. They are read by that one only, and hold nothing that he or she may not know.
     pub(super) fn because(code: ErrorCode, detail: impl Into<String>) -> Self {
-        Self { status: status_of(code), code, detail: detail.into(), narrowed: Vec::new(), challenge: None }
+        Self { status: status_of(code), code, detail: detail.into(), narrowed: Vec::new(), challenged: false, kind: "about:blank" }
     }
 
     /// A request that is not well-formed.
@@ -105,15 +105,15 @@ impl Problem {
         self
     }
 
+    /// The same under the name that a protocol has for it (RFC 9457 section 3.1.1).
+    pub(super) const fn of_type(mut self, kind: &'static str) -> Self {
+        self.kind = kind;
+        self
+    }
+
     /// Nobody proved who asks: 401 with a challenge (RFC 6750 section 3, RFC 9728 section 5.1).
-    pub(super) fn unauthenticated(house: &House, code: ErrorCode) -> Self {
-        let challenge = match code {
-            ErrorCode::AuthnMissing => Challenge::Missing,
-            _ => Challenge::InvalidToken,
-        };
-        let metadata = format!("{}/.well-known/oauth-protected-resource/mcp", house.urls.base);
-        let problem = Self::new(code).with_status(StatusCode::UNAUTHORIZED);
-        Self { challenge: Some(challenge.value(&metadata, house.scope_to_ask())), ..problem }
+    pub(super) fn unauthenticated(code: ErrorCode) -> Self {
+        Self { challenged: true, ..Self::new(code).with_status(StatusCode::UNAUTHORIZED) }
     }
 
     pub(super) const fn status(&self) -> StatusCode {
@@ -157,7 +157,7 @@ impl From<TaskRefused> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let document = ProblemDocument {
-            kind: "about:blank",
+            kind: self.kind,
             title: self.status.canonical_reason().unwrap_or("Refused"),
             status: self.status.as_u16(),
             code: self.code.slug(),
@@ -168,14 +168,11 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
-        if self.challenge.is_some() {
+        if self.challenged {
             response.extensions_mut().insert(crate::authn::challenge::Refusal(self.code));
         }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(value) = self.challenge.and_then(|c| HeaderValue::from_str(&c).ok()) {
-            headers.insert(header::WWW_AUTHENTICATE, value);
-        }
         response
     }
 }

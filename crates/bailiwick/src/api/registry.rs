@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use super::asker::{Api, ByPerson, has, need};
 use super::body::{Json, Named};
 use super::problem::Problem;
+use super::standing::SuspensionDocument;
 use crate::house::House;
 use crate::registry::{Registry, Status, ToolEntry, parse_raw};
 use crate::upstream;
@@ -86,8 +87,11 @@ pub(super) struct AgentDocument {
     /// After this it gets no tokens.
     #[schema(value_type = String)]
     review_by: Timestamp,
-    /// False if it was suspended.
+    /// False if the configuration suspends it.
     enabled: bool,
+    /// That a person suspended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suspended: Option<SuspensionDocument>,
     /// Does it get tokens now?
     in_service: bool,
     /// The tools that it may ask for.
@@ -219,6 +223,11 @@ pub(super) async fn agents(State(api): State<Arc<Api>>, by: ByPerson) -> Respons
     axum::Json(AgentList { agents: seen.map(|e| agent_document(house, e)).collect() }).into_response()
 }
 
+/// An agent of the configuration.
+pub(super) fn agent_named(house: &House, name: &AgentName) -> Option<AgentDocument> {
+    house.config.agents.get(name).map(|entry| agent_document(house, entry))
+}
+
 fn agent_document(house: &House, entry: &crate::config::AgentEntry) -> AgentDocument {
     let agent = &entry.agent;
     AgentDocument {
@@ -230,9 +239,10 @@ fn agent_document(house: &House, entry: &crate::config::AgentEntry) -> AgentDocu
         models: agent.models.clone(),
         review_by: agent.review_by,
         enabled: agent.enabled,
+        suspended: house.standing.suspension(&agent.name).map(SuspensionDocument::from),
         in_service: house.in_service(agent, house.clock.now()).is_ok(),
         tools: entry.tools.iter().map(|p| p.as_str().to_owned()).collect(),
-        keys: house.keyring.agent(agent.name.as_str()).iter().map(|k| k.id().to_string()).collect(),
+        keys: house.agent_keys(&agent.name).iter().map(|k| k.id().to_string()).collect(),
         open_tasks: house.live.all().iter().filter(|t| t.task.agent == agent.name).count(),
     }
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bailiwick_core::{
-    AgentName, Budget, ComponentName, Constraint, Effect, EndReason, ErrorCode, Hop, InstanceId, PersonName, Role, SpiffeId, Task, TaskId, Timestamp,
+    AgentName, Budget, ComponentName, Constraint, Effect, EndReason, ErrorCode, Hop, InstanceId, Labels, PersonName, Role, SpiffeId, Task, TaskId,
+    Timestamp,
 };
 use bailiwick_store::{LeaseFilter, TaskFilter, TaskRow};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::asker::{Api, Asker, ByAgent, ByPerson, has, sees_task};
+use super::asker::{Api, Asker, ByAgent, ByPerson, ends_task, has, sees_task};
 use super::body::{Asked, Json, Named};
 use super::leases::LeaseDocument;
 use super::oauth::{TokenDocument, json};
@@ -107,6 +108,9 @@ pub(super) struct TaskDocument {
     budget: Budget,
     /// Calls that were permitted.
     calls_used: u64,
+    /// The marks of what it was given, such as `untrusted`.
+    #[schema(value_type = Vec<String>)]
+    labels: Labels,
     /// When it was opened.
     #[schema(value_type = String)]
     opened_at: Timestamp,
@@ -159,7 +163,8 @@ impl TaskDocument {
     /// The task as it stands now.
     pub(super) fn new(house: &House, row: &TaskRow) -> Self {
         let task = &row.task;
-        let used = house.live.find(task.id).map_or(row.used, |l| l.used().max(row.used));
+        let live = house.live.find(task.id);
+        let used = live.as_ref().map_or(row.used, |l| l.used().max(row.used));
         Self {
             id: task.id,
             agent: task.agent.clone(),
@@ -179,6 +184,7 @@ impl TaskDocument {
             tools: granted(house, task),
             budget: task.budget,
             calls_used: used,
+            labels: live.map_or_else(|| row.labels.clone(), |l| l.labels()),
             opened_at: task.opened_at,
             expires_at: task.expires_at,
             leases: Vec::new(),
@@ -247,8 +253,8 @@ pub(super) async fn open(State(api): State<Arc<Api>>, by: ByAgent, Json(asked): 
     let asked = crate::tasks::TaskRequest { held_by: crate::authn::binding::held_by(token.confirmation.as_ref()), ..asked };
     let opened = house.open_task_of(&token.agent, token.instance, &token.acting, asked).await?;
     let task = &opened.live.task;
-    let issued = house.task_token(&opened.live, token.confirmation).map_err(Problem::new)?;
-    let row = TaskRow { task: Task::clone(task), state: bailiwick_core::TaskState::Open, used: 0 };
+    let issued = house.task_token(&opened.live, token.confirmation, token.acting.key).map_err(Problem::new)?;
+    let row = TaskRow { task: Task::clone(task), state: bailiwick_core::TaskState::Open, used: 0, labels: opened.live.labels() };
     let body = serde_json::json!({
         "task": TaskDocument::new(house, &row),
         "narrowed": opened.narrowed,
@@ -314,7 +320,7 @@ pub(super) async fn complete(State(api): State<Arc<Api>>, by: ByAgent, name: Nam
 pub(super) async fn revoke(State(api): State<Arc<Api>>, by: ByPerson, name: Named) -> Result<Response, Problem> {
     let person = by.person.clone();
     let row = find(&api.house, &Asker::Person(by), &name).await?;
-    if person.name != row.task.owner && !has(&person, &[Role::Operator]) {
+    if !ends_task(&person, &row.task) {
         return Err(Problem::because(ErrorCode::RoleMissing, "the task's owner or an operator revokes it"));
     }
     end(&api.house, row, EndReason::Revoked, |_| person.name.to_string()).await
@@ -322,7 +328,14 @@ pub(super) async fn revoke(State(api): State<Arc<Api>>, by: ByPerson, name: Name
 
 async fn end(house: &House, row: TaskRow, reason: EndReason, by: impl FnOnce(&Task) -> String) -> Result<Response, Problem> {
     if row.state.is_open() {
-        house.end_task(row.task.id, reason, Some(&by(&row.task))).await?;
+        house.end_task(row.task.id, reason, Some(&by(&row.task))).await.map_err(|error| {
+            tracing::error!(error.code = %error.code(), %error, task = %row.task.id, "the end of a task could not be recorded yet");
+            let why = format!(
+                "{}: the task takes no more calls from now on; that it was ended is not on record yet, and is tried until it is",
+                error.public()
+            );
+            Problem::because(error.code(), why)
+        })?;
     }
     let row = house.store.task(row.task.id).await?.unwrap_or(row);
     Ok(axum::Json(TaskDocument::whole(house, &row).await?).into_response())

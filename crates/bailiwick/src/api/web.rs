@@ -41,6 +41,8 @@ pub(super) struct SignInQuery {
     hold: Option<String>,
     /// The request of a client that the person was sent here by, sealed.
     request: Option<String>,
+    /// `yes`: the provider is asked to have the person prove himself or herself anew.
+    fresh: Option<String>,
 }
 
 /// The sign-in form.
@@ -303,28 +305,54 @@ pub(super) async fn sign_in_page(State(api): State<Arc<Api>>, headers: HeaderMap
 )]
 pub(super) async fn sign_in(State(api): State<Arc<Api>>, request: Request) -> Response {
     let house = &api.house;
+    let posted = match posted_sign_in(&api, request).await {
+        Ok(posted) => posted,
+        Err(refused) => return *refused,
+    };
+    match house.sign_ins.take_code(posted.of(pages::FIELD_SECRET), house.clock.now()) {
+        Some((person, way)) => enter(house, &posted.headers, &person, way, &posted.onward).await,
+        None => {
+            tracing::warn!("a sign-in code was refused");
+            posted.again(house, "This code is not valid, was used already, or is too old.")
+        }
+    }
+}
+
+/// A sign-in form that came from our own page, with the token that its cookie repeats.
+struct PostedSignIn {
+    headers: HeaderMap,
+    fields: BTreeMap<String, String>,
+    /// Where the person goes then.
+    onward: Onward,
+    /// The form's token.
+    form: String,
+}
+
+impl PostedSignIn {
+    fn of(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+
+    /// The form once more, with what is wrong.
+    fn again(&self, house: &House, words: &str) -> Response {
+        sign_in_form(house, &self.headers, StatusCode::FORBIDDEN, &self.onward, Some(words.to_owned()))
+    }
+}
+
+/// What was posted with one of the sign-in forms; or the refusal.
+async fn posted_sign_in(api: &Arc<Api>, request: Request) -> Result<PostedSignIn, Box<Response>> {
+    let house = &api.house;
     let headers = request.headers().clone();
     if !from_our_page(house, &headers) {
-        return forged();
+        return Err(Box::new(forged()));
     }
-    let body = match FormBytes::from_request(request, &api).await {
-        Ok(FormBytes(body)) => body,
-        Err(problem) => return refused(None, &problem),
-    };
-    let Some(fields) = fields(&body) else { return forged() };
+    let FormBytes(body) = FormBytes::from_request(request, api).await.map_err(|problem| Box::new(refused(None, &problem)))?;
+    let fields = fields(&body).ok_or_else(|| Box::new(forged()))?;
     let of = |name: &str| fields.get(name).map_or("", String::as_str);
     let onward = Onward::read(house, Some(of(pages::FIELD_HOLD)), Some(of(pages::FIELD_REQUEST)));
-    let expected = cookie(house, &headers, FORM).filter(|c| !c.is_empty());
-    if !expected.is_some_and(|c| same(&c, of(pages::FIELD_CSRF))) {
-        return sign_in_form(house, &headers, StatusCode::FORBIDDEN, &onward, Some("This form was out of date; try again.".to_owned()));
-    }
-    let now = house.clock.now();
-    let Some((person, way)) = house.sign_ins.take_code(of(pages::FIELD_SECRET), now) else {
-        tracing::warn!("a sign-in code was refused");
-        let problem = "This code is not valid, was used already, or is too old.".to_owned();
-        return sign_in_form(house, &headers, StatusCode::FORBIDDEN, &onward, Some(problem));
-    };
-    enter(house, &headers, &person, way, &onward).await
+    let form = cookie(house, &headers, FORM).filter(|c| !c.is_empty() && same(c, of(pages::FIELD_CSRF)));
+    let posted = PostedSignIn { form: form.clone().unwrap_or_default(), headers, onward, fields };
+    if form.is_some() { Ok(posted) } else { Err(Box::new(posted.again(house, "This form was out of date; try again."))) }
 }
 
 /// Signs out.

@@ -3,6 +3,7 @@
 use bailiwick_core::{Agent, Clock, ErrorCode, HeldBy, Task, Timestamp};
 use bailiwick_identity::dpop::{self, Nonces, Proved, Rules, Target};
 use bailiwick_identity::oauth::OauthError;
+use bailiwick_identity::oauth::Scheme;
 use bailiwick_identity::{Algorithm, Confirmation, ProofError, Verified};
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
@@ -20,15 +21,6 @@ use crate::mtls::ClientCertificate;
 pub(crate) const DPOP: HeaderName = HeaderName::from_static("dpop");
 /// The field that gives a nonce for the next one.
 pub(crate) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
-
-/// By which scheme a token was presented.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scheme {
-    /// RFC 6750.
-    Bearer,
-    /// RFC 9449 section 7.1.
-    Dpop,
-}
 
 /// What is remembered of proofs of possession: since when, under which nonces, and which were used.
 #[derive(Debug)]

@@ -1,16 +1,22 @@
 //! Other enforcement points ask the policy engine: questions in their own words (AuthZEN 1.0), each permit on record before it is told.
 
+mod asking;
+mod requests;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bailiwick_core::{Agent, AgentName, PersonName, PolicyRef, Role, Verdict};
+use bailiwick_core::{Agent, AgentName, Hold, PersonName, PolicyRef, TaskId, Verdict};
 use bailiwick_policy::{Elsewhere, ElsewhereQuestion, Source, Thing};
 use bailiwick_store::{Entry, StoreError};
-use serde_json::{Map, Value};
 
 use crate::config::{Config, EnforcementPoint, Things};
 use crate::entry::{self, Body};
 use crate::house::{House, StartError};
+
+pub use asking::Asking;
+pub(crate) use requests::{AccessRefused, Asker, NotApplicable, Offer, Standing, Submission, approval_of, standing};
 
 /// An enforcement point with its policies.
 #[derive(Debug)]
@@ -18,21 +24,7 @@ pub struct Point {
     /// What the configuration says of it.
     pub entry: EnforcementPoint,
     engine: Elsewhere,
-}
-
-/// A question, as it is sent.
-#[derive(Clone, Debug)]
-pub struct Asking {
-    /// Who would do it.
-    pub subject: Thing,
-    /// What would be done.
-    pub action: String,
-    /// What is known of that.
-    pub action_properties: Map<String, Value>,
-    /// To what.
-    pub resource: Thing,
-    /// What else is known.
-    pub context: Map<String, Value>,
+    desk: requests::Desk,
 }
 
 /// What is answered.
@@ -42,8 +34,8 @@ pub enum Evaluated {
     Permit(Vec<PolicyRef>),
     /// No, by these policies or for want of one.
     Deny(Vec<PolicyRef>),
-    /// No; but with the yes of one of these people it would be permitted.
-    NeedsApproval(Vec<PersonName>),
+    /// No; but with the yes of one of these people it would be permitted, by these policies.
+    NeedsApproval(Vec<PersonName>, Vec<PolicyRef>),
     /// No: the policies could not be evaluated.
     Failed,
 }
@@ -65,7 +57,7 @@ pub(crate) fn points(config: &Config) -> Result<BTreeMap<AgentName, Point>, Star
     for (agent, entry) in &config.enforcement_points {
         let sources = sources(&entry.directory)?;
         let engine = Elsewhere::new(&sources).map_err(|why| StartError::Policy(format!("error: enforcement point `{}`: {why}", entry.name)))?;
-        all.insert(agent.clone(), Point { entry: entry.clone(), engine });
+        all.insert(agent.clone(), Point { entry: entry.clone(), engine, desk: requests::Desk::default() });
     }
     Ok(all)
 }
@@ -97,47 +89,81 @@ impl Point {
     /// What the policies say. Nothing is recorded by this.
     #[must_use]
     pub fn evaluate(&self, asking: &Asking, approvers: &[PersonName]) -> Evaluated {
+        match self.ask(asking, &[]) {
+            Verdict::Permit(policies) => Evaluated::Permit(policies),
+            Verdict::Error(why) => {
+                tracing::error!(point = %self.entry.name, %why, "a question was denied: policy could not be evaluated");
+                Evaluated::Failed
+            }
+            Verdict::Forbid(policies) => self.or_with_approval(asking, approvers, policies),
+            Verdict::Silent => self.or_with_approval(asking, approvers, Vec::new()),
+        }
+    }
+
+    /// What the policies say if these people approved.
+    fn ask(&self, asking: &Asking, approved: &[PersonName]) -> Verdict {
         let subject = with_known(&self.entry.subjects, &asking.subject);
         let resource = with_known(&self.entry.resources, &asking.resource);
-        let question = ElsewhereQuestion {
+        self.engine.ask(ElsewhereQuestion {
             subject: &subject,
             action: &asking.action,
             action_properties: &asking.action_properties,
             resource: &resource,
             context: &asking.context,
-            approved: &[],
-        };
-        match self.engine.ask(question) {
-            Verdict::Permit(policies) => Evaluated::Permit(policies),
-            Verdict::Error(why) => {
-                tracing::error!(point = self.entry.name, %why, "a question was denied: policy could not be evaluated");
-                Evaluated::Failed
-            }
-            Verdict::Forbid(policies) => self.or_with_approval(question, approvers, policies),
-            Verdict::Silent => self.or_with_approval(question, approvers, Vec::new()),
-        }
+            approved,
+        })
     }
 
     /// Denied now, but permitted if somebody approves: as with held calls, each person is tried as a fact.
-    fn or_with_approval(&self, question: ElsewhereQuestion<'_>, approvers: &[PersonName], policies: Vec<PolicyRef>) -> Evaluated {
-        let releases = |name: &&PersonName| {
-            let approved = std::slice::from_ref(*name);
-            matches!(self.engine.ask(ElsewhereQuestion { approved, ..question }), Verdict::Permit(_))
+    fn or_with_approval(&self, asking: &Asking, approvers: &[PersonName], policies: Vec<PolicyRef>) -> Evaluated {
+        let mut people = Vec::new();
+        let mut releasing = Vec::new();
+        for name in approvers {
+            if let Verdict::Permit(by) = self.ask(asking, std::slice::from_ref(name)) {
+                people.push(name.clone());
+                releasing = by;
+            }
+        }
+        if people.is_empty() { Evaluated::Deny(policies) } else { Evaluated::NeedsApproval(people, releasing) }
+    }
+
+    /// The entry that says that a yes was told.
+    fn entry_of(&self, agent: &Agent, asking: &Asking, policies: &[PolicyRef], spent: Option<&Hold>, now: bailiwick_core::Timestamp) -> Entry {
+        let body = entry::Evaluation {
+            point: self.entry.name.as_str(),
+            agent: &agent.spiffe_id,
+            principal_type: &asking.subject.kind,
+            principal: &asking.subject.id,
+            action: &asking.action,
+            object_type: &asking.resource.kind,
+            object: &asking.resource.id,
+            revision: self.engine.revision(),
+            policies,
+            hold: spent.map(|hold| hold.id),
+            approvals: spent.map_or(&[], |hold| hold.approvals.as_slice()),
         };
-        let people: Vec<PersonName> = approvers.iter().filter(releases).cloned().collect();
-        if people.is_empty() { Evaluated::Deny(policies) } else { Evaluated::NeedsApproval(people) }
+        Entry::new(<entry::Evaluation<'_> as Body>::WORD, entry::encode(now, &body))
     }
 }
 
+/// The type under which an enforcement point asks about one of our tasks, by its id.
+const TASK: &str = "task";
 /// Most people that are tried as approvers for one question.
 const CANDIDATES_MAX: usize = 32;
 
 impl House {
-    /// The people whose yes a policy of an enforcement point could ask for.
+    /// The people whose yes a policy of an enforcement point could ask for: nobody who asks, or answers for who asks, is among them unless
+    /// the configuration lets people approve their own requests.
     #[must_use]
-    pub fn approvers_elsewhere(&self) -> Vec<PersonName> {
-        let may = self.config.people.values().filter(|p| p.roles.contains(&Role::Approver));
-        may.map(|p| p.name.clone()).take(CANDIDATES_MAX).collect()
+    pub fn approvers_elsewhere(&self, agent: &Agent, point: &Point, subject: &Thing) -> Vec<PersonName> {
+        let asker = match self.asker_elsewhere(point, subject) {
+            requests::Asker::Person(name) => name,
+            requests::Asker::Stranger => agent.owner.clone(),
+            requests::Asker::Disabled => return Vec::new(),
+        };
+        let mut all = self.approvers(&agent.owner, &asker);
+        all.truncate(CANDIDATES_MAX);
+        all
     }
 
     /// Puts permits on record. They may be told afterwards.
@@ -146,21 +172,7 @@ impl House {
     /// The store's: then nothing is permitted.
     pub async fn record_evaluations(&self, agent: &Agent, point: &Point, permitted: &[(&Asking, &[PolicyRef])]) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let entry = |(asking, policies): &(&Asking, &[PolicyRef])| {
-            let body = entry::Evaluation {
-                point: &point.entry.name,
-                agent: &agent.spiffe_id,
-                principal_type: &asking.subject.kind,
-                principal: &asking.subject.id,
-                action: &asking.action,
-                object_type: &asking.resource.kind,
-                object: &asking.resource.id,
-                revision: point.engine.revision(),
-                policies,
-            };
-            Entry::new(<entry::Evaluation<'_> as Body>::WORD, entry::encode(now, &body))
-        };
-        let entries: Vec<Entry> = permitted.iter().map(entry).collect();
+        let entries: Vec<Entry> = permitted.iter().map(|(asking, policies)| point.entry_of(agent, asking, policies, None, now)).collect();
         if entries.is_empty() {
             return Ok(());
         }
@@ -172,6 +184,19 @@ impl House {
                 Ok(())
             })
             .await
+    }
+
+    /// A task of ours that is asked about (type `task`) has the labels that we know of it, whatever the question says: none of that name
+    /// if it is not open.
+    pub(crate) fn with_labels<'a>(&self, asking: &'a Asking) -> Cow<'a, Asking> {
+        let Some(task) = asking.subject.id.parse::<TaskId>().ok().filter(|_| asking.subject.kind == TASK) else { return Cow::Borrowed(asking) };
+        let mut known = asking.clone();
+        known.subject.properties.remove("labels");
+        if let Some(live) = self.live.find(task).filter(|live| live.is_open(self.clock.now())) {
+            let labels = live.labels().iter().map(ToString::to_string).collect();
+            known.subject.properties.insert("labels".to_owned(), labels);
+        }
+        Cow::Owned(known)
     }
 
     /// The enforcement point that this agent is.

@@ -167,7 +167,7 @@ pub(crate) enum AgentCommand {
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },
-    /// The keys of an agent: from files, and by enrolment.
+    /// The keys of an agent and its components: from files, and by enrolment.
     Keys {
         /// The agent's name in the configuration.
         name: String,
@@ -184,7 +184,23 @@ pub(crate) enum AgentCommand {
         /// The copy, as `bailiwick agent instances` shows it, or a unique end of it.
         instance: String,
     },
-    /// Revoke one key that came by enrolment, with what was opened under it.
+    /// Suspend an agent: its tokens are worth nothing, its tasks end, and it gets no other until it is resumed.
+    Suspend {
+        /// The agent's name in the configuration.
+        name: String,
+        /// Why, for the record.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let an agent work again that was suspended. What ended stays ended.
+    Resume {
+        /// The agent's name in the configuration.
+        name: String,
+        /// Why, for the record.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Revoke one key, from a file or by enrolment: its tokens are worth nothing, and the tasks that rest on it end.
     RevokeKey {
         /// The agent's name in the configuration.
         name: String,
@@ -200,6 +216,8 @@ impl AgentCommand {
             Self::List => list_agents(place).await,
             Self::Instances { name } => super::instances::list(place, &name).await,
             Self::RevokeInstance { name, instance } => super::instances::revoke(place, &name, &instance).await,
+            Self::Suspend { name, reason } => stand(place, &name, "suspend", &reason).await,
+            Self::Resume { name, reason } => stand(place, &name, "resume", &reason).await,
             Self::Enrol { name, minutes } => super::enrol::give(place, &name, minutes).await,
             Self::Keys { name } => super::enrol::keys(place, &name).await,
             Self::RevokeKey { name, key } => super::enrol::revoke(place, &name, &key).await,
@@ -235,6 +253,20 @@ fn add_agent(place: &Place, name: &str, public: Option<&Path>, print: bool) -> R
     Ok(())
 }
 
+/// `bailiwick agent suspend` and `resume`
+async fn stand(place: &Place, name: &str, what: &str, reason: &str) -> Result<(), Failure> {
+    let name: AgentName = name.parse().map_err(|e: bailiwick_core::NameError| Failure::new(e.to_string(), ""))?;
+    let agent = ApiClient::of(place)?.post(&place.person()?, &format!("/v1/agents/{name}/{what}"), &json!({ "reason": reason })).await?;
+    if place.json {
+        say(&agent);
+    } else if let Some(suspended) = agent.get("suspended") {
+        say(format_args!("agent `{name}` is suspended since {}, by {}", text(suspended, "at"), text(suspended, "by")));
+    } else {
+        say(format_args!("agent `{name}` may work again"));
+    }
+    Ok(())
+}
+
 async fn list_agents(place: &Place) -> Result<(), Failure> {
     let agents = match ApiClient::of(place)?.get(&place.person()?, "/v1/agents").await {
         Ok(agents) => agents,
@@ -258,10 +290,21 @@ async fn list_agents(place: &Place) -> Result<(), Failure> {
         } else {
             "none"
         };
-        vec![super::screen::line(name), text(a, "owner"), text(a, "risk"), text(a, "review_by"), key.to_owned(), text(a, "purpose")]
+        let serves = if a.get("suspended").is_some() {
+            "suspended"
+        } else {
+            match a.get("in_service").and_then(Value::as_bool) {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "-",
+            }
+        };
+        let stands = [serves, key].map(str::to_owned);
+        let of = |member: &str| text(a, member);
+        [vec![super::screen::line(name), of("owner"), of("risk"), of("review_by")], stands.to_vec(), vec![of("purpose")]].concat()
     };
     let rows: Vec<_> = items(&agents, "agents").iter().map(row).collect();
-    say(table(&["agent", "owner", "risk", "review by", "key", "purpose"], &rows, Style::of_terminal()));
+    say(table(&["agent", "owner", "risk", "review by", "in service", "key", "purpose"], &rows, Style::of_terminal()));
     Ok(())
 }
 
@@ -272,30 +315,6 @@ fn configured_agents(place: &Place) -> Result<Value, Failure> {
         json!({ "name": a.name, "spiffe_id": a.spiffe_id, "owner": a.owner, "purpose": a.purpose, "risk": a.risk.word(), "review_by": a.review_by })
     };
     Ok(json!({ "agents": config.agents.values().map(one).collect::<Vec<_>>() }))
-}
-
-/// `bailiwick person`
-#[derive(Debug, Subcommand)]
-pub(crate) enum PersonCommand {
-    /// Make a key for a person who works at this machine.
-    Add {
-        /// The person's name in the configuration.
-        name: String,
-    },
-}
-
-impl PersonCommand {
-    pub(crate) fn run(self, place: &Place) -> Result<(), Failure> {
-        let Self::Add { name } = self;
-        let name: PersonName = name.parse().map_err(|e: bailiwick_core::NameError| Failure::new(e.to_string(), ""))?;
-        let key = Holder::Person.make(&place.data_dir()?, name.as_str())?;
-        if place.json {
-            say(json!({ "person": name, "key": key.jwk() }));
-        } else {
-            say(format_args!("`{name}` has the key {}", key.id()));
-        }
-        Ok(())
-    }
 }
 
 /// `bailiwick secret`

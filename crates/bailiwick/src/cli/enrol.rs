@@ -46,7 +46,7 @@ pub(crate) async fn revoke(place: &Place, name: &str, key: &str) -> Result<(), F
     let key: bailiwick_identity::KeyId = key.parse().map_err(|_| Failure::new("that is no key's id", "see: bailiwick agent keys NAME"))?;
     let path = format!("/v1/agents/{name}/keys/{key}/revoke");
     let left = ApiClient::of(place)?.post(&place.person()?, &path, &json!({})).await?;
-    warn(format_args!("the key is revoked; tasks of copies that did not prove themselves with another key have ended"));
+    warn(format_args!("the key is revoked; the tasks that rest on it have ended"));
     show(place, &left);
     Ok(())
 }
@@ -55,9 +55,19 @@ fn show(place: &Place, told: &Value) {
     if place.json {
         return say(told);
     }
-    let row = |key: &Value| vec![text(key, "id"), text(key, "source"), text(key, "at"), text(key, "by"), text(key, "from")];
+    let row = |key: &Value| {
+        vec![
+            text(key, "id"),
+            text(key, "source"),
+            text(key, "component"),
+            text(key, "revoked_at"),
+            text(key, "at"),
+            text(key, "by"),
+            text(key, "from"),
+        ]
+    };
     let rows: Vec<_> = items(told, "keys").iter().map(row).collect();
-    say(table(&["key", "source", "since", "by", "from"], &rows, Style::of_terminal()));
+    say(table(&["key", "source", "component", "revoked", "since", "by", "from"], &rows, Style::of_terminal()));
 }
 
 /// Registers a key of this machine's own with a one-time token from a file, unless the agent's key is here already. The key is on the disk

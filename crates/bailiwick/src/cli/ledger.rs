@@ -155,6 +155,9 @@ fn unverified(data_dir: &Path, error: &AccessError) -> Failure {
     match error {
         AccessError::Absent(_) => Failure::new(error.to_string(), "name the broker's data directory: --data-dir"),
         AccessError::Running(_) => Failure::new(error.to_string(), "ask as an auditor: --url and --as; or stop the broker first"),
+        AccessError::Journal(_) => {
+            Failure::new(error.to_string(), "put `bailiwick.journal` back from the same copy as the database; see docs/guides/recovery.md")
+        }
         AccessError::Key(_) | AccessError::System(_) | AccessError::Store(_) => Failure::new(error.to_string(), ""),
         _ => broken(data_dir, &error.to_string()),
     }

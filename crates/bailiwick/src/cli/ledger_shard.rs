@@ -90,7 +90,7 @@ pub(crate) enum ShardCommand {
         /// Why. It stays on record.
         #[arg(long)]
         reason: String,
-        /// Begin one although this ledger could go on as it is.
+        /// Begin one although this ledger could go on as it is, or although the store's journal is lost.
         #[arg(long)]
         even_so: bool,
     },

@@ -15,6 +15,7 @@ mod ledger_prune;
 mod ledger_receipt;
 mod ledger_shard;
 mod payload_texts;
+mod person;
 mod root_key;
 pub(crate) mod screen;
 pub(crate) mod task;
@@ -105,9 +106,9 @@ enum Command {
     /// Agents: their keys and owners.
     #[command(subcommand)]
     Agent(admin::AgentCommand),
-    /// People: their keys.
+    /// People: their keys, passkeys and sessions, and whether they may do anything.
     #[command(subcommand)]
-    Person(admin::PersonCommand),
+    Person(person::PersonCommand),
     /// Secrets that are injected into systems, sealed.
     #[command(subcommand)]
     Secret(admin::SecretCommand),
@@ -233,7 +234,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Agent(command) => done(blocking(command.run(&place))),
-        Command::Person(command) => done(command.run(&place)),
+        Command::Person(command) => done(blocking(command.run(&place))),
         Command::Secret(command) => done(blocking(command.run(&place))),
         Command::RootKey(command) => done(blocking(command.run(&place))),
         Command::Token(token) => done(blocking(token.run(&place))),

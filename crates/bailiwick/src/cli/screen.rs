@@ -72,6 +72,12 @@ pub(crate) fn texts(document: &Value, name: &str) -> Vec<String> {
     list.iter().map(|v| v.as_str().map_or_else(|| line(&v.to_string()), line)).collect()
 }
 
+/// The labels of a task, from its own document or from that of a call of it.
+pub(crate) fn has_read(document: &Value) -> String {
+    let labels = texts(document, "labels");
+    if labels.is_empty() { "nothing that is labelled".to_owned() } else { labels.join(", ") }
+}
+
 /// A held call, read from the broker's document.
 #[derive(Debug)]
 pub(crate) struct HeldCall<'a> {
@@ -125,6 +131,7 @@ impl<'a> HeldCall<'a> {
             field("on behalf of", &of("subject")),
             field("task", &of("task")),
             field("purpose", &of("purpose")),
+            field("has read", &has_read(self.document)),
             field("held because", &self.reasons()),
             field("may decide", &self.deciders()),
             field("held at", &of("at")),
@@ -161,7 +168,7 @@ impl<'a> HeldCall<'a> {
                 _ if index == 0 => style.strong(&line),
                 _ if line.starts_with("WARNING") => style.bad(&line),
                 _ if line.starts_with("note") => style.attention(&line),
-                Some((label, value)) if line.starts_with("  ") && index < 16 => format!("{}{value}", style.faint(label)),
+                Some((label, value)) if line.starts_with("  ") && index < 17 => format!("{}{value}", style.faint(label)),
                 _ => line,
             });
         }
@@ -237,7 +244,7 @@ mod tests {
         json!({
             "id": format!("hold_{:032x}", 7), "digest": "ab".repeat(32), "nonce": "cd".repeat(32), "state": "pending", "tool": "shop.refund_order", "effect": "transfer",
             "target": "stdio:shop", "agent": "assistant", "spiffe_id": "spiffe://bailiwick.local/agent/assistant", "owner": "ana",
-            "subject": "ana", "purpose": "answer ticket", "task": format!("task_{:032x}", 3), "reasons": "transferring needs one person",
+            "subject": "ana", "purpose": "answer ticket", "labels": ["pii", "untrusted"], "task": format!("task_{:032x}", 3), "reasons": "transferring needs one person",
             "people": ["ben"], "count": 1, "approvals": [], "arguments": arguments, "at": "2026-11-23T00:00:00.000Z", "expires_at": "2026-11-23T01:00:00.000Z"
         })
     }
@@ -255,6 +262,7 @@ mod tests {
           on behalf of   ana
           task           task_00000000000000000000000000000003
           purpose        answer ticket
+          has read       pii, untrusted
           held because   transferring needs one person
           may decide     ben (0 of 1 approvals so far)
           held at        2026-11-23T00:00:00.000Z
@@ -290,6 +298,9 @@ mod tests {
     fn what_was_seen_differs_when_anything_shown_differs() {
         let (one, other) = (document(r#"{"a":1}"#), document(r#"{"a":2}"#));
         assert_ne!(HeldCall::read(&one).unwrap().seen(), HeldCall::read(&other).unwrap().seen());
+        let mut since = one.clone();
+        since["labels"] = json!([]);
+        assert_ne!(HeldCall::read(&one).unwrap().seen(), HeldCall::read(&since).unwrap().seen(), "the task has read something since");
     }
 
     #[test]

@@ -132,6 +132,7 @@ fn described(task: &Value) -> String {
     } else if task.get("model_claimed").is_some() {
         lines.push(field("model", &format!("{} (claimed by the agent)", text(task, "model_claimed"))));
     }
+    lines.push(field("has read", &super::screen::has_read(task)));
     lines.extend(super::trace::hops(items(task, "chain")));
     for (index, part) in items(task, "parts").iter().enumerate() {
         let label = if index == 0 { "parts" } else { "" };

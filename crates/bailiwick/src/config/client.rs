@@ -135,6 +135,8 @@ impl ClientFile {
                 let pairs: Vec<String> = server.secrets.iter().map(|(name, to, _)| format!("{} = {}", quote(to), quote(name))).collect();
                 let _ = writeln!(out, "{field} = {{ {} }}", pairs.join(", "));
             }
+            let _ = writeln!(out, "# Nobody said whose words its answers are: a task that reads one is marked, and policy reads the mark.");
+            let _ = writeln!(out, "labels = [\"untrusted\"]");
             let _ = writeln!(out, "# The effect proposed from a tool's name and annotations applies; name a tool under `effects` to say otherwise.");
             let _ = writeln!(out, "unclassified = \"propose\"");
         }

@@ -21,7 +21,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bailiwick_core::{Agent, AgentName, ComponentName, Effect, Person, PersonName, RiskTier, Role, SpiffeId, SystemName, Timestamp, TrustDomain};
+use bailiwick_core::{
+    Agent, AgentName, ComponentName, Effect, Label, Labels, Person, PersonName, RiskTier, Role, SpiffeId, SystemName, Timestamp, TooManyLabels,
+    TrustDomain,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
@@ -134,7 +137,8 @@ struct ListenFile {
     /// The URL under which clients reach it, without a trailing slash. Default: `http://` and the address.
     #[schemars(with = "Option<String>")]
     public_url: Option<Spanned<String>>,
-    /// `Origin` values of browsers that may call, beside the public URL's own.
+    /// `Origin` values of browsers that may call, beside the public URL's own: sites on which an MCP client runs. They may read the answers of
+    /// the MCP endpoint, the token, registration and revocation endpoints and the metadata. Each is written out; there is no `*`.
     allowed_origins: Vec<String>,
     /// `Host` values that clients may use, beside the address and the public URL's own; each is allowed as an origin too.
     allowed_hosts: Vec<String>,
@@ -357,6 +361,15 @@ struct SystemFile {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, String>")]
     effects: BTreeMap<String, Effect>,
+    /// What its answers bear, whichever tool gives them, such as `untrusted` (a stranger could have written it): a task that is given one
+    /// carries these labels from then on, and policy reads them.
+    #[serde(default)]
+    #[schemars(with = "BTreeSet<String>")]
+    labels: BTreeSet<Label>,
+    /// What the answers of a tool bear besides. A name may end in `*`; all that match count. MCP operations have names too: `resources/read`.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, BTreeSet<String>>")]
+    tool_labels: BTreeMap<String, BTreeSet<Label>>,
     /// What happens with a tool that `effects` does not name: `review` (it cannot be called until a person classified it) or
     /// `propose` (the effect proposed from its name and annotations applies at once). Default `review`.
     #[serde(default)]
@@ -626,6 +639,10 @@ pub struct SystemEntry {
     pub headers: BTreeMap<String, Value>,
     /// Effects by tool name or prefix with `*`.
     pub effects: BTreeMap<String, Effect>,
+    /// What all its answers bear.
+    pub labels: BTreeSet<Label>,
+    /// What answers bear besides, by tool name or prefix with `*`.
+    pub tool_labels: BTreeMap<String, BTreeSet<Label>>,
     /// What happens with other tools.
     pub unclassified: Unclassified,
     /// The effect of resources, if they are offered.
@@ -657,6 +674,21 @@ impl SystemEntry {
         }
         let prefixes = self.effects.iter().filter_map(|(k, e)| k.strip_suffix('*').filter(|p| tool.starts_with(p)).map(|p| (p.len(), *e)));
         prefixes.max_by_key(|(length, _)| *length).map(|(_, effect)| effect)
+    }
+
+    /// What the answers of a tool or operation bear.
+    ///
+    /// # Errors
+    /// None, for a system of a configuration that was parsed: it names no more labels than a set holds.
+    pub fn labels_of(&self, tool: &str) -> Result<Labels, TooManyLabels> {
+        let more = self.tool_labels.iter().filter(|(pattern, _)| covers(pattern, tool)).flat_map(|(_, labels)| labels);
+        Labels::new(self.labels.iter().chain(more).cloned())
+    }
+
+    /// Names in `tool_labels` that mark nothing, as none of these tools has such a one: most likely written wrongly.
+    pub fn idle_labels<'a>(&'a self, tools: &'a [&str]) -> impl Iterator<Item = &'a str> {
+        let idle = |pattern: &&String| !pattern.contains('/') && !tools.iter().any(|tool| covers(pattern, tool));
+        self.tool_labels.keys().filter(idle).map(String::as_str)
     }
 
     /// The names of the sealed secrets that are injected into its calls.
@@ -716,6 +748,8 @@ impl Config {
             None => None,
             Some(given) => Some(public_url(given.get_ref()).map_err(|e| fault(given.span(), e, "write it as `https://broker.example.org`"))?),
         };
+        let origins = file.listen.allowed_origins.iter().try_for_each(|origin| crate::mcp::cors::check_origin(origin));
+        origins.map_err(|what| fault(0..0, format!("`allowed_origins`: {what}"), "write each as a browser sends it: `https://app.example.org`"))?;
         let tls = file.listen.tls.map(|given| tls::tls(given, base));
         let mtls = file.listen.mtls.map(|given| tls::mtls(given, base)).transpose().map_err(|(span, what, hint)| fault(span, what, hint))?;
         let binding = binding::binding(&file.binding, public_url.as_deref(), address);
@@ -737,18 +771,14 @@ impl Config {
             agents(file.agents, issuers, &people, &file.trust_domain).map_err(|(span, what, hint)| fault(span, what, hint))?;
         let unix = file.listen.unix.as_ref().map(|given| spiffe::socket_path(given, base)).transpose();
         let unix = unix.map_err(|(span, what, hint)| fault(span, what, hint))?.map(|path| (path, file.listen.unix_open_to));
-        let spiffe = spiffe::issuer(file.spiffe, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
-        let mut systems = BTreeMap::new();
-        for (system_name, given) in file.systems {
-            let span = given.span();
-            let entry = system(system_name, given.into_inner(), base).map_err(|(what, hint)| fault(span, what, hint))?;
-            systems.insert(entry.name.clone(), entry);
-        }
+        let spiffe = spiffe::issuer(file.spiffe, &issuers, &file.trust_domain, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
+        let systems = systems(file.systems, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
         let exports = exports(file.export, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
         let retention_span = file.retention.as_ref().map_or(0..0, Spanned::span);
         let retention = Retention::parse(file.retention.map(Spanned::into_inner).unwrap_or_default(), |name| systems.contains_key(name))
             .map_err(|(what, hint)| fault(retention_span, what, hint))?;
-        let enforcement_points = enforcement::points(file.enforcement_points, &agents, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
+        let enforcement_points =
+            enforcement::points(file.enforcement_points, (&agents, &people, &systems), base).map_err(|(span, what, hint)| fault(span, what, hint))?;
         let clients = clients::clients(file.clients, interactive, &agents, base).map_err(|(span, what, hint)| fault(span, what, hint))?;
         let ledger = ledger::ledger(file.ledger, base).map_err(|(span, what, hint)| fault(span.unwrap_or(0..0), what, hint))?;
         let sealing = sealing::sealing(file.sealing, base).map_err(|(span, what, hint)| fault(span.unwrap_or(0..0), what, hint))?;
@@ -899,6 +929,21 @@ fn agent(name: AgentName, given: AgentFile, people: &BTreeMap<PersonName, Person
     })
 }
 
+/// The systems. A task can come to carry every label that is named anywhere among them.
+fn systems(given: BTreeMap<SystemName, Spanned<SystemFile>>, base: &Path) -> Result<BTreeMap<SystemName, SystemEntry>, Fault> {
+    let mut systems = BTreeMap::new();
+    for (name, given) in given {
+        let span = given.span();
+        let entry = system(name, given.into_inner(), base).map_err(|(what, hint)| (span, what, hint))?;
+        systems.insert(entry.name.clone(), entry);
+    }
+    let of = |entry: &SystemEntry| entry.labels.iter().chain(entry.tool_labels.values().flatten()).cloned().collect::<Vec<_>>();
+    match Labels::new(systems.values().flat_map(of)) {
+        Ok(_) => Ok(systems),
+        Err(error) => Err((0..0, format!("the systems name {error}"), "say less: a policy tells few kinds of data apart")),
+    }
+}
+
 fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntry, (String, &'static str)> {
     let tables = Tables {
         checkout: given.checkout,
@@ -976,6 +1021,8 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
         env: join(given.env, given.secret_env, given.imported_env),
         headers: join(given.headers, given.secret_headers, given.imported_headers),
         effects: given.effects,
+        labels: given.labels,
+        tool_labels: given.tool_labels,
         unclassified: given.unclassified,
         resources: given.resources,
         prompts: given.prompts,
@@ -987,6 +1034,11 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
         issues: given.issue_credentials,
         binding: given.binding,
     })
+}
+
+/// Is this the name, or the beginning of it before a star?
+fn covers(pattern: &str, tool: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == tool, |prefix| tool.starts_with(prefix))
 }
 
 /// How many accounts wait; and whether what is said about credentials can be kept at all.

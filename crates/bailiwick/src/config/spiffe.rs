@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bailiwick_core::{AgentName, Digest};
+use bailiwick_core::{AgentName, Digest, TrustDomain};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
+
+use super::{IssuerKind, Issuers};
 
 /// The longest path of a Unix socket: what `sockaddr_un` has room for, with the zero at its end (unix(7)).
 pub(super) const SOCKET_PATH_MAX: usize = 107;
@@ -36,6 +38,10 @@ pub(super) struct SpiffeFile {
     /// Life of the authority's keys in days, 1 to 365. Default 7. The next ones are announced at half of it.
     #[schemars(with = "Option<u32>")]
     authority_days: Option<Spanned<u32>>,
+    /// Other trust domains whose bundles are handed out with ours, and whose JWT-SVIDs agents may have checked: names in `[issuers]` of kind `spiffe`.
+    /// Default none.
+    #[schemars(with = "Vec<String>")]
+    federates_with: Vec<Spanned<String>>,
 }
 
 /// Who may connect to a Unix socket.
@@ -116,10 +122,12 @@ pub struct SpiffeIssuer {
     pub jwt_life: Duration,
     /// Life of a generation of the authority.
     pub authority_life: Duration,
+    /// The issuers whose trust domains are federated with.
+    pub federates_with: Vec<String>,
 }
 
 /// Checks the section. `None`: nothing is issued.
-pub(super) fn issuer(file: SpiffeFile, base: &Path) -> Result<Option<SpiffeIssuer>, Fault> {
+pub(super) fn issuer(file: SpiffeFile, issuers: &Issuers, domain: &TrustDomain, base: &Path) -> Result<Option<SpiffeIssuer>, Fault> {
     let within = |given: Option<Spanned<u32>>, range: std::ops::RangeInclusive<u32>, default: u32| match given {
         None => Ok(default),
         Some(number) if range.contains(number.get_ref()) => Ok(*number.get_ref()),
@@ -132,9 +140,27 @@ pub(super) fn issuer(file: SpiffeFile, base: &Path) -> Result<Option<SpiffeIssue
     let x509_life = minutes(within(file.x509_minutes, 2..=60, 60)?);
     let jwt_life = minutes(within(file.jwt_minutes, 1..=60, 5)?);
     let authority_life = Duration::from_secs(u64::from(within(file.authority_days, 1..=365, 7)?).saturating_mul(86_400));
+    let federates_with = federated(file.federates_with, issuers, domain)?;
     let Some(given) = file.socket else { return Ok(None) };
     let socket = socket_path(&given, base)?;
-    Ok(Some(SpiffeIssuer { socket, open_to: file.open_to, x509_life, jwt_life, authority_life }))
+    Ok(Some(SpiffeIssuer { socket, open_to: file.open_to, x509_life, jwt_life, authority_life, federates_with }))
+}
+
+/// The issuers whose trust domains are federated with: each is one, and none is ours.
+fn federated(given: Vec<Spanned<String>>, issuers: &Issuers, domain: &TrustDomain) -> Result<Vec<String>, Fault> {
+    let mut names = Vec::with_capacity(given.len());
+    for name in given {
+        let known = issuers.by_name.get(name.get_ref()).filter(|issuer| issuer.kind == IssuerKind::Spiffe);
+        let fault = |what: String, hint| Err((name.span(), what, hint));
+        match known {
+            None => return fault(format!("`{}` is no trust domain in [issuers]", name.get_ref()), "add it there, with kind = \"spiffe\""),
+            Some(issuer) if issuer.issuer == format!("spiffe://{domain}") => {
+                return fault(format!("`{}` is our own trust domain", name.get_ref()), "its bundle is handed out anyway");
+            }
+            Some(_) => names.push(name.into_inner()),
+        }
+    }
+    Ok(names)
 }
 
 /// The path of a Unix socket.
@@ -226,6 +252,19 @@ mod tests {
             assert!(parse(&format!("[spiffe]\n{bad}\n")).is_err(), "{bad}");
         }
         assert!(parse(&format!("[spiffe]\nsocket = \"{}\"\n", "a".repeat(100))).is_err());
+    }
+
+    #[test]
+    fn only_another_trust_domain_that_is_known_is_federated_with() {
+        let issuers = "[issuers.prod]\nissuer = \"spiffe://prod.example\"\nkind = \"spiffe\"\nspiffe_bundle_file = \"p\"\n\
+                       [issuers.own]\nissuer = \"spiffe://bailiwick.local\"\nkind = \"spiffe\"\nspiffe_bundle_file = \"o\"\n\
+                       [issuers.kube]\nissuer = \"https://kube\"\njwks_file = \"k\"\n";
+        let with = |names: &str| parse(&format!("[spiffe]\nsocket = \"w.sock\"\nfederates_with = [{names}]\n{issuers}"));
+        assert_eq!(with("\"prod\"").unwrap().spiffe.unwrap().federates_with, ["prod"]);
+        assert!(with("").unwrap().spiffe.unwrap().federates_with.is_empty());
+        for bad in ["\"own\"", "\"kube\"", "\"absent\"", "\"spiffe://prod.example\""] {
+            assert!(with(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -31,9 +31,13 @@ tools = ["*"]
     )
 }
 
-/// The `[systems]` part of the sample shop, with the effect of each of its tools as the shop itself names it. `program` and
+/// The `[systems]` part of the sample shop, with the effect of each of its tools and what their answers bear, as the shop itself names it. `program` and
 /// `shop_file` are TOML strings, quotes included.
 pub(crate) fn shop_system(program: &str, shop_file: &str) -> String {
     let effects: String = crate::shop::effects().map(|(tool, effect)| format!("{tool} = \"{effect}\"\n")).collect();
-    format!("[systems.shop]\ncommand = {program}\nargs = [\"shop\", \"--file\", {shop_file}]\n[systems.shop.effects]\n{effects}")
+    let labels: String = crate::shop::LABELS.iter().map(|(tool, labels)| format!("{tool} = {labels:?}\n")).collect();
+    format!(
+        "[systems.shop]\ncommand = {program}\nargs = [\"shop\", \"--file\", {shop_file}]\n[systems.shop.effects]\n{effects}\
+         # What a task that reads these carries from then on; policy reads it as context.labels.\n[systems.shop.tool_labels]\n{labels}"
+    )
 }

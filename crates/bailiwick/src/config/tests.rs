@@ -15,6 +15,52 @@ fn the_starter_and_the_embedded_defaults_are_valid() {
 }
 
 #[test]
+fn all_labels_that_cover_a_tool_count_and_a_wrong_one_is_refused() {
+    let of = |text: &str, tool: &str| {
+        let config = parse(&format!("[systems.s]\ncommand = \"x\"\n{text}")).unwrap();
+        let labels = config.systems.values().next().unwrap().labels_of(tool).unwrap();
+        labels.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let text = "labels = [\"untrusted\"]\n[systems.s.tool_labels]\n\"find_*\" = [\"pii\"]\nfind_all = [\"secret\", \"untrusted\"]\n\"resources/read\" = [\"web\"]\n";
+    assert_eq!(of(text, "find_all"), ["pii", "secret", "untrusted"]);
+    assert_eq!(of(text, "find_one"), ["pii", "untrusted"]);
+    assert_eq!(of(text, "resources/read"), ["untrusted", "web"]);
+    assert_eq!(of(text, "other"), ["untrusted"]);
+    assert!(of("", "other").is_empty(), "no label where nobody named one");
+    let config = parse(&format!("[systems.s]\ncommand = \"x\"\n{text}")).unwrap();
+    let entry = config.systems.values().next().unwrap();
+    assert_eq!(entry.idle_labels(&["find_one"]).collect::<Vec<_>>(), ["find_all"], "what marks nothing is told");
+    for wrong in ["Pii", "", "a b"] {
+        assert!(parse(&format!("[systems.s]\ncommand = \"x\"\nlabels = [\"{wrong}\"]\n")).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn more_labels_than_a_task_can_carry_are_refused_however_they_are_spread() {
+    let system = |name: &str, labels: std::ops::Range<usize>| {
+        let labels: Vec<String> = labels.map(|n| format!("\"l{n}\"")).collect();
+        format!("[systems.{name}]\ncommand = \"x\"\n[systems.{name}.tool_labels]\nt = [{}]\n", labels.join(", "))
+    };
+    assert!(parse(&(system("a", 0..20) + &system("b", 10..32))).is_ok());
+    let error = parse(&(system("a", 0..20) + &system("b", 10..33))).unwrap_err();
+    assert!(error.to_string().contains("more than 32 labels"), "{error}");
+}
+
+#[test]
+fn the_sample_shop_and_servers_that_nobody_described_say_what_their_answers_bear() {
+    let config = parse(&default_for_one_person("ana@example.org", "/x/bailiwick", "/x/shop.sqlite")).unwrap();
+    let shop = config.systems.values().next().unwrap();
+    let of = |tool: &str| shop.labels_of(tool).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!((of("list_tickets"), of("find_customers")), (vec!["model-authored".to_owned(), "untrusted".to_owned()], vec!["pii".to_owned()]));
+    assert!(of("list_suppliers").is_empty());
+    let known: Vec<&str> = crate::shop::effects().map(|(tool, _)| tool).collect();
+    assert!(crate::shop::LABELS.iter().all(|(tool, _)| known.contains(tool)), "a label of a tool that there is not marks nothing");
+    let client = ClientFile::parse("c", r#"{"mcpServers":{"web":{"command":"x"}}}"#, |_| None).unwrap();
+    let taken = parse(&client.to_toml()).unwrap();
+    assert_eq!(taken.systems.values().next().unwrap().labels_of("fetch").unwrap().iter().map(|l| l.as_str()).collect::<Vec<_>>(), ["untrusted"]);
+}
+
+#[test]
 fn an_empty_file_gives_nobody_anything() {
     let config = parse("").unwrap();
     assert!(config.agents.is_empty() && config.systems.is_empty() && !config.owner_may_approve);

@@ -1,7 +1,8 @@
 //! Who an interactive client is: a metadata document on a host that the configuration names, or a registration that the client carries.
 
 use bailiwick_core::{Digest, Timestamp};
-use bailiwick_identity::oauth::{ClientIdUrl, ClientMetadata, MetadataError, Registration};
+use bailiwick_identity::foreign::KeySet;
+use bailiwick_identity::oauth::{ClientIdUrl, ClientKeys, ClientMetadata, OauthError, Registration};
 use bailiwick_identity::token::{AGENT_SCOPE, TOOLS_SCOPE};
 
 use crate::house::House;
@@ -25,6 +26,12 @@ pub struct ClientRefused(pub String);
 const REGISTRATION: &str = "bailiwick/client/v1";
 
 impl InteractiveClient {
+    /// Does it prove itself at the token endpoint?
+    #[must_use]
+    pub const fn authenticates(&self) -> bool {
+        !matches!(self.metadata.keys, ClientKeys::Public)
+    }
+
     /// Its ID as it is recorded: a URL as it is; what we made ourselves, by its digest.
     #[must_use]
     pub fn recorded_id(&self) -> String {
@@ -61,6 +68,23 @@ impl House {
         Ok(InteractiveClient { id: id.to_owned(), metadata, vouched_by: Some(authority) })
     }
 
+    /// The keys with which a client proves itself, if it is one that does; `again` if one was missing among those that are kept. Only for
+    /// somebody whom a person allowed something: whoever just says that it is a client makes us fetch nothing.
+    ///
+    /// # Errors
+    /// Why they cannot be had, in words for the log.
+    pub(crate) async fn keys_of_client(&self, id: &str, again: bool) -> Result<KeySet, String> {
+        let client = self.interactive_client(id).await.map_err(|why| why.0)?;
+        match client.metadata.keys {
+            ClientKeys::Public => Err("its document says that it has none".to_owned()),
+            ClientKeys::Here(keys) => Ok(keys),
+            ClientKeys::At(url) if self.config.clients.reads(&url.authority()) => {
+                self.consents.documents.keys(&url, &self.config.clients, again, self.clock.now()).await
+            }
+            ClientKeys::At(url) => Err(format!("its keys are at `{}`, which `document_hosts` in [clients] does not name", url.authority())),
+        }
+    }
+
     /// The client that carries this registration.
     ///
     /// # Errors
@@ -78,7 +102,7 @@ impl House {
     ///
     /// # Errors
     /// Why the client is not registered; `None` if the cryptographic library fails.
-    pub fn register_client(&self, body: &[u8]) -> Result<serde_json::Value, Option<MetadataError>> {
+    pub fn register_client(&self, body: &[u8]) -> Result<serde_json::Value, Option<OauthError>> {
         let clients = &self.config.clients;
         let metadata = ClientMetadata::of_registration(body, &clients.redirect_schemes)?;
         let now = self.clock.now();

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bailiwick_core::{AgentName, Digest, TaskId, Timestamp, ToolName};
+use bailiwick_identity::KeyId;
 use bailiwick_identity::oauth::CodeChallenge;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -26,10 +27,14 @@ const MOST: usize = 2000;
 pub struct Allowed {
     /// The client's ID.
     pub client_id: String,
+    /// Does it prove itself with a key?
+    pub authenticates: bool,
     /// The redirect URI as it stood in the request, if it did.
     pub redirect_uri: Option<String>,
     /// What the client must know.
     pub challenge: CodeChallenge,
+    /// The key that the client must prove, if it named one.
+    pub key: Option<KeyId>,
     /// As which agent it works.
     pub agent: AgentName,
     /// With which tools.
@@ -88,6 +93,15 @@ impl Codes {
         Some(code)
     }
 
+    /// Is the client of this code one of this ID that proves itself? Nothing for a code that is not fresh. It is not used by being asked about.
+    pub(crate) fn is_of_proving_client(&self, code: &str, client_id: &str, now: Timestamp) -> Option<bool> {
+        let all = self.by_digest.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get(&Digest::of(code.as_bytes()))? {
+            Code::Fresh { allowed, until } if now < *until => Some(allowed.authenticates && allowed.client_id == client_id),
+            Code::Fresh { .. } | Code::Used { .. } => None,
+        }
+    }
+
     /// Takes a code. Whoever presents it, it is used from now on.
     pub(crate) fn redeem(&self, code: &str, now: Timestamp) -> Redeemed {
         let mut all = self.by_digest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,8 +143,10 @@ mod tests {
         let at = Timestamp::from_millis(0);
         Allowed {
             client_id: "c".to_owned(),
+            authenticates: false,
             redirect_uri: None,
             challenge: "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM".parse().unwrap(),
+            key: None,
             agent: "a".parse().unwrap(),
             tools: vec![],
             ttl: Duration::from_secs(60),

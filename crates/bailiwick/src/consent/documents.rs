@@ -1,7 +1,8 @@
-//! Client ID metadata documents: the only thing that is ever fetched from where a stranger says (ADR 0021), and how that is fenced in.
+//! Client ID metadata documents, and the keys that they name: the only thing that is ever fetched from where a stranger says (ADR 0021), and
+//! how that is fenced in.
 //!
-//! The host is one that the configuration names. Its addresses are looked up once, judged, and connected to: never the name again. No
-//! redirect, no proxy, no cookie; 5 KB, 5 seconds, four at a time.
+//! The host is one that the configuration names, of the keys too. Its addresses are looked up once, judged, and connected to: never the name again. No
+//! redirect, no proxy, no cookie; 5 KB (keys: 32 KB), 5 seconds, four at a time.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bailiwick_core::Timestamp;
+use bailiwick_credentials::address::is_never_used;
+use bailiwick_identity::foreign::KeySet;
 use bailiwick_identity::oauth::{ClientIdUrl, ClientMetadata, METADATA_MAX};
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header};
@@ -27,6 +30,10 @@ const WITHIN: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 4;
 const ADDRESSES_MAX: usize = 16;
 const KEPT_MAX: usize = 256;
+/// The longest key set of a client, in bytes.
+const KEYS_MAX: usize = 32 * 1024;
+/// Keys are fetched again for a key that is not among them at most this often.
+const KEYS_AGAIN: Duration = Duration::from_secs(30);
 /// How long a document counts that says nothing of it, and at most.
 const KEPT: Duration = Duration::from_secs(300);
 const KEPT_LONGEST: Duration = Duration::from_secs(3600);
@@ -35,12 +42,21 @@ const KEPT_LONGEST: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(super) struct Documents {
     kept: Mutex<HashMap<ClientIdUrl, (ClientMetadata, Timestamp)>>,
+    keys: Mutex<HashMap<ClientIdUrl, KeptKeys>>,
     places: Semaphore,
+}
+
+/// The keys of a client, since when, and until when they count.
+#[derive(Clone, Debug)]
+struct KeptKeys {
+    keys: KeySet,
+    since: Timestamp,
+    until: Timestamp,
 }
 
 impl Default for Documents {
     fn default() -> Self {
-        Self { kept: Mutex::default(), places: Semaphore::new(AT_ONCE) }
+        Self { kept: Mutex::default(), keys: Mutex::default(), places: Semaphore::new(AT_ONCE) }
     }
 }
 
@@ -53,9 +69,7 @@ impl Documents {
         {
             return Ok(metadata);
         }
-        let _place = self.places.try_acquire().map_err(|_| "too many such documents are being read; try again in a moment".to_owned())?;
-        let fetched = tokio::time::timeout(WITHIN, fetch(url, clients)).await.map_err(|_| "it did not answer in five seconds".to_owned())?;
-        let (bytes, life) = fetched?;
+        let (bytes, life) = self.fetched(url, clients, METADATA_MAX).await?;
         let metadata = ClientMetadata::of_document(url, &bytes, &clients.redirect_schemes).map_err(|e| e.description().to_owned())?;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|_, (_, until)| now < *until);
@@ -64,9 +78,34 @@ impl Documents {
         }
         Ok(metadata)
     }
+
+    /// The keys of a client that stand at this URL; `again` if one was missing among those that are kept.
+    pub(super) async fn keys(&self, url: &ClientIdUrl, clients: &Clients, again: bool, now: Timestamp) -> Result<KeySet, String> {
+        let kept = self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(url).cloned();
+        if let Some(kept) = kept
+            && now < kept.until
+            && (!again || kept.since.until(now) < KEYS_AGAIN)
+        {
+            return Ok(kept.keys);
+        }
+        let (bytes, life) = self.fetched(url, clients, KEYS_MAX).await?;
+        let keys = KeySet::jwks(&bytes).map_err(|e| e.to_string())?;
+        let mut all = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, kept| now < kept.until);
+        if all.len() < KEPT_MAX {
+            // Kept a moment in any case: whoever has a code cannot make us fetch at will.
+            all.insert(url.clone(), KeptKeys { keys: keys.clone(), since: now, until: now.plus(life.max(KEYS_AGAIN)) });
+        }
+        Ok(keys)
+    }
+
+    async fn fetched(&self, url: &ClientIdUrl, clients: &Clients, most: usize) -> Result<(Bytes, Duration), String> {
+        let _place = self.places.try_acquire().map_err(|_| "too many such documents are being read; try again in a moment".to_owned())?;
+        tokio::time::timeout(WITHIN, fetch(url, clients, most)).await.map_err(|_| "it did not answer in five seconds".to_owned())?
+    }
 }
 
-async fn fetch(url: &ClientIdUrl, clients: &Clients) -> Result<(Bytes, Duration), String> {
+async fn fetch(url: &ClientIdUrl, clients: &Clients, most: usize) -> Result<(Bytes, Duration), String> {
     let tcp = dial(url, clients.private_document_hosts.contains(&url.authority())).await?;
     let name = ServerName::try_from(url.host().to_owned()).map_err(|_| "its host has no name that a certificate could bear".to_owned())?;
     let connector = connector(clients).map_err(|e| e.to_string())?;
@@ -95,7 +134,7 @@ async fn fetch(url: &ClientIdUrl, clients: &Clients) -> Result<(Bytes, Duration)
             return Err("it is not JSON".to_owned());
         }
         let life = life(&head.headers);
-        let whole = Limited::new(body, METADATA_MAX).collect().await.map_err(|_| "it is longer than 5 KB, or did not arrive whole".to_owned())?;
+        let whole = Limited::new(body, most).collect().await.map_err(|_| format!("it is longer than {} KB, or did not arrive whole", most / 1024))?;
         Ok((whole.to_bytes(), life))
     };
     let (mut ask, mut connection) = (Box::pin(ask), Box::pin(connection));
@@ -162,6 +201,7 @@ fn life(headers: &HeaderMap) -> Duration {
 /// (link-local addresses), and what is no address of one machine, nobody may be.
 fn allowed(ip: IpAddr, private: bool) -> bool {
     match ip {
+        _ if is_never_used(ip) => false,
         IpAddr::V4(ip) => allowed_v4(ip, private),
         IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
             Some(inner) => allowed_v4(inner, private),
@@ -204,8 +244,21 @@ mod tests {
             let ip = private.parse().unwrap();
             assert!(!allowed(ip, false) && allowed(ip, true), "{private}");
         }
-        for never in ["169.254.169.254", "0.0.0.0", "224.0.0.1", "255.255.255.255", "::ffff:169.254.169.254", "fe80::1", "ff02::1", "::", "::7f00:1"]
-        {
+        for never in [
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::ffff:169.254.169.254",
+            "fe80::1",
+            "ff02::1",
+            "::",
+            "::7f00:1",
+            "fd00:ec2::254",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+        ] {
             let ip = never.parse().unwrap();
             assert!(!allowed(ip, false) && !allowed(ip, true), "{never}");
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bailiwick_core::{Digest, EndReason, TaskId, Timestamp};
-use bailiwick_identity::KeyId;
+use bailiwick_identity::Confirmation;
 use bailiwick_store::{StoreError, Writing};
 use serde::{Deserialize, Serialize};
 
@@ -24,9 +24,12 @@ pub struct Refreshed {
     pub task: TaskId,
     /// The SHA-256 of its client's ID.
     pub client: Digest,
-    /// The key that tokens of this client are bound to (RFC 9449 section 5).
+    /// The key or the certificate that tokens of this client are bound to (RFC 9449 section 5, RFC 8705 section 4).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bound: Option<String>,
+    /// Does its client prove itself with a key?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub authenticates: bool,
     generation: u64,
 }
 
@@ -51,10 +54,18 @@ pub enum Rotation {
 }
 
 impl Refreshed {
-    /// Is it for a client that proves this key, or none?
+    /// Is it for a client that proves this key or shows this certificate, or neither?
     #[must_use]
-    pub fn is_bound_to(&self, key: Option<&KeyId>) -> bool {
-        self.bound == key.map(ToString::to_string)
+    pub fn is_bound_to(&self, shown: Option<&Confirmation>) -> bool {
+        self.bound == shown.map(bound)
+    }
+}
+
+/// How a key or a certificate stands in a refresh token: no thumbprint of a key has a `#`.
+fn bound(to: &Confirmation) -> String {
+    match to {
+        Confirmation::Key(key) => key.to_string(),
+        Confirmation::Certificate(digest) => format!("x5t#S256:{digest}"),
     }
 }
 
@@ -74,8 +85,8 @@ impl House {
     pub async fn first_refresh(
         &self,
         task: TaskId,
-        client: Digest,
-        key: Option<&KeyId>,
+        (client, authenticates): (Digest, bool),
+        confirmation: Option<&Confirmation>,
         session: Digest,
         until: Timestamp,
     ) -> Result<Option<String>, StoreError> {
@@ -88,7 +99,7 @@ impl House {
                 keep(w, &all)
             })
             .await?;
-        Ok(self.seal_refresh(&Refreshed { task, client, bound: key.map(ToString::to_string), generation: 1 }))
+        Ok(self.seal_refresh(&Refreshed { task, client, bound: confirmation.map(bound), authenticates, generation: 1 }))
     }
 
     fn seal_refresh(&self, refreshed: &Refreshed) -> Option<String> {

@@ -1,6 +1,7 @@
 //! Security events (RFC 8417): taken from those who know our people, pushed (RFC 8935) or polled (RFC 8936); and ends of tasks told to others.
 
 mod receive;
+mod streams;
 mod tell;
 
 use std::collections::BTreeMap;
@@ -11,9 +12,10 @@ use subtle::ConstantTimeEq as _;
 
 use crate::config::{EventsConfig, Receiver, Transmitter};
 use crate::house::{House, StartError};
-use crate::sign_in::FetchedKeys;
+use crate::proofs::{Fetcher, Form, Kept, Place};
 
 pub(crate) use receive::EventRefused;
+pub(crate) use streams::StreamRefused;
 
 use self::tell::Outbox;
 
@@ -28,14 +30,28 @@ pub(crate) struct Events {
 #[derive(Debug)]
 struct Source {
     config: Transmitter,
-    keys: FetchedKeys,
+    keys: Arc<Kept>,
 }
 
 impl Events {
-    pub(crate) fn new(config: &EventsConfig) -> Self {
-        let from = config.from.iter().map(|t| Source { config: t.clone(), keys: FetchedKeys::default() });
+    /// As they are configured. Nothing is fetched yet.
+    ///
+    /// # Errors
+    /// If an authority on the way to a transmitter is none.
+    pub(crate) fn new(config: &EventsConfig) -> Result<Self, StartError> {
+        let from = config.from.iter().map(|t| {
+            let fetcher = Fetcher::linked(&t.link).map_err(|why| StartError::place(format!("the transmitter of events `{}`", t.name), why))?;
+            let keys = Arc::new(Kept::new(&t.name, Place::Url(fetcher, t.jwks.clone()), Form::Jwks));
+            Ok(Source { config: t.clone(), keys })
+        });
+        let from = from.collect::<Result<_, StartError>>()?;
         let to = config.to.iter().map(|r| (r.name.clone(), Arc::new(Outbox::new(r.clone()))));
-        Self { from: from.collect(), to: to.collect() }
+        Ok(Self { from, to: to.collect() })
+    }
+
+    /// The keys of each transmitter, by its name.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (&String, &Arc<Kept>)> {
+        self.from.iter().map(|source| (&source.config.name, &source.keys))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bailiwick_core::{Digest, PersonName, Timestamp};
-use bailiwick_identity::PublicKey;
+use bailiwick_identity::foreign::KeySet;
 use bailiwick_identity::secevent::{self, Event, From, Received, Subject, named_issuer};
 use bailiwick_store::StoreError;
 use http::StatusCode;
@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::Source;
 use crate::entry::PersonStep;
 use crate::house::House;
+use crate::proofs::verified;
 use crate::sign_in::WebSession;
 use crate::sign_in::directory::ChangeError;
 use crate::sign_in::web::{Question, ask};
@@ -106,14 +107,9 @@ impl House {
         let now = self.clock.now();
         let config = &source.config;
         let audience = config.audience.as_deref().unwrap_or(&self.urls.base);
-        let check =
-            |keys: &[PublicKey]| secevent::verify(token, &From { issuer: &config.issuer, audience, keys, algorithms: &config.algorithms }, now);
-        let keys =
-            |again| async move { source.keys.get(&config.jwks, &config.link, now, again).await.map_err(|e| EventRefused::Later(e.to_string())) };
-        let received = match check(&keys(false).await?) {
-            Err(refused) if refused.code() == "invalid_key" => check(&keys(true).await?)?,
-            result => result?,
-        };
+        let check = |keys: &KeySet| secevent::verify(token, &From { issuer: &config.issuer, audience, keys, algorithms: &config.algorithms }, now);
+        let judged = verified(&*source.keys, now, |refused: &secevent::Refused| refused.code() == "invalid_key", check).await;
+        let received = judged.ok_or_else(|| EventRefused::Later("there are no keys of the transmitter at present".to_owned()))??;
         // Acted upon first, and each act can be repeated: what is acknowledged has happened. A token that comes again is told apart
         // only so that it does not fill the record.
         // Each register has a bound on what it remembers: many share what a large organisation sends in a week.

@@ -12,6 +12,7 @@ use bailiwick_identity::secevent::{Initiator, Subject, TaskEnd};
 use bailiwick_store::{EntryRow, StoreError};
 use http::StatusCode;
 use serde::Deserialize;
+use tokio::sync::Notify;
 
 use crate::config::Receiver;
 use crate::house::House;
@@ -30,15 +31,34 @@ const AHEAD_MAX: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Outbox {
     pub(super) config: Receiver,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
+    /// Rings when there is something to push that is in no entry.
+    pub(super) wanted: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// The first entry that the receiver may not have got.
     next: u64,
     /// Entries after it that it has.
     ahead: BTreeSet<u64>,
+    /// What proves that the way to it is open, until it has it.
+    pub(super) proof: Option<Proof>,
+    /// When such a proof was asked for last.
+    pub(super) proved: Option<Timestamp>,
+}
+
+/// A token that is in no entry: it is forgotten when the broker stops, and asked for again.
+#[derive(Clone)]
+pub(super) struct Proof {
+    pub(super) jti: String,
+    pub(super) token: String,
+}
+
+impl std::fmt::Debug for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proof").field("jti", &self.jti).finish_non_exhaustive()
+    }
 }
 
 /// An end of a task, as the ledger has it.
@@ -71,7 +91,7 @@ pub(crate) struct PollAsked {
 
 impl Outbox {
     pub(super) fn new(config: Receiver) -> Self {
-        Self { config, state: Mutex::default() }
+        Self { config, state: Mutex::default(), wanted: Notify::new() }
     }
 
     /// Under which name its place is kept, beside those of exports.
@@ -81,6 +101,18 @@ impl Outbox {
 
     fn next(&self) -> u64 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).next
+    }
+
+    fn proof(&self) -> Option<Proof> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).proof.clone()
+    }
+
+    /// The receiver has this proof, or never will.
+    fn proof_is_told(&self, jti: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.proof.as_ref().is_some_and(|proof| proof.jti == jti) {
+            state.proof = None;
+        }
     }
 
     fn jti(&self, origin: &str, index: u64) -> String {
@@ -128,6 +160,7 @@ impl House {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 changed = heads.changed(), if pause.is_none() => if changed.is_err() { return },
+                () = outbox.wanted.notified() => {}
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
         }
@@ -135,35 +168,48 @@ impl House {
 
     /// Pushes what stands in the next entries. False: it has everything.
     async fn push_some(&self, outbox: &Outbox, size: u64) -> Result<bool, String> {
-        let Some(url) = &outbox.config.push else { return Ok(false) };
+        if outbox.config.push.is_none() {
+            return Ok(false);
+        }
+        if let Some(Proof { jti, token }) = outbox.proof() {
+            self.pushed(outbox, &jti, token).await?;
+            outbox.proof_is_told(&jti);
+        }
         let from = outbox.next();
         if from >= size {
             return Ok(false);
         }
         let to = size.min(from.saturating_add(READ_MAX));
         for told in self.ends(outbox, from, to, usize::MAX).await.map_err(|e| e.to_string())? {
-            let bearer = self.bearer_of(&outbox.config.bearer).await?;
-            //= rfc8935#section-2.1
-            // To transmit a SET to a SET Recipient, the SET Transmitter makes an HTTP POST request to a TLS-enabled HTTP endpoint
-            // provided by the SET Recipient. The Content-Type header field of this request MUST be "application/secevent+jwt".
-            let question = Question::post("application/secevent+jwt", told.token);
-            let question = bearer.with(|value| question.authorization(value)).ok_or("no secret")?;
-            let answer = ask(url, &outbox.config.link, question).await.map_err(|e| e.to_string())?;
-            match answer.status {
-                //= rfc8935#section-2.2
-                // If the SET is determined to be valid, the SET Recipient SHALL acknowledge successful transmission by responding
-                // with HTTP Response Status Code 202 (Accepted). Some answer 200 or 204.
-                StatusCode::ACCEPTED | StatusCode::OK | StatusCode::NO_CONTENT => {}
-                // It will never take this one; the next ones it may.
-                StatusCode::BAD_REQUEST => tracing::error!(to = outbox.config.name, jti = told.jti, "a receiver refused an event for good"),
-                status => return Err(format!("it answered {status}")),
-            }
-            metrics::counter!("bailiwick_events_told_total", "to" => outbox.config.name.clone()).increment(1);
+            self.pushed(outbox, &told.jti, told.token).await?;
             self.advance(outbox, told.index.saturating_add(1)).await.map_err(|e| e.to_string())?;
         }
         // Kept in memory only: what has no end of a task in it is read again after a crash, and costs nothing else.
         outbox.state.lock().unwrap_or_else(PoisonError::into_inner).next = to;
         Ok(true)
+    }
+
+    /// Pushes one token. It is told when the receiver has it, or will never take it.
+    async fn pushed(&self, outbox: &Outbox, jti: &str, token: String) -> Result<(), String> {
+        let Some(url) = &outbox.config.push else { return Err("it is not pushed to".to_owned()) };
+        let bearer = self.bearer_of(&outbox.config.bearer).await?;
+        //= rfc8935#section-2.1
+        // To transmit a SET to a SET Recipient, the SET Transmitter makes an HTTP POST request to a TLS-enabled HTTP endpoint
+        // provided by the SET Recipient. The Content-Type header field of this request MUST be "application/secevent+jwt".
+        let question = Question::post("application/secevent+jwt", token);
+        let question = bearer.with(|value| question.authorization(value)).ok_or("no secret")?;
+        let answer = ask(url, &outbox.config.link, question).await.map_err(|e| e.to_string())?;
+        match answer.status {
+            //= rfc8935#section-2.2
+            // If the SET is determined to be valid, the SET Recipient SHALL acknowledge successful transmission by responding
+            // with HTTP Response Status Code 202 (Accepted). Some answer 200 or 204.
+            StatusCode::ACCEPTED | StatusCode::OK | StatusCode::NO_CONTENT => {}
+            // It will never take this one; the next ones it may.
+            StatusCode::BAD_REQUEST => tracing::error!(to = outbox.config.name, jti, "a receiver refused an event for good"),
+            status => return Err(format!("it answered {status}")),
+        }
+        metrics::counter!("bailiwick_events_told_total", "to" => outbox.config.name.clone()).increment(1);
+        Ok(())
     }
 
     async fn advance(&self, outbox: &Outbox, next: u64) -> Result<(), StoreError> {
@@ -193,6 +239,9 @@ impl House {
             tracing::error!(to = name, jti, %why, "a receiver refused an event for good");
         }
         let has: BTreeSet<&str> = asked.ack.iter().chain(asked.errors.keys()).map(String::as_str).take(AHEAD_MAX).collect();
+        for jti in &has {
+            outbox.proof_is_told(jti);
+        }
         let size = self.store.head().size;
         self.acknowledge(outbox, &has, size).await?;
         let most = asked.most.unwrap_or(POLLED_MAX).min(POLLED_MAX);
@@ -200,9 +249,12 @@ impl House {
         let told = self.ends(outbox, from, size, most.saturating_add(1)).await?;
         let ahead = outbox.state.lock().unwrap_or_else(PoisonError::into_inner).ahead.clone();
         let due: Vec<&Told> = told.iter().filter(|t| !ahead.contains(&t.index)).collect();
-        let sets: serde_json::Map<String, serde_json::Value> =
-            due.iter().take(most).map(|t| (t.jti.clone(), serde_json::Value::String(t.token.clone()))).collect();
-        Ok(Some(serde_json::json!({ "sets": sets, "moreAvailable": due.len() > most })))
+        // A proof comes first; whoever wants none at all only acknowledges.
+        let proof = outbox.proof().filter(|_| most > 0).map(|p| (p.jti, p.token));
+        let room = most.saturating_sub(usize::from(proof.is_some()));
+        let tokens = proof.into_iter().chain(due.iter().take(room).map(|t| (t.jti.clone(), t.token.clone())));
+        let sets: serde_json::Map<String, serde_json::Value> = tokens.map(|(jti, token)| (jti, serde_json::Value::String(token))).collect();
+        Ok(Some(serde_json::json!({ "sets": sets, "moreAvailable": due.len() > room })))
     }
 
     /// Moves a receiver's place up to the first entry that it has not acknowledged.
@@ -246,7 +298,9 @@ impl House {
     async fn end_of(&self, outbox: &Outbox, row: &EntryRow) -> Result<Option<Told>, StoreError> {
         // The first step says that no call passes any more; the second, that every credential has its ending.
         let Some(ended) = serde_json::from_slice::<Ended>(&row.body).ok().filter(|e| e.state == "closing") else { return Ok(None) };
-        let Some(task) = self.store.task(ended.task).await?.map(|row| row.task) else { return Ok(None) };
+        // A task that could do nothing carried a request for access: nobody's session ends with it.
+        let task = self.store.task(ended.task).await?.map(|row| row.task).filter(|task| !task.grant.is_empty());
+        let Some(task) = task else { return Ok(None) };
         let jti = outbox.jti(self.issuer.url(), row.index);
         let end = TaskEnd {
             task: ended.task,

@@ -84,6 +84,11 @@ impl Facts<'_> {
         all.filter_map(|p| Some((p.get("id").and_then(Value::as_str).or_else(|| p.as_str())?, p.get("reason").and_then(Value::as_str)))).collect()
     }
 
+    /// What the task had been given, or is given now.
+    pub(super) fn labels(&self) -> Vec<&str> {
+        self.any("labels").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
     /// Do several calls stand for one entry?
     pub(super) fn repeats(&self) -> u64 {
         self.entry.get("repeats").and_then(Value::as_u64).unwrap_or(0)

@@ -40,11 +40,13 @@ pub fn event(facts: &Facts<'_>) -> Value {
         "hold" => held(facts),
         "hold_step" => hold_step(facts),
         "task_opened" | "task_ended" => session(facts),
+        "labelled" => labelled(facts),
         "tool" => tool(facts),
         "incident" => incident(facts),
         "house" => house(facts),
         "lease" => lease(facts),
         "person" => of_person(facts),
+        "agent" => of_agent(facts),
         "shard" | "erasure" | "texts_read" | "pruned" => upkeep(facts),
         other => base(facts, &BASE_EVENT, 99, Some(other), INFORMATIONAL),
     };
@@ -59,7 +61,8 @@ pub fn severity(facts: &Facts<'_>) -> u8 {
         ("outcome", Some("unknown"), _) | ("tool", _, Some("quarantined")) => MEDIUM,
         ("denial" | "hold", ..) | ("outcome", Some("failed" | "not_sent"), _) | ("tool", _, Some("review")) => LOW,
         ("incident" | "shard", ..) => HIGH,
-        ("person", ..) if matches!(facts.own("what"), Some("disabled" | "invited" | "passkey_added" | "passkey_removed")) => LOW,
+        ("person", ..) if matches!(facts.own("what"), Some("disabled" | "invited" | "key_revoked" | "passkey_added" | "passkey_removed")) => LOW,
+        ("agent", ..) if facts.own("what") != Some("resumed") => LOW,
         // A person said that it is over; nothing showed it.
         ("lease", ..) if facts.own("by").is_some() => MEDIUM,
         ("erasure" | "pruned", ..) => LOW,
@@ -122,7 +125,7 @@ fn unmapped(facts: &Facts<'_>) -> Value {
         "bound_to": facts.text("call").and_then(|_| facts.text("digest")), "arguments_digest": facts.text("arguments"), "answer_digest": facts.own("answer"),
         "revision": facts.text("revision"), "approvals": facts.any("approvals"), "approval": facts.entry.get("approval"),
         "step": facts.own("step"), "reason": facts.own("reason"), "endings": facts.entry.get("endings"), "narrowed": facts.entry.get("narrowed"),
-        "repeats": facts.entry.get("repeats"), "injects": facts.any("injects"), "tasks": facts.entry.get("tasks"), "calls": facts.entry.get("calls"),
+        "repeats": facts.entry.get("repeats"), "injects": facts.any("injects"), "labels": facts.any("labels"), "tasks": facts.entry.get("tasks"), "calls": facts.entry.get("calls"),
         "minimum": facts.entry.get("minimum"), "old_origin": facts.own("old_origin"), "model_claimed": facts.task.and_then(|t| t.get("model_claimed")), "model_attested": facts.task.and_then(|t| t.get("model_attested")),
     });
     kept(json!({
@@ -395,6 +398,16 @@ fn tool(facts: &Facts<'_>) -> Event {
     event
 }
 
+/// A task carries labels from here on.
+fn labelled(facts: &Facts<'_>) -> Event {
+    let task = facts.own("task").unwrap_or("unknown");
+    let labels = facts.labels();
+    let about = json!({ "name": task, "uid": task, "type_id": 99, "type": "Task", "data": { "labels": labels } });
+    let mut event = entity(facts, (3, "Update"), about, format!("the task is given what bears: {}", labels.join(", ")));
+    event.insert("actor".to_owned(), kept(json!({ "user": user(facts), "app_name": PRODUCT })));
+    event
+}
+
 /// A credential that is made for a task, or ended.
 fn lease(facts: &Facts<'_>) -> Event {
     let state = facts.own("state").unwrap_or("unknown");
@@ -488,6 +501,23 @@ fn of_person(facts: &Facts<'_>) -> Event {
     let mut event = entity(facts, activity, about, format!("a person: {what}"));
     event.insert("comment".to_owned(), facts.own("detail").into());
     event.insert("actor".to_owned(), json!({ "user": person(facts.own("by").unwrap_or(name)) }));
+    event
+}
+
+/// What is taken from an agent, or given back.
+fn of_agent(facts: &Facts<'_>) -> Event {
+    let (what, name) = (facts.own("what").unwrap_or("unknown"), facts.own("agent").unwrap_or("unknown"));
+    let activity = match what {
+        "suspended" => (12, "Suspend"),
+        "resumed" => (8, "Enable"),
+        "key_revoked" | "instance_ended" => (11, "Deactivate"),
+        _ => (99, what),
+    };
+    let data = kept(json!({ "key": facts.own("key"), "instance": facts.own("instance") }));
+    let about = json!({ "name": name, "uid": name, "type_id": 99, "type": "Agent", "data": data });
+    let mut event = entity(facts, activity, about, format!("an agent: {what}"));
+    event.insert("comment".to_owned(), facts.own("reason").into());
+    event.insert("actor".to_owned(), facts.own("by").map_or_else(|| json!({ "app_name": PRODUCT }), |name| json!({ "user": person(name) })));
     event
 }
 

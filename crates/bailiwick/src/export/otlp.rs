@@ -175,6 +175,7 @@ fn of_call(facts: &Facts<'_>) -> Vec<(&'static str, Option<Value>)> {
         ("bailiwick.hold", text("hold")),
         ("bailiwick.tool", facts.text("tool").filter(|_| tool.is_none()).map(Value::from)),
         ("bailiwick.effect", text("effect")),
+        ("bailiwick.labels", Some(facts.labels().into())),
         ("bailiwick.policy.ids", Some(policies.into())),
         ("bailiwick.policy.revision", text("revision")),
         ("bailiwick.repeats", Some(facts.repeats()).filter(|n| *n > 0).map(Value::from)),

@@ -1,13 +1,15 @@
 //! The end of leases: tried until it is shown, with back-off and without a cap (law 6), and told to people when it does not come.
 
 use std::collections::hash_map::Entry;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bailiwick_core::{LeaseId, TaskId};
 use bailiwick_credentials::lease::{Account, TargetIds};
 use bailiwick_store::{LeaseFilter, LeaseLife, LeaseRow, LeaseState, StoreError};
-use tokio_util::sync::CancellationToken;
+use futures_util::FutureExt as _;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::record::{End, step};
 use super::{Event, Held, Leases, locked, seal_name};
@@ -34,6 +36,21 @@ impl Drop for Busy<'_> {
     fn drop(&mut self) {
         locked(&self.leases.busy).remove(&self.id);
         // Somebody may have come for it meanwhile.
+        self.leases.wake.notify_one();
+    }
+}
+
+/// An end that is under way. However it comes back, by a panic too, it is under way no more, and whoever waits for it is told: nothing that goes
+/// wrong in one try may keep the next one from being made.
+struct UnderWay {
+    leases: Arc<Leases>,
+    id: LeaseId,
+    _told: DropGuard,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        locked(&self.leases.queued).remove(&self.id);
         self.leases.wake.notify_one();
     }
 }
@@ -88,23 +105,25 @@ impl Leases {
             Entry::Occupied(under_way) => return under_way.get().clone(),
             Entry::Vacant(free) => free.insert(CancellationToken::new()).clone(),
         };
-        let (leases, told) = (Arc::clone(self), back.clone().drop_guard());
+        let under_way = UnderWay { leases: Arc::clone(self), id, _told: back.clone().drop_guard() };
         tokio::spawn(async move {
+            let leases = &under_way.leases;
             let leasing = leases.leasing(&row.lease.system);
             let place = match &leasing {
                 Some(leasing) => Arc::clone(&leasing.places).acquire_owned().await.ok(),
                 None => None,
             };
-            let ended = leases.end(&row).await;
+            let ended = match AssertUnwindSafe(leases.end(&row)).catch_unwind().await {
+                Ok(ended) => ended.map(drop),
+                Err(_) => leases.faulted(id).await,
+            };
             drop(place);
             if let Err(error) = ended {
                 tracing::error!(%error, lease = %id, "the end of a lease could not be recorded yet");
                 // What was done at the system is done again then: not as fast as the store can fail.
                 tokio::time::sleep(AGAIN_FIRST).await;
             }
-            locked(&leases.queued).remove(&id);
-            drop(told);
-            leases.wake.notify_one();
+            drop(under_way);
         });
         back
     }
@@ -183,6 +202,18 @@ impl Leases {
                 Ok(Tried::Ended)
             }
             Err(error) => self.not_yet(row, error.to_string(), !error.is_transient()).await,
+        }
+    }
+
+    /// A try came to nothing because of a fault of ours: it is tried again later, and somebody is called.
+    async fn faulted(&self, id: LeaseId) -> Result<(), StoreError> {
+        tracing::error!(lease = %id, "a panic stopped the end of a lease; it is tried again");
+        let Some(_busy) = self.occupy(id) else { return Ok(()) };
+        match self.store.lease(id).await? {
+            Some(row) if row.state == LeaseState::Ending => {
+                self.not_yet(row, "a fault in the broker stopped the try: see its log".to_owned(), true).await.map(drop)
+            }
+            _ => Ok(()),
         }
     }
 

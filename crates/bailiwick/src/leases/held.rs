@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bailiwick_core::{CallId, LeaseId, Task, Timestamp};
 use bailiwick_credentials::kinds::mtls::Mtls;
-use bailiwick_credentials::lease::{Account, AccountName, Tag};
+use bailiwick_credentials::lease::{Account, AccountName, Tag, TargetError};
 use bailiwick_credentials::{Injection, InjectionError};
 
 use super::Leasing;
@@ -94,6 +94,15 @@ impl Held {
         // It is set once: whoever makes it holds `making`.
         drop(self.live.set(live));
         Ok(())
+    }
+
+    /// Says at the system whose the account is, that was made for nobody.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) async fn say_whose(&self) -> Result<(), TargetError> {
+        let Some(live) = self.live.get() else { return Ok(()) };
+        self.leasing.kind.assign(&live.account, &self.tag()).await
     }
 
     /// Is it one that is handed out?

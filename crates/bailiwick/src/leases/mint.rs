@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bailiwick_core::{CallId, LeaseId};
 use bailiwick_credentials::lease::{Account, Minted, Plan};
-use bailiwick_store::{Lease, LeaseLife, LeaseRow, LeaseState};
+use bailiwick_store::{LeaseLife, LeaseRow, LeaseState};
 
-use super::record::{made, step};
+use super::record::{begun, made, step};
 use super::{Held, LeaseError, Leases, locked, seal_name};
 use crate::fault;
 
@@ -76,16 +76,7 @@ impl Leases {
         let tag = held.tag();
         let sealed = proposed.as_ref().map(|s| self.sealer.seal(&seal_name(held.id), s)).transpose().map_err(|e| LeaseError::Seal(e.to_string()))?;
         let row = LeaseRow {
-            lease: Lease {
-                id: held.id,
-                system: held.leasing.system.clone(),
-                class: held.rights.class.to_owned(),
-                kind: kind.kind().to_owned(),
-                account: held.account.to_string(),
-                target: held.leasing.target.clone(),
-                rights: held.rights.rights.clone(),
-                begun_at: now,
-            },
+            lease: begun(now, held.id, &held.leasing, &held.rights, &held.account),
             task: Some(held.task.id),
             state: LeaseState::Intended,
             life: LeaseLife { call: Some(call), tag: tag.to_text(), ..LeaseLife::default() },
@@ -94,11 +85,11 @@ impl Leases {
         locked(&self.known).insert(held.id.to_bytes());
         fault::point("before-lease");
         let body = step(now, &row, "intended", Some(&held.task), None);
-        let begun = self.store.lease_begin(row.clone(), body).await;
-        if !matches!(begun, Ok(Ok(_))) {
+        let written = self.store.lease_begin(row.clone(), body).await;
+        if !matches!(written, Ok(Ok(_))) {
             // Nothing is made, and nothing is on record that says so.
             locked(&self.known).remove(&held.id.to_bytes());
-            begun?.map_err(|_| LeaseError::TaskClosed)?;
+            written?.map_err(|_| LeaseError::TaskClosed)?;
         }
         fault::point("lease-intended");
         let plan = Plan { name: held.account.clone(), tag, rights: held.rights.rights.clone() };

@@ -6,6 +6,8 @@
 
 mod check;
 mod ending;
+#[cfg(test)]
+mod faults;
 mod given;
 mod held;
 mod mint;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bailiwick_core::{CallId, Effect, LeaseId, Timestamp};
 use bailiwick_credentials::lease::{Account, AccountName, Minted, Plan, Tag};
-use bailiwick_store::{Lease, LeaseFilter, LeaseLife, LeaseRow, LeaseState};
+use bailiwick_store::{LeaseFilter, LeaseLife, LeaseRow, LeaseState};
 
-use super::record::{made, step};
+use super::record::{begun, made, step};
 use super::{Held, LeaseError, Leases, Leasing, locked, seal_name};
 use crate::builtin::{Rights, Session};
 use crate::clock::random;
@@ -20,6 +20,8 @@ use crate::clock::random;
 const WAITS_FOR: Duration = Duration::from_secs(3600);
 /// One that is over sooner than this is not given to a task any more.
 const LEFT_MIN: Duration = Duration::from_secs(300);
+/// How long after one was taken another one is made.
+const AFTER_TAKING: Duration = Duration::from_millis(20);
 /// What stands in the place of a task at the system.
 const NOBODY: &str = "pool";
 
@@ -35,7 +37,8 @@ pub(crate) struct PoolSize {
 /// An account that waits, with a connection that is open already.
 #[derive(Debug)]
 pub(crate) struct Pooled {
-    id: LeaseId,
+    /// As it is in the store, but for its secret.
+    row: LeaseRow,
     class: &'static str,
     account: Account,
     session: Option<Arc<dyn Session>>,
@@ -45,7 +48,7 @@ pub(crate) struct Pooled {
 impl Pooled {
     /// The lease.
     pub(super) const fn id(&self) -> LeaseId {
-        self.id
+        self.row.lease.id
     }
 
     /// The name of its account.
@@ -70,7 +73,7 @@ impl Leases {
     /// A task did not need it after all.
     pub(super) fn give_back(&self, leasing: &Leasing, pooled: Pooled) {
         if self.drained.load(Ordering::Acquire) {
-            return self.retire(pooled.id);
+            return self.retire(pooled.id());
         }
         locked(&self.pools).entry(leasing.system.clone()).or_default().push(pooled);
     }
@@ -89,31 +92,55 @@ impl Leases {
         }
     }
 
-    /// A pooled account becomes a task's: written down, then said at the system and on the connection, then used.
-    pub(super) async fn assign(&self, held: &Held, pooled: Pooled, call: CallId) -> Result<(), LeaseError> {
-        let Pooled { id, account, session, .. } = pooled;
-        let _busy = self.occupy(id).ok_or(LeaseError::Gone)?;
-        let Some(row) = self.store.lease(id).await? else { return Err(LeaseError::Gone) };
+    /// A pooled account becomes a task's: written down and said on the connection, then used. The system's own catalogue follows at once.
+    pub(super) async fn assign(self: &Arc<Self>, held: &Arc<Held>, pooled: Pooled, call: CallId) -> Result<(), LeaseError> {
+        let Pooled { row, account, session, .. } = pooled;
+        let id = row.lease.id;
+        let busy = self.occupy(id).ok_or(LeaseError::Gone)?;
         let tag = held.tag();
         let life = LeaseLife { call: Some(call), tag: tag.to_text(), expires_at: Some(tag.expires_at), ..row.life.clone() };
         let row = LeaseRow { life: life.clone(), task: Some(held.task.id), ..row };
         let body = step(self.clock.now(), &row, "assigned", Some(&held.task), None);
-        if !self.store.lease_assign(id, held.task.id, life, body).await? {
-            return Err(LeaseError::Gone);
-        }
-        crate::fault::point("lease-assigned");
-        held.leasing.kind.assign(&account, &tag).await?;
-        let session = match session {
-            Some(session) if session.assign(&tag).await => Some(session),
-            Some(session) => {
-                session.close().await;
-                None
-            }
-            None => None,
+        let written = async {
+            let written = self.store.lease_assign(id, held.task.id, life, body).await;
+            crate::fault::point("lease-assigned");
+            written
         };
+        let named = async {
+            match session {
+                Some(session) if session.assign(&tag).await => Some(session),
+                Some(session) => {
+                    session.close().await;
+                    None
+                }
+                None => None,
+            }
+        };
+        let (written, session) = tokio::join!(written, named);
+        let written = written.map_err(LeaseError::from).and_then(|written| if written { Ok(()) } else { Err(LeaseError::Gone) });
+        if let (Err(_), Some(session)) = (&written, &session) {
+            session.close().await;
+        }
+        written?;
         held.set_live(Account { expires_at: Some(tag.expires_at), ..account }, session).map_err(|e| LeaseError::Seal(e.to_string()))?;
+        drop(busy);
+        self.say_whose(held);
         metrics::counter!("bailiwick_leases_pooled_total", "kind" => held.leasing.kind.kind()).increment(1);
         Ok(())
+    }
+
+    /// Says in the system's catalogue whose the account is now, and until when; the connection says so already. Where the system does not take it, the
+    /// account is used no more. Its end waits for this.
+    fn say_whose(self: &Arc<Self>, held: &Arc<Held>) {
+        let (leases, held) = (Arc::clone(self), Arc::clone(held));
+        tokio::spawn(async move {
+            // Else it is being ended already.
+            let Some(_busy) = leases.occupy(held.id) else { return };
+            if let Err(error) = held.say_whose().await {
+                tracing::warn!(lease = %held.id, %error, "the system does not take the name of an account's task: the account is ended");
+                leases.lost(&held);
+            }
+        });
     }
 
     /// Makes as many as are to wait, and ends those whose time is over.
@@ -156,7 +183,7 @@ impl Leases {
         let filter =
             LeaseFilter { system: Some(leasing.system.clone()), state: Some(LeaseState::Pooled), limit: usize::MAX, ..LeaseFilter::default() };
         for row in self.store.leases(filter).await? {
-            let waits = locked(&self.pools).get(&leasing.system).is_some_and(|pool| pool.iter().any(|p| p.id == row.lease.id));
+            let waits = locked(&self.pools).get(&leasing.system).is_some_and(|pool| pool.iter().any(|p| p.id() == row.lease.id));
             if !waits && row.lease.begun_at.plus(WAITS_FOR) < now {
                 self.retire(row.lease.id);
             }
@@ -173,16 +200,7 @@ impl Leases {
         let proposed = leasing.kind.propose()?;
         let seal = |secret: &_| self.sealer.seal(&seal_name(id), secret).map_err(|e| LeaseError::Seal(e.to_string()));
         let row = LeaseRow {
-            lease: Lease {
-                id,
-                system: leasing.system.clone(),
-                class: rights.class.to_owned(),
-                kind: leasing.kind.kind().to_owned(),
-                account: name.to_string(),
-                target: leasing.target.clone(),
-                rights: rights.rights.clone(),
-                begun_at: now,
-            },
+            lease: begun(now, id, leasing, rights, &name),
             task: None,
             state: LeaseState::Pooled,
             life: LeaseLife { tag: tag.to_text(), pooled: true, ..LeaseLife::default() },
@@ -197,14 +215,14 @@ impl Leases {
         if made.is_err() {
             self.retire(id);
         }
-        let (account, until) = made?;
+        let (row, account, until) = made?;
         // One without a connection is good too: its first call opens it.
         let tag = Tag { task: NOBODY.to_owned(), agent: NOBODY.to_owned(), expires_at: until };
         let session = match &leasing.builtin {
             Some(builtin) => builtin.open(&account, &tag).await.ok(),
             None => None,
         };
-        Ok(Pooled { id, class: rights.class, account, session, until })
+        Ok(Pooled { row, class: rights.class, account, session, until })
     }
 
     async fn finish_pooled(
@@ -214,7 +232,7 @@ impl Leases {
         name: AccountName,
         tag: Tag,
         proposed: Option<bailiwick_credentials::Secret>,
-    ) -> Result<(Account, Timestamp), LeaseError> {
+    ) -> Result<(LeaseRow, Account, Timestamp), LeaseError> {
         let until = tag.expires_at;
         let plan = Plan { name: name.clone(), tag, rights: row.lease.rights.clone() };
         let minted = leasing.kind.mint(&plan, proposed.as_ref()).await;
@@ -226,14 +244,15 @@ impl Leases {
         let now_row = LeaseRow { life: life.clone(), ..row.clone() };
         let body = made(self.clock.now(), &now_row, "pooled", None);
         self.store.lease_made(row.lease.id, life, sealed, body).await?;
-        Ok((Account { name, ids, secret: secret.or(proposed), expires_at }, expires_at.unwrap_or(until).min(until)))
+        let account = Account { name, ids, secret: secret.or(proposed), expires_at };
+        Ok((LeaseRow { secret: None, ..now_row }, account, expires_at.unwrap_or(until).min(until)))
     }
 
     async fn dispose(&self, pooled: Pooled) {
         if let Some(session) = &pooled.session {
             session.close().await;
         }
-        self.retire(pooled.id);
+        self.retire(pooled.id());
     }
 
     /// The broker stops: what waits is ended, as far as there is time; the next start ends the rest.
@@ -261,8 +280,9 @@ impl Leases {
         locked(&self.pools).get(system).map_or(0, Vec::len)
     }
 
-    /// Resolves when an account was taken.
+    /// Resolves when an account was taken, and whoever took it had time for its first call: making another one loads the same system.
     pub(crate) async fn pool_rung(&self) {
         self.pool_wake.notified().await;
+        tokio::time::sleep(AFTER_TAKING).await;
     }
 }

@@ -1,9 +1,26 @@
 //! The entries of a lease's steps: what each says is told from the lease as the store has it, and from whose it is.
 
-use bailiwick_core::{Task, Timestamp};
-use bailiwick_store::{LeaseRow, MadeEntry};
+use bailiwick_core::{LeaseId, Task, Timestamp};
+use bailiwick_credentials::lease::AccountName;
+use bailiwick_store::{Lease, LeaseRow, MadeEntry};
 
+use super::Leasing;
+use crate::builtin::Rights;
 use crate::entry::{self, LeaseStep};
+
+/// A lease that begins: what is written down before anything is made.
+pub(super) fn begun(now: Timestamp, id: LeaseId, leasing: &Leasing, rights: &Rights, account: &AccountName) -> Lease {
+    Lease {
+        id,
+        system: leasing.system.clone(),
+        class: rights.class.to_owned(),
+        kind: leasing.kind.kind().to_owned(),
+        account: account.to_string(),
+        target: leasing.target.clone(),
+        rights: rights.rights.clone(),
+        begun_at: now,
+    }
+}
 
 /// How a lease ended, and whose word it is if nothing shows it.
 pub(super) struct End<'a> {

@@ -54,7 +54,7 @@ fn definitions() -> [String; 4] {
 pub(super) fn who(house: &House, verified: &Verified, task: TaskId) -> Option<Who> {
     let live = house.live.find(task)?;
     let same = live.task.agent == verified.agent && live.task.component == verified.acting.component;
-    let same = same && house.may_hold(&live.task, verified.confirmation.as_ref()) && house.chain_serves(&live.task);
+    let same = same && house.may_hold(&live.task, verified.confirmation.as_ref()) && house.task_stands(&live).is_ok();
     // A token that speaks for one person sees that person's tasks and no other's.
     let same = same && verified.acting.on_behalf_of.as_ref().is_none_or(|person| *person == live.task.subject);
     let own = same && live.task.instance == verified.instance && live.is_open(house.clock.now());
@@ -68,7 +68,7 @@ pub(super) fn who(house: &House, verified: &Verified, task: TaskId) -> Option<Wh
         task,
         token: verified.jti.to_string(),
     };
-    own.then(|| Who { caller: Arc::new(caller), live, confirmation: verified.confirmation })
+    own.then(|| Who { caller: Arc::new(caller), live, confirmation: verified.confirmation, key: verified.acting.key, issued: verified.issued })
 }
 
 /// Serves one message of an agent without a task.

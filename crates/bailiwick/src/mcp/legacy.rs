@@ -219,15 +219,16 @@ pub(super) fn stream(house: &Arc<House>, scope: &Scope, bearer: &Bearer, headers
     // A second stream takes the place of the first.
     *session.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(pieces.clone());
     let house = Arc::clone(house);
-    let (ended, task) = (who.live.ended().clone(), Arc::clone(&who.live.task));
+    let live = Arc::clone(&who.live);
     tokio::spawn(async move {
         let _place = place;
-        let mut notices = lists::notices(&house, &session.scope, &task);
+        let hearing = Arc::clone(&session);
+        let mut notices = lists::notices(&house, &session.scope, &live, move |notice| hears(&hearing, notice));
         let mut changed = house.tools_changed.subscribe();
         changed.mark_unchanged();
         loop {
             let message = tokio::select! {
-                () = ended.cancelled() => return,
+                () = live.ended().cancelled() => return,
                 () = house.stop.cancelled() => return,
                 () = pieces.closed() => return,
                 change = changed.changed() => {
@@ -237,10 +238,9 @@ pub(super) fn stream(house: &Arc<House>, scope: &Scope, bearer: &Bearer, headers
                     message
                 }
                 notice = notices.recv() => match notice {
-                    Some(notice) if hears(&session, &notice) => {
+                    Some(notice) => {
                         format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{}\",\"params\":{}}}", notice.method, notice.params.raw().text()).into_bytes()
                     }
-                    Some(_) => continue,
                     None => std::future::pending().await,
                 },
                 () = tokio::time::sleep(KEEP_ALIVE) => {
@@ -273,7 +273,7 @@ fn hears(session: &Session, notice: &Notice) -> bool {
 
 /// `DELETE`: the client ends its session.
 pub(super) async fn end(house: &Arc<House>, scope: &Scope, bearer: &Bearer, headers: &Headers<'_>) -> Response<OutBody> {
-    let Bearer::Task(_, who) = bearer else { return challenge(house, bailiwick_core::ErrorCode::TaskAbsent) };
+    let Bearer::Task(_, who) = bearer else { return challenge(bailiwick_core::ErrorCode::TaskAbsent) };
     if headers.session_id().is_none() {
         return not_allowed();
     }

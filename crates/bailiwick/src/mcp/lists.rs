@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bailiwick_core::{CallId, ErrorCode, SystemName, Task};
+use bailiwick_core::{CallId, ErrorCode, SystemName};
 use bailiwick_store::Entry;
 use bailiwick_wire::mcp::reply;
 use bailiwick_wire::mcp::{Method, Refusal, Version, code};
@@ -16,6 +16,8 @@ use tokio::sync::mpsc;
 use crate::clock::random;
 use crate::entry::{self, Body};
 use crate::house::House;
+use crate::labels::{Asking, LabelError};
+use crate::live::LiveTask;
 use crate::mcp::call::{legacy_session, quoted};
 use crate::mcp::exchange::{Exchange, Said};
 use crate::mcp::session::Scope;
@@ -102,6 +104,11 @@ pub(super) async fn list(exchange: &Exchange, method: Method, cursor: Option<&st
     let systems = exchange.systems_with(operation);
     if let Err(refused) = exchange.look_around(method).await {
         return exchange.refused(method, member, &refused);
+    }
+    for system in &systems {
+        if let Err(refused) = exchange.hears_from(system, method.as_str()).await {
+            return exchange.refused(method, member, &refused);
+        }
     }
     let mut message = Vec::new();
     if let (Scope::System(_), [system]) = (&exchange.scope, systems.as_slice()) {
@@ -197,6 +204,28 @@ impl Exchange {
         live.looked(method.as_str());
         Ok(())
     }
+
+    /// What a system says outside of calls bears its labels too: the task carries them first.
+    ///
+    /// # Errors
+    /// It cannot, and nothing may be asked of the system.
+    async fn hears_from(&self, system: &System, method: &str) -> Result<(), Refused> {
+        self.house.label_for(&self.who.live, system, method).await.map_err(|error| {
+            tracing::error!(%error, "a list was not given: the task could not be labelled");
+            Refused { code: error.code(), detail: error.code().sentence().to_owned() }
+        })
+    }
+}
+
+impl House {
+    /// A task is about to be given what a system says by this method, outside of any call.
+    async fn label_for(&self, live: &LiveTask, system: &System, method: &str) -> Result<(), LabelError> {
+        let labels = system.entry.labels_of(method)?;
+        if live.carries(&labels) {
+            return Ok(());
+        }
+        self.label(live, &labels, Asking { call: None, tool: &format!("{}.{method}", system.entry.name) }).await
+    }
 }
 
 /// What a system said, without what was injected into it. `None`: it could not be taken out.
@@ -287,8 +316,13 @@ pub(super) async fn owner_of_completion(exchange: &Exchange, reference: Option<R
     }
 }
 
-/// What the systems of an endpoint of which the task has something say outside of any request.
-pub(super) fn notices(house: &House, scope: &Scope, task: &Task) -> mpsc::Receiver<Notice> {
+/// What the systems of an endpoint of which the task has something say outside of any request, as far as its client hears it.
+pub(super) fn notices(
+    house: &Arc<House>,
+    scope: &Scope,
+    live: &Arc<LiveTask>,
+    hears: impl Fn(&Notice) -> bool + Clone + Send + Sync + 'static,
+) -> mpsc::Receiver<Notice> {
     let (sender, receiver) = mpsc::channel(64);
     let registry = house.registry.load();
     let systems: Vec<Arc<System>> = match scope {
@@ -296,10 +330,10 @@ pub(super) fn notices(house: &House, scope: &Scope, task: &Task) -> mpsc::Receiv
         Scope::System(name) => registry.system(name.as_str()).into_iter().cloned().collect(),
     };
     // A system of which the task has nothing does not exist for it.
-    let known = |s: &Arc<System>| task.grant.tools().keys().any(|n| n.system() == s.entry.name.as_str());
+    let known = |s: &Arc<System>| live.task.grant.tools().keys().any(|n| n.system() == s.entry.name.as_str());
     for system in systems.into_iter().filter(known) {
         let (mut heard, sender, stop) = (system.upstream.subscribe(), sender.clone(), house.stop.clone());
-        let leases = Arc::clone(&house.leases);
+        let (house, live, hears) = (Arc::clone(house), Arc::clone(live), hears.clone());
         tokio::spawn(async move {
             loop {
                 let notice = tokio::select! {
@@ -308,32 +342,40 @@ pub(super) fn notices(house: &House, scope: &Scope, task: &Task) -> mpsc::Receiv
                     notice = heard.recv() => notice,
                 };
                 match notice {
-                    Ok(mut notice) => {
-                        // What was injected does not come back on the side either.
-                        let leased = leases.injections_of(&system.entry.name);
-                        let mut whole = true;
-                        for injection in std::iter::once(&system.injection).chain(&leased) {
-                            let std::borrow::Cow::Owned(clean) = injection.redact(notice.params.raw().bytes()) else { continue };
-                            let Some(clean) = crate::registry::parse_raw(&clean) else {
-                                whole = false;
-                                break;
-                            };
-                            notice.params = Arc::new(clean.to_owned());
-                        }
-                        if !whole {
-                            continue;
-                        }
-                        if sender.send(notice).await.is_err() {
+                    Ok(notice) if hears(&notice) => {
+                        if let Some(notice) = house.passable(&live, &system, notice).await
+                            && sender.send(notice).await.is_err()
+                        {
                             return;
                         }
                     }
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                    Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 }
             }
         });
     }
     receiver
+}
+
+impl House {
+    /// What a system says outside of any request, without what was injected into it, once the task carries its labels. `None`: it is not
+    /// passed on.
+    async fn passable(&self, live: &LiveTask, system: &System, mut notice: Notice) -> Option<Notice> {
+        let leased = self.leases.injections_of(&system.entry.name);
+        // What was injected does not come back on the side either.
+        for injection in std::iter::once(&system.injection).chain(&leased) {
+            let Cow::Owned(clean) = injection.redact(notice.params.raw().bytes()) else { continue };
+            notice.params = Arc::new(crate::registry::parse_raw(&clean)?.to_owned());
+        }
+        match self.label_for(live, system, &notice.method).await {
+            Ok(()) => Some(notice),
+            Err(error) => {
+                tracing::error!(%error, "a notification was not passed on: the task could not be labelled");
+                None
+            }
+        }
+    }
 }
 
 /// What a client wants to hear, cut to what it may.
@@ -396,10 +438,11 @@ pub(super) async fn listen(exchange: Exchange, asked: Option<RawBuf>) -> Respons
     let Some(place) = exchange.house.live.stream(&exchange.who.live) else {
         return crate::mcp::plain(http::StatusCode::TOO_MANY_REQUESTS, "the task or its agent has too many streams open");
     };
-    let wanted = Wanted::read(&exchange, asked.as_ref());
+    let wanted = Arc::new(Wanted::read(&exchange, asked.as_ref()));
     let (pieces, stream) = mpsc::channel::<Bytes>(relay::EVENTS);
     // Heard from before the acknowledgement on, so that nothing falls in between.
-    let mut notices = notices(&exchange.house, &exchange.scope, &exchange.who.live.task);
+    let covered = Arc::clone(&wanted);
+    let mut notices = notices(&exchange.house, &exchange.scope, &exchange.who.live, move |notice| covered.covers(notice));
     let mut changed = exchange.house.tools_changed.subscribe();
     changed.mark_unchanged();
     let subscriptions = upstream_listening(&exchange, &wanted);
@@ -423,8 +466,7 @@ pub(super) async fn listen(exchange: Exchange, asked: Option<RawBuf>) -> Respons
                     message
                 }
                 notice = notices.recv() => match notice {
-                    Some(notice) if wanted.covers(&notice) => tagged(&exchange, &notice),
-                    Some(_) => continue,
+                    Some(notice) => tagged(&exchange, &notice),
                     None => std::future::pending().await,
                 },
             };

@@ -3,6 +3,7 @@
 mod agent_tools;
 mod body;
 mod call;
+pub(crate) mod cors;
 mod exchange;
 mod held;
 mod legacy;
@@ -19,11 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bailiwick_core::{ErrorCode, TaskId};
-use bailiwick_identity::oauth::Challenge;
 use bailiwick_wire::Limits;
 use bailiwick_wire::mcp::{Era, Headers, Message, Refusal, code};
 use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -64,8 +64,23 @@ pub fn is_mcp(path: &str) -> bool {
     path == "/mcp" || path.starts_with("/mcp/")
 }
 
-/// Answers one HTTP request to the MCP endpoint.
+/// Answers one HTTP request to the MCP endpoint, of a browser on another site too, if that site is named.
 pub async fn serve(house: Arc<House>, request: Request<Incoming>, peer: SocketAddr) -> Response<OutBody> {
+    let browser = cors::Browser::of(&house, request.uri().path(), request.headers());
+    let Some(browser) = browser else { return served(house, request, peer).await };
+    let mut response = match browser.preflight(request.method(), request.headers()) {
+        Some(answer) => {
+            let mut response = empty(StatusCode::NO_CONTENT);
+            *response.headers_mut() = answer;
+            response
+        }
+        None => served(house, request, peer).await,
+    };
+    browser.mark(response.headers_mut());
+    response
+}
+
+async fn served(house: Arc<House>, request: Request<Incoming>, peer: SocketAddr) -> Response<OutBody> {
     let (parts, body) = request.into_parts();
     let Some(endpoint) = Endpoint::parse(parts.uri.path()) else { return plain(StatusCode::NOT_FOUND, "not found") };
     if let Err(what) = check_browser(&house, &parts.headers) {
@@ -76,7 +91,7 @@ pub async fn serve(house: Arc<House>, request: Request<Incoming>, peer: SocketAd
     }
     let bearer = match house.bearer(&Presented { from: peer.ip(), parts: &parts }).await {
         Ok(bearer) => bearer,
-        Err(refused) => return challenge(&house, refused.code),
+        Err(refused) => return challenge(refused.code),
     };
     let headers = Headers::collect(parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())));
     match parts.method {
@@ -105,13 +120,13 @@ async fn post(house: Arc<House>, endpoint: Endpoint, bearer: Bearer, headers: &H
     let who = match bearer {
         Bearer::Task(_, who) => match endpoint.task {
             // A task's token is for its task, whatever the URL says.
-            Some(task) if task != who.live.task.id => return challenge(&house, ErrorCode::TaskAbsent),
+            Some(task) if task != who.live.task.id => return challenge(ErrorCode::TaskAbsent),
             Some(_) | None => who,
         },
         Bearer::Agent(verified) => match endpoint.task {
             Some(task) => match agent_tools::who(&house, &verified, task) {
                 Some(who) => who,
-                None => return challenge(&house, ErrorCode::TaskClosed),
+                None => return challenge(ErrorCode::TaskClosed),
             },
             None => return agent_tools::serve(&house, &verified, &era, &message, body).await,
         },
@@ -208,16 +223,10 @@ fn refuse(refusal: &Refusal) -> Response<OutBody> {
     json(StatusCode::from_u16(refusal.http_status).unwrap_or(StatusCode::BAD_REQUEST), body)
 }
 
-/// 401 with the challenge of RFC 9728 section 5.1.
-fn challenge(house: &House, code: ErrorCode) -> Response<OutBody> {
-    let metadata = format!("{}/.well-known/oauth-protected-resource/mcp", house.urls.base);
-    let challenge = if code == ErrorCode::AuthnMissing { Challenge::Missing } else { Challenge::InvalidToken };
-    let value = challenge.value(&metadata, house.scope_to_ask());
+/// 401. The challenge of RFC 9728 section 5.1 is added on the way out, as to every refusal.
+fn challenge(code: ErrorCode) -> Response<OutBody> {
     let body = serde_json::json!({ "code": code, "detail": code.sentence(), "hint": code.hint(), "status": 401 });
     let mut response = json(StatusCode::UNAUTHORIZED, body.to_string().into_bytes());
     response.extensions_mut().insert(crate::authn::challenge::Refusal(code));
-    if let Ok(value) = HeaderValue::from_str(&value) {
-        response.headers_mut().insert(WWW_AUTHENTICATE, value);
-    }
     response
 }

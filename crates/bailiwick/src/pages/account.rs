@@ -16,6 +16,8 @@ pub struct AccountView {
     pub passkeys: Vec<PasskeyLine>,
     /// The sessions.
     pub sessions: Vec<SessionLine>,
+    /// Why none can be added in this session, if that is so, and where the person signs in anew.
+    pub closed: Option<(String, Option<String>)>,
     /// How a new passkey is asked for, where that is possible.
     pub ask: Option<PasskeyAsk>,
     /// Where passkeys are to be had, if at all.
@@ -88,10 +90,14 @@ pub fn account_page(view: &AccountView) -> String {
             h2 id="passkeys" { "Passkeys" }
             @if view.passkeys.is_empty() { p { "None yet." } }
             ul.people { @for passkey in &view.passkeys { li { (passkey_line(view, passkey)) } } }
-            @match (&view.ask, &view.site) {
-                (Some(ask), _) => (add(view, ask)),
-                (None, Some(site)) => p.notice { "A browser makes passkeys for this broker at " b { (words(site)) } " only: sign in there." },
-                (None, None) => p.notice { "Passkeys are not to be had here: the broker has no address that a browser makes them for." },
+            @match (&view.closed, &view.ask, &view.site) {
+                (Some((why, again)), _, _) => {
+                    p.notice { "No passkey is added now: " (words(why)) "." }
+                    @if let Some(again) = again { p { a.button href=(again) { "Sign in again" } } }
+                },
+                (None, Some(ask), _) => (add(view, ask)),
+                (None, None, Some(site)) => p.notice { "A browser makes passkeys for this broker at " b { (words(site)) } " only: sign in there." },
+                (None, None, None) => p.notice { "Passkeys are not to be had here: the broker has no address that a browser makes them for." },
             }
         }
         section aria-labelledby="sessions" {

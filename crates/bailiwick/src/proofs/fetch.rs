@@ -18,15 +18,21 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
+use crate::config::LinkConfig;
+use crate::export::net::trusting;
+
 /// Name look-up, connection, TLS and answer together.
 const WITHIN: Duration = Duration::from_secs(10);
-/// Addresses of one name that are tried.
+/// Addresses of one name that are tried, and how long each: one that does not answer leaves time for the others.
 const ADDRESSES_MAX: usize = 8;
+const EACH_WITHIN: Duration = Duration::from_secs(3);
 
-/// Fetches documents under the web's authorities, or under given ones only.
+/// Fetches documents under the web's authorities, under given ones besides, or under given ones only.
 #[derive(Clone)]
 pub(crate) struct Fetcher {
     tls: TlsConnector,
+    /// Without TLS beyond this machine too.
+    plain: bool,
 }
 
 impl std::fmt::Debug for Fetcher {
@@ -53,9 +59,20 @@ impl Fetcher {
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-        let mut config = config.with_root_certificates(store).with_no_client_auth();
+        Ok(Self::over(config.with_root_certificates(store).with_no_client_auth(), false))
+    }
+
+    /// As the configuration says of the way to a provider or a transmitter of events: with the web's authorities and these.
+    ///
+    /// # Errors
+    /// If an authority is none.
+    pub(crate) fn linked(link: &LinkConfig) -> Result<Self, String> {
+        trusting(link).map(|config| Self::over(config, link.allow_plain)).map_err(|e| e.to_string())
+    }
+
+    fn over(mut config: rustls::ClientConfig, plain: bool) -> Self {
         config.alpn_protocols.push(b"http/1.1".to_vec());
-        Ok(Self { tls: Arc::new(config).into() })
+        Self { tls: Arc::new(config).into(), plain }
     }
 
     /// Gets one JSON document.
@@ -94,13 +111,17 @@ impl Fetcher {
         let secure = url.scheme() == "https";
         let mut why = "its name has no address".to_owned();
         for address in addresses(url).await? {
-            if let Err(refused) = may_be_asked(address.ip(), secure) {
+            if let Err(refused) = may_be_asked(address.ip(), secure || self.plain) {
                 why = refused.to_owned();
                 continue;
             }
-            let tcp = match TcpStream::connect(address).await {
-                Ok(tcp) => tcp,
-                Err(error) => {
+            let tcp = match tokio::time::timeout(EACH_WITHIN, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => tcp,
+                Err(_) => {
+                    "cannot connect in time".clone_into(&mut why);
+                    continue;
+                }
+                Ok(Err(error)) => {
                     why = format!("cannot connect: {}", error.kind());
                     continue;
                 }
@@ -118,11 +139,11 @@ impl Fetcher {
 }
 
 /// May this resolved address be asked? Looked at for each connection, so that a name cannot move.
-fn may_be_asked(address: IpAddr, secure: bool) -> Result<(), &'static str> {
+fn may_be_asked(address: IpAddr, anywhere: bool) -> Result<(), &'static str> {
     if is_never_used(address) {
         return Err("link-local, metadata, unspecified and multicast addresses are never used");
     }
-    if !secure && !innermost(address).is_loopback() {
+    if !anywhere && !innermost(address).is_loopback() {
         return Err("it is not on this machine, and the way there is not encrypted");
     }
     Ok(())

@@ -1,23 +1,27 @@
 //! Where an issuer's keys come from, kept while they are fresh: fetched in the background, again for a key that is not known yet, and the
-//! last good ones held for a bounded time while there are no others.
+//! last good ones held for a bounded time while there are no others. The one place where keys of others are fetched: for proofs of workloads, for
+//! sign-in, and for security events.
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use bailiwick_core::Timestamp;
+use bailiwick_core::{Timestamp, TrustDomain};
 use bailiwick_identity::KeyError;
 use bailiwick_identity::foreign::{KEY_SET_BYTES_MAX, KeySet};
+use bailiwick_identity::spiffe::Bundle;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use url::Url;
 
 use super::fetch::Fetcher;
 
 /// For a key that is not known, an issuer is asked at most this often, whatever strangers present.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// The same where the place could not be asked last time: whoever waits is told at once, and the requests of strangers do not pile up.
+const REST: Duration = Duration::from_secs(2);
 /// How often keys are looked at anew: of a file, and of what is fetched where its publisher says nothing.
 const FILE_EVERY: Duration = Duration::from_secs(30);
 const FETCH_EVERY: Duration = Duration::from_secs(300);
@@ -37,27 +41,58 @@ pub(crate) trait Keys: std::fmt::Debug + Send + Sync {
     /// Looks for others, unless that was done a moment ago: a key was named, or a signature was made, that these do not explain. True if it
     /// is worth trying once more.
     fn look_again(&self, now: Timestamp) -> BoxFuture<'_, bool>;
+
+    /// Of a SPIFFE trust domain, the certificates (DER) of those who sign its X.509-SVIDs, as they are in force.
+    fn x509(&self, _now: Timestamp) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
+}
+
+/// Verifies by the keys in force; by others, if there are, where these do not explain the signature. `None`: there are no keys.
+pub(crate) async fn verified<T, E>(
+    keys: &dyn Keys,
+    now: Timestamp,
+    unexplained: impl Fn(&E) -> bool,
+    verify: impl Fn(&KeySet) -> Result<T, E>,
+) -> Option<Result<T, E>> {
+    let before = keys.current(now);
+    let judged = before.as_ref().map(|keys| verify(keys));
+    match &judged {
+        Some(Err(error)) if unexplained(error) => {}
+        None => {}
+        Some(_) => return judged,
+    }
+    keys.look_again(now).await;
+    let after = keys.current(now)?;
+    match judged {
+        // They are the same: a second look would say the same.
+        Some(judged) if before.is_some_and(|before| Arc::ptr_eq(&before, &after)) => Some(judged),
+        _ => Some(verify(&after)),
+    }
 }
 
 /// What a set is read as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A JWK set.
     Jwks,
-    Bundle,
+    /// The bundle of a SPIFFE trust domain.
+    Bundle(TrustDomain),
 }
 
 impl Form {
-    fn read(self, bytes: &[u8]) -> Result<KeySet, KeyError> {
+    fn read(&self, bytes: &[u8]) -> Result<(KeySet, Vec<Vec<u8>>), KeyError> {
         match self {
-            Self::Jwks => KeySet::jwks(bytes),
-            Self::Bundle => KeySet::spiffe_bundle(bytes),
+            Self::Jwks => Ok((KeySet::jwks(bytes)?, Vec::new())),
+            // One without certificates is good for JWT-SVIDs.
+            Self::Bundle(domain) => Ok((KeySet::spiffe_bundle(bytes)?, Bundle::parse(domain.clone(), bytes).map(|b| b.x509).unwrap_or_default())),
         }
     }
 }
 
 /// A place that can be asked.
 #[derive(Debug)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// A file.
     File(PathBuf),
     /// The discovery document of an issuer, which names the place of its keys.
@@ -68,24 +103,27 @@ pub(super) enum Place {
 
 /// Keys of a place, kept.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     name: String,
     place: Place,
     form: Form,
     held: RwLock<Option<Held>>,
-    /// When the place was asked last. Held while it is asked, so that many ask once.
-    asked: Mutex<Option<Timestamp>>,
+    /// When the place was asked last, and whether it gave anything. Held while it is asked, so that many ask once.
+    asked: Mutex<Option<(Timestamp, bool)>>,
+    /// Rings when the keys were first wanted and had.
+    first: Notify,
 }
 
 #[derive(Clone, Debug)]
 struct Held {
     keys: Arc<KeySet>,
+    x509: Arc<[Vec<u8>]>,
     since: Timestamp,
 }
 
 impl Kept {
-    pub(super) fn new(name: &str, place: Place, form: Form) -> Self {
-        Self { name: name.to_owned(), place, form, held: RwLock::default(), asked: Mutex::default() }
+    pub(crate) fn new(name: &str, place: Place, form: Form) -> Self {
+        Self { name: name.to_owned(), place, form, held: RwLock::default(), asked: Mutex::default(), first: Notify::new() }
     }
 
     /// Asks the place, and keeps what it gives. Gives how long to wait until the next time.
@@ -94,8 +132,13 @@ impl Kept {
     /// Why there are no new keys; those that are held stay, for their time.
     pub(super) async fn refresh(&self, now: Timestamp) -> Result<Duration, String> {
         let mut asked = self.asked.lock().await;
-        *asked = Some(now);
-        self.ask(now).await
+        self.ask_once(&mut asked, now).await
+    }
+
+    /// Waits until the keys were wanted and had for the first time: until then nobody needs them, and the place is left alone.
+    pub(super) async fn wanted(&self) -> Duration {
+        self.first.notified().await;
+        FETCH_EVERY
     }
 
     /// How long to wait after a failure.
@@ -103,9 +146,17 @@ impl Kept {
         RETRY
     }
 
+    async fn ask_once(&self, asked: &mut Option<(Timestamp, bool)>, now: Timestamp) -> Result<Duration, String> {
+        // Before, so that one who hangs up in the middle has asked too.
+        *asked = Some((now, false));
+        let answer = self.ask(now).await;
+        *asked = Some((now, answer.is_ok()));
+        answer
+    }
+
     async fn ask(&self, now: Timestamp) -> Result<Duration, String> {
         let bytes = self.bytes().await?;
-        let keys = self.form.read(&bytes).map_err(|e| e.to_string())?;
+        let (keys, x509) = self.form.read(&bytes).map_err(|e| e.to_string())?;
         let every = match &self.place {
             Place::File(_) => FILE_EVERY,
             Place::Discovery(..) | Place::Url(..) => keys.refresh_hint().map_or(FETCH_EVERY, |hint| hint.clamp(HINT_MIN, HINT_MAX)),
@@ -113,7 +164,7 @@ impl Kept {
         if keys.left_out() > 0 && self.form == Form::Jwks {
             tracing::debug!(issuer = self.name, left_out = keys.left_out(), "keys of an issuer are of kinds that are not taken");
         }
-        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(Held { keys: Arc::new(keys), since: now });
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(Held { keys: Arc::new(keys), x509: x509.into(), since: now });
         Ok(every)
     }
 
@@ -135,18 +186,25 @@ impl Keys for Kept {
         (held.since.until(now) <= KEPT_MAX).then_some(held.keys)
     }
 
+    fn x509(&self, now: Timestamp) -> Vec<Vec<u8>> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner).clone();
+        held.filter(|held| held.since.until(now) <= KEPT_MAX).map(|held| held.x509.to_vec()).unwrap_or_default()
+    }
+
     fn look_again(&self, now: Timestamp) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             let before = self.current(now);
             let mut asked = self.asked.lock().await;
             // Somebody asked while we waited for our turn, or a moment ago.
-            if asked.is_some_and(|at| at.until(now) < AGAIN_AFTER) {
+            if asked.is_some_and(|(at, gave)| at.until(now) < if gave { AGAIN_AFTER } else { REST }) {
                 let after = self.current(now);
                 return after.is_some() && after != before;
             }
-            *asked = Some(now);
-            match self.ask(now).await {
-                Ok(_) => true,
+            match self.ask_once(&mut asked, now).await {
+                Ok(_) => {
+                    self.first.notify_one();
+                    true
+                }
                 Err(why) => {
                     tracing::warn!(issuer = self.name, why, "the keys of an issuer could not be had");
                     false
@@ -244,6 +302,63 @@ mod tests {
         assert!(kept.look_again(at(10)).await && kept.current(at(10)).unwrap().has(new.id()));
         std::fs::write(&path, jwks(&old)).unwrap();
         assert!(!kept.look_again(at(19)).await);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_gave_nothing_is_asked_again_soon_but_not_at_once() {
+        let (key, _) = SigningKey::generate().unwrap();
+        let (_dir, path, kept) = in_file();
+        let at = |seconds| START.plus(Duration::from_secs(seconds));
+        assert!(!kept.look_again(at(0)).await && kept.current(at(0)).is_none());
+        std::fs::write(&path, jwks(&key)).unwrap();
+        assert!(!kept.look_again(at(1)).await && kept.current(at(1)).is_none());
+        assert!(kept.look_again(at(2)).await && kept.current(at(2)).unwrap().has(key.id()));
+    }
+
+    #[tokio::test]
+    async fn who_asks_and_hangs_up_has_asked_too() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: Url = format!("http://{}/keys", listener.local_addr().unwrap()).parse().unwrap();
+        let kept = Kept::new("x", Place::Url(Fetcher::new(&[]).unwrap(), url), Form::Jwks);
+        for millis in 0..20 {
+            // Nobody answers; each of them is gone soon.
+            let at = START.plus(Duration::from_millis(millis * 50));
+            drop(tokio::time::timeout(Duration::from_millis(20), kept.look_again(at)).await);
+        }
+        let asked = async {
+            for count in 0.. {
+                if tokio::time::timeout(Duration::from_millis(100), listener.accept()).await.is_err() {
+                    return count;
+                }
+            }
+            unreachable!()
+        };
+        assert_eq!(asked.await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_signature_that_the_keys_do_not_explain_is_tried_again_only_by_other_keys() {
+        let ((old, _), (new, _)) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+        let (_dir, path, kept) = in_file();
+        let tried = std::sync::atomic::AtomicUsize::new(0);
+        let by = |key: &SigningKey, now| {
+            let (id, tried, kept) = (key.id(), &tried, &kept);
+            let verify = move |keys: &KeySet| {
+                tried.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                if keys.has(id) { Ok(()) } else { Err("key") }
+            };
+            async move { verified(kept, now, |why| *why == "key", verify).await }
+        };
+        let at = |seconds| START.plus(Duration::from_secs(seconds));
+        assert_eq!(by(&old, at(0)).await, None, "there are none");
+        std::fs::write(&path, jwks(&old)).unwrap();
+        assert_eq!(by(&old, at(5)).await, Some(Ok(())));
+        assert_eq!(by(&new, at(6)).await, Some(Err("key")));
+        assert_eq!(tried.load(std::sync::atomic::Ordering::SeqCst), 2, "the same keys are not tried twice");
+        std::fs::write(&path, jwks(&new)).unwrap();
+        assert_eq!(by(&new, at(30)).await, Some(Ok(())));
+        let final_error: Option<Result<(), &str>> = verified(&kept, at(60), |why| *why == "key", |_| Err("aud")).await;
+        assert_eq!(final_error, Some(Err("aud")));
     }
 
     #[tokio::test]

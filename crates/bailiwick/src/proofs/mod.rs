@@ -7,19 +7,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use bailiwick_core::{AgentName, ComponentName, InstanceId, PersonName, TrustDomain};
+use bailiwick_core::{AgentName, ComponentName, InstanceId, PersonName, Timestamp, TrustDomain};
 use bailiwick_identity::foreign::id_jag::{self, Jag};
 use bailiwick_identity::foreign::{ClaimPath, Claimed, Claims, KeySet, Rules, instance, jwt_svid, oidc};
 use bailiwick_identity::token::workload;
-use bailiwick_identity::{Confirmation, ProofError, assertion};
+use bailiwick_identity::{Confirmation, ProofError, assertion, spiffe};
 
 use crate::config::{IssuerEntry, IssuerKind, Issuers, KeysFrom};
 use crate::house::{House, StartError, Urls};
 use crate::spiffe::{Following, Received, ToldKeys, WorkloadApi};
 
 pub(crate) use fetch::Fetcher;
-pub(crate) use keys::Keys;
-use keys::{Form, Kept, Place};
+pub(crate) use keys::{Form, KEPT_MAX, Kept, Keys, Place, verified};
 
 /// The longest name of a model that an issuer attests.
 const MODEL_MAX: usize = 200;
@@ -117,7 +116,8 @@ impl Proofs {
         let mut told = Told::default();
         for (name, entry) in &config.by_name {
             let fault = |why: String| StartError::place(format!("issuer `{name}`"), why);
-            let form = if entry.kind == IssuerKind::Spiffe { Form::Bundle } else { Form::Jwks };
+            let domain = || domain_of(entry).ok_or_else(|| fault("it is no trust domain".to_owned()));
+            let form = if entry.kind == IssuerKind::Spiffe { Form::Bundle(domain()?) } else { Form::Jwks };
             let place = match &entry.keys {
                 KeysFrom::File(path) => Some(Place::File(path.clone())),
                 KeysFrom::Discovery => Some(Place::Discovery(Fetcher::new(&entry.roots).map_err(fault)?, entry.issuer.clone())),
@@ -127,7 +127,7 @@ impl Proofs {
             let kept = place.map(|place| Arc::new(Kept::new(name, place, form)));
             let keys = match (&kept, &entry.keys) {
                 (Some(kept), _) => Arc::clone(kept) as Arc<dyn Keys>,
-                (None, KeysFrom::WorkloadApi(path)) => told.keys(path, &entry.issuer).ok_or_else(|| fault("it is no trust domain".to_owned()))?,
+                (None, KeysFrom::WorkloadApi(path)) => told.keys(path, domain()?),
                 (None, _) => continue,
             };
             let audiences = match entry.kind {
@@ -148,6 +148,17 @@ impl Proofs {
         }
     }
 
+    /// The keys of our own trust domain, if we issue its SVIDs.
+    pub(crate) fn own_keys(&self, now: Timestamp) -> Option<Arc<KeySet>> {
+        self.own.get()?.current(now)
+    }
+
+    /// The trust domain that an issuer of this name is, and its keys.
+    pub(crate) fn trust_domain(&self, name: &str) -> Option<(TrustDomain, &dyn Keys)> {
+        let issuer = self.issuers.get(name)?;
+        Some((domain_of(&issuer.entry)?, &*issuer.keys))
+    }
+
     /// Are there issuers of this kind? For the metadata.
     pub(crate) fn has(&self, kind: IssuerKind) -> bool {
         self.issuers.values().any(|issuer| issuer.entry.kind == kind) || kind == IssuerKind::Spiffe && self.own.get().is_some()
@@ -166,8 +177,7 @@ struct Told {
 }
 
 impl Told {
-    fn keys(&mut self, path: &PathBuf, identifier: &str) -> Option<Arc<dyn Keys>> {
-        let domain: TrustDomain = identifier.strip_prefix("spiffe://")?.parse().ok()?;
+    fn keys(&mut self, path: &PathBuf, domain: TrustDomain) -> Arc<dyn Keys> {
         let receiver = match self.by_path.get(path) {
             Some(receiver) => receiver.clone(),
             None => {
@@ -177,8 +187,13 @@ impl Told {
                 receiver
             }
         };
-        Some(Arc::new(ToldKeys::new(domain, receiver)))
+        Arc::new(ToldKeys::new(domain, receiver))
     }
+}
+
+/// The trust domain that an issuer is, if it is one.
+fn domain_of(entry: &IssuerEntry) -> Option<TrustDomain> {
+    (entry.kind == IssuerKind::Spiffe).then_some(entry.issuer.strip_prefix("spiffe://")?)?.parse().ok()
 }
 
 impl Trusted {
@@ -203,6 +218,18 @@ impl House {
             }
             let (house, name) = (Arc::clone(self), name.clone());
             self.workers.spawn(async move { house.keep_keys(&name, &kept).await });
+        }
+        // Nobody may ever sign in or tell an event: these places are asked when they are first needed, and from then on.
+        let provider = self.provider.iter().map(|provider| (&provider.config.issuer, &provider.keys));
+        for (name, kept) in provider.chain(self.events.keys()) {
+            let (house, name, kept) = (Arc::clone(self), name.clone(), Arc::clone(kept));
+            self.workers.spawn(async move {
+                let wait = async { tokio::time::sleep(kept.wanted().await).await };
+                tokio::select! {
+                    () = house.stop.cancelled() => {}
+                    () = wait => house.keep_keys(&name, &kept).await,
+                }
+            });
         }
         Ok(())
     }
@@ -260,17 +287,17 @@ impl House {
     async fn svid(&self, token: &str, claimed: Claimed) -> Result<Proven, Unproven> {
         let unknown = || Unproven::Issuer { iss: claimed.issuer.clone(), sub: claimed.subject.clone() };
         let id = claimed.subject.as_deref().and_then(|sub| sub.parse().ok()).ok_or_else(unknown)?;
-        let domain = jwt_svid::trust_domain(&id).ok_or_else(unknown)?;
+        let domain = spiffe::domain_of(&id).ok_or_else(unknown)?;
         let identifier = format!("spiffe://{domain}");
         let now = self.clock.now();
         if let Some(issuer) = self.proofs.find(IssuerKind::Spiffe, &identifier) {
-            let svid = verified(&*issuer.keys, &issuer.entry.name, now, |keys| jwt_svid::verify(token, keys, &issuer.rules(), now)).await?;
+            let svid = proved(&*issuer.keys, &issuer.entry.name, now, |keys| jwt_svid::verify(token, keys, &issuer.rules(), now)).await?;
             return self.whose(issuer, svid.id.as_str(), svid.confirmation, &svid.claims);
         }
         let own = self.proofs.own.get().filter(|_| domain == self.config.trust_domain).ok_or_else(unknown)?;
         let ours = assertion::audiences(&self.urls.base, &self.urls.token);
         let rules = Rules { issuer: &identifier, audiences: &ours, age_max: bailiwick_identity::token::LIFE_MAX };
-        let svid = verified(&**own, &identifier, now, |keys| jwt_svid::verify(token, keys, &rules, now)).await?;
+        let svid = proved(&**own, &identifier, now, |keys| jwt_svid::verify(token, keys, &rules, now)).await?;
         let nobody = || Unproven::Nobody(identifier.clone(), svid.id.to_string());
         let (agent, component) = workload(&self.config.trust_domain, &svid.id).ok_or_else(nobody)?;
         let known = self.config.agents.get(&agent).is_some_and(|a| component.as_ref().is_none_or(|c| a.components.contains_key(c)));
@@ -282,7 +309,7 @@ impl House {
 
     async fn oidc(&self, token: &str, issuer: &Trusted) -> Result<Proven, Unproven> {
         let now = self.clock.now();
-        let found = verified(&*issuer.keys, &issuer.entry.name, now, |keys| oidc::verify(token, keys, &issuer.rules(), now)).await?;
+        let found = proved(&*issuer.keys, &issuer.entry.name, now, |keys| oidc::verify(token, keys, &issuer.rules(), now)).await?;
         self.whose(issuer, &found.subject, found.confirmation, &found.claims)
     }
 
@@ -290,7 +317,7 @@ impl House {
         let issuer = claimed.issuer.as_deref().and_then(|iss| self.proofs.find(IssuerKind::IdJag, iss));
         let issuer = issuer.ok_or(Unproven::Issuer { iss: claimed.issuer, sub: claimed.subject })?;
         let now = self.clock.now();
-        let jag = verified(&*issuer.keys, &issuer.entry.name, now, |keys| id_jag::verify(token, keys, &issuer.rules(), now)).await?;
+        let jag = proved(&*issuer.keys, &issuer.entry.name, now, |keys| id_jag::verify(token, keys, &issuer.rules(), now)).await?;
         let person = issuer.entry.people.get(&jag.subject).filter(|person| self.person(person.as_str()).is_some());
         let person = person.cloned().ok_or_else(|| Unproven::Nobody(issuer.entry.name.clone(), jag.subject.clone()))?;
         Ok(Leave { issuer: issuer.entry.name.clone(), person, jag })
@@ -328,21 +355,8 @@ impl House {
 /// The claim that tells one pod of a service account from another.
 const POD: &str = "/kubernetes.io/pod/uid";
 
-/// Verifies with the keys in force; with others, if there are, where these do not explain the signature.
-async fn verified<T>(
-    keys: &dyn Keys,
-    name: &str,
-    now: bailiwick_core::Timestamp,
-    verify: impl Fn(&KeySet) -> Result<T, ProofError>,
-) -> Result<T, Unproven> {
-    let proof = |error| Unproven::Proof(name.to_owned(), error);
-    let none = || Unproven::NoKeys(name.to_owned());
-    if let Some(current) = keys.current(now) {
-        match verify(&current) {
-            Err(ProofError::Key | ProofError::Signature) => {}
-            judged => return judged.map_err(proof),
-        }
-    }
-    keys.look_again(now).await;
-    verify(&*keys.current(now).ok_or_else(none)?).map_err(proof)
+/// Verifies a token of an issuer.
+async fn proved<T>(keys: &dyn Keys, name: &str, now: Timestamp, verify: impl Fn(&KeySet) -> Result<T, ProofError>) -> Result<T, Unproven> {
+    let judged = verified(keys, now, |why| matches!(why, ProofError::Key | ProofError::Signature), verify).await;
+    judged.ok_or_else(|| Unproven::NoKeys(name.to_owned()))?.map_err(|error| Unproven::Proof(name.to_owned(), error))
 }

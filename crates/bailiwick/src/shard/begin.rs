@@ -61,7 +61,7 @@ pub struct Begun {
     pub findings: Vec<String>,
 }
 
-/// Begins a new shard. `even_so` begins one although nothing departs.
+/// Begins a new shard. `even_so` begins one although nothing departs, and also if the store's journal is lost with what only it had.
 ///
 /// # Errors
 /// Why not; the ledger is then as it was.
@@ -72,13 +72,22 @@ pub async fn begin(data_dir: &Path, config: Option<&Config>, reason: &str, even_
     crate::place::prepare(data_dir)?;
     let mut keys = Keys::load_or_make(data_dir)?;
     let pen = keys.pen()?;
+    let lost = even_so && bailiwick_store::give_up_lost_journal(data_dir)?;
     let store = open(&mut keys, &pen, data_dir, Options { log_bytes: 0, readers: 1 }).map_err(|error| match error {
         StartError::Store(error) => ShardError::Store(error),
         error => error.into(),
     })?;
-    let begun = begin_in(data_dir, config, &mut keys, &pen, &store, (reason, even_so)).await;
+    let begun = begin_in(data_dir, config, &mut keys, &pen, &store, Why { reason, even_so, lost }).await;
     store.close().await;
     begun
+}
+
+/// Why a shard is begun.
+struct Why<'a> {
+    reason: &'a str,
+    even_so: bool,
+    /// The store's journal is lost.
+    lost: bool,
 }
 
 async fn begin_in(
@@ -87,7 +96,7 @@ async fn begin_in(
     keys: &mut Keys,
     pen: &Arc<Pen>,
     store: &Store,
-    (reason, even_so): (&str, bool),
+    Why { reason, even_so, lost }: Why<'_>,
 ) -> Result<Begun, ShardError> {
     adopt(keys, store, pen, data_dir).await?;
     let (old_origin, old_key) = pen.log();
@@ -109,7 +118,8 @@ async fn begin_in(
     let key = keys.new_log_key(data_dir, &origin)?;
     let vkey = key.verifier().to_string();
     let clock = SystemClock::start();
-    let found: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    let gone = lost.then(|| "the store's journal is lost, and calls may have been on record in it alone".to_owned());
+    let found: Vec<String> = findings.iter().map(ToString::to_string).chain(gone).collect();
     let row = Shard {
         number: number_of(&origin),
         origin: origin.to_string(),
@@ -119,7 +129,7 @@ async fn begin_in(
         old_vkey: old_key.to_string(),
         known: known.1.clone(),
         reason: reason.to_owned(),
-        settled: findings.is_empty(),
+        settled: found.is_empty(),
         at: clock.now(),
     };
     let body = ShardBegun {

@@ -268,3 +268,29 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn with_a_lost_journal_a_new_shard_is_the_way_on_and_says_so_and_without_being_asked_for_there_is_none() {
+    let log = Log::new(5).await.stop().await;
+    let data = log.data();
+    let pen = crate::keys::Keys::load_or_make(&data).unwrap().pen().unwrap();
+    let options = bailiwick_store::Options { log_bytes: 1 << 20, readers: 1 };
+    let store = Store::open_with(&data, Box::new(crate::keys::TreeIntegrator::new(pen)), options).unwrap();
+    store.append(bailiwick_store::Entry::new("house", b"{\"late\":1}".to_vec())).await.unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let crashed = copy.path().join("s");
+    copy_all(&data, &crashed);
+    store.close().await;
+    drop(store);
+    restore(&crashed, &data);
+    std::fs::remove_file(data.join("bailiwick.journal")).unwrap();
+    let refused = begin(&data, None, "the disk lost a file", false).await;
+    assert!(matches!(&refused, Err(ShardError::Store(error)) if error.to_string().contains("is missing")), "{refused:?}");
+    let begun = begin(&data, None, "the disk lost a file", true).await.unwrap();
+    assert_eq!(begun.number, 2);
+    assert!(begun.findings.iter().any(|found| found.contains("journal is lost")), "{:?}", begun.findings);
+    let log = log.start().await;
+    let entry: serde_json::Value = serde_json::from_slice(&log.store.entry(begun.first).await.unwrap().unwrap().body).unwrap();
+    assert!(entry["found"].to_string().contains("journal is lost"), "{entry}");
+    assert!(!log.store.shards().await.unwrap().pop().unwrap().settled, "what was open then is to be ended");
+}

@@ -65,6 +65,10 @@ pub fn seed(file: &Path) -> Result<(), ShopError> {
     data::open(file).map(drop)
 }
 
+/// What the answers of some tools bear: tickets are what customers and agents wrote, customers are people.
+pub const LABELS: &[(&str, &[&str])] =
+    &[("find_customers", &["pii"]), ("list_discounts", &["model-authored"]), ("list_tickets", &["model-authored", "untrusted"])];
+
 /// The tools by name, in the order of `tools/list`, with the effect that an operator should pin for each.
 pub fn effects() -> impl Iterator<Item = (&'static str, Effect)> {
     operation::entries().map(|entry| (entry.name, entry.effect))

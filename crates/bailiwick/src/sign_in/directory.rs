@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bailiwick_core::{EndReason, Person, PersonName, Role, Timestamp};
-use bailiwick_identity::PublicKey;
+use bailiwick_core::{Person, PersonName, Role, Timestamp};
 use bailiwick_identity::passkey::{Passkey, decode};
+use bailiwick_identity::{KeyId, PublicKey};
 use bailiwick_store::{Entry, Registered, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,8 @@ use crate::house::House;
 
 /// Passkeys that one person may have.
 pub(crate) const PASSKEYS_MAX: usize = 20;
+/// How long none is added in a session without one, after one was removed in such a session, or by an operator.
+pub(crate) const GUARDED: Duration = Duration::from_secs(24 * 3600);
 /// People that are remembered beyond those of the configuration.
 const PROVISIONED_MAX: usize = 10_000;
 
@@ -49,6 +51,9 @@ pub struct Known {
     /// Whose event disabled the person; an operator did, if there is none. Only the same one's event enables him or her again.
     #[serde(default)]
     pub disabled_by: Option<String>,
+    /// Keys of this person that were revoked, by thumbprint, and when. None is ever forgotten.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub revoked_keys: BTreeMap<String, Timestamp>,
 }
 
 /// A passkey as it is remembered.
@@ -93,7 +98,20 @@ impl Known {
             passkeys: Vec::new(),
             guarded_until: None,
             disabled_by: None,
+            revoked_keys: BTreeMap::new(),
         }
+    }
+
+    /// This, without anything that `before` had not: what is in force while the change is not on record yet.
+    fn without_more_than(&self, before: &Self) -> Self {
+        let mut less = self.clone();
+        less.disabled = less.disabled.or(before.disabled);
+        less.provisioned &= before.provisioned;
+        less.roles.retain(|role| before.roles.contains(role));
+        less.roles_until = less.roles_until.min(before.roles_until);
+        less.guarded_until = less.guarded_until.max(before.guarded_until);
+        less.passkeys.retain(|passkey| before.passkeys.iter().any(|known| known.id == passkey.id));
+        less
     }
 
     fn roles_at(&self, now: Timestamp) -> &BTreeSet<Role> {
@@ -179,6 +197,12 @@ impl Directory {
         self.people.load().get(name).cloned()
     }
 
+    /// May this person do anything here now?
+    #[must_use]
+    pub fn is_in_force(&self, name: &PersonName) -> bool {
+        self.people.load().contains_key(name)
+    }
+
     /// Is somebody of this name known who may do nothing?
     #[must_use]
     pub fn is_disabled(&self, name: &PersonName) -> bool {
@@ -223,17 +247,38 @@ impl Directory {
         self.look(|known| known.iter().find(|(_, k)| k.passkeys.iter().any(|p| p.id == id)).map(|(name, k)| (name.clone(), k.clone())))
     }
 
+    /// Every key of a person that was revoked.
+    ///
+    /// # Errors
+    /// `Malformed` if one cannot be read.
+    pub fn revoked_keys(&self) -> Result<Vec<KeyId>, StoreError> {
+        let malformed = |_| StoreError::Malformed { detail: "a revoked key of a person".into() };
+        self.look(|known| known.values().flat_map(|k| k.revoked_keys.keys()).map(|key| key.parse().map_err(malformed)).collect())
+    }
+
+    /// What is known of a person from now on; nothing any more, if there is none. True if somebody may do something else now.
+    fn put(&self, name: &PersonName, known: Option<Known>, now: Timestamp) -> bool {
+        {
+            let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            match known {
+                Some(known) => drop(all.insert(name.clone(), known)),
+                None => drop(all.remove(name)),
+            }
+        }
+        self.settle(now)
+    }
+
     fn look<T>(&self, find: impl FnOnce(&BTreeMap<PersonName, Known>) -> T) -> T {
         find(&self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl House {
-    /// Changes what is remembered of a person, durably and with its entry; then it is in force. The change is made on what is known at
-    /// that moment, one at a time.
+    /// Changes what is remembered of a person, durably and with its entry. What is taken away is taken away before that, so that nothing passes
+    /// behind the entry; what is given is in force after it. The change is made on what is known at that moment, one at a time.
     ///
     /// # Errors
-    /// See [`ChangeError`]; nothing changed then.
+    /// See [`ChangeError`]; nothing changed then, but that somebody who was to be disabled is, as long as this process lives.
     pub(crate) async fn change_person(
         &self,
         name: &PersonName,
@@ -247,7 +292,7 @@ impl House {
         if before.is_none() && crowd >= PROVISIONED_MAX {
             return Err(ChangeError::TooMany);
         }
-        let mut known = before.unwrap_or_else(Known::new);
+        let mut known = before.clone().unwrap_or_else(Known::new);
         change(&mut known)?;
         if known.passkeys.len() > PASSKEYS_MAX {
             return Err(ChangeError::TooMany);
@@ -255,10 +300,16 @@ impl House {
         let document = serde_json::to_string(&known).unwrap_or_default();
         let row = Registered { name: name.clone(), document, public_key: Vec::new(), at: now };
         let body = Entry::new(entry::PersonStep::WORD, entry::encode(now, step));
+        let less = known.without_more_than(before.as_ref().unwrap_or(&Known::new()));
+        let fewer = self.directory.put(name, Some(less), now);
         // Behind the fence: what was decided while the person had other rights does not pass any more.
-        self.store.control(body, move |w| w.person_put(&row)).await?;
-        self.directory.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), known.clone());
-        if self.directory.settle(now) {
+        if let Err(error) = self.store.control(body, move |w| w.person_put(&row)).await {
+            if known.disabled.is_none() {
+                self.directory.put(name, before, now);
+            }
+            return Err(error.into());
+        }
+        if self.directory.put(name, Some(known.clone()), now) || fewer {
             self.people_changed().await;
         }
         Ok(known)
@@ -301,11 +352,11 @@ impl House {
     /// Disables a person: sessions, codes and tasks end, and nothing more is taken, until he or she is enabled again.
     ///
     /// # Errors
-    /// The store's: then nothing changed.
+    /// The store's: the person is disabled all the same, as long as this process lives.
     pub(crate) async fn disable_person(&self, name: &PersonName, by: &str, why: &str, event: bool) -> Result<(), ChangeError> {
         let now = self.clock.now();
         let step = entry::PersonStep { what: "disabled", person: name, by: Some(by), way: None, detail: Some(why), passkey: None, key: None };
-        self.change_person(name, &step, |known| {
+        let changed = self.change_person(name, &step, |known| {
             // What an operator decided stays an operator's.
             if !event {
                 known.disabled_by = None;
@@ -314,10 +365,12 @@ impl House {
             }
             known.disabled.get_or_insert(now);
             Ok(())
-        })
-        .await?;
-        self.end_all_of(name, by).await;
-        Ok(())
+        });
+        let changed = changed.await;
+        if self.directory.is_disabled(name) {
+            self.end_all_of(name, by).await;
+        }
+        changed.map(drop)
     }
 
     /// Enables a person again. What ended stays ended.
@@ -356,13 +409,8 @@ impl House {
     }
 
     async fn end_tasks_of(&self, name: &PersonName, by: &str) {
-        let concerned = self.live.all().into_iter().filter(|live| live.task.owner == *name || live.task.subject == *name);
-        let ends = concerned.map(|live| async move {
-            if let Err(error) = self.end_task(live.task.id, EndReason::Revoked, Some(by)).await {
-                tracing::error!(%error, task = %live.task.id, "the end of a task could not be recorded yet");
-            }
-        });
-        futures_util::future::join_all(ends).await;
+        let concerned = |live: &crate::live::LiveTask| live.task.owner == *name || live.task.subject == *name;
+        self.end_tasks_where(concerned, by, &format!("what `{name}` had open was ended")).await;
     }
 
     /// What time changes about people: roles by claim lapse. And a task that was opened in the very moment in which its person was

@@ -10,8 +10,9 @@ use bailiwick_credentials::kinds::oauth2::Login;
 use bailiwick_credentials::kinds::oauth2::code::CodeExchange;
 use bailiwick_credentials::kinds::signing::Key;
 use bailiwick_credentials::kinds::web::Endpoint;
+use bailiwick_identity::ProofError;
+use bailiwick_identity::foreign::KeySet;
 use bailiwick_identity::sign_in::{Expected, LoggedOut, Provider, SignedIn, logout, verify};
-use bailiwick_identity::{ProofError, PublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq as _;
@@ -23,6 +24,8 @@ use super::{Upstream, Way, WebSession, secret};
 use crate::config::{ClientLogin, ProviderConfig};
 use crate::entry;
 use crate::house::House;
+use crate::passkeys::FRESH;
+use crate::proofs::verified;
 
 /// How long a person may take at the provider.
 pub(crate) const FLOW_LIFE: Duration = Duration::from_secs(600);
@@ -37,7 +40,17 @@ struct Flow {
     nonce: String,
     verifier: String,
     path: String,
+    /// The person is to prove himself or herself anew.
+    fresh: bool,
     until: Timestamp,
+}
+
+impl Flow {
+    /// How long ago the person may have proved himself or herself at the provider.
+    fn max_age(&self, config: &ProviderConfig) -> Option<Duration> {
+        let fresh = self.fresh.then_some(FRESH);
+        config.max_age.into_iter().chain(fresh).min()
+    }
 }
 
 /// The sign-ins that are under way.
@@ -128,15 +141,16 @@ impl House {
         format!("{}/sign-in/oidc/callback", self.urls.base)
     }
 
-    /// Begins a sign-in with the provider. `path` is the place of ours that the person is on the way to.
+    /// Begins a sign-in with the provider. `path` is the place of ours that the person is on the way to. With `fresh` he or she proves
+    /// himself or herself there anew, unless that was a moment ago, and the provider says when it was.
     ///
     /// # Errors
     /// Without a provider, or if it cannot be asked.
-    pub(crate) async fn begin_sign_in(&self, path: String) -> Result<Begun, SignInRefused> {
+    pub(crate) async fn begin_sign_in(&self, path: String, fresh: bool) -> Result<Begun, SignInRefused> {
         let provider = self.provider()?;
         let now = self.clock.now();
         let metadata = provider.metadata(now).await.map_err(|e| SignInRefused::Provider(e.to_string()))?;
-        let flow = Flow { state: secret(), nonce: secret(), verifier: secret(), path, until: now.plus(FLOW_LIFE) };
+        let flow = Flow { state: secret(), nonce: secret(), verifier: secret(), path, fresh, until: now.plus(FLOW_LIFE) };
         let to = authorization_url(&metadata, &provider.config, &flow, &self.redirect_uri());
         let cookie = secret();
         self.flows.put(&cookie, flow, now);
@@ -172,7 +186,12 @@ impl House {
         let code = returned.code.filter(|c| (1..=CODE_MAX).contains(&c.len())).ok_or(SignInRefused::Stray("no code"))?;
         let signed_in = self.exchange(provider, &metadata, &flow, code).await?;
         let name = self.recognize(&provider.config, &signed_in).await?;
-        let upstream = Upstream { issuer: metadata.issuer.clone(), subject: signed_in.subject.clone(), session: signed_in.session.clone() };
+        let upstream = Upstream {
+            issuer: metadata.issuer.clone(),
+            subject: signed_in.subject.clone(),
+            session: signed_in.session.clone(),
+            proved_at: signed_in.proved_at,
+        };
         let (cookie, _) = self.begin_session(&name, Way::Provider, Some(upstream)).await?;
         Ok(Finished { cookie, path: flow.path })
     }
@@ -193,7 +212,7 @@ impl House {
             now,
         };
         let exchanged = exchange.run().await.map_err(|e| broken(&e.detail()))?;
-        let check = |keys: &[PublicKey]| {
+        let check = |keys: &KeySet| {
             let expected = Expected {
                 issuer: &metadata.issuer,
                 client: &provider.config.client_id,
@@ -201,20 +220,11 @@ impl House {
                 keys,
                 algorithms: &provider.config.algorithms,
                 access_token: &exchanged.access_token,
-                max_age: provider.config.max_age,
+                max_age: flow.max_age(&provider.config),
             };
             verify(&exchanged.id_token, &expected, self.clock.now())
         };
-        let keys = provider.keys(now, false).await.map_err(|e| broken(&e))?;
-        match check(&keys) {
-            //= openid-connect-core-1_0#section-10.1.1
-            // The verifier knows to go back to the jwks_uri location to re-retrieve the keys when it sees an unfamiliar kid value.
-            Err(ProofError::Key) => {
-                let keys = provider.keys(now, true).await.map_err(|e| broken(&e))?;
-                Ok(check(&keys)?)
-            }
-            result => Ok(result?),
-        }
+        Ok(by_keys_of(provider, now, check).await?)
     }
 
     async fn login_at(&self, provider: &OpenIdProvider, metadata: &Provider) -> Result<Login, SignInRefused> {
@@ -323,21 +333,19 @@ impl House {
     pub(crate) async fn logged_out(&self, token: &str) -> Result<(), SignInRefused> {
         let provider = self.provider()?;
         let now = self.clock.now();
-        let check = |keys: &[PublicKey]| logout(token, &provider.config.issuer, &provider.config.client_id, keys, &provider.config.algorithms, now);
-        let broken = |e: &dyn std::fmt::Display| SignInRefused::Provider(e.to_string());
-        let keys = provider.keys(now, false).await.map_err(|e| broken(&e))?;
-        let said = match check(&keys) {
-            Err(ProofError::Key) => check(&provider.keys(now, true).await.map_err(|e| broken(&e))?)?,
-            result => result?,
-        };
+        let check = |keys: &KeySet| logout(token, &provider.config.issuer, &provider.config.client_id, keys, &provider.config.algorithms, now);
+        let said = by_keys_of(provider, now, check).await?;
         //= openid-connect-backchannel-1_0#section-2.6
         // Optionally verify that another Logout Token with the same jti value has not been recently received.
         let register = format!("logout:{}", provider.config.issuer);
-        let fresh = self.store.jti_use(&register, &said.jti, said.remember_until(), now).await.map_err(ChangeError::from)?;
-        if !fresh {
+        if self.store.jti_seen(&register, &said.jti, now).await.map_err(ChangeError::from)? {
             return Err(SignInRefused::Stray("a logout token that was used before"));
         }
+        // Acted upon first, and that can be repeated: a logout that could not be carried out can be told again.
         self.end_upstream(&provider.config, &said).await?;
+        if !self.store.jti_use(&register, &said.jti, said.remember_until(), now).await.map_err(ChangeError::from)? {
+            tracing::warn!(issuer = provider.config.issuer, "a logout was carried out twice, or cannot be remembered");
+        }
         Ok(())
     }
 
@@ -404,10 +412,18 @@ fn authorization_url(metadata: &Provider, config: &ProviderConfig, flow: &Flow, 
         .append_pair("nonce", &flow.nonce)
         .append_pair("code_challenge", &challenge)
         .append_pair("code_challenge_method", "S256");
-    if let Some(max_age) = config.max_age {
+    if let Some(max_age) = flow.max_age(config) {
         url.query_pairs_mut().append_pair("max_age", &max_age.as_secs().to_string());
     }
     url.into()
+}
+
+/// Verifies a token of the provider, by the keys that it publishes.
+async fn by_keys_of<T>(provider: &OpenIdProvider, now: Timestamp, check: impl Fn(&KeySet) -> Result<T, ProofError>) -> Result<T, SignInRefused> {
+    //= openid-connect-core-1_0#section-10.1.1
+    // The verifier knows to go back to the jwks_uri location to re-retrieve the keys when it sees an unfamiliar kid value.
+    let judged = verified(&*provider.keys, now, |why| matches!(why, ProofError::Key | ProofError::Signature), check).await;
+    Ok(judged.ok_or_else(|| SignInRefused::Provider("there are no keys of the provider at present".to_owned()))??)
 }
 
 #[cfg(test)]
@@ -420,6 +436,7 @@ mod tests {
             nonce: "n".to_owned(),
             verifier: "v".to_owned(),
             path: "/approvals".to_owned(),
+            fresh: false,
             until: Timestamp::from_millis(until),
         }
     }
@@ -465,5 +482,13 @@ mod tests {
             assert!(url.contains(part), "{url}");
         }
         assert!(!url.contains("=v&") && !url.contains("code_verifier"), "{url}");
+        let age = |max_age: Option<u64>, fresh: bool| {
+            let config = ProviderConfig { max_age: max_age.map(Duration::from_secs), ..config.clone() };
+            let url = authorization_url(&metadata, &config, &Flow { fresh, ..flow(1) }, "https://b/cb");
+            url.split_once("&max_age=").map(|(_, age)| age.to_owned())
+        };
+        let all = [(None, false), (None, true), (Some(60), true), (Some(3600), true), (Some(3600), false)]
+            .map(|(configured, fresh)| age(configured, fresh));
+        assert_eq!(all.map(Option::unwrap_or_default), ["", "300", "60", "300", "3600"]);
     }
 }

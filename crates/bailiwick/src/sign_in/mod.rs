@@ -3,6 +3,7 @@
 pub(crate) mod directory;
 mod flow;
 mod provider;
+mod taken;
 pub(crate) mod web;
 
 use std::collections::HashMap;
@@ -15,7 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 pub use directory::{Directory, KeptPasskey, Known};
 pub(crate) use flow::{FLOW_LIFE, Flows, Returned, SignInRefused};
-pub(crate) use provider::{FetchedKeys, OpenIdProvider};
+pub(crate) use provider::OpenIdProvider;
 
 use crate::clock::random;
 
@@ -62,6 +63,8 @@ pub struct Upstream {
     pub subject: String,
     /// The session's id there, if it has one.
     pub session: Option<String>,
+    /// When the person proved himself or herself there, if the provider says it.
+    pub proved_at: Option<Timestamp>,
 }
 
 /// A signed-in person.
@@ -85,6 +88,14 @@ pub struct WebSession {
     pub until: Timestamp,
     /// Where it goes back to.
     pub upstream: Option<Upstream>,
+}
+
+impl WebSession {
+    /// When the person proved who he or she is: here, or where the session goes back to, if that is known.
+    #[must_use]
+    pub fn proved_at(&self) -> Option<Timestamp> {
+        self.upstream.as_ref().map_or(Some(self.since), |upstream| upstream.proved_at.map(|at| at.min(self.since)))
+    }
 }
 
 impl std::fmt::Debug for WebSession {
@@ -290,6 +301,18 @@ mod tests {
         ins.sign_out(&cookie);
         assert!(ins.session(&cookie, at(2)).is_none());
         assert!(ins.session(&session.id, at(2)).is_none(), "a name opens nothing");
+    }
+
+    #[test]
+    fn a_session_that_goes_back_to_a_provider_is_as_fresh_as_the_proof_there() {
+        let begun = |proved_at: Option<Timestamp>| {
+            let upstream = Upstream { issuer: "i".to_owned(), subject: "s".to_owned(), session: None, proved_at };
+            ins().begin(ana(), Way::Provider, Some(upstream), at(1000)).unwrap().1.proved_at()
+        };
+        assert_eq!(ins().begin(ana(), Way::Code, None, at(1000)).unwrap().1.proved_at(), Some(at(1000)));
+        assert_eq!(begun(Some(at(10))), Some(at(10)));
+        assert_eq!(begun(Some(at(5000))), Some(at(1000)), "a clock that is ahead does not make it fresher than it is");
+        assert_eq!(begun(None), None, "nobody knows");
     }
 
     #[test]

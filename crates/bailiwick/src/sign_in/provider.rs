@@ -1,22 +1,19 @@
-//! The OpenID provider at run time: its metadata and keys, fetched when they are needed and kept for a while.
+//! The OpenID provider at run time: its metadata, fetched when it is needed and kept for a while, and its keys.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bailiwick_core::Timestamp;
-use bailiwick_identity::PublicKey;
-use bailiwick_identity::sign_in::{Provider, key_set, well_known};
-use http::StatusCode;
+use bailiwick_identity::sign_in::{Provider, well_known};
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::web::{Question, ask};
-use crate::config::{LinkConfig, ProviderConfig};
+use crate::config::ProviderConfig;
+use crate::house::StartError;
+use crate::proofs::{Fetcher, Form, Kept as KeptKeys, Place};
 
-/// Metadata and keys are fetched anew after this.
+/// Metadata is fetched anew after this.
 const KEPT: Duration = Duration::from_secs(3600);
-/// Keys are fetched anew for a token that they do not fit at most so often, whatever strangers present.
-const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// After a failure nobody is asked for so long: whoever waits is told at once, and a stranger's requests do not pile up.
 const REST: Duration = Duration::from_secs(2);
 
@@ -25,7 +22,8 @@ const REST: Duration = Duration::from_secs(2);
 pub(crate) struct OpenIdProvider {
     pub(crate) config: ProviderConfig,
     metadata: Mutex<Kept<Provider>>,
-    keys: FetchedKeys,
+    pub(crate) keys: Arc<KeptKeys>,
+    fetcher: Fetcher,
 }
 
 /// Something that was fetched, and when; or when that failed last.
@@ -74,8 +72,15 @@ impl<T> Kept<T> {
 pub(crate) struct Unreachable(String);
 
 impl OpenIdProvider {
-    pub(crate) fn new(config: ProviderConfig) -> Self {
-        Self { config, metadata: Mutex::default(), keys: FetchedKeys::default() }
+    /// As it is configured. Nothing is fetched yet.
+    ///
+    /// # Errors
+    /// If an authority on the way there is none.
+    pub(crate) fn new(config: ProviderConfig) -> Result<Self, StartError> {
+        let fetcher = Fetcher::linked(&config.link).map_err(|why| StartError::place("the OpenID provider", why))?;
+        let place = Place::Discovery(fetcher.clone(), config.issuer.clone());
+        let keys = Arc::new(KeptKeys::new(&config.issuer, place, Form::Jwks));
+        Ok(Self { config, metadata: Mutex::default(), keys, fetcher })
     }
 
     /// What the provider says of itself.
@@ -90,40 +95,7 @@ impl OpenIdProvider {
 
     async fn fetch_metadata(&self) -> Result<Provider, Unreachable> {
         let url: Url = well_known(&self.config.issuer).parse().map_err(|_| Unreachable("the issuer is no URL".to_owned()))?;
-        let bytes = fetch(&url, &self.config.link).await?;
+        let bytes = self.fetcher.get(&url).await.map_err(|why| Unreachable(format!("`{url}`: {why}")))?;
         Provider::parse(&self.config.issuer, &bytes).map_err(|e| Unreachable(format!("its metadata: {e}")))
     }
-
-    /// The provider's keys. `again`: those that are kept did not fit, so that they may have changed.
-    pub(crate) async fn keys(&self, now: Timestamp, again: bool) -> Result<Arc<Vec<PublicKey>>, Unreachable> {
-        let metadata = self.metadata(now).await?;
-        self.keys.get(&metadata.keys, &self.config.link, now, again).await
-    }
-}
-
-/// Keys from a URL of the configuration, or of metadata that came from one.
-#[derive(Debug, Default)]
-pub(crate) struct FetchedKeys(Mutex<Kept<Vec<PublicKey>>>);
-
-impl FetchedKeys {
-    /// The keys, as they were fetched not long ago.
-    pub(crate) async fn get(&self, url: &Url, link: &LinkConfig, now: Timestamp, again: bool) -> Result<Arc<Vec<PublicKey>>, Unreachable> {
-        let mut kept = self.0.lock().await;
-        if let Some(known) = kept.get(now, if again { AGAIN_AFTER } else { KEPT }) {
-            return known;
-        }
-        let fetched = match fetch(url, link).await {
-            Ok(bytes) => key_set(&bytes).map_err(|e| Unreachable(format!("its keys: {e}"))),
-            Err(why) => Err(why),
-        };
-        kept.put(fetched, now)
-    }
-}
-
-async fn fetch(url: &Url, link: &LinkConfig) -> Result<bytes::Bytes, Unreachable> {
-    let answer = ask(url, link, Question::get()).await.map_err(|e| Unreachable(e.to_string()))?;
-    if answer.status != StatusCode::OK {
-        return Err(Unreachable(format!("`{url}` answered {}", answer.status)));
-    }
-    Ok(answer.body)
 }

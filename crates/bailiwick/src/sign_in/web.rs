@@ -41,10 +41,6 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    pub(crate) fn get() -> Self {
-        Self { method: Method::GET, headers: HeaderMap::new(), body: Bytes::new() }
-    }
-
     pub(crate) fn post(content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))]);
         Self { method: Method::POST, headers, body: body.into() }

@@ -157,6 +157,9 @@ impl Walk<'_> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             let this = &mut *self;
             let give = this.sieve.free.min(buf.remaining());

@@ -1,7 +1,7 @@
 //! A client of the Workload API: in a place that has SPIRE, the trust bundles come from its agent, and change when it says so.
 //!
 //! Only bundles are fetched, never an SVID: the broker has an identity of its own. What was received stays in force while the agent cannot be reached,
-//! and goes at once when it says that we may have it no more.
+//! for twelve hours at most, and goes at once when it says that we may have it no more.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bailiwick_core::TrustDomain;
+use bailiwick_identity::spiffe::workload_api::{Bundles, bundles_in};
 use bailiwick_identity::spiffe::{BUNDLE_MAX, certificates, domain_named};
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
@@ -22,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::grpc;
-use super::message::{Bundles, bundles_in};
 use super::server::Executor;
+use crate::proofs::KEPT_MAX;
 
 /// The longest message that is read: the bundles of many trust domains.
 const MESSAGE_MAX: usize = 4 * 1024 * 1024;
@@ -33,6 +34,10 @@ const FIRST_WITHIN: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
 const PERMISSION_DENIED: &str = "7";
+/// An agent that does not answer a ping within this hangs. It is asked seldom: servers of gRPC close connections that are pinged more than once in five
+/// minutes.
+const PING_EVERY: Duration = Duration::from_secs(330);
+const PING_WITHIN: Duration = Duration::from_secs(20);
 
 /// Why the Workload API gives no bundles.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +96,7 @@ impl Following {
             workers.spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = api.follow_one(which, &sender, &workers_too) => {}
+                    () = api.follow_one(which, &sender, &workers_too, KEPT_MAX) => {}
                 }
             });
         }
@@ -168,11 +173,15 @@ impl WorkloadApi {
         (Following { api: self, sender: Arc::new(sender) }, receiver)
     }
 
-    async fn follow_one(&self, which: Which, sender: &watch::Sender<Arc<Received>>, workers: &TaskTracker) {
+    async fn follow_one(&self, which: Which, sender: &watch::Sender<Arc<Received>>, workers: &TaskTracker, kept: Duration) {
         let mut pause = AGAIN;
+        let mut forgotten = Box::pin(tokio::time::sleep(kept));
         loop {
             let mut came = false;
             let error = self.stream(which, sender, workers, &mut came).await.err();
+            if came {
+                forgotten = Box::pin(tokio::time::sleep(kept));
+            }
             //= spiffe-workload-api#section-5.2.2
             // If the server redacts bundles from a subsequent response (or all bundles, i.e., returns a "PermissionDenied" gRPC status
             // code) the client SHOULD cease using the redacted bundles.
@@ -186,7 +195,13 @@ impl WorkloadApi {
             // The connection may, at any time, be terminated by either the server or the client. In this case, the client SHOULD
             // immediately establish a new connection.
             pause = if came { AGAIN } else { pause.saturating_mul(2).min(AGAIN_MAX) };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = &mut forgotten, if !forgotten.is_elapsed() => {
+                    tracing::error!(path = %self.path.display(), "the trust bundles of a Workload API that cannot be reached are too old: they are forgotten");
+                    put(sender, |received| which.forget(received));
+                }
+            }
         }
     }
 
@@ -228,6 +243,8 @@ impl WorkloadApi {
         let shaken = http2::Builder::new(Executor(workers.clone()))
             .timer(TokioTimer::new())
             .max_header_list_size(16 * 1024)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WITHIN)
             .handshake::<_, Full<Bytes>>(TokioIo::new(stream));
         let (mut send, connection) = shaken.await.map_err(|error| self.unreachable(&error))?;
         workers.spawn(async move {
@@ -285,11 +302,31 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_was_received_stays_while_the_agent_is_away_for_its_time_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let domain: TrustDomain = "td".parse().unwrap();
+        let received = || Received { x509: [(domain.clone(), vec![vec![1]])].into(), jwt: [(domain.clone(), Arc::from(&b"{}"[..]))].into() };
+        let of = |kept: Duration| {
+            let (sender, receiver) = watch::channel(Arc::new(received()));
+            let (api, workers) = (WorkloadApi::at(dir.path().join("nobody.sock")), TaskTracker::new());
+            (tokio::spawn(async move { api.follow_one(Which::Jwt, &sender, &workers, kept).await }), receiver)
+        };
+        let (following, mut receiver) = of(Duration::from_millis(100));
+        tokio::time::timeout(Duration::from_secs(10), receiver.wait_for(|now| now.jwt.is_empty())).await.expect("it is forgotten").unwrap();
+        assert_eq!(receiver.borrow().x509.len(), 1, "the other is another's to follow");
+        following.abort();
+        let (following, receiver) = of(Duration::from_secs(3600));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(**receiver.borrow(), received());
+        following.abort();
+    }
+
     #[test]
     fn a_trust_domain_whose_bundle_cannot_be_read_has_none() {
         let all: Bundles = [("spiffe://a".to_owned(), vec![0x30, 0]), ("spiffe://B".to_owned(), vec![]), ("x y".to_owned(), vec![1])].into();
         let mut received = Received::default();
-        Which::X509.read(&super::super::message::x509_bundles(&all), &mut received).unwrap();
+        Which::X509.read(&bailiwick_identity::spiffe::workload_api::x509_bundles(&all), &mut received).unwrap();
         assert!(received.x509.is_empty());
         assert!(Which::Jwt.read(&[0xff], &mut received).is_err());
     }

@@ -29,7 +29,7 @@ pub(super) async fn serve(house: Arc<House>, socket: Socket) {
     loop {
         let (stream, peer, counted) = tokio::select! {
             () = house.stop.cancelled() => return,
-            next = socket.next() => next,
+            next = socket.next(|_| true) => next,
         };
         house.workers.spawn(connection(Arc::clone(&house), router.clone(), stream, peer, counted));
     }

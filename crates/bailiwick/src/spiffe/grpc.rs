@@ -161,6 +161,8 @@ pub(super) fn take(received: &mut BytesMut, most: usize) -> Result<Option<Bytes>
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -183,6 +185,25 @@ mod tests {
         assert!(take(&mut compressed, 10).is_err());
         let mut long = BytesMut::from(&[0, 0xff, 0xff, 0xff, 0xff][..]);
         assert!(take(&mut long, 10).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn however_the_bytes_are_cut_the_same_messages_are_taken(messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8), step in 1_usize..60, noise in prop::collection::vec(any::<u8>(), 0..60)) {
+            let sent = messages.iter().flat_map(|message| framed(message).to_vec()).collect::<Vec<_>>();
+            let (mut received, mut taken) = (BytesMut::new(), Vec::new());
+            for piece in sent.chunks(step) {
+                received.extend_from_slice(piece);
+                while let Some(message) = take(&mut received, 40).unwrap() {
+                    taken.push(message.to_vec());
+                }
+            }
+            prop_assert_eq!(taken, messages);
+            let mut received = BytesMut::from(noise.as_slice());
+            while let Ok(Some(message)) = take(&mut received, 40) {
+                prop_assert!(message.len() <= 40);
+            }
+        }
     }
 
     #[tokio::test]

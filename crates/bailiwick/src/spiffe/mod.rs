@@ -5,11 +5,10 @@ mod authority_field;
 mod book;
 mod client;
 mod door;
+mod federated;
 mod grpc;
 mod key_sets;
-mod message;
 mod peer;
-mod protobuf;
 mod server;
 mod socket;
 
@@ -31,6 +30,7 @@ use crate::house::{House, StartError};
 use crate::paces::Door;
 use crate::place::{read_private, write_private};
 use book::Book;
+use federated::Federated;
 use grpc::{Code, Status};
 use peer::{Digests, Nobody};
 use socket::Socket;
@@ -66,7 +66,9 @@ pub(crate) struct Local {
 pub(crate) struct Issuer {
     settings: SpiffeIssuer,
     authority: ArcSwap<Authority>,
-    /// Rings with the sequence of the bundle when that changed.
+    /// The bundles of other trust domains, for those who may have ours.
+    federated: ArcSwap<Federated>,
+    /// Rings with the sequence of the bundle when that changed, or when a bundle of another trust domain did.
     changed: watch::Sender<u64>,
     book: Book,
 }
@@ -85,7 +87,8 @@ impl Local {
         let workload = bind(&settings.socket, settings.open_to)?;
         let authority = load_or_begin(config, &settings, data_dir, sealer, now)?;
         let changed = watch::Sender::new(authority.sequence());
-        let issuer = Issuer { settings, authority: ArcSwap::from_pointee(authority), changed, book: Book::default() };
+        let (authority, federated) = (ArcSwap::from_pointee(authority), ArcSwap::default());
+        let issuer = Issuer { settings, authority, federated, changed, book: Book::default() };
         Ok(Self { digests: Digests::default(), issuer: Some(Arc::new(issuer)), waiting: Mutex::new((Some(workload), broker)) })
     }
 
@@ -212,6 +215,7 @@ async fn turn_now_and_then(house: Arc<House>, issuer: Arc<Issuer>) {
         if let Err(error) = turn(&house, &issuer) {
             tracing::error!(%error, "the next keys of the SPIFFE authority could not be made; it is tried again");
         }
+        house.look_at_federated(&issuer);
         settle(&house, &issuer, house.clock.now()).await;
     }
 }

@@ -197,10 +197,18 @@ impl Digests {
     }
 }
 
+/// Does the user or the group of a process make it possible that it is an agent?
+pub(crate) fn may_be_agent(peer: &Peer, config: &Config) -> bool {
+    config.agents.values().flat_map(|entry| &entry.local).any(|rule| is_of_user(peer, rule))
+}
+
+fn is_of_user(peer: &Peer, rule: &LocalRule) -> bool {
+    rule.uid.is_none_or(|uid| uid == peer.uid) && rule.gid.is_none_or(|gid| gid == peer.gid)
+}
+
 /// The agent that a process is. Looks at its program only if a rule asks for that. Blocks: reads files.
 pub(crate) fn attest(peer: &Peer, config: &Config, digests: &Digests) -> Result<Attested, Nobody> {
-    let of_user = |rule: &&LocalRule| rule.uid.is_none_or(|uid| uid == peer.uid) && rule.gid.is_none_or(|gid| gid == peer.gid);
-    let rules = || config.agents.values().flat_map(|e| e.local.iter().filter(of_user).map(move |rule| (&e.agent.name, rule)));
+    let rules = || config.agents.values().flat_map(|e| e.local.iter().filter(|rule| is_of_user(peer, rule)).map(move |rule| (&e.agent.name, rule)));
     if rules().next().is_none() {
         return Err(Nobody::Unknown);
     }

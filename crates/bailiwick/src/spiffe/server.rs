@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bailiwick_core::{Agent, Timestamp};
-use bailiwick_identity::spiffe::{AuthorityError, id_of_domain, verify_jwt};
+use bailiwick_identity::ProofError;
+use bailiwick_identity::foreign::{Claimed, jwt_svid};
+use bailiwick_identity::spiffe::workload_api::{self as message, JwtRequest, ValidateRequest, X509};
+use bailiwick_identity::spiffe::{AuthorityError, domain_of};
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
 use hyper::body::Incoming;
@@ -14,13 +17,14 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 use super::authority_field::AnyAuthority;
 use super::grpc::{self, Answer, Code, Frames, OK, Status};
-use super::message::{self, Bundles, JwtRequest, ValidateRequest, X509};
-use super::peer::{Attested, Peer};
+use super::peer::{self, Attested, Peer};
 use super::socket::{Counted, Socket};
 use super::{Issuer, NOBODY};
 use crate::clock::random;
@@ -28,6 +32,16 @@ use crate::house::House;
 
 /// Calls on one connection at a time.
 const STREAMS_MAX: u32 = 16;
+/// What a client may send on one stream before we have read it: its message, and nothing beyond.
+const WINDOW: u32 = 64 * 1024 + 5;
+/// A client that does not answer a ping within this is gone: its process was stopped, say.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_WITHIN: Duration = Duration::from_secs(20);
+/// A connection on which no call is made for so long is closed: at first, and after the last call. Clients connect again by themselves.
+const FIRST_CALL_WITHIN: Duration = Duration::from_secs(30);
+const IDLE_MAX: Duration = Duration::from_secs(300);
+/// A client must take a message within this.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// A client must send its message within this.
 const MESSAGE_WITHIN: Duration = Duration::from_secs(10);
 /// A stream of an agent that is not in service any more ends within this.
@@ -44,7 +58,7 @@ pub(super) async fn serve(house: Arc<House>, issuer: Arc<Issuer>, socket: Socket
     loop {
         let (stream, peer, counted) = tokio::select! {
             () = house.stop.cancelled() => return,
-            next = socket.next() => next,
+            next = socket.next(|peer| peer::may_be_agent(peer, &house.config)) => next,
         };
         house.workers.spawn(connection(Arc::clone(&house), Arc::clone(&issuer), stream, peer, counted));
     }
@@ -63,9 +77,10 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Execut
 async fn connection(house: Arc<House>, issuer: Arc<Issuer>, stream: UnixStream, peer: Arc<Peer>, _counted: Counted) {
     let stop = house.stop.clone();
     let executor = Executor(house.workers.clone());
+    let (calls, idle) = Calls::new();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (house, issuer, peer) = (Arc::clone(&house), Arc::clone(&issuer), Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(call(house, issuer, peer, request).await.unwrap_or_else(grpc::refused)) }
+        let (house, issuer, peer, one) = (Arc::clone(&house), Arc::clone(&issuer), Arc::clone(&peer), calls.begin());
+        async move { Ok::<_, Infallible>(call(house, issuer, peer, request, one).await.unwrap_or_else(grpc::refused)) }
     });
     let connection = http2::Builder::new(executor)
         .timer(TokioTimer::new())
@@ -73,17 +88,72 @@ async fn connection(house: Arc<House>, issuer: Arc<Issuer>, stream: UnixStream, 
         .max_frame_size(16 * 1024)
         .max_header_list_size(16 * 1024)
         .max_send_buf_size(256 * 1024)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(4 * WINDOW)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_WITHIN)
         .serve_connection(TokioIo::new(AnyAuthority::new(stream)), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = stop.cancelled() => {
+        () = stop_or_idle(&stop, idle) => {
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(GRACE, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection to the Workload API ended with an error");
+    }
+}
+
+/// How many calls a connection has under way.
+#[derive(Clone, Debug)]
+struct Calls(Arc<watch::Sender<usize>>);
+
+/// One call, until it is dropped.
+#[derive(Debug)]
+struct UnderWay(Calls);
+
+impl Calls {
+    fn new() -> (Self, watch::Receiver<usize>) {
+        let (sender, receiver) = watch::channel(0);
+        (Self(Arc::new(sender)), receiver)
+    }
+
+    fn begin(&self) -> UnderWay {
+        self.0.send_modify(|calls| *calls = calls.saturating_add(1));
+        UnderWay(self.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|calls| *calls = calls.saturating_sub(1));
+    }
+}
+
+async fn stop_or_idle(stop: &CancellationToken, calls: watch::Receiver<usize>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = idle(calls, FIRST_CALL_WITHIN, IDLE_MAX) => tracing::debug!("a connection to the Workload API on which nothing was asked is closed"),
+    }
+}
+
+/// Waits until no call was under way for too long.
+async fn idle(mut calls: watch::Receiver<usize>, first: Duration, later: Duration) {
+    let mut patience = first;
+    loop {
+        let busy = *calls.borrow_and_update() > 0;
+        if busy {
+            patience = later;
+        }
+        match tokio::time::timeout(patience, calls.changed()).await {
+            // A call came or ended in between, however short it was.
+            Ok(Ok(())) => patience = later,
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) if busy => {}
+            Err(_) => return,
+        }
     }
 }
 
@@ -95,7 +165,13 @@ enum Streamed {
     JwtBundles,
 }
 
-async fn call(house: Arc<House>, issuer: Arc<Issuer>, peer: Arc<Peer>, request: Request<Incoming>) -> Result<Response<Frames>, Status> {
+async fn call(
+    house: Arc<House>,
+    issuer: Arc<Issuer>,
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+    under_way: UnderWay,
+) -> Result<Response<Frames>, Status> {
     let (parts, body) = request.into_parts();
     let is_grpc = parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if parts.method != Method::POST || !is_grpc {
@@ -114,8 +190,8 @@ async fn call(house: Arc<House>, issuer: Arc<Issuer>, peer: Arc<Peer>, request: 
         Some("FetchX509SVID") => Streamed::X509Svid,
         Some("FetchX509Bundles") => Streamed::X509Bundles,
         Some("FetchJWTBundles") => Streamed::JwtBundles,
-        Some("FetchJWTSVID") => return one(fetch_jwt(&house, &issuer, &peer, &bytes).await?, &house),
-        Some("ValidateJWTSVID") => return one(validate(&house, &issuer, &peer, &bytes).await?, &house),
+        Some("FetchJWTSVID") => return one(fetch_jwt(&house, &issuer, &peer, &bytes).await?, &house, under_way),
+        Some("ValidateJWTSVID") => return one(validate(&house, &issuer, &peer, &bytes).await?, &house, under_way),
         //= spiffe-workload-endpoint#appendix-a
         // Unimplemented: The requested RPC is not implemented by the server.
         _ => return Err(Status(Code::Unimplemented, "this call is not offered")),
@@ -126,21 +202,28 @@ async fn call(house: Arc<House>, issuer: Arc<Issuer>, peer: Arc<Peer>, request: 
     let workers = house.workers.clone();
     workers.spawn(async move {
         if let Err(status) = stream(&house, &issuer, &peer, streamed, &answer).await {
-            answer.finish(status).await;
+            taken(answer.finish(status)).await;
         }
+        drop(under_way);
     });
     Ok(response)
 }
 
 /// An answer of one message.
-fn one(message: Vec<u8>, house: &House) -> Result<Response<Frames>, Status> {
+fn one(message: Vec<u8>, house: &House, under_way: UnderWay) -> Result<Response<Frames>, Status> {
     let (answer, response) = grpc::answer();
     house.workers.spawn(async move {
-        if answer.send(&message).await {
-            answer.finish(OK).await;
+        if taken(answer.send(&message)).await == Some(true) {
+            taken(answer.finish(OK)).await;
         }
+        drop(under_way);
     });
     Ok(response)
+}
+
+/// What a client takes in time. One that does not read holds nothing here: neither a place nor a look at who it is.
+async fn taken<T>(sent: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(TAKEN_WITHIN, sent).await.ok()
 }
 
 /// Sends the whole of what the process may have, and again when it changes, until the client is gone or may have it no more.
@@ -151,13 +234,16 @@ async fn stream(house: &Arc<House>, issuer: &Issuer, peer: &Arc<Peer>, streamed:
         let (attested, agent) = house.entitled(peer).await?;
         let (message, renew) = match streamed {
             Streamed::X509Svid => x509(house, issuer, &attested, agent).await?,
-            Streamed::X509Bundles => (Zeroizing::new(message::x509_bundles(&own(issuer, &issuer.authority.load().roots().concat()))), None),
+            Streamed::X509Bundles => {
+                let own = issuer.authority.load().roots().concat();
+                (Zeroizing::new(message::x509_bundles(&issuer.with_federated(own, |federated| &federated.x509))), None)
+            }
             Streamed::JwtBundles => {
-                let keys = issuer.authority.load().jwt_bundle().to_string();
-                (Zeroizing::new(message::jwt_bundles(&own(issuer, keys.as_bytes()))), None)
+                let own = issuer.authority.load().jwt_bundle().to_string().into_bytes();
+                (Zeroizing::new(message::jwt_bundles(&issuer.with_federated(own, |federated| &federated.jwt))), None)
             }
         };
-        if !answer.send(&message).await {
+        if taken(answer.send(&message)).await != Some(true) {
             return Ok(());
         }
         drop(message);
@@ -180,10 +266,6 @@ async fn stream(house: &Arc<House>, issuer: &Issuer, peer: &Arc<Peer>, streamed:
     }
 }
 
-fn own(issuer: &Issuer, content: &[u8]) -> Bundles {
-    [(id_of_domain(issuer.authority.load().domain()), content.to_vec())].into()
-}
-
 /// A fresh X.509-SVID, and when it is to be renewed.
 async fn x509(house: &House, issuer: &Issuer, attested: &Attested, agent: &Agent) -> Result<(Zeroizing<Vec<u8>>, Option<Timestamp>), Status> {
     house.in_svid_pace(agent).await?;
@@ -195,7 +277,7 @@ async fn x509(house: &House, issuer: &Issuer, attested: &Attested, agent: &Agent
     metrics::counter!("bailiwick_svids_issued_total", "kind" => "x509").increment(1);
     let bundle = authority.roots().concat();
     let parts = X509 { id: agent.spiffe_id.as_str(), certificate: &svid.certificate, key: &svid.key, bundle: &bundle };
-    Ok((message::x509_response(&parts, &Bundles::new()), Some(now.plus(now.until(svid.expires) / 2))))
+    Ok((message::x509_response(&parts, &issuer.federated.load().x509), Some(now.plus(now.until(svid.expires) / 2))))
 }
 
 async fn fetch_jwt(house: &Arc<House>, issuer: &Issuer, peer: &Arc<Peer>, bytes: &Bytes) -> Result<Vec<u8>, Status> {
@@ -226,15 +308,22 @@ async fn validate(house: &Arc<House>, issuer: &Issuer, peer: &Arc<Peer>, bytes: 
     }
     let (_, agent) = house.entitled(peer).await?;
     house.in_svid_pace(agent).await?;
-    let authority = issuer.authority.load_full();
-    let keys = |domain: &bailiwick_core::TrustDomain| if domain == authority.domain() { authority.jwt_keys() } else { Vec::new() };
-    //= spiffe-workload-api#section-6.2.3
-    // The server MUST parse and validate the JWT-SVID according to the rules outlined in the JWT-SVID specification.
-    let facts = verify_jwt(&asked.svid, &[asked.audience], keys, house.clock.now()).map_err(|error| {
+    let svid = validated(house, issuer, &asked).map_err(|error| {
         tracing::info!(%error, "a JWT-SVID was not valid");
         Status(Code::InvalidArgument, "the JWT-SVID is not valid for this audience")
     })?;
-    Ok(message::validated(facts.id.as_str(), &facts.claims))
+    Ok(message::validated(svid.id.as_str(), &svid.claims.into_json()))
+}
+
+//= spiffe-workload-api#section-6.2.3
+// The server MUST parse and validate the JWT-SVID according to the rules outlined in the JWT-SVID specification.
+fn validated(house: &House, issuer: &Issuer, asked: &ValidateRequest) -> Result<jwt_svid::Svid, ProofError> {
+    //= spiffe-trust-domain-and-bundle#section-3
+    // When validating an SVID, validators must choose the bundle corresponding to the trust domain that the SVID resides in.
+    let subject = Claimed::read(&asked.svid)?.subject.and_then(|subject| subject.parse().ok());
+    let domain = subject.and_then(|id| domain_of(&id)).ok_or(ProofError::Claim("sub"))?;
+    let keys = house.keys_for_agents(issuer, &domain).ok_or(ProofError::Key)?;
+    jwt_svid::verify_for(&asked.svid, &keys, &domain, &asked.audience, house.clock.now())
 }
 
 fn refused(error: &AuthorityError) -> Status {
@@ -244,5 +333,47 @@ fn refused(error: &AuthorityError) -> Status {
             tracing::error!(%error, "an SVID could not be made");
             Status(Code::Internal, "the SVID could not be made")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_idle_only_once_no_call_was_under_way_for_long_enough() {
+        const SHORT: Duration = Duration::from_millis(20);
+        const LONG: Duration = Duration::from_secs(3600);
+        let within = |watched, first, later| tokio::time::timeout(Duration::from_millis(200), idle(watched, first, later));
+        let (_calls, watched) = Calls::new();
+        assert!(within(watched.clone(), SHORT, LONG).await.is_ok(), "nothing was ever asked");
+        assert!(within(watched, LONG, SHORT).await.is_err(), "there is time for a first call");
+        let (calls, watched) = Calls::new();
+        let (one, two) = (calls.begin(), calls.begin());
+        drop(one);
+        assert!(within(watched.clone(), SHORT, SHORT).await.is_err(), "a call is under way");
+        drop(two);
+        assert!(within(watched, LONG, SHORT).await.is_err(), "of one that looks now it is the first time");
+        let (calls, watched) = Calls::new();
+        let looked = tokio::spawn(idle(watched, LONG, SHORT));
+        tokio::task::yield_now().await;
+        drop(calls.begin());
+        assert!(tokio::time::timeout(Duration::from_secs(5), looked).await.is_ok(), "its last call is over");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_not_waited_for_without_end() {
+        let (answer, response) = grpc::answer();
+        let sent = async {
+            for _ in 0..10 {
+                if tokio::time::timeout(Duration::from_millis(50), answer.send(b"x")).await.is_err() {
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(sent.await, "what is not read stands in a short queue");
+        drop(response);
+        assert_eq!(taken(answer.send(b"x")).await, Some(false));
     }
 }

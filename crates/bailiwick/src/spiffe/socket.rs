@@ -16,6 +16,9 @@ use crate::house::StartError;
 const CONNECTIONS_MAX: usize = 1024;
 /// Connections of one user, so that none takes the places of all others.
 const OF_USER_MAX: usize = 256;
+/// Connections of one user who can be nobody here, and of all such: they are told so, and take no places of others.
+const OF_STRANGER_MAX: usize = 8;
+const STRANGERS_MAX: usize = 128;
 
 /// A socket that is listened on. Its file goes when it does.
 #[derive(Debug)]
@@ -26,12 +29,13 @@ pub(crate) struct Socket {
     by_user: Counts,
 }
 
-type Counts = Arc<Mutex<HashMap<u32, usize>>>;
+/// By user, and whether he or she can be somebody here.
+type Counts = Arc<Mutex<HashMap<(u32, bool), usize>>>;
 
 /// One connection of a user, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Counted {
-    uid: u32,
+    whose: (u32, bool),
     by_user: Counts,
 }
 
@@ -69,8 +73,8 @@ impl Socket {
         Ok(Self { listener, path: path.to_path_buf(), inode, by_user: Counts::default() })
     }
 
-    /// The next connection for which there is a place, and who made it.
-    pub(crate) async fn next(&self) -> (UnixStream, Arc<Peer>, Counted) {
+    /// The next connection for which there is a place, and who made it. `known` says who can be somebody here: for others there are few places.
+    pub(crate) async fn next(&self, known: impl Fn(&Peer) -> bool) -> (UnixStream, Arc<Peer>, Counted) {
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -83,20 +87,21 @@ impl Socket {
             };
             let Ok(peer) = Peer::of(&stream) else { continue };
             // Without a place it is closed at once.
-            let Some(counted) = self.enter(peer.uid) else { continue };
+            let Some(counted) = self.enter(peer.uid, known(&peer)) else { continue };
             return (stream, Arc::new(peer), counted);
         }
     }
 
-    fn enter(&self, uid: u32) -> Option<Counted> {
+    fn enter(&self, uid: u32, known: bool) -> Option<Counted> {
         let mut by_user = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = by_user.values().sum();
-        let own = by_user.get(&uid).copied().unwrap_or_default();
-        if all >= CONNECTIONS_MAX || own >= OF_USER_MAX {
+        let of_kind: usize = by_user.iter().filter(|((_, kind), _)| *kind == known).map(|(_, count)| count).sum();
+        let own = by_user.get(&(uid, known)).copied().unwrap_or_default();
+        let (all_max, own_max) = if known { (CONNECTIONS_MAX, OF_USER_MAX) } else { (STRANGERS_MAX, OF_STRANGER_MAX) };
+        if of_kind >= all_max || own >= own_max {
             return None;
         }
-        by_user.insert(uid, own.saturating_add(1));
-        Some(Counted { uid, by_user: Arc::clone(&self.by_user) })
+        by_user.insert((uid, known), own.saturating_add(1));
+        Some(Counted { whose: (uid, known), by_user: Arc::clone(&self.by_user) })
     }
 }
 
@@ -111,10 +116,10 @@ fn is_ours_to_fill(path: &Path) -> io::Result<bool> {
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut by_user = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_user.get_mut(&self.uid) {
+        if let Some(count) = by_user.get_mut(&self.whose) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                by_user.remove(&self.uid);
+                by_user.remove(&self.whose);
             }
         }
     }
@@ -160,14 +165,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn those_who_can_be_nobody_here_take_no_place_of_one_who_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = Socket::bind(&dir.path().join("s"), 0o600).unwrap();
+        let strangers: Vec<Counted> = (0..5000).filter_map(|uid| socket.enter(uid / 20, false)).collect();
+        assert_eq!(strangers.len(), STRANGERS_MAX);
+        assert!(socket.enter(9999, false).is_none());
+        let known: Vec<Counted> = (0..CONNECTIONS_MAX).filter_map(|i| socket.enter(u32::try_from(i / OF_USER_MAX).unwrap(), true)).collect();
+        assert_eq!(known.len(), CONNECTIONS_MAX);
+        assert!(socket.enter(9999, true).is_none());
+        drop((strangers, known));
+        assert!(socket.by_user.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
     async fn one_user_does_not_take_the_places_of_all() {
         let dir = tempfile::tempdir().unwrap();
         let socket = Socket::bind(&dir.path().join("s"), 0o600).unwrap();
-        let held: Vec<Counted> = std::iter::from_fn(|| socket.enter(1)).collect();
+        let held: Vec<Counted> = std::iter::from_fn(|| socket.enter(1, true)).collect();
         assert_eq!(held.len(), OF_USER_MAX);
-        assert!(socket.enter(2).is_some());
+        assert!(socket.enter(2, true).is_some());
         drop(held);
-        assert!(socket.enter(1).is_some());
+        assert!(socket.enter(1, true).is_some());
         assert!(socket.by_user.lock().unwrap().is_empty());
     }
 }

@@ -12,14 +12,15 @@ fn text<'a>(document: &'a Value, name: &str) -> &'a str {
 }
 
 /// What a person says about a held call, signed by `signer`.
-fn said(broker: &Broker, hold: &Value, word: Word, signer: &str) -> Value {
+pub(crate) fn said(broker: &Broker, hold: &Value, word: Word, signer: &str) -> Value {
     let seen = Digest::of(format!("{}\n{}", text(hold, "nonce"), text(hold, "shown")).as_bytes());
     let digest: Digest = text(hold, "digest").parse().unwrap();
     let verdict = Verdict { hold: text(hold, "id").parse().unwrap(), digest, seen, word };
     json!({ "digest": digest, "seen": seen, "signature": verdict.sign(broker.key(signer)).unwrap() })
 }
 
-async fn decide(broker: &Broker, who: &str, hold: &Value, verb: &str, body: Value) -> Answer {
+/// That person decides a held call.
+pub(crate) async fn decide(broker: &Broker, who: &str, hold: &Value, verb: &str, body: Value) -> Answer {
     broker.by(who, Method::POST, &format!("/v1/holds/{}/{verb}", text(hold, "id")), Some(body)).await
 }
 

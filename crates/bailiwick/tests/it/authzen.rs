@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::broker::{Answer, Broker};
 
 /// The fixture of the scenario (section 2), as policies of the enforcement point.
-const POLICIES: &str = r#"
+pub(crate) const POLICIES: &str = r#"
 @id("alice-reads") permit (principal == user::"alice", action == Action::"read", resource is record);
 @id("alice-writes") permit (principal == user::"alice", action == Action::"write", resource is record)
 unless { resource has status && resource.status == "archived" };
@@ -21,6 +21,8 @@ when { context.action has soft && context.action.soft };
 @id("purge") @reason("purging needs a second person") permit (principal == user::"alice", action == Action::"purge", resource is record)
 when { context.approved.contains("ben") };
 @id("breaks") permit (principal, action == Action::"break", resource) when { resource.absent };
+@id("tasks-that-read-no-stranger") permit (principal is task, action == Action::"send", resource is record)
+unless { principal.labels.contains("untrusted") };
 "#;
 
 const POINT: &str = r#"
@@ -36,14 +38,15 @@ record-1 = { status = "active" }
 record-2 = { status = "archived" }
 "#;
 
-struct Pdp {
-    broker: Broker,
-    token: String,
+pub(crate) struct Pdp {
+    pub(crate) broker: Broker,
+    pub(crate) token: String,
     _dir: tempfile::TempDir,
 }
 
 impl Pdp {
-    async fn start() -> Self {
+    /// Over http there is nowhere to request access.
+    async fn over_http() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("records.cedar"), POLICIES).unwrap();
         let broker = Broker::start(|text| format!("{text}{}", point(dir.path()))).await;
@@ -51,14 +54,28 @@ impl Pdp {
         Self { broker, token, _dir: dir }
     }
 
-    async fn raw(&self, path: &str, more: &[(&str, &str)], content_type: &str, body: &str) -> Answer {
+    async fn start() -> Self {
+        Self::with(POLICIES, "").await
+    }
+
+    /// With these policies, and more lines in the enforcement point's table.
+    pub(crate) async fn with(policies: &str, more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("records.cedar"), policies).unwrap();
+        // The profile's transport requirements, and its discovery, are about https.
+        let broker = Broker::over_tls(|text| format!("{text}{}", point(dir.path()).replace("actions =", &format!("{more}\nactions =")))).await;
+        let token = broker.agent_token("scout", None).await;
+        Self { broker, token, _dir: dir }
+    }
+
+    pub(crate) async fn raw(&self, path: &str, more: &[(&str, &str)], content_type: &str, body: &str) -> Answer {
         let bearer = format!("Bearer {}", self.token);
         let mut headers = vec![("authorization", bearer.as_str()), ("content-type", content_type)];
         headers.extend_from_slice(more);
         self.broker.send(Method::POST, path, &headers, body.to_owned()).await
     }
 
-    async fn ask(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn ask(&self, path: &str, body: Value) -> Answer {
         self.raw(path, &[], "application/json", &body.to_string()).await
     }
 
@@ -81,7 +98,7 @@ impl Pdp {
         answer.json()["results"].as_array().unwrap().clone()
     }
 
-    async fn on_record(&self) -> Vec<Value> {
+    pub(crate) async fn on_record(&self) -> Vec<Value> {
         crate::support::entries(&self.broker.house).await.into_iter().filter(|e| e["kind"] == "evaluation").collect()
     }
 }
@@ -90,7 +107,7 @@ fn point(directory: &Path) -> String {
     POINT.replace("DIRECTORY", directory.to_str().unwrap())
 }
 
-fn user(id: &str) -> Value {
+pub(crate) fn user(id: &str) -> Value {
     json!({ "type": "user", "id": id })
 }
 
@@ -98,7 +115,7 @@ fn admin() -> Value {
     json!({ "type": "user", "id": "bob", "properties": { "role": "admin" } })
 }
 
-fn record(id: &str) -> Value {
+pub(crate) fn record(id: &str) -> Value {
     json!({ "type": "record", "id": id })
 }
 
@@ -106,8 +123,32 @@ fn archived() -> Value {
     json!({ "type": "record", "id": "record-2", "properties": { "status": "archived" } })
 }
 
-fn question(subject: Value, action: &str, resource: Value) -> Value {
+pub(crate) fn question(subject: Value, action: &str, resource: Value) -> Value {
     json!({ "subject": subject, "action": { "name": action }, "resource": resource })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_of_ours_has_the_labels_that_we_know_whatever_an_enforcement_point_says_of_it() {
+    let pdp = Pdp::start().await;
+    let live = {
+        crate::support::until("the shop is listed", || pdp.broker.house.registry.load().tool("shop.show_order").is_some_and(|t| t.callable())).await;
+        let (task, _) = pdp.broker.task(&pdp.token).await;
+        pdp.broker.house.live.find(task["id"].as_str().unwrap().parse().unwrap()).unwrap()
+    };
+    let ask = |id: &str, properties: Value| {
+        let subject = json!({ "type": "task", "id": id, "properties": properties });
+        pdp.decision(json!({ "subject": subject, "action": { "name": "send" }, "resource": { "type": "record", "id": "record-1" } }))
+    };
+    let id = live.task.id.to_string();
+    assert!(ask(&id, json!({})).await, "it has read nothing");
+    live.label(&bailiwick_core::Labels::new(["untrusted".parse().unwrap()]).unwrap()).unwrap();
+    assert!(!ask(&id, json!({})).await);
+    assert!(!ask(&id, json!({ "labels": [] })).await, "what the question says of it does not count");
+    // One that is not open, and one that never was, have no labels to be read: no.
+    pdp.broker.house.live.end(live.task.id);
+    assert!(!ask(&id, json!({ "labels": [] })).await);
+    let never = bailiwick_core::TaskId::new(live.task.opened_at, [9; 10]).to_string();
+    assert!(!ask(&never, json!({ "labels": [] })).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -249,8 +290,17 @@ async fn the_certification_scenario_search_and_discovery_pass() {
     }
     let metadata = pdp.broker.send(Method::GET, "/.well-known/authzen-configuration", &[("x-request-id", "m")], "").await;
     let base = &pdp.broker.house.urls.base;
-    assert_eq!(metadata.json()["policy_decision_point"], *base);
-    assert_eq!(metadata.json()["access_evaluation_endpoint"], format!("{base}/access/v1/evaluation"));
+    assert!(base.starts_with("https://"));
+    assert_eq!(metadata.headers["content-type"], "application/json");
+    let said = metadata.json();
+    assert_eq!(said["policy_decision_point"], *base);
+    for name in ["access_evaluation", "access_evaluations", "search_subject", "search_resource", "search_action", "access_request"] {
+        let endpoint = said[format!("{name}_endpoint")].as_str().unwrap();
+        assert!(endpoint.starts_with(&format!("{base}/access/v1/")), "{name}: {endpoint}");
+    }
+    assert_eq!(said["capabilities"], json!(["urn:openid:authzen:capability:access-request"]));
+    let keys = pdp.broker.send(Method::GET, "/.well-known/jwks.json", &[], "").await.json();
+    assert_eq!((&said["jwks_uri"], keys["keys"].as_array().unwrap().len()), (&json!(format!("{base}/.well-known/jwks.json")), 1));
     assert_eq!(metadata.headers["x-request-id"], "m");
     // A search permits nothing, and so leaves no permit on record.
     assert!(pdp.on_record().await.is_empty());
@@ -280,6 +330,15 @@ async fn a_permit_is_on_record_before_it_is_told_and_what_needs_a_person_is_no_p
     claimed["context"] = json!({ "approved": ["ben"] });
     assert!(!pdp.decision(claimed).await);
     assert_eq!(pdp.on_record().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_tls_no_denial_offers_a_request_for_access() {
+    let pdp = Pdp::over_http().await;
+    let denied = pdp.ask("/access/v1/evaluation", question(user("alice"), "purge", record("record-1"))).await.json();
+    assert_eq!((&denied["context"]["reason"], &denied["context"]["access_request"]), (&json!("approval_required"), &Value::Null));
+    let metadata = pdp.broker.send(Method::GET, "/.well-known/authzen-configuration", &[], "").await.json();
+    assert!(metadata.get("access_request_endpoint").is_none() && metadata.get("capabilities").is_none(), "{metadata}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,11 +45,16 @@ impl Holder {
         let assertion = broker.assertion(agent, instance);
         all.push(("client_assertion", &assertion));
         all.extend_from_slice(fields);
-        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&all).finish();
+        self.form(broker, "/oauth/token", &all).await
+    }
+
+    /// A form, with a proof for it.
+    pub(crate) async fn form(&self, broker: &Broker, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         let once = async || {
-            let proof = self.proof(broker, "POST", "/oauth/token", None);
+            let proof = self.proof(broker, "POST", path, None);
             let headers = [("content-type", "application/x-www-form-urlencoded"), ("dpop", proof.as_str())];
-            broker.send(Method::POST, "/oauth/token", &headers, body.clone()).await
+            broker.send(Method::POST, path, &headers, body.clone()).await
         };
         let answer = once().await;
         if self.take_nonce(&answer) { once().await } else { answer }

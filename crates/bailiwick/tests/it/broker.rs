@@ -8,13 +8,15 @@ use std::time::Duration;
 use bailiwick::clock::{SystemClock, random};
 use bailiwick::config::Config;
 use bailiwick::house::{House, Opened};
-use bailiwick_core::{AssertionId, Clock as _, InstanceId, SpiffeId};
+use bailiwick_core::{AssertionId, Clock, InstanceId, SpiffeId};
 use bailiwick_identity::{SigningKey, assertion, person};
+use bailiwick_testkit::certificates::{Authority, Wish};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 const CONFIG: &str = r#"
@@ -69,6 +71,7 @@ pub(crate) struct Broker {
     pub(crate) address: SocketAddr,
     keys: Vec<(String, SigningKey)>,
     stop: CancellationToken,
+    tls: Option<tokio_rustls::TlsConnector>,
     _dir: tempfile::TempDir,
 }
 
@@ -94,6 +97,16 @@ impl Answer {
     }
 }
 
+async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, request: Request<Full<Bytes>>) -> Answer {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let driven = tokio::spawn(connection);
+    let answer = sender.send_request(request).await.unwrap();
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    driven.abort();
+    Answer { status: head.status, headers: head.headers, body }
+}
+
 impl Drop for Broker {
     fn drop(&mut self) {
         self.stop.cancel();
@@ -109,6 +122,11 @@ impl Broker {
 
     /// The same, with sealed secrets.
     pub(crate) async fn start_with(secrets: &[(&str, &str)], edit: impl FnOnce(String) -> String) -> Self {
+        Self::start_at(Arc::new(SystemClock::start()), secrets, edit).await
+    }
+
+    /// The same, on a clock. What its clients sign is of the machine's time.
+    pub(crate) async fn start_at(clock: Arc<dyn Clock>, secrets: &[(&str, &str)], edit: impl FnOnce(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         bailiwick::place::prepare(&data).unwrap();
@@ -131,12 +149,31 @@ impl Broker {
         let shop = dir.path().join("shop.sqlite");
         let text = CONFIG.replace("BINARY", env!("CARGO_BIN_EXE_bailiwick")).replace("SHOP", shop.to_str().unwrap());
         let config = Config::parse("test", &edit(text), dir.path()).unwrap();
-        let Opened { house, listener } = House::open(config, &data, Arc::new(SystemClock::start())).await.unwrap();
+        let Opened { house, listener } = House::open(config, &data, clock).await.unwrap();
         let address = listener.local_addr().unwrap();
         std::fs::write(data.join("endpoint.json"), json!({ "url": house.urls.base }).to_string()).unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(bailiwick::serve::serve(Arc::clone(&house), listener, stop.clone()));
-        Self { house, data, address, keys, stop, _dir: dir }
+        Self { house, data, address, keys, stop, tls: None, _dir: dir }
+    }
+
+    /// One whose listener speaks TLS, with a certificate that this client believes.
+    pub(crate) async fn over_tls(edit: impl FnOnce(String) -> String) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::new("server").unwrap();
+        let own = authority.leaf(&Wish { addresses: &[[127, 0, 0, 1]], ..Wish::default() }).unwrap();
+        let (certificate, key) = (dir.path().join("server.pem"), dir.path().join("server.key"));
+        std::fs::write(&certificate, own.certificate_pem()).unwrap();
+        std::fs::write(&key, own.key_pem()).unwrap();
+        let listen = format!("[listen.tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", certificate.display(), key.display());
+        let mut broker = Self::start(|text| edit(text) + &listen).await;
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(rustls::pki_types::CertificateDer::from(authority.root().to_vec())).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(roots).with_no_client_auth();
+        broker.tls = Some(Arc::new(config).into());
+        broker
     }
 
     /// One on the usual configuration, whose shop has been listed.
@@ -161,18 +198,19 @@ impl Broker {
 
     /// One request over a connection of its own.
     pub(crate) async fn send(&self, method: Method, target: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
-        let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        let driven = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(target).header("host", self.address.to_string());
+        let mut request = Request::builder().method(method).uri(target);
+        if headers.iter().all(|(name, _)| *name != "host") {
+            request = request.header("host", self.address.to_string());
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let answer = sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
-        let (head, body) = answer.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        driven.abort();
-        Answer { status: head.status, headers: head.headers, body }
+        let request = request.body(Full::new(body.into())).unwrap();
+        let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        match &self.tls {
+            None => exchange(stream, request).await,
+            Some(tls) => exchange(tls.connect(self.address.ip().into(), stream).await.unwrap(), request).await,
+        }
     }
 
     /// `Authorization` of a person for one request.

@@ -75,9 +75,14 @@ fn fresh() -> InstanceId {
 
 impl Fleet {
     async fn start() -> Self {
-        let broker = Broker::start(|text| text.replacen("[people.", MORE, 1)).await;
+        Self::with(&[], &[], |text| text).await
+    }
+
+    /// With sealed secrets, more agents and components that have keys, and another configuration.
+    async fn with(secrets: &[(&str, &str)], more: &[&'static str], edit: impl FnOnce(String) -> String) -> Self {
+        let broker = Broker::start_with(secrets, |text| edit(text.replacen("[people.", MORE, 1))).await;
         let mut keys = Vec::new();
-        for name in ["planner", "worker", "fetcher", "fetcher.reader", "last", "scout"] {
+        for name in ["planner", "worker", "fetcher", "fetcher.reader", "last", "scout"].iter().chain(more).copied() {
             let (key, _) = SigningKey::generate().unwrap();
             std::fs::write(broker.data.join("agents").join(format!("{name}.jwk")), key.public().jwk().to_string()).unwrap();
             keys.push((name, key, fresh()));
@@ -227,6 +232,40 @@ async fn every_call_of_a_chain_of_three_traces_to_the_human_owner_with_every_hop
     // A third hop more than the three that are allowed.
     let fourth = fleet.part("last", &last, None).await;
     assert_eq!(fleet.show(&fourth).await, "done");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bi_091_a_hand_off_washes_no_data_and_what_a_part_has_read_the_whole_and_its_other_parts_carry() {
+    let fleet = Fleet::with(&[], &[], |text| text + "[systems.shop.tool_labels]\nlist_orders = [\"untrusted\"]\nshow_order = [\"pii\"]\n").await;
+    let carries = async |held: &Held, agent: &str| {
+        let told = fleet.broker.client("/oauth/introspect", &fleet.assertion(agent, None), &[("token", &held.token)]).await.json();
+        let shown = fleet.broker.by("ops", Method::GET, &format!("/v1/tasks/{}", held.id), None).await.json();
+        assert_eq!((&told["active"], &told["labels"]), (&json!(true), &shown["labels"]), "introspection tells what the task carries");
+        shown["labels"].clone()
+    };
+    let (root, apart) = (fleet.root(json!({})).await, fleet.root(json!({})).await);
+    let early = fleet.part("worker", &root, None).await;
+    assert_eq!((carries(&root, "planner").await, carries(&early, "worker").await), (json!([]), json!([])));
+    // The whole reads. A part that runs already could be told of it, and one that is opened later is opened for that.
+    let answer = fleet.broker.call(&root.token, "shop.list_orders", json!({})).await;
+    assert!(answer["result"].is_object() && answer["result"]["isError"] != true, "{answer}");
+    let late = fleet.part("worker", &root, None).await;
+    for (held, agent) in [(&root, "planner"), (&early, "worker"), (&late, "worker")] {
+        assert_eq!(carries(held, agent).await, json!(["untrusted"]), "{agent}");
+    }
+    // A part of a part reads: its answer flows back, and on.
+    let last = fleet.part("fetcher", &late, None).await;
+    assert_eq!(fleet.show(&last).await, "done");
+    for (held, agent) in [(&last, "fetcher"), (&late, "worker"), (&early, "worker"), (&root, "planner")] {
+        assert_eq!(carries(held, agent).await, json!(["pii", "untrusted"]), "{agent}");
+    }
+    assert_eq!(carries(&apart, "planner").await, json!([]), "another whole has seen nothing of it");
+    let entries = fleet.entries().await;
+    let of = |kind: &str| entries.iter().filter(|e| e["kind"] == kind).cloned().collect::<Vec<_>>();
+    let labelled: Vec<_> = of("labelled").iter().map(|e| (e["task"].clone(), e["whole"].clone(), e["labels"].clone())).collect();
+    assert_eq!(labelled, [(json!(root.id), Value::Null, json!(["untrusted"])), (json!(last.id), json!(root.id), json!(["pii"]))]);
+    let begun = |held: &Held| of("task_opened").into_iter().find(|e| e["task"] == json!(held.id)).unwrap()["labels"].clone();
+    assert_eq!((begun(&early), begun(&late), begun(&last)), (Value::Null, json!(["untrusted"]), json!(["untrusted"])));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -513,6 +552,78 @@ async fn a_component_proves_itself_has_only_its_tools_and_stands_in_the_record_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_component_of_a_task_has_a_credential_of_its_own_that_the_other_cannot_use_and_that_ends_with_its_part() {
+    const CLERK: &str = r#"
+[agents.clerk]
+owner = "rea"
+purpose = "keeps the orders"
+risk = "low"
+review_by = "2099-12-31"
+tools = ["orders.*"]
+[agents.clerk.components.reader]
+purpose = "reads"
+tools = ["orders.query"]
+[agents.clerk.components.checker]
+purpose = "checks"
+tools = ["orders.query"]
+"#;
+    let server = crate::leases::postgres();
+    let section = crate::leases::orders(&server);
+    let fleet = Fleet::with(&[("orders_admin", crate::leases::ADMIN_PASSWORD)], &["clerk.reader", "clerk.checker"], |text| {
+        let planner = text.replace("tools = [\"shop.*\"]", "tools = [\"shop.*\", \"orders.*\"]");
+        planner.replace("\"fetcher/reader\"]", "\"fetcher/reader\", \"clerk/reader\", \"clerk/checker\"]") + CLERK + &section
+    })
+    .await;
+    let listed = || fleet.broker.house.registry.load().tool("orders.query").is_some_and(|t| t.callable());
+    crate::support::until("the database's tools are listed", listed).await;
+    let root = fleet.root(json!({})).await;
+    let (reader, checker) = (fleet.part("clerk.reader", &root, None).await, fleet.part("clerk.checker", &root, None).await);
+    let ask = async |held: &Held| fleet.broker.call(&held.token, "orders.query", json!({ "sql": "SELECT note FROM orders WHERE id = 1" })).await;
+    for held in [&reader, &checker] {
+        let answer = ask(held).await;
+        assert_eq!(answer["result"]["structuredContent"]["rows"], json!([["note 1"]]), "{answer}");
+    }
+    // At the system: an account for each, and a session of each, with the part's own name in both.
+    let account_of = |held: &Held| {
+        let sql = format!("SELECT rolname FROM pg_roles WHERE rolname LIKE 'ag\\_%' AND shobj_description(oid, 'pg_authid') LIKE '%{}%'", held.id);
+        server.sql("shop", &sql).unwrap()
+    };
+    let sessions_of = |account: &str| server.sql("shop", &format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{account}'")).unwrap();
+    let (of_reader, of_checker) = (account_of(&reader), account_of(&checker));
+    assert!(of_reader.starts_with("ag_") && of_checker.starts_with("ag_") && of_reader != of_checker, "{of_reader} {of_checker}");
+    assert!(!of_reader.contains('\n') && !of_checker.contains('\n'), "one account each");
+    assert_eq!((sessions_of(&of_reader), sessions_of(&of_checker)), ("1".to_owned(), "1".to_owned()));
+    // On record: the component stands beside its credential, in the ledger and in the trace.
+    for (held, component, account) in [(&reader, "reader", &of_reader), (&checker, "checker", &of_checker)] {
+        let entries = fleet.entries().await;
+        let leases: Vec<&Value> = entries.iter().filter(|e| e["kind"] == "lease" && e["task"] == json!(held.id)).collect();
+        let states: Vec<&Value> = leases.iter().map(|e| &e["state"]).collect();
+        assert_eq!(states, ["intended", "live"]);
+        assert!(leases.iter().all(|e| (&e["component"], &e["account"]) == (&json!(component), &json!(account))), "{leases:?}");
+        let call = entries.iter().find(|e| e["kind"] == "intent" && e["task"] == json!(held.id)).unwrap()["call"].as_str().unwrap();
+        let trace = fleet.broker.by("aud", Method::GET, &format!("/v1/trace/{call}"), None).await.json();
+        assert_eq!((&trace["lease"]["account"], &trace["chain"]["component"]), (&json!(account), &json!(component)), "{trace}");
+    }
+    // One component gets no token of the other's part, and so no call with its credential.
+    let as_checker = fleet.assertion("clerk.checker", Some(fleet.copy("clerk.checker")));
+    let renewed = fleet.broker.token_with(&as_checker, &[("task_id", &reader.id.to_string())]).await;
+    assert_eq!(renewed.json()["error"], "invalid_grant");
+    assert_ne!(fleet.exchange("clerk.checker", &reader.token, &[]).await.status, StatusCode::OK);
+    // The end of one part is the end of its credential, and of no other.
+    let done = fleet.broker.with(&reader.token, Method::POST, &format!("/v1/tasks/{}/complete", reader.id), Some(json!({}))).await;
+    assert_eq!(done.json()["state"], "closed", "{done:?}");
+    assert_eq!((account_of(&reader), sessions_of(&of_reader)), (String::new(), "0".to_owned()));
+    assert!(fleet.refused(&reader).await.is_some());
+    assert!(ask(&checker).await["result"]["structuredContent"]["rows"].is_array());
+    assert_eq!(account_of(&checker), of_checker, "it goes on with the credential that it had");
+    // And the end of the whole is the end of all.
+    let whole = fleet.broker.by("ops", Method::POST, &format!("/v1/tasks/{}/revoke", root.id), None).await;
+    assert_eq!(whole.status, StatusCode::OK, "{whole:?}");
+    crate::support::until("nothing is left", || server.sql("shop", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'ag\\_%'").unwrap().is_empty())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claimed_model_outside_the_agents_list_is_refused_and_one_inside_raises_nothing() {
     let fleet = Fleet::start().await;
     let refused = fleet.open("planner", json!({ "purpose": "x", "model": "m-2" })).await;
@@ -531,7 +642,7 @@ async fn a_claimed_model_outside_the_agents_list_is_refused_and_one_inside_raise
     assert_eq!(task.task.model(), Some(("m-1", "attested")));
     assert!(open(attested("m-2"), None).await.is_err(), "it is not one of its models");
     assert!(open(attested("m-1"), Some("m-3")).await.is_err());
-    let token = fleet.broker.house.task_token(&task, None).unwrap().token;
+    let token = fleet.broker.house.task_token(&task, None, None).unwrap().token;
     let verified = fleet.broker.house.verifier.verify(&token, &fleet.broker.house.urls.mcp, now()).unwrap();
     assert_eq!(verified.acting.model.as_deref(), Some("m-1"));
     let form = [("grant_type", "client_credentials"), ("model_attested", "m-9")];
@@ -571,7 +682,7 @@ async fn one_running_copy_is_ended_by_itself_with_its_tasks_and_their_parts_and_
     assert_eq!(again.json()["error"], "unauthorized_client");
     assert_eq!(fleet.broker.token_with(&fleet.assertion("planner", Some(other)), &[]).await.status, StatusCode::OK);
     let entries = fleet.entries().await;
-    assert!(entries.iter().any(|e| e["what"] == "instance_ended" && e["name"] == json!(format!("planner/{}", fleet.copy("planner")))));
+    assert!(entries.iter().any(|e| e["what"] == "instance_ended" && e["instance"] == json!(fleet.copy("planner"))));
     let kept = fleet.broker.house.store.meta("ended_instances").await.unwrap().unwrap();
     assert!(String::from_utf8(kept).unwrap().contains(&fleet.copy("planner").to_string()), "over a restart too");
 }

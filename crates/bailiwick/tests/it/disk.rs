@@ -150,17 +150,21 @@ fn log_in_use(log: &Path) -> u64 {
     (last as u64 + 1).next_multiple_of(4096)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_full_disk_every_call_is_refused_in_words_and_with_room_again_all_goes_on() {
-    let Some(way) = unshare() else { return };
+/// A broker on a small disk, after some calls.
+async fn on_a_small_disk(way: &[&str]) -> (Place, TaskToken, Apart, TaskToken) {
     let (place, task) = place_with_task().await;
-    let apart = Apart::up(&place, &way, "mount -t tmpfs -o size=160m none \"$DATA\"");
+    let apart = Apart::up(&place, way, "mount -t tmpfs -o size=160m none \"$DATA\"");
     let client = place.client();
     client.wait_for_tools(&task).await;
     let other = client.task("scout").await;
     for n in 0..20 {
         assert_eq!(put(&client, &task, &format!("a{n}")).await.word(), "done");
     }
+    (place, task, apart, other)
+}
+
+/// Fills the disk of a broker to its last block, with what was grown beforehand and is not used. Gives the file that fills it.
+async fn filled(apart: &Apart) -> PathBuf {
     // The database follows the journal a moment later: its log is not to be written while a hole is made behind what it uses.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     // Journal and log were grown beforehand, and would take thousands of calls: their unused parts are given back, and the disk is filled.
@@ -176,6 +180,19 @@ async fn on_a_full_disk_every_call_is_refused_in_words_and_with_room_again_all_g
     let filler = apart.seen().join("filler");
     let full = std::process::Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display())).output().unwrap();
     assert!(String::from_utf8_lossy(&full.stderr).contains("No space left"), "{full:?}");
+    filler
+}
+
+fn revoked_in(found: &[Value], task: &TaskToken) -> usize {
+    found.iter().filter(|e| e["kind"] == "task_ended" && e["task"] == *task.id && e["reason"] == "revoked").count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_every_call_is_refused_in_words_a_revocation_is_recorded_and_with_room_again_all_goes_on() {
+    let Some(way) = unshare() else { return };
+    let (place, task, apart, other) = on_a_small_disk(&way).await;
+    let client = place.client();
+    let filler = filled(&apart).await;
     let (more, refused) = until_refused(&client, &task, "b").await;
     assert!(said(&refused).contains("audit.unavailable") && said(&refused).contains("disk full"), "{refused:?}");
     let before = place.upstream.times("put", "");
@@ -183,35 +200,79 @@ async fn on_a_full_disk_every_call_is_refused_in_words_and_with_room_again_all_g
     assert!(said(&read).contains("audit.unavailable"), "a read passed without a record: {read:?}");
     let (status, reasons) = ready(&client).await;
     assert_eq!(status, 503, "{reasons}");
-    // Nothing passes, so there is nothing to take away: a revocation that cannot be on record says so.
-    let revoke = async || client.by("ops", Method::POST, &format!("/v1/tasks/{}/revoke", other.id), None).await;
-    let revoked = revoke().await;
-    assert!(revoked.status == 503 && said(&revoked).contains("audit.unavailable"), "{revoked:?}");
-    assert_ne!(put(&client, &other, "late").await.word(), "done");
+    // What was kept of the disk is for this: a person takes a task's authority away, and it is on record.
+    let revoke = async |task: &TaskToken| client.by("ops", Method::POST, &format!("/v1/tasks/{}/revoke", task.id), None).await;
+    let revoked = revoke(&other).await;
+    assert_eq!(revoked.status, 200, "{revoked:?}");
+    let (status, reasons) = ready(&client).await;
+    assert_eq!(status, 503, "{reasons}");
+    assert_eq!(put(&client, &other, "late").await.status, 401);
+    assert!(said(&put(&client, &task, "late").await).contains("audit.unavailable"));
     assert_eq!(place.upstream.times("put", ""), before, "a call was sent without a record");
+    // What a kill at this moment leaves has the revocation.
+    let killed = place.data.with_extension("killed");
+    copied(&apart.seen(), &killed);
+    std::fs::remove_file(killed.join("filler")).unwrap();
     // Room again.
     std::fs::remove_file(&filler).unwrap();
     until_ready(&client).await;
     for n in 0..5 {
         assert_eq!(put(&client, &task, &format!("c{n}")).await.word(), "done");
     }
-    let revoked = revoke().await;
-    assert_eq!(revoked.status, 200, "{revoked:?}");
     assert_eq!(put(&client, &other, "late").await.status, 401);
+    assert!(std::fs::metadata(apart.seen().join("bailiwick.reserve")).unwrap().len() >= 8 << 20, "the next full disk finds no reserve");
     let kept = place.data.with_extension("after");
     apart.stopped(&kept).await;
+    // What was called after the first of them is not in it: it is only looked at.
+    std::fs::remove_dir_all(&place.data).unwrap();
+    std::fs::rename(&killed, &place.data).unwrap();
+    let broker = place.open().await;
+    assert_eq!(revoked_in(&entries(&broker.house).await, &other), 2, "closing and closed");
+    broker.stop().await;
     whole_with(&place, &kept, 20 + more + 5).await;
     let broker = place.open().await;
-    let ended =
-        entries(&broker.house).await.iter().filter(|e| e["kind"] == "task_ended" && e["task"] == *other.id && e["reason"] == "revoked").count();
-    assert!(ended > 0, "the revocation was forgotten");
+    assert_eq!(revoked_in(&entries(&broker.house).await, &other), 2, "closing and closed");
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_that_not_even_the_reserve_has_room_for_holds_in_memory_at_once_and_is_recorded_when_there_is_room() {
+    let Some(way) = unshare() else { return };
+    let (place, task, apart, other) = on_a_small_disk(&way).await;
+    let client = place.client();
+    // Somebody else has taken it.
+    let reserve = std::fs::File::options().write(true).open(apart.seen().join("bailiwick.reserve")).unwrap();
+    assert!(reserve.metadata().unwrap().len() > 0);
+    reserve.set_len(0).unwrap();
+    let filler = filled(&apart).await;
+    let (more, _) = until_refused(&client, &task, "b").await;
+    let revoked = client.by("ops", Method::POST, &format!("/v1/tasks/{}/revoke", other.id), None).await;
+    let words = said(&revoked);
+    assert!(revoked.status == 503 && words.contains("audit.unavailable") && words.contains("takes no more calls from now on"), "{revoked:?}");
+    // Room again. Nobody asks a second time: the task stays ended, and the record says so.
+    std::fs::remove_file(&filler).unwrap();
+    until_ready(&client).await;
+    assert_eq!(put(&client, &task, "c").await.word(), "done");
+    assert_eq!(put(&client, &other, "late").await.status, 401);
+    let shown = async || client.by("ops", Method::GET, &format!("/v1/tasks/{}", other.id), None).await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !said(&shown().await).contains(r#""closed""#) {
+        assert!(tokio::time::Instant::now() < deadline, "the end is not recorded: {:?}", shown().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let kept = place.data.with_extension("after");
+    apart.stopped(&kept).await;
+    whole_with(&place, &kept, 20 + more + 1).await;
+    let broker = place.open().await;
+    assert!(revoked_in(&entries(&broker.house).await, &other) > 0, "the revocation was forgotten");
+    broker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_on_a_disk_that_is_full_or_read_only_says_so_and_what_to_do() {
     let Some(way) = unshare() else { return };
     for (mount, words) in [
-        ("mount -t tmpfs -o size=20m none \"$DATA\"", ["No space left", "65 MB"]),
+        ("mount -t tmpfs -o size=32m none \"$DATA\"", ["No space left", "75 MB"]),
         ("mount --bind \"$DATA\" \"$DATA\"; mount -o remount,bind,ro \"$DATA\"; cp() { :; }; chmod() { :; }", ["Read-only file system", "writable"]),
     ] {
         let (place, task) = place_with_task().await;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use bailiwick::clock::SystemClock;
 use bailiwick_core::Clock as _;
+use bailiwick_identity::foreign::KeySet;
 use bailiwick_identity::secevent::{self, Event, Subject, event_type};
-use bailiwick_identity::sign_in::key_set;
 use bailiwick_identity::{Algorithm, SigningKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -235,7 +235,7 @@ async fn events_are_polled_acknowledged_and_those_that_are_none_are_told_as_erro
 
 /// What a receiver got, verified with the broker's published keys.
 async fn verified(broker: &Broker, token: &str) -> secevent::Received {
-    let keys = key_set(&broker.send(Method::GET, "/.well-known/jwks.json", &[], "").await.body).unwrap();
+    let keys = KeySet::jwks(&broker.send(Method::GET, "/.well-known/jwks.json", &[], "").await.body).unwrap();
     let from = secevent::From { issuer: &broker.house.urls.base, audience: "https://siem.test", keys: &keys, algorithms: ALL };
     secevent::verify(token, &from, SystemClock::start().now()).unwrap()
 }
@@ -301,4 +301,76 @@ async fn a_receiver_polls_until_it_acknowledges_and_only_with_its_secret() {
     assert_eq!(left["sets"].as_object().unwrap().keys().collect::<Vec<_>>(), [jtis[0], jtis[2]]);
     let none = poll(good, "siem", json!({ "ack": [jtis[0]], "setErrs": { jtis[2]: { "err": "invalid_request", "description": "x" } } })).await.json();
     assert_eq!(none, json!({ "sets": {}, "moreAvailable": false }));
+}
+
+/// The token that verifies a stream, as the receiver sees it.
+async fn proves(broker: &Broker, token: &str, state: Option<&str>) {
+    let received = verified(broker, token).await;
+    assert_eq!(received.events, [Event::Verification { state: state.map(str::to_owned) }]);
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap();
+    assert_eq!(claims["sub_id"], json!({ "format": "opaque", "id": "siem" }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_reads_its_stream_and_has_it_verified_with_its_secret_only() {
+    let others = Others::start().await;
+    let broker = broker(&others, "[[events.to]]\nname = \"siem\"\naudience = \"https://siem.test\"\nbearer = \"to\"\n").await;
+    let about = broker.send(Method::GET, "/.well-known/ssf-configuration", &[], "").await.json();
+    let path = |name: &str| about[name].as_str().unwrap().strip_prefix(&broker.house.urls.base).unwrap().to_owned();
+    let ask = async |secret: &str, method: Method, target: &str, body: Value| {
+        let headers = [("content-type", "application/json"), ("authorization", secret)];
+        broker.send(method, target, &headers, body.to_string()).await
+    };
+    let good = "Bearer canary-to";
+    let (streams, status, verify) = (path("configuration_endpoint"), path("status_endpoint"), path("verification_endpoint"));
+    for secret in ["", "Bearer canary-from", "Bearer canary-t"] {
+        assert_eq!(ask(secret, Method::GET, &streams, json!({})).await.status, StatusCode::UNAUTHORIZED, "{secret}");
+        assert_eq!(ask(secret, Method::GET, &format!("{status}?stream_id=siem"), json!({})).await.status, StatusCode::UNAUTHORIZED, "{secret}");
+        assert_eq!(ask(secret, Method::POST, &verify, json!({ "stream_id": "siem" })).await.status, StatusCode::UNAUTHORIZED, "{secret}");
+    }
+    let all = ask(good, Method::GET, &streams, json!({})).await.json();
+    let one = ask(good, Method::GET, &format!("{streams}?stream_id=siem"), json!({})).await.json();
+    assert_eq!(all, json!([one]));
+    let poll = format!("{}/events/poll/siem", broker.house.urls.base);
+    assert_eq!(
+        (&one["iss"], &one["aud"], &one["delivery"], &one["events_delivered"]),
+        (
+            &about["issuer"],
+            &json!("https://siem.test"),
+            &json!({ "method": "urn:ietf:rfc:8936", "endpoint_url": poll }),
+            &json!([event_type::SESSION_REVOKED])
+        )
+    );
+    assert_eq!(ask(good, Method::GET, &format!("{streams}?stream_id=other"), json!({})).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        ask(good, Method::GET, &format!("{status}?stream_id=siem"), json!({})).await.json(),
+        json!({ "stream_id": "siem", "status": "enabled" })
+    );
+    // Streams are made in the configuration.
+    assert_eq!(ask(good, Method::POST, &streams, json!({})).await.status, StatusCode::METHOD_NOT_ALLOWED);
+
+    let long = json!({ "stream_id": "siem", "state": "x".repeat(257) });
+    assert_eq!(ask(good, Method::POST, &verify, long).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(ask(good, Method::POST, &verify, json!({ "stream_id": "siem", "state": "s-1" })).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(ask(good, Method::POST, &verify, json!({ "stream_id": "siem" })).await.status, StatusCode::TOO_MANY_REQUESTS);
+    let sets = ask(good, Method::POST, "/events/poll/siem", json!({})).await.json()["sets"].as_object().unwrap().clone();
+    let (jti, token) = sets.iter().next().unwrap();
+    proves(&broker, token.as_str().unwrap(), Some("s-1")).await;
+    let again = ask(good, Method::POST, "/events/poll/siem", json!({})).await.json();
+    assert!(again["sets"].get(jti).is_some(), "until it is acknowledged");
+    let none = ask(good, Method::POST, "/events/poll/siem", json!({ "ack": [jti] })).await.json();
+    assert_eq!(none["sets"], json!({}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_pushed_is_verified_by_a_push() {
+    let others = Others::start().await;
+    let receiver = format!("[[events.to]]\nname = \"siem\"\naudience = \"https://siem.test\"\npush_url = \"{}/push\"\nbearer = \"to\"\n", others.url);
+    let broker = broker(&others, &receiver).await;
+    let headers = [("content-type", "application/json"), ("authorization", "Bearer canary-to")];
+    let asked = broker.send(Method::POST, "/events/verify", &headers, json!({ "stream_id": "siem" }).to_string()).await;
+    assert_eq!(asked.status, StatusCode::NO_CONTENT);
+    until("the receiver is told", || !others.got.lock().unwrap().is_empty()).await;
+    let token = others.got.lock().unwrap()[0].clone();
+    proves(&broker, &token, None).await;
 }

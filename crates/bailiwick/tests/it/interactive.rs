@@ -13,9 +13,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::broker::{Answer, Broker};
 use crate::pages::{Browser, hidden};
 
-const REDIRECT: &str = "http://127.0.0.1:4711/callback";
-const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-const DESKTOP: &str = r#"
+pub(crate) const REDIRECT: &str = "http://127.0.0.1:4711/callback";
+pub(crate) const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+pub(crate) const DESKTOP: &str = r#"
 [agents.desktop]
 owner = "ana"
 purpose = "ana's own clients"
@@ -28,7 +28,7 @@ interactive = true
 registration = true
 "#;
 
-async fn broker(more: &str) -> Broker {
+pub(crate) async fn broker(more: &str) -> Broker {
     let broker = Broker::start(|text| format!("{text}{DESKTOP}{more}")).await;
     for _ in 0..600 {
         if broker.house.registry.load().tool("shop.refund_order").is_some_and(|t| t.callable()) {
@@ -48,7 +48,7 @@ async fn register(broker: &Broker, redirect: &str) -> Answer {
     broker.send(Method::POST, "/oauth/register", &[("content-type", "application/json")], body.to_string()).await
 }
 
-async fn registered(broker: &Broker) -> String {
+pub(crate) async fn registered(broker: &Broker) -> String {
     let answer = register(broker, REDIRECT).await;
     assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
     answer.json()["client_id"].as_str().unwrap().to_owned()
@@ -84,7 +84,7 @@ fn onward(answer: &Answer) -> String {
 }
 
 /// The person before the question.
-async fn asked<'a>(broker: &'a Broker, person: &str, client: &str, change: &[(&str, &str)]) -> (Browser<'a>, Answer) {
+pub(crate) async fn asked<'a>(broker: &'a Broker, person: &str, client: &str, change: &[(&str, &str)]) -> (Browser<'a>, Answer) {
     let mut browser = Browser::new(broker);
     browser.sign_in(person, "").await;
     let question = onward(&browser.get(&request(broker, client, change)).await);
@@ -93,7 +93,7 @@ async fn asked<'a>(broker: &'a Broker, person: &str, client: &str, change: &[(&s
 }
 
 /// The fields of the form as they stand in the page, with these tools.
-fn form(page: &Answer, tools: &[&str]) -> Vec<(String, String)> {
+pub(crate) fn form(page: &Answer, tools: &[&str]) -> Vec<(String, String)> {
     let mut fields: Vec<(String, String)> = ["csrf", "request", "agent"]
         .iter()
         .map(|name| ((*name).to_owned(), hidden(page.text().split("<form class=\"card\"").nth(1).unwrap(), name)))
@@ -105,25 +105,25 @@ fn form(page: &Answer, tools: &[&str]) -> Vec<(String, String)> {
     fields
 }
 
-async fn post(browser: &mut Browser<'_>, fields: &[(String, String)]) -> Answer {
+pub(crate) async fn post(browser: &mut Browser<'_>, fields: &[(String, String)]) -> Answer {
     let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     browser.post("/consent", &fields).await
 }
 
 /// The parameters of the address to which the browser is sent.
-fn sent(answer: &Answer) -> (String, Vec<(String, String)>) {
+pub(crate) fn sent(answer: &Answer) -> (String, Vec<(String, String)>) {
     assert_eq!(answer.status, StatusCode::SEE_OTHER, "{answer:?}");
     let address: url::Url = answer.headers["location"].to_str().unwrap().parse().unwrap();
     let parameters = address.query_pairs().into_owned().collect();
     (address.as_str().split('?').next().unwrap().to_owned(), parameters)
 }
 
-fn parameter(parameters: &[(String, String)], name: &str) -> String {
+pub(crate) fn parameter(parameters: &[(String, String)], name: &str) -> String {
     parameters.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name} in {parameters:?}")).1.clone()
 }
 
 /// A code for these tools, by ana.
-async fn code(broker: &Broker, client: &str, tools: &[&str]) -> String {
+pub(crate) async fn code(broker: &Broker, client: &str, tools: &[&str]) -> String {
     let (mut browser, page) = asked(broker, "ana", client, &[]).await;
     let answer = post(&mut browser, &form(&page, tools)).await;
     parameter(&sent(&answer).1, "code")
@@ -588,4 +588,136 @@ async fn a_document_is_read_from_hosts_that_were_named_and_not_from_private_plac
     let (_, page) = asked(&broker, "ana", "https://other.example/client", &[]).await;
     assert!(page.text().contains("are not known here"), "{}", page.text());
     assert_eq!(site.asked(), 0);
+}
+
+/// A client that proves itself with a key: signs an assertion as RFC 7523 has it.
+struct KeyedClient {
+    id: String,
+    key: bailiwick_identity::SigningKey,
+    pair: aws_lc_rs::signature::Ed25519KeyPair,
+}
+
+impl KeyedClient {
+    fn new(id: String) -> Self {
+        let (key, private) = bailiwick_identity::SigningKey::generate().unwrap();
+        Self { id, key, pair: aws_lc_rs::signature::Ed25519KeyPair::from_pkcs8(&private).unwrap() }
+    }
+
+    /// An assertion, with these claims changed.
+    fn assertion(&self, broker: &Broker, change: &[(&str, Value)]) -> String {
+        let now = bailiwick_core::Clock::now(&bailiwick::clock::SystemClock::start());
+        let jti = bailiwick_core::AssertionId::new(now, bailiwick::clock::random());
+        let mut claims = json!({ "iss": self.id, "sub": self.id, "aud": broker.house.urls.base, "iat": now.as_seconds(), "exp": now.as_seconds() + 60, "jti": jti });
+        for (name, value) in change {
+            claims[*name] = value.clone();
+        }
+        let header = json!({ "alg": "EdDSA", "kid": self.key.public().id().to_string() });
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes()).as_ref()))
+    }
+
+    fn jwk(&self) -> Value {
+        let mut jwk = self.key.public().jwk();
+        jwk["kid"] = json!(self.key.public().id().to_string());
+        jwk
+    }
+}
+
+const ASSERTION: (&str, &str) = ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_whose_document_names_its_keys_proves_itself_each_time_and_nobody_else_is_it() {
+    let keys: Arc<Mutex<Value>> = Arc::default();
+    let served = Arc::clone(&keys);
+    let site = Site::start(move |path, port| {
+        let id = format!("https://localhost:{port}{path}");
+        let document =
+            json!({ "client_id": id, "client_name": "Keyed", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "private_key_jwt" });
+        let with = |name: &str, value: Value| {
+            let mut document = document.clone();
+            document[name] = value;
+            json_answer(&document, "")
+        };
+        match path {
+            "/keys" => json_answer(&json!({ "keys": served.lock().unwrap().clone() }), "cache-control: no-store\r\n"),
+            "/client" => with("jwks_uri", json!(format!("https://localhost:{port}/keys"))),
+            "/inline" => with("jwks", json!({ "keys": served.lock().unwrap().clone() })),
+            "/far" => with("jwks_uri", json!("https://keys.example/keys")),
+            _ => json_answer(&document, ""),
+        }
+    })
+    .await;
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/src/upstream/tests/tls/root.pem");
+    let broker = broker(&format!("private_document_hosts = [\"localhost:{}\"]\ndocuments_ca = \"{root}\"\n", site.port)).await;
+    let client = KeyedClient::new(format!("https://localhost:{}/client", site.port));
+    *keys.lock().unwrap() = json!([client.jwk()]);
+    let with = async |code: &str, assertion: &str| redeem(&broker, &client.id, code, &[ASSERTION, ("client_assertion", assertion)]).await;
+
+    // Whoever has no code of this client makes us fetch nothing.
+    let before = site.asked();
+    assert_eq!(with("AAAA", &client.assertion(&broker, &[])).await.json()["error"], "invalid_grant");
+    assert_eq!(site.asked(), before);
+    let first = code(&broker, &client.id, &["shop.show_order"]).await;
+    let stranger = KeyedClient::new(client.id.clone());
+    let used = client.assertion(&broker, &[]);
+    for (what, assertion) in [
+        ("another key", stranger.assertion(&broker, &[])),
+        ("another client", client.assertion(&broker, &[("sub", json!("https://localhost/other")), ("iss", json!("https://localhost/other"))])),
+        ("another issuer", client.assertion(&broker, &[("iss", json!("https://localhost/other"))])),
+        ("for another", client.assertion(&broker, &[("aud", json!("https://other.example"))])),
+        ("over", client.assertion(&broker, &[("exp", json!(1)), ("iat", json!(1))])),
+        ("without an id", client.assertion(&broker, &[("jti", Value::Null)])),
+        ("none", String::from("e30.e30.")),
+    ] {
+        let refused = with(&first, &assertion).await;
+        assert_eq!((refused.status, refused.json()["error"].as_str()), (StatusCode::UNAUTHORIZED, Some("invalid_client")), "{what}: {refused:?}");
+    }
+    let given = with(&first, &used).await;
+    assert_eq!(given.status, StatusCode::OK, "{given:?}");
+    let given = given.json();
+    assert_eq!(looks(&broker, given["access_token"].as_str().unwrap()).await.status, StatusCode::OK);
+
+    // The refresh token is worth nothing without the proof, and the proof works once.
+    let token = given["refresh_token"].as_str().unwrap();
+    let refresh_with = async |token: &str, assertion: &str| {
+        broker.form("/oauth/token", &[("grant_type", "refresh_token"), ("refresh_token", token), ASSERTION, ("client_assertion", assertion)]).await
+    };
+    assert_eq!(refresh(&broker, &client.id, token).await.json()["error"], "invalid_client");
+    assert_eq!(refresh_with(token, &used).await.json()["error"], "invalid_client", "a replay");
+    assert_eq!(refresh_with(token, &stranger.assertion(&broker, &[])).await.json()["error"], "invalid_client");
+    let next = refresh_with(token, &client.assertion(&broker, &[])).await;
+    assert_eq!(next.status, StatusCode::OK, "{next:?}");
+    let next = next.json()["refresh_token"].as_str().unwrap().to_owned();
+    // Nor does anybody else give it up.
+    let revoke = async |fields: &[(&str, &str)]| {
+        let mut all = vec![("token", next.as_str())];
+        all.extend_from_slice(fields);
+        broker.form("/oauth/revoke", &all).await.status
+    };
+    assert_eq!(revoke(&[("client_id", &client.id)]).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(revoke(&[ASSERTION, ("client_assertion", &client.assertion(&broker, &[]))]).await, StatusCode::OK);
+    assert_eq!(refresh_with(&next, &client.assertion(&broker, &[])).await.json()["error"], "invalid_grant");
+
+    // Without a proof its code is worth nothing, and is used up by that.
+    let bare = code(&broker, &client.id, &["shop.show_order"]).await;
+    assert_eq!(redeem(&broker, &client.id, &bare, &[]).await.json()["error"], "invalid_client");
+    assert_eq!(with(&bare, &client.assertion(&broker, &[])).await.json()["error"], "invalid_grant");
+    // A client without keys that brings a proof is not who its document says.
+    let public = registered(&broker).await;
+    let theirs = code(&broker, &public, &["shop.show_order"]).await;
+    let refused = redeem(&broker, &public, &theirs, &[ASSERTION, ("client_assertion", &client.assertion(&broker, &[]))]).await;
+    assert_eq!(refused.json()["error"], "invalid_client");
+    // Keys in the document itself.
+    let inline = KeyedClient::new(format!("https://localhost:{}/inline", site.port));
+    *keys.lock().unwrap() = json!([inline.jwk()]);
+    let theirs = code(&broker, &inline.id, &["shop.show_order"]).await;
+    let given = redeem(&broker, &inline.id, &theirs, &[ASSERTION, ("client_assertion", &inline.assertion(&broker, &[]))]).await;
+    assert_eq!(given.status, StatusCode::OK, "{given:?}");
+    // Keys at a host that nobody named are not fetched, and a document that names none is none of such a client.
+    let far = KeyedClient::new(format!("https://localhost:{}/far", site.port));
+    let theirs = code(&broker, &far.id, &["shop.show_order"]).await;
+    let refused = redeem(&broker, &far.id, &theirs, &[ASSERTION, ("client_assertion", &far.assertion(&broker, &[]))]).await;
+    assert_eq!(refused.json()["error"], "invalid_client");
+    let (_, page) = asked(&broker, "ana", &format!("https://localhost:{}/without", site.port), &[]).await;
+    assert!(page.text().contains("jwks or jwks_uri"), "{}", page.text());
 }

@@ -1,6 +1,7 @@
 //! The house through its public doors: a broker on a directory of its own, its listener, and requests over TCP.
 
 #[cfg(test)]
+mod access_requests;
 mod api;
 #[cfg(test)]
 mod attacks;
@@ -12,6 +13,7 @@ mod binding;
 mod broker;
 #[cfg(test)]
 mod brokers;
+mod browsers;
 #[cfg(test)]
 mod canaries;
 #[cfg(test)]
@@ -45,6 +47,10 @@ mod http_api;
 #[cfg(test)]
 mod interactive;
 #[cfg(test)]
+mod interactive_bound;
+#[cfg(test)]
+mod labels;
+#[cfg(test)]
 mod leases;
 #[cfg(test)]
 mod legacy;
@@ -54,6 +60,8 @@ mod mtls;
 mod oauth;
 #[cfg(test)]
 mod pages;
+#[cfg(test)]
+mod passkey_guard;
 #[cfg(test)]
 mod passkeys;
 #[cfg(test)]
@@ -83,6 +91,8 @@ mod root_key;
 #[cfg(test)]
 mod running;
 #[cfg(test)]
+mod seeds;
+#[cfg(test)]
 mod shards;
 #[cfg(test)]
 mod sign_in;
@@ -90,6 +100,8 @@ mod sign_in;
 mod spiffe;
 #[cfg(test)]
 mod standards;
+#[cfg(test)]
+mod standing;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

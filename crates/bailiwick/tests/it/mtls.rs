@@ -18,12 +18,15 @@ use crate::broker::{Answer, Broker};
 
 const SCOUT: &str = "spiffe://bailiwick.local/agent/scout";
 
+/// A client that has not said yet what it shows.
+type Unshown = rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>;
+
 /// A broker with both listeners on TLS, and the authorities of its clients.
-struct World {
-    broker: Broker,
+pub(crate) struct World {
+    pub(crate) broker: Broker,
     server: Authority,
-    clients: Authority,
-    partner: Authority,
+    pub(crate) clients: Authority,
+    pub(crate) partner: Authority,
     dir: tempfile::TempDir,
 }
 
@@ -35,6 +38,15 @@ fn put(dir: &Path, name: &str, text: &str) -> String {
 
 impl World {
     async fn start(more: &str) -> Self {
+        Self::with(true, more).await
+    }
+
+    /// One whose main address is without TLS, for clients that only know that.
+    pub(crate) async fn plain(more: &str) -> Self {
+        Self::with(false, more).await
+    }
+
+    async fn with(main: bool, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (server, clients, partner) = (Authority::new("server").unwrap(), Authority::new("clients").unwrap(), Authority::new("partner").unwrap());
         let own = server.leaf(&Wish { addresses: &[[127, 0, 0, 1]], ..Wish::default() }).unwrap();
@@ -42,7 +54,7 @@ impl World {
         let (home, foreign) = (put(dir.path(), "clients.pem", &clients.root_pem()), put(dir.path(), "partner.pem", &partner.root_pem()));
         let broker = Broker::start(|text| {
             let text = text.replace("[agents.scout]", "[agents.scout]\ntls_client_auth_san_uri = [\"spiffe://partner.example/ns/a/sa/scout\"]");
-            let tls = format!("[listen.tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n");
+            let tls = if main { format!("[listen.tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n") } else { String::new() };
             let mtls = format!(
                 "[listen.mtls]\naddress = \"127.0.0.1:0\"\ncertificate = \"{certificate}\"\nkey = \"{key}\"\nself_signed = true\n\
                  [listen.mtls.roots]\n\"bailiwick.local\" = \"{home}\"\n\"partner.example\" = \"{foreign}\"\n"
@@ -53,24 +65,33 @@ impl World {
         Self { broker, server, clients, partner, dir }
     }
 
-    fn mtls(&self) -> SocketAddr {
+    pub(crate) fn mtls(&self) -> SocketAddr {
         self.broker.house.urls.mtls.as_ref().unwrap().strip_prefix("https://").unwrap().parse().unwrap()
     }
 
     /// A connection with this certificate, if it comes to be.
     async fn connect(&self, to: SocketAddr, leaf: Option<&Leaf>) -> Result<hyper::client::conn::http1::SendRequest<Full<Bytes>>, String> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from(self.server.root().to_vec())).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config =
-            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
-        let config = match leaf {
+        let shown = |config: Unshown| match leaf {
             None => config.with_no_client_auth(),
             Some(leaf) => {
                 let key = PrivatePkcs8KeyDer::from(leaf.key.clone()).into();
                 config.with_client_auth_cert(vec![CertificateDer::from(leaf.certificate.clone())], key).unwrap()
             }
         };
+        self.connect_with(to, shown).await
+    }
+
+    async fn connect_with(
+        &self,
+        to: SocketAddr,
+        shown: impl FnOnce(Unshown) -> rustls::ClientConfig,
+    ) -> Result<hyper::client::conn::http1::SendRequest<Full<Bytes>>, String> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from(self.server.root().to_vec())).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let config = shown(config);
         let stream = tokio::net::TcpStream::connect(to).await.unwrap();
         let name = ServerName::from(to.ip());
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|e| e.to_string())?;
@@ -80,7 +101,7 @@ impl World {
     }
 
     /// One request over a connection of its own.
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         to: SocketAddr,
         leaf: Option<&Leaf>,
@@ -93,14 +114,24 @@ impl World {
         ask_on(&mut sender, to, method, path, headers, body).await
     }
 
-    async fn token(&self, leaf: &Leaf, client_id: Option<&str>) -> Result<Answer, String> {
+    pub(crate) async fn token(&self, leaf: &Leaf, client_id: Option<&str>) -> Result<Answer, String> {
         let mut form = vec![("grant_type", "client_credentials")];
         form.extend(client_id.map(|id| ("client_id", id)));
-        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-        self.ask(self.mtls(), Some(leaf), Method::POST, "/oauth/token", &[("content-type", "application/x-www-form-urlencoded")], &body).await
+        self.form(leaf, "/oauth/token", &form).await
     }
 
-    async fn tasks(&self, to: SocketAddr, leaf: Option<&Leaf>, token: &str) -> StatusCode {
+    /// A form at the address for clients with certificates.
+    pub(crate) async fn form(&self, leaf: &Leaf, path: &str, fields: &[(&str, &str)]) -> Result<Answer, String> {
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        self.ask(self.mtls(), Some(leaf), Method::POST, path, &[("content-type", "application/x-www-form-urlencoded")], &body).await
+    }
+
+    /// A certificate of this workload of our own trust domain.
+    pub(crate) fn svid(&self, id: &str) -> Leaf {
+        self.clients.leaf(&Wish { uris: &[id], ..Wish::default() }).unwrap()
+    }
+
+    pub(crate) async fn tasks(&self, to: SocketAddr, leaf: Option<&Leaf>, token: &str) -> StatusCode {
         let authorization = format!("Bearer {token}");
         self.ask(to, leaf, Method::GET, "/v1/tasks", &[("authorization", &authorization)], "").await.unwrap().status
     }
@@ -138,6 +169,8 @@ async fn an_svid_gets_a_token_that_is_worth_something_with_this_certificate_only
     let thumbprint = URL_SAFE_NO_PAD.encode(bailiwick_core::Digest::of(&svid.certificate).as_bytes());
     assert_eq!(claims(&token)["cnf"], json!({ "x5t#S256": thumbprint }));
     assert_eq!(world.tasks(world.mtls(), Some(&svid), &token).await, StatusCode::OK);
+    let known = world.form(&svid, "/oauth/introspect", &[("client_id", SCOUT), ("token", &token)]).await.unwrap().json();
+    assert_eq!((&known["active"], &known["cnf"]), (&json!(true), &json!({ "x5t#S256": thumbprint })), "{known}");
     // Another certificate of the same agent, and no certificate at all.
     assert_eq!(world.tasks(world.mtls(), Some(&other), &token).await, StatusCode::UNAUTHORIZED);
     assert_eq!(world.tasks(world.broker.address, None, &token).await, StatusCode::UNAUTHORIZED);
@@ -185,6 +218,39 @@ async fn certificates_that_prove_nothing_do_not_come_in() {
     assert!(world.ask(world.mtls(), None, Method::GET, "/healthz", &[], "").await.is_err(), "without a certificate");
     let good = world.clients.leaf(&good).unwrap();
     assert_eq!(world.token(&good, Some(SCOUT)).await.unwrap().status, StatusCode::OK);
+}
+
+/// Shows a certificate whatever key it signs with.
+#[derive(Debug)]
+struct Impostor(Arc<rustls::sign::CertifiedKey>);
+
+impl rustls::client::ResolvesClientCert for Impostor {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_in_the_hands_of_somebody_without_its_key_does_not_come_in() {
+    let world = World::start("").await;
+    let (seen, own) = (world.svid(SCOUT), world.svid("spiffe://bailiwick.local/agent/other"));
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    for (key, comes_in) in [(&seen.key, true), (&own.key, false)] {
+        let key = provider.key_provider.load_private_key(PrivatePkcs8KeyDer::from(key.clone()).into()).unwrap();
+        let shown = rustls::sign::CertifiedKey::new(vec![CertificateDer::from(seen.certificate.clone())], key);
+        let form = "grant_type=client_credentials&client_id=spiffe%3A%2F%2Fbailiwick.local%2Fagent%2Fscout";
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        let connected = world.connect_with(world.mtls(), |config| config.with_client_cert_resolver(Arc::new(Impostor(Arc::new(shown))))).await;
+        let answer = match connected {
+            Ok(mut sender) => ask_on(&mut sender, world.mtls(), Method::POST, "/oauth/token", &headers, form).await,
+            Err(error) => Err(error),
+        };
+        assert_eq!(answer.is_ok_and(|answer| answer.status == StatusCode::OK), comes_in);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,11 +20,11 @@ async fn with_step_up() -> Broker {
 }
 
 /// Under the name for which browsers make passkeys on this machine.
-fn local(broker: &Broker) -> String {
+pub(crate) fn local(broker: &Broker) -> String {
     format!("http://localhost:{}", broker.address.port())
 }
 
-fn authenticator(page: &mut Page<'_>, verifies: bool) -> String {
+pub(crate) fn authenticator(page: &mut Page<'_>, verifies: bool) -> String {
     page.command("WebAuthn.enable", &json!({})).unwrap();
     let options = json!({
         "protocol": "ctap2", "transport": "internal", "hasResidentKey": true, "hasUserVerification": true, "isUserVerified": verifies,
@@ -34,7 +34,7 @@ fn authenticator(page: &mut Page<'_>, verifies: bool) -> String {
     added["authenticatorId"].as_str().unwrap().to_owned()
 }
 
-fn sign_in_by_code(page: &mut Page<'_>, base: &str, code: &str) {
+pub(crate) fn sign_in_by_code(page: &mut Page<'_>, base: &str, code: &str) {
     page.goto(&format!("{base}/sign-in")).unwrap();
     page.fill("input[type=password]", code).unwrap();
     page.evaluate("document.querySelector('input[type=password]').form.requestSubmit()").unwrap();
@@ -199,4 +199,16 @@ async fn an_invitation_registers_a_first_passkey_and_opens_nothing_else() {
     let name = "new".parse().unwrap();
     let key = broker.house.directory.known(&name).unwrap().passkeys[0].id.clone();
     assert!(broker.house.directory.by_passkey(&key).is_some());
+    // One that an operator removes takes the sessions along that were begun with it, and is an incident; nobody is let in instead.
+    let (path, why) = (format!("/v1/people/new/passkeys/{key}/remove"), json!({ "reason": "the phone was lost" }));
+    assert_eq!(broker.by("ana", Method::POST, &path, Some(why.clone())).await.status, StatusCode::FORBIDDEN);
+    let stands = broker.by("ops", Method::POST, &path, Some(why.clone())).await;
+    assert_eq!(stands.status, StatusCode::OK, "{stands:?}");
+    let stands = stands.json();
+    assert_eq!((stands["passkeys"].clone(), stands["sessions"].clone()), (json!([]), json!([])), "{stands}");
+    assert!(broker.house.directory.by_passkey(&key).is_none());
+    assert_eq!(broker.by("ops", Method::POST, &path, Some(why)).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(broker.by("ops", Method::POST, "/v1/people/new/invite", None).await.status, StatusCode::CONFLICT);
+    let incidents = broker.house.store.incidents(10).await.unwrap();
+    assert!(incidents.iter().any(|i| i.kind == "passkey_removed" && i.document.contains("the phone was lost")), "{incidents:?}");
 }

@@ -72,6 +72,7 @@ pub(crate) fn task(n: u64) -> Task {
         component: None,
         undivided: false,
         held_by: None,
+        proved_by: None,
         chain: Vec::new(),
         grant: Grant::default(),
         budget: Budget { calls: u64::MAX, calls_per_minute: 1 },

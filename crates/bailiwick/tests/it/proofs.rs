@@ -18,6 +18,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::binding::{Holder, called};
 use crate::broker::{Answer, Broker};
 use crate::running::Installation;
 
@@ -235,6 +236,31 @@ async fn a_workloads_token_that_breaks_one_rule_grants_nothing() {
     token(&granted(&broker, &good, &[]).await);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_an_issuer_proves_a_component_where_its_proof_says_so_and_a_task_is_the_components() {
+    let (kube, dir) = (Issuer::new("k"), tempfile::tempdir().unwrap());
+    let file = dir.path().join("kube.json");
+    std::fs::write(&file, kube.jwks()).unwrap();
+    let more = format!(
+        "[agents.scout.components.reader]\npurpose = \"reads\"\ntools = [\"shop.show_order\"]\n[issuers.kube]\n\
+         issuer = \"https://kubernetes.default.svc.cluster.local\"\njwks_file = \"{}\"\n\
+         [[agents.scout.proofs]]\nissuer = \"kube\"\nclaims = {{ sub = \"system:serviceaccount:prod:scout\" }}\n\
+         [[agents.scout.proofs]]\nissuer = \"kube\"\ncomponent = \"reader\"\nclaims = {{ sub = \"system:serviceaccount:prod:reader\" }}\n",
+        file.display()
+    );
+    let broker = Broker::start(|text| format!("{text}{more}")).await;
+    wait_for_the_shop(&broker).await;
+    for (account, component) in [("reader", json!("reader")), ("scout", Value::Null)] {
+        let claims = kube_claims(&broker, account, "a");
+        let given = token(&granted(&broker, &kube.sign(json!({}), &claims), &[]).await);
+        let task = opened(&broker, &given, json!({})).await;
+        assert_eq!((task.status, &task.json()["task"]["component"]), (StatusCode::CREATED, &component), "{task:?}");
+        // The component has its own tools, and not all those of its agent.
+        let wide = opened(&broker, &given, json!({ "tools": ["shop.refund_order"] })).await;
+        assert_eq!(wide.status.is_success(), component.is_null(), "{wide:?}");
+    }
+}
+
 // ---- SPIFFE --------------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -347,6 +373,61 @@ async fn for_zoe_alone(broker: &Broker, agent_token: &str) {
     let of_ana = opened(broker, &own, json!({})).await.json()["task"]["id"].as_str().unwrap().to_owned();
     let looked = async |token: &str| broker.with(token, Method::GET, &format!("/v1/tasks/{of_ana}"), None).await.status;
     assert_eq!((looked(&own).await, looked(agent_token).await), (StatusCode::OK, StatusCode::NOT_FOUND));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_an_agent_has_for_one_person_drives_no_task_of_another_by_whichever_door() {
+    let (kube, spire, idp, dir) = (Issuer::new("k"), Issuer::new("s"), Issuer::new("i"), tempfile::tempdir().unwrap());
+    let broker = broker(&kube, &spire, &idp, dir.path()).await;
+    wait_for_the_shop(&broker).await;
+    // One running copy: nothing but the person tells the two tokens apart.
+    let copy = InstanceId::new(Timestamp::from_millis(1), random());
+    let own = broker.agent_token("scout", Some(copy)).await;
+    let assertion = broker.assertion("scout", Some(copy));
+    let client = [("client_assertion_type", bailiwick_identity::assertion::ASSERTION_TYPE), ("client_assertion", assertion.as_str())];
+    let jag = idp.sign(json!({ "typ": id_jag::TYP }), &jag_claims(&broker, "jag-for-zoe"));
+    let for_zoe = token(&granted(&broker, &jag, &client).await);
+    let task = async |token: &str| opened(&broker, token, json!({})).await.json()["task"]["id"].as_str().unwrap().to_owned();
+    let (of_ana, of_zoe) = (task(&own).await, task(&for_zoe).await);
+    let driven =
+        async |token: &str, task: &str| called(&broker, &format!("/mcp/t/{task}"), &[("authorization", &format!("Bearer {token}"))]).await.status;
+    assert_eq!(driven(&for_zoe, &of_ana).await, StatusCode::UNAUTHORIZED);
+    for (token, task) in [(&own, &of_ana), (&own, &of_zoe), (&for_zoe, &of_zoe)] {
+        assert_eq!(driven(token, task).await, StatusCode::OK);
+    }
+    let through = |task: &str| json!({ "task": task, "tool": "shop.show_order", "arguments": { "order": "O-2008" } });
+    for tool in ["task_call", "task_tools", "task_complete"] {
+        let answer = broker.call(&for_zoe, tool, through(&of_ana)).await;
+        assert!(answer.to_string().contains("task.absent"), "{tool}: {answer}");
+    }
+    assert_eq!(broker.with(&for_zoe, Method::POST, &format!("/v1/tasks/{of_ana}/complete"), None).await.status, StatusCode::NOT_FOUND);
+    // It is there, and open, for whoever may have it.
+    for (token, task) in [(&own, &of_ana), (&for_zoe, &of_zoe)] {
+        let answer = broker.call(token, "task_call", through(task)).await;
+        assert!(answer["result"]["isError"] == json!(false), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proof_that_is_bound_to_a_key_asks_about_tokens_and_revokes_them_with_this_key_only() {
+    let (kube, spire, idp, dir) = (Issuer::new("k"), Issuer::new("s"), Issuer::new("i"), tempfile::tempdir().unwrap());
+    let broker = broker(&kube, &spire, &idp, dir.path()).await;
+    let (holder, thief) = (Holder::new(), Holder::new());
+    let cnf = json!({ "cnf": { "jkt": holder.key.id().to_string() } });
+    let svid = spire.sign(json!({}), &merged(svid_claims(&broker, "spiffe://prod.example/ns/prod/sa/scout"), cnf));
+    let victim = broker.agent_token("scout", None).await;
+    let fields = [("client_assertion_type", jwt_svid::ASSERTION_TYPE), ("client_assertion", svid.as_str()), ("token", victim.as_str())];
+    for target in ["/oauth/introspect", "/oauth/revoke"] {
+        for answer in [broker.form(target, &fields).await, thief.form(&broker, target, &fields).await] {
+            assert_eq!((answer.status, error(&answer).as_str()), (StatusCode::BAD_REQUEST, "invalid_grant"), "{target}: {answer:?}");
+            assert!(answer.json().get("active").is_none());
+        }
+    }
+    assert_eq!(broker.with(&victim, Method::GET, "/v1/tasks", None).await.status, StatusCode::OK, "nothing was revoked");
+    let known = holder.form(&broker, "/oauth/introspect", &fields).await.json();
+    assert_eq!((known["active"].as_bool(), known["client_id"].as_str()), (Some(true), Some(broker.spiffe_id("scout").as_str())), "{known}");
+    assert_eq!(holder.form(&broker, "/oauth/revoke", &fields).await.status, StatusCode::OK);
+    assert_eq!(broker.with(&victim, Method::GET, "/v1/tasks", None).await.status, StatusCode::UNAUTHORIZED);
 }
 
 // ---- keys that are fetched -----------------------------------------------------------------------------------------------

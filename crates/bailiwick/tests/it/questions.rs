@@ -125,11 +125,16 @@ struct Scene {
 
 impl Scene {
     async fn new(relay: &str) -> Self {
+        Self::edited(relay, |text| text).await
+    }
+
+    /// `edit` changes the configuration's text.
+    async fn edited(relay: &str, edit: impl FnOnce(String) -> String) -> Self {
         let asking = Asking::start().await;
         let address = asking.address;
         let place = Place::with(|text| {
             let own = text.lines().find(|line| line.starts_with("url = ")).unwrap().to_owned();
-            text.replacen(&own, &format!("url = \"http://{address}/mcp\"\nera = \"legacy\"\nrelay = [{relay}]"), 1)
+            edit(text.replacen(&own, &format!("url = \"http://{address}/mcp\"\nera = \"legacy\"\nrelay = [{relay}]"), 1))
         })
         .await;
         let broker = place.open().await;
@@ -175,6 +180,17 @@ async fn a_question_in_the_middle_of_a_call_is_answered_by_the_next_request_and_
     let outcome = entries.iter().rfind(|e| e["kind"] == "outcome").unwrap();
     assert_eq!((outcome["result"].as_str(), outcome["told"][0]["method"].as_str()), (Some("done"), Some("elicitation/create")));
     assert!(!outcome.to_string().contains("Ada"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_system_says_in_the_middle_of_a_call_bears_its_labels_before_anybody_hears_it() {
+    let scene = Scene::edited("\"elicitation\"", |text| text + "[systems.sys.tool_labels]\nlook = [\"untrusted\"]\n").await;
+    let asked = scene.look(&scene.task, r#"{"key":"a"}"#, "").await.json()["result"].clone();
+    assert_eq!(asked["resultType"], "input_required", "{asked}");
+    let live = scene.broker.house.live.find(scene.task.id.parse().unwrap()).unwrap();
+    assert_eq!(live.labels().iter().map(|l| l.as_str()).collect::<Vec<_>>(), ["untrusted"], "the call has no answer yet");
+    let row = scene.broker.house.store.task(live.task.id).await.unwrap().unwrap();
+    assert_eq!(row.labels, live.labels());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,7 +19,7 @@ const LONG: u64 = 28_000;
 fn renewed(broker: &Broker, task: &TaskToken) -> TaskToken {
     let id: TaskId = task.id.parse().unwrap();
     let live = broker.house.live.find(id).unwrap();
-    TaskToken { id: task.id.clone(), token: broker.house.task_token(&live, None).unwrap().token }
+    TaskToken { id: task.id.clone(), token: broker.house.task_token(&live, None, None).unwrap().token }
 }
 
 fn of_kind<'a>(entries: &'a [Value], kind: &str) -> Vec<(usize, &'a Value)> {

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bailiwick::clock::random;
+use bailiwick_core::{AssertionId, InstanceId, SpiffeId};
+use bailiwick_identity::{SigningKey, assertion};
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Broker, Client, Place, TaskToken, until};
 
@@ -21,13 +23,50 @@ struct Taken {
     tools: BTreeMap<String, Option<String>>,
     /// The policy in force.
     revision: Option<String>,
+    /// Agents that are suspended, people who are disabled, keys that were revoked, copies that were ended: what somebody calls with.
+    grounds: BTreeMap<(&'static str, String), usize>,
+}
+
+impl Taken {
+    /// What an entry says of agents, people, keys and copies.
+    fn ground(&mut self, n: usize, entry: &Value) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let agent = || text(&entry["agent"]).split("/agent/").nth(1).unwrap_or_default().to_owned();
+        match (entry["kind"].as_str().unwrap_or_default(), text(&entry["what"]).as_str()) {
+            ("agent", "suspended") => drop(self.grounds.insert(("agent", agent()), n)),
+            ("agent", "resumed") => drop(self.grounds.remove(&("agent", agent()))),
+            ("agent", "key_revoked") => drop(self.grounds.insert(("key", text(&entry["key"])), n)),
+            ("agent", "instance_ended") => drop(self.grounds.insert(("copy", text(&entry["instance"])), n)),
+            ("person", "disabled") => drop(self.grounds.insert(("person", text(&entry["person"])), n)),
+            ("person", "enabled") => drop(self.grounds.remove(&("person", text(&entry["person"])))),
+            _ => {}
+        }
+    }
+
+    /// What was taken away before that this intent rests on. `keys` has the key that proved the holder of each token.
+    fn missing(&self, n: usize, intent: &Value, keys: &BTreeMap<String, String>) -> Vec<String> {
+        let text = |member: &str| intent[member].as_str().unwrap_or_default().to_owned();
+        let agent = text("agent").split("/agent/").nth(1).unwrap_or_default().split('/').next().unwrap_or_default().to_owned();
+        let key = keys.get(&text("token")).cloned().unwrap_or_default();
+        let rests = [("agent", agent), ("key", key), ("copy", text("instance")), ("person", text("subject")), ("person", text("owner"))];
+        rests.into_iter().filter_map(|on| Some(format!("intent {n} admits a {} that was taken away at {}", on.0, self.grounds.get(&on)?))).collect()
+    }
 }
 
 /// What is wrong with these entries: intents that stand behind an entry that took away what they admit.
 fn admitted_after_revocation(entries: &[Value]) -> Vec<String> {
+    admitted(entries, &BTreeMap::new())
+}
+
+/// The same, with the key that proved the holder of each token.
+fn admitted(entries: &[Value], keys: &BTreeMap<String, String>) -> Vec<String> {
     let (mut taken, mut wrong) = (Taken::default(), Vec::new());
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     for (n, entry) in entries.iter().enumerate() {
+        taken.ground(n, entry);
+        if entry["kind"] == "intent" {
+            wrong.extend(taken.missing(n, entry, keys));
+        }
         match entry["kind"].as_str().unwrap_or_default() {
             "task_ended" => drop(taken.gone.insert(text(&entry["task"]), n)),
             "hold_step" if matches!(text(&entry["step"]).as_str(), "refused" | "expired" | "withdrawn") => {
@@ -228,4 +267,147 @@ async fn tokens_that_are_revoked_without_end_do_not_stop_the_calls_of_others() {
     let entries = broker.entries().await;
     assert_eq!(entries.iter().filter(|e| e["what"] == "token_revoked").count(), 480, "a revocation is not on record");
     assert_eq!(admitted_after_revocation(&entries), Vec::<String>::new());
+}
+
+/// What a person takes away by one request, and the task with whose token clients call meanwhile.
+struct Case {
+    task: TaskToken,
+    target: String,
+    /// The request that gives it back.
+    back: Option<&'static str>,
+}
+
+const GROUNDS: [&str; 6] = ["task", "agent", "person", "key", "copy", "component"];
+
+/// A member of a token of ours, as it says it.
+fn says(token: &str, member: &str) -> Option<String> {
+    let claims = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice::<Value>(&claims).ok()?[member].as_str().map(str::to_owned)
+}
+
+impl Case {
+    async fn of(what: &str, place: &Place, broker: &Broker) -> Self {
+        let client = place.client();
+        let copy = InstanceId::new(broker.house.clock.now(), random());
+        let (workload, file) = match what {
+            "component" => ("scout/reader", Some("scout.reader.jwk")),
+            "key" => ("extra", Some("extra.jwk")),
+            _ => ("scout", None),
+        };
+        let (agent_token, key) = match file {
+            None => (client.agent_token(workload, Some(copy)).await, String::new()),
+            Some(file) => {
+                let (key, _) = SigningKey::generate().unwrap();
+                std::fs::write(place.data.join("agents").join(file), key.public().jwk().to_string()).unwrap();
+                broker.house.keyring.reload().unwrap();
+                (by_key(&client, workload, &key, copy, broker).await, key.public().id().to_string())
+            }
+        };
+        let subject = if what == "person" { "cat" } else { "ana" };
+        let asked = json!({ "purpose": "races", "tools": ["sys.look"], "on_behalf_of": subject });
+        let opened = client.with_token(&agent_token, Method::POST, "/v1/tasks", &asked.to_string()).await;
+        assert_eq!(opened.status, 201, "{opened:?}");
+        let opened = opened.json();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let task = TaskToken { id: text(&opened["task"]["id"]), token: text(&opened["token"]["access_token"]) };
+        let (target, back) = match what {
+            "task" => (format!("/v1/tasks/{}/revoke", task.id), None),
+            "agent" => ("/v1/agents/scout/suspend".to_owned(), Some("/v1/agents/scout/resume")),
+            "person" => ("/v1/people/cat/disable".to_owned(), Some("/v1/people/cat/enable")),
+            "copy" => (format!("/v1/agents/scout/instances/{copy}/revoke"), None),
+            _ => (format!("/v1/agents/{}/keys/{key}/revoke", workload.split('/').next().unwrap()), None),
+        };
+        Self { task, target, back }
+    }
+}
+
+/// An agent token for whoever proves itself by this key.
+async fn by_key(client: &Client<'_>, workload: &str, key: &SigningKey, copy: InstanceId, broker: &Broker) -> String {
+    let now = broker.house.clock.now();
+    let id: SpiffeId = format!("spiffe://bailiwick.local/agent/{workload}").parse().unwrap();
+    let base = client.base();
+    let statement = assertion::Statement { client: &id, audience: &base, jti: AssertionId::new(now, random()), instance: Some(copy), model: None };
+    let made = assertion::make(key, &statement, now).unwrap();
+    let form = [("grant_type", "client_credentials"), ("client_assertion_type", assertion::ASSERTION_TYPE), ("client_assertion", &made)];
+    let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+    let answer = client.send(Method::POST, "/oauth/token", &[("content-type", "application/x-www-form-urlencoded")], body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["access_token"].as_str().unwrap().to_owned()
+}
+
+/// Eight clients call with the same token while it is taken away what the token rests on; each calls on after the answer, and is refused.
+async fn race(place: &Place, case: &Case) {
+    let client = place.client();
+    let revoked = AtomicBool::new(false);
+    let passed = AtomicUsize::new(0);
+    let hammer = async || {
+        let mut after = 0;
+        while after < 2 {
+            let known = revoked.load(Ordering::SeqCst);
+            let answer = client.call(&case.task, "sys.look", "{}").await;
+            assert!(!known || answer.status == 401, "a call passed after the answer of {}: {answer:?}", case.target);
+            passed.fetch_add(usize::from(answer.word() == "done"), Ordering::SeqCst);
+            after += usize::from(known);
+        }
+    };
+    let revoking = async {
+        while passed.load(Ordering::SeqCst) < 16 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let answer = client.by("ops", Method::POST, &case.target, Some(json!({ "reason": "races" }))).await;
+        assert_eq!(answer.status, 200, "{}: {answer:?}", case.target);
+        revoked.store(true, Ordering::SeqCst);
+    };
+    tokio::join!(revoking, futures_util::future::join_all((0..8).map(|_| hammer())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_entry_after_an_agent_a_person_a_key_a_copy_or_a_component_was_taken_away_admits_what_rests_on_it() {
+    const MORE: &str = "[people.cat]\nroles = []\n[agents.extra]\nowner = \"ana\"\npurpose = \"tests\"\nrisk = \"low\"\nreview_by = \"2099-12-31\"\n\
+                        tools = [\"sys.look\"]\n[agents.scout.components.reader]\npurpose = \"reads\"\ntools = [\"sys.look\"]\n[systems.sys]";
+    let rounds: usize = std::env::var("BAILIWICK_RACE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let place = Place::with(|text| text.replacen("[systems.sys]", MORE, 1)).await;
+    let broker = place.open().await;
+    let mut keys = BTreeMap::new();
+    for what in GROUNDS {
+        for _ in 0..rounds {
+            let case = Case::of(what, &place, &broker).await;
+            let token = &case.task.token;
+            keys.extend(says(token, "jti").zip(says(token, "client_key")));
+            race(&place, &case).await;
+            if let Some(back) = case.back {
+                let answer = place.client().by("ops", Method::POST, back, Some(json!({ "reason": "races" }))).await;
+                assert_eq!(answer.status, 200, "{answer:?}");
+                // A token of the very second is from before the suspension.
+                tokio::time::sleep(Duration::from_millis(1100)).await;
+            }
+        }
+    }
+    assert_eq!(keys.len(), GROUNDS.len() * rounds, "each token names the key that proved its holder");
+    let entries = broker.entries().await;
+    let intents = entries.iter().filter(|e| e["kind"] == "intent").count();
+    assert!(intents >= 16 * GROUNDS.len() * rounds, "too little happened to show anything: {intents}");
+    assert_eq!(admitted(&entries, &keys), Vec::<String>::new());
+    // Each kind is found if it is there.
+    type Takes = fn(&Value) -> bool;
+    let kinds: [(&str, Takes); 4] = [
+        ("agent", |e| e["kind"] == "agent" && e["what"] == "suspended"),
+        ("person", |e| e["kind"] == "person" && e["what"] == "disabled"),
+        ("key", |e| e["what"] == "key_revoked"),
+        ("copy", |e| e["what"] == "instance_ended"),
+    ];
+    for (what, takes) in kinds {
+        let at = entries.iter().position(takes).unwrap_or_else(|| panic!("no {what} was taken away"));
+        let before = entries.iter().take(at).rposition(|e| e["kind"] == "intent").unwrap();
+        let mut doctored = entries.clone();
+        doctored.insert(at + 1, entries[before].clone());
+        let wrong = admitted(&doctored, &keys);
+        assert!(
+            wrong.iter().any(|w| w.contains(&format!("admits a {what} that"))),
+            "an intent behind the end of its {what} was not found: {wrong:?}"
+        );
+    }
+    broker.check_sound(&place).await;
+    broker.stop().await;
+    place.verify();
 }

@@ -51,6 +51,9 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("post", "/access/v1/search/subject", Agent, Some(json!({}))),
         ("post", "/access/v1/search/resource", Agent, Some(json!({}))),
         ("post", "/access/v1/search/action", Agent, Some(json!({}))),
+        ("post", "/access/v1/requests", Agent, Some(json!({}))),
+        ("get", "/access/v1/requests/{id}", Agent, None),
+        ("post", "/access/v1/requests/{id}/cancel", Agent, None),
         ("get", "/.well-known/authzen-configuration", Public, None),
         ("get", "/consent", Session, None),
         ("post", "/consent", Session, None),
@@ -60,6 +63,7 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("get", "/.well-known/oauth-protected-resource", Public, None),
         ("get", "/.well-known/oauth-protected-resource/mcp", Public, None),
         ("get", "/.well-known/oauth-protected-resource/mcp/s/{system}", Public, None),
+        ("get", "/.well-known/oauth-protected-resource/mcp/t/{id}", Public, None),
         ("get", "/.well-known/jwks.json", Public, None),
         ("get", "/.well-known/spiffe-bundle", Public, None),
         ("get", "/federation/.well-known/openid-configuration", Public, None),
@@ -79,6 +83,8 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("post", "/v1/agents/{name}/enrolments", Person, Some(json!({}))),
         ("get", "/v1/agents/{name}/keys", Person, None),
         ("post", "/v1/agents/{name}/keys/{key}/revoke", Person, None),
+        ("post", "/v1/agents/{name}/suspend", Person, Some(json!({ "reason": "x" }))),
+        ("post", "/v1/agents/{name}/resume", Person, Some(json!({ "reason": "x" }))),
         ("get", "/v1/agents/{name}/instances", Person, None),
         ("post", "/v1/agents/{name}/instances/{instance}/revoke", Person, None),
         // What proves is the one-time token in the body.
@@ -126,9 +132,15 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
         ("post", "/v1/people/{name}/disable", Role("ops"), Some(json!({ "reason": "x" }))),
         ("post", "/v1/people/{name}/enable", Role("ops"), Some(json!({ "reason": "x" }))),
         ("post", "/v1/people/{name}/sign-out", Person, None),
+        ("post", "/v1/people/{name}/sessions/{id}/end", Role("ops"), None),
+        ("post", "/v1/people/{name}/passkeys/{id}/remove", Role("ops"), Some(json!({ "reason": "x" }))),
+        ("post", "/v1/people/{name}/keys/{key}/revoke", Role("ops"), Some(json!({ "reason": "x" }))),
         ("post", "/v1/people/{name}/invite", Role("ops"), None),
         ("post", "/events", Closed, None),
         ("post", "/events/poll/{name}", Closed, None),
+        ("get", "/events/streams", Closed, None),
+        ("get", "/events/status", Closed, None),
+        ("post", "/events/verify", Closed, Some(json!({ "stream_id": "x" }))),
         ("get", "/.well-known/ssf-configuration", Public, None),
         ("get", "/healthz", Public, None),
         ("get", "/readyz", Public, None),
@@ -140,7 +152,7 @@ fn cases() -> Vec<(&'static str, &'static str, Door, Option<Value>)> {
 /// A path with ids that are well-formed and not there.
 fn filled(path: &str) -> String {
     let id = match path {
-        _ if path.starts_with("/v1/tasks") => "task_",
+        _ if path.starts_with("/v1/tasks") || path.contains("/mcp/t/") => "task_",
         _ if path.starts_with("/v1/leases") => "lease_",
         _ => "hold_",
     };

@@ -5,15 +5,17 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bailiwick::clock::SystemClock;
 use bailiwick::config::Config;
 use bailiwick::house::{House, Opened};
 use bailiwick::spiffe::WorkloadApi;
-use bailiwick_core::{Clock, Timestamp};
+use bailiwick_core::Clock as _;
+use bailiwick_identity::spiffe::workload_api::bundles_in;
 use bailiwick_identity::spiffe::{Authority, Bundle, read_x509};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
@@ -27,17 +29,7 @@ use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::support::entries;
-
-/// The machine's clock, which a test moves ahead.
-#[derive(Debug)]
-struct Ahead(SystemClock, AtomicI64);
-
-impl Clock for Ahead {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.now().as_millis() + self.1.load(Ordering::SeqCst))
-    }
-}
+use crate::support::{Ahead, entries};
 
 /// A broker with both sockets.
 struct Local {
@@ -111,7 +103,7 @@ impl Local {
         let data = dir.path().join("data");
         bailiwick::place::prepare(&data).unwrap();
         let config = Config::parse("test", text, dir.path()).unwrap();
-        let clock = Arc::new(Ahead(SystemClock::start(), AtomicI64::new(0)));
+        let clock = Ahead::start();
         let Opened { house, listener } = House::open(config, &data, Arc::clone(&clock) as _).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -128,7 +120,7 @@ impl Local {
     }
 
     fn ahead(&self, by: Duration) {
-        self.clock.1.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+        self.clock.go(by);
     }
 
     async fn issued(&self) -> Vec<String> {
@@ -329,6 +321,70 @@ async fn a_library_that_keeps_its_stream_gets_another_svid_at_half_of_its_life_a
     child.wait().unwrap();
 }
 
+/// The authority of another trust domain, whose bundle is in a file.
+fn another(dir: &Path, domain: &str) -> (Authority, PathBuf) {
+    let now = SystemClock::start().now();
+    let authority = Authority::begin(domain.parse().unwrap(), Duration::from_secs(7 * 86_400), [9; 16], 0, now).unwrap();
+    let file = dir.join(format!("{domain}.json"));
+    std::fs::write(&file, authority.bundle(Duration::from_secs(300)).to_string()).unwrap();
+    (authority, file)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bundles_of_the_trust_domains_that_are_federated_with_and_of_no_others_go_with_ours_until_they_are_too_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let (prod, file) = another(dir.path(), "prod.example");
+    let (secret, other) = another(dir.path(), "secret.example");
+    let issuer = |name: &str, domain: &str, file: &Path| {
+        format!("[issuers.{name}]\nissuer = \"spiffe://{domain}\"\nkind = \"spiffe\"\nspiffe_bundle_file = \"{}\"\n", file.display())
+    };
+    let issuers = format!("{}{}", issuer("prod", "prod.example", &file), issuer("secret", "secret.example", &other));
+    let agents = AGENTS.replacen("[spiffe]\n", "[spiffe]\nfederates_with = [\"prod\"]\n", 1);
+    let local = Local::start_in(dir, &format!("{agents}{issuers}{}", rule("scout", &me()))).await;
+    let both = ["spiffe://bailiwick.local", "spiffe://prod.example"];
+    let mut of_x509 = Rpc::call(&local.socket(), "FetchX509Bundles", b"").await;
+    let mut of_jwt = Rpc::call(&local.socket(), "FetchJWTBundles", b"").await;
+    // It is looked at every five seconds; until then there may be ours alone.
+    let x509 = loop {
+        let all = bundles_in(&of_x509.next().await.unwrap(), 2).unwrap();
+        if all.len() > 1 {
+            break all;
+        }
+    };
+    assert_eq!(x509.keys().collect::<Vec<_>>(), both);
+    assert_eq!(x509[both[1]], prod.roots().concat());
+    let jwt = loop {
+        let all = bundles_in(&of_jwt.next().await.unwrap(), 1).unwrap();
+        if all.len() > 1 {
+            break all;
+        }
+    };
+    let set: Value = serde_json::from_slice(&jwt[both[1]]).unwrap();
+    assert_eq!((&set["keys"][0]["kid"], &set["keys"][0]["use"]), (&json!(prod.jwt_keys()[0].id().to_string()), &json!("jwt-svid")));
+    let svid = Rpc::call(&local.socket(), "FetchX509SVID", b"").await.next().await.unwrap();
+    let federated = bundles_in(&svid, 3).unwrap();
+    assert_eq!(federated.into_iter().collect::<Vec<_>>(), [(both[1].to_owned(), prod.roots().concat())]);
+    // An SVID of a trust domain that is federated with is checked for an agent, for its audience; one of another is nobody's.
+    let validated = async |authority: &Authority, id: &str, audience: &str| {
+        let to = ["reports".to_owned()];
+        let svid = authority.jwt_svid(&id.parse().unwrap(), &to, Duration::from_secs(60), local.clock.now()).unwrap().token;
+        let length = [u8::try_from(svid.len() & 0x7f | 0x80).unwrap(), u8::try_from(svid.len() >> 7).unwrap()];
+        let message = [field(1, audience), vec![2 << 3 | 2], length.to_vec(), svid.into_bytes()].concat();
+        Rpc::call(&local.socket(), "ValidateJWTSVID", &message).await.next().await
+    };
+    let good = validated(&prod, "spiffe://prod.example/web", "reports").await.unwrap();
+    assert!(good.starts_with(&field(1, "spiffe://prod.example/web")));
+    assert_eq!(validated(&prod, "spiffe://prod.example/web", "other").await.unwrap_err(), "3");
+    assert_eq!(validated(&secret, "spiffe://secret.example/web", "reports").await.unwrap_err(), "3");
+    // Its keys cannot be had any more: for a while the last ones are good, and then none.
+    std::fs::remove_file(&file).unwrap();
+    local.ahead(Duration::from_secs(13 * 3600));
+    for (stream, field) in [(&mut of_x509, 2), (&mut of_jwt, 1)] {
+        let left = bundles_in(&stream.next().await.unwrap(), field).unwrap();
+        assert_eq!(left.keys().collect::<Vec<_>>(), both[..1].iter().collect::<Vec<_>>());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_ends_when_its_agent_goes_out_of_service() {
     let today = SystemClock::start().now().to_string();
@@ -371,6 +427,37 @@ async fn a_process_that_no_rule_covers_and_an_agent_out_of_service_get_nothing()
         }
         assert!(local.issued().await.is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_local_copy_that_was_ended_gets_no_svid_and_no_token_although_it_is_still_the_same_process() {
+    let local = Local::start(&rule("scout", &me())).await;
+    let calls = [("FetchX509SVID", vec![]), ("FetchX509Bundles", vec![]), ("FetchJWTSVID", field(1, "reports")), ("FetchJWTBundles", vec![])];
+    for (call, message) in &calls {
+        assert!(Rpc::call(&local.socket(), call, message).await.next().await.is_ok(), "{call}");
+    }
+    let (_, answer) = local.token("").await;
+    let claims = URL_SAFE_NO_PAD.decode(answer["access_token"].as_str().unwrap().split('.').nth(1).unwrap()).unwrap();
+    let copy = serde_json::from_slice::<Value>(&claims).unwrap()["instance"].as_str().unwrap().parse().unwrap();
+    let mut stream = Rpc::call(&local.socket(), "FetchX509SVID", b"").await;
+    stream.next().await.unwrap();
+    let scout = local.house.agent("scout").unwrap();
+    assert!(local.house.end_copy(scout, copy, &"ana".parse().unwrap()).await.unwrap());
+    let issued = local.issued().await.len();
+    for (call, message) in &calls {
+        assert_eq!(Rpc::status(&local.socket(), call, message).await, "7", "{call}");
+    }
+    let (status, refused) = local.token("").await;
+    assert_eq!((status, refused["error"].as_str()), (StatusCode::BAD_REQUEST, Some("unauthorized_client")));
+    // Nor does a stream that it kept bring another one.
+    local.ahead(Duration::from_secs(31 * 60));
+    let status = loop {
+        if let Err(status) = stream.next().await {
+            break status;
+        }
+    };
+    assert_eq!(status, "7");
+    assert_eq!(local.issued().await.len(), issued);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

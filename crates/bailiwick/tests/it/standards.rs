@@ -1,5 +1,5 @@
 //! What the standards forbid, tried at the doors of a running broker: RFC 9449, 8705, 9068 and 9728. The rules that need no broker are tried
-//! one by one in the room of identity (`dpop/tests.rs`, `token/tests.rs`, `certificate/tests.rs`).
+//! one by one in the room of identity. `docs/concepts/standards.md` has all of them, each with its test.
 
 use bailiwick::clock::{SystemClock, random};
 use bailiwick_core::{AssertionId, Clock as _, Digest, SessionId};
@@ -94,6 +94,48 @@ async fn rfc_9068_no_token_passes_that_is_not_ours_for_this_resource_at_this_tim
         let challenge = refused.headers["www-authenticate"].to_str().unwrap();
         assert!(challenge.contains("error=\"invalid_token\""), "{what}: {challenge}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rfc_9068_a_token_that_is_asked_for_without_a_resource_is_for_our_own_and_says_all_that_a_token_must() {
+    let broker = Broker::start(|text| text).await;
+    let given = broker.token_with(&broker.assertion("scout", None), &[]).await.json();
+    let (header, claims) = (part(given["access_token"].as_str().unwrap(), 0), part(given["access_token"].as_str().unwrap(), 1));
+    assert_eq!((&header["typ"], &header["alg"]), (&json!("at+jwt"), &json!("EdDSA")));
+    assert_eq!((&claims["aud"], &claims["iss"]), (&json!(broker.house.urls.mcp), &json!(broker.house.urls.base)));
+    for name in ["iss", "exp", "aud", "sub", "client_id", "iat", "jti", "scope"] {
+        assert!(claims.get(name).is_some_and(|claim| !claim.is_null()), "{name}: {claims}");
+    }
+    // Its subject is the agent, by a name that no person can have.
+    assert!(claims["sub"] == claims["client_id"] && claims["sub"].as_str().unwrap().parse::<bailiwick_core::PersonName>().is_err(), "{claims}");
+    // Asked for two of them, or for ours and another's: one audience or no token.
+    let (mcp, shop) = (broker.house.urls.mcp.clone(), format!("{}/s/shop", broker.house.urls.mcp));
+    let two = broker.token_with(&broker.assertion("scout", None), &[("resource", &mcp), ("resource", &shop)]).await.json();
+    assert_eq!(part(two["access_token"].as_str().unwrap(), 1)["aud"], json!(mcp));
+    for others in ["https://evil.example/mcp", "mcp", "https://evil.example/mcp#x"] {
+        let refused = broker.token_with(&broker.assertion("scout", None), &[("resource", &mcp), ("resource", others)]).await;
+        assert_eq!(refused.json()["error"], "invalid_target", "{others}");
+    }
+}
+
+#[test]
+fn every_test_that_the_table_of_the_standards_names_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(root.join("docs/concepts/standards.md")).unwrap();
+    let files: Vec<_> = ["crates/identity", "crates/bailiwick"].iter().flat_map(|folder| crate::support::files_of(&root.join(folder))).collect();
+    let sources: String = files.iter().filter(|f| f.extension().is_some_and(|e| e == "rs")).map(|f| std::fs::read_to_string(f).unwrap()).collect();
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| section"));
+    let mut named = 0;
+    for row in rows {
+        let shown = row.trim_end_matches('|').rsplit('|').next().unwrap();
+        let tests: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty() || shown.contains("does not concern us") || shown.contains("not obeyed"), "no test and no reason: {row}");
+        for test in &tests {
+            assert!(sources.contains(&format!("fn {test}(")), "`{test}` is not there: {row}");
+        }
+        named += tests.len();
+    }
+    assert!(named > 60, "{named}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,6 +241,32 @@ async fn rfc_9728_the_challenge_leads_to_metadata_of_exactly_this_resource() {
         assert_eq!(metadata["resource"], json!(broker.house.urls.mcp));
         assert_eq!(metadata["bearer_methods_supported"], json!(["header"]));
         assert_eq!(metadata["dpop_bound_access_tokens_required"], json!(false));
+    }
+    // The document of each part of the endpoint is of that part, as a client demands that follows the challenge.
+    let task = bailiwick_core::TaskId::new(broker.house.clock.now(), random()).to_string();
+    for path in ["/mcp".to_owned(), "/mcp/s/shop".to_owned(), "/mcp/s/absent".to_owned(), format!("/mcp/t/{task}")] {
+        for authorization in [&[][..], &[("authorization", "Bearer x")]] {
+            let refused = broker.send(Method::POST, &path, authorization, "").await;
+            for challenge in refused.headers.get_all("www-authenticate").iter().map(|v| v.to_str().unwrap()) {
+                let url: url::Url = challenge.split_once("resource_metadata=\"").unwrap().1.split_once('"').unwrap().0.parse().unwrap();
+                assert_eq!(url.path(), format!("/.well-known/oauth-protected-resource{path}"));
+                let metadata = broker.send(Method::GET, url.path(), &[], "").await;
+                assert_eq!(metadata.status, StatusCode::OK, "{path}");
+                let metadata = metadata.json();
+                assert_eq!(metadata["resource"], json!(format!("{}{path}", broker.house.urls.base)));
+                // Parameters with zero values are omitted.
+                let values = metadata.as_object().unwrap().values();
+                assert!(values.into_iter().all(|value| !value.is_null() && value != &json!([]) && value != &json!("")), "{metadata}");
+            }
+        }
+        // And it is a resource that a token can be asked for, which is for the one audience that there is.
+        let resource = format!("{}{path}", broker.house.urls.base);
+        let given = broker.token_with(&broker.assertion("scout", None), &[("resource", &resource)]).await.json();
+        assert_eq!(part(given["access_token"].as_str().unwrap(), 1)["aud"], json!(broker.house.urls.mcp), "{path}");
+    }
+    for path in ["/mcp/s/No%20Name", "/mcp/s/shop%2f..", "/mcp/t/x", "/mcp/x"] {
+        assert_eq!(broker.send(Method::POST, path, &[], "").await.status, StatusCode::NOT_FOUND, "{path}");
+        assert_eq!(broker.send(Method::GET, &format!("/.well-known/oauth-protected-resource{path}"), &[], "").await.status, StatusCode::NOT_FOUND);
     }
     // A token in the query or the body is no token.
     let token = broker.agent_token("scout", None).await;

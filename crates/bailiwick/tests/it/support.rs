@@ -85,7 +85,7 @@ struct Stage {
     lists: AtomicUsize,
     gate: watch::Sender<bool>,
     answer: Mutex<Option<Play>>,
-    changed: broadcast::Sender<()>,
+    changed: broadcast::Sender<String>,
 }
 
 /// A small MCP server of 2026-07-28 that records what reaches it, and survives the broker.
@@ -140,7 +140,12 @@ impl Upstream {
 
     /// Says that its tools changed.
     pub(crate) fn tell_changed(&self) {
-        let _ = self.stage.changed.send(());
+        self.tell("notifications/tools/list_changed", "{}");
+    }
+
+    /// Says something outside of any request, to whoever listens.
+    pub(crate) fn tell(&self, method: &str, params: &str) {
+        let _ = self.stage.changed.send(format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#));
     }
 
     /// Lets the slow tools answer.
@@ -189,15 +194,11 @@ impl Stage {
 
     fn listen(&self) -> Response {
         let first = r#"{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{}}"#.to_owned();
-        let changed = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{}}"#;
         let heard = self.changed.subscribe();
         let events = futures_util::stream::unfold((Some(first), heard), move |(first, mut heard)| async move {
             let text = match first {
                 Some(first) => first,
-                None => {
-                    heard.recv().await.ok()?;
-                    changed.to_owned()
-                }
+                None => heard.recv().await.ok()?,
             };
             Some((Ok::<_, std::convert::Infallible>(format!("data: {text}\n\n")), (None, heard)))
         });
@@ -233,6 +234,26 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// The machine's clock, which a test moves ahead.
+#[derive(Debug)]
+pub(crate) struct Ahead(SystemClock, AtomicI64);
+
+impl Ahead {
+    pub(crate) fn start() -> Arc<Self> {
+        Arc::new(Self(SystemClock::start(), AtomicI64::new(0)))
+    }
+
+    pub(crate) fn go(&self, by: Duration) {
+        self.1.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.now().as_millis() + self.1.load(Ordering::SeqCst))
     }
 }
 

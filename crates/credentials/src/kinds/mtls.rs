@@ -6,7 +6,6 @@
 //! certificate's number. Where no list is configured, a certificate only expires, within an hour.
 
 mod authority;
-mod der;
 mod ending;
 mod list;
 mod login;

@@ -136,14 +136,15 @@ impl Postgresql {
             tokio::task::spawn_blocking(move || scram::verifier(&Secret::from(copy)))
         });
         // The lock is held before anything that creates is sent, so that an end cannot overtake us.
-        let (door, session, rows) = self.at_writer(Step::Mint, &fence(&plan.name)).await?;
+        let (door, session, rows) = self.at_writer(Step::Mint, &format!("{}; {}", locked(&plan.name), is_there(&plan.name))).await?;
         let verifier = match (foreseen, hashing) {
             (Some(verifier), _) => verifier,
             (None, Some(hashing)) => hashing.await.map_err(|_| not_hashed())??,
             (None, None) => return Err(not_hashed()),
         };
         // INVARIANT: what creates is one statement batch in one transaction, so that a role without its tag or groups is never seen.
-        let sql = match rows.get(2) {
+        let found = if sql::cell(&rows, 2, 0).is_some() { session.run(Step::Mint, &found(&plan.name)).await? } else { sql::Rows::new() };
+        let sql = match found.first() {
             None => self.creation(plan, &verifier),
             Some(role) => {
                 let same = role.get(2).and_then(Option::as_deref).and_then(Tag::parse).as_ref() == Some(&plan.tag);
@@ -153,8 +154,10 @@ impl Postgresql {
                 format!("ALTER ROLE {} PASSWORD {}", identifier(plan.name.as_str()), literal(&verifier))
             }
         };
-        let rows = session.run(Step::Mint, &format!("{sql}; {}; COMMIT", oid_of(&plan.name))).await?;
+        let rows = session.run(Step::Mint, &format!("{UNWAITED}; {sql}; {}; COMMIT", oid_of(&plan.name))).await?;
         door.put_back(session);
+        // Nobody waits for a verifier now.
+        self.ahead.make_spare();
         let oid = sql::cell(&rows, 0, 0).ok_or_else(|| TargetError::new(TargetCode::Protocol, Step::Mint, door.name(), "the role has no oid"))?;
         Ok(Minted { ids: TargetIds::one(OID, oid), secret: None, expires_at: Some(plan.tag.expires_at) })
     }
@@ -180,7 +183,7 @@ impl Postgresql {
         let role = identifier(account.name.as_str());
         let (door, session, _) = self.at_writer(Step::Mint, "BEGIN; SELECT pg_is_in_recovery()").await?;
         let sql = format!(
-            "ALTER ROLE {role} VALID UNTIL {}; COMMENT ON ROLE {role} IS {}; ALTER ROLE {role} SET application_name = {}; COMMIT",
+            "{UNWAITED}; ALTER ROLE {role} VALID UNTIL {}; COMMENT ON ROLE {role} IS {}; ALTER ROLE {role} SET application_name = {}; COMMIT",
             literal(&tag.expires_at.to_string()),
             text_literal(&tag.to_text()),
             literal(&tag.connection_name(63)),
@@ -249,19 +252,34 @@ fn not_hashed() -> TargetError {
     TargetError::new(TargetCode::Internal, Step::Mint, "", "the verifier was not computed")
 }
 
+/// A role that a crash of the server takes with it is a role less: its making is not waited for on the server's disk, only its end is. What the
+/// role writes comes after it in the server's log, so nothing of it can be there without it.
+const UNWAITED: &str = "SET LOCAL synchronous_commit = off";
+
 async fn within<T>(step: Step, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, TargetError> {
     tokio::time::timeout(CALL_MAX, work).await.map_err(|_| TargetError::new(TargetCode::Busy, step, "", "it takes longer than 55 seconds"))?
 }
 
 /// Begins a transaction, takes the lock of the name, and says whether this node is a standby (row 0; row 1 is the lock's) and what role has
-/// the name (row 2: oid, may log in, comment).
+/// the name (row 2).
 fn fence(name: &AccountName) -> String {
+    format!("{}; {}", locked(name), found(name))
+}
+
+/// Begins a transaction, says whether this node is a standby (row 0), and takes the lock of the name (row 1).
+fn locked(name: &AccountName) -> String {
     let key = lock_key(name);
-    format!(
-        "BEGIN; SELECT pg_is_in_recovery(); SELECT pg_advisory_xact_lock({LOCK_CLASS}, {key}); \
-         SELECT oid, rolcanlogin, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = {}",
-        literal(name.as_str())
-    )
+    format!("BEGIN; SELECT pg_is_in_recovery(); SELECT pg_advisory_xact_lock({LOCK_CLASS}, {key})")
+}
+
+/// Whether a role has the name: NULL if none has. This is asked of the server's cache of names, without a plan.
+fn is_there(name: &AccountName) -> String {
+    format!("SELECT to_regrole({})", literal(&identifier(name.as_str())))
+}
+
+/// The role of the name: oid, may log in, comment. No row if there is none.
+fn found(name: &AccountName) -> String {
+    format!("SELECT oid, rolcanlogin, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = {}", literal(name.as_str()))
 }
 
 fn oid_of(name: &AccountName) -> String {

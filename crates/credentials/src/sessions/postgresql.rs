@@ -277,22 +277,25 @@ impl Exchange<'_> {
                     _ => Err(SessionError::Refused { code: "25P02".to_owned(), words: "the transaction was rolled back".to_owned() }),
                 }))
             }
-            // It did not come to a commit: whatever becomes of the rollback, nothing was done.
-            (_, done) => {
-                self.usable &= matches!(self.ours("ROLLBACK").await, Ok(Ok(_)));
+            // It did not come to a commit: whatever becomes of the rollback, nothing was done. A lock that is the session's outlives it.
+            (mode, done) => {
+                let back = if mode == Mode::Read { "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()" } else { "ROLLBACK" };
+                self.usable &= matches!(self.ours(back).await, Ok(Ok(_)));
                 Ok(done)
             }
         }
     }
 
     /// What a statement's functions set, made or locked is not there for the next call, whether the statement was done or not: is the session as new?
-    /// (What a read set is gone with its transaction, but not a lock that is the session's.)
+    /// (What a read set is gone with its transaction.)
     async fn tidy(&mut self) -> bool {
-        let forget = if self.mode == Mode::Read { "SELECT pg_catalog.pg_advisory_unlock_all()" } else { "DISCARD ALL" };
-        if !self.usable || !matches!(self.ours(forget).await, Ok(Ok(_))) {
+        if self.mode == Mode::Read || !self.usable {
+            return self.usable;
+        }
+        if !matches!(self.ours("DISCARD ALL").await, Ok(Ok(_))) {
             return false;
         }
-        match self.name.take().filter(|_| self.mode == Mode::Write) {
+        match self.name.take() {
             Some(name) => matches!(self.ours(&naming(&name)).await, Ok(Ok(_))),
             None => true,
         }

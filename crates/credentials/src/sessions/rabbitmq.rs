@@ -167,7 +167,8 @@ impl Connection {
     /// Takes one message from a queue, for good; `None` if it is empty.
     ///
     /// # Errors
-    /// As [`Connection::publish`]. A message that is longer than the limit stays in the queue.
+    /// As [`Connection::publish`]. A message that is longer than the limit stays in the queue; its length is known only when it was delivered, and the
+    /// server counts that.
     pub async fn take(&self, queue: &str) -> Result<Option<Taken>, SessionError> {
         let mut get = method(GET);
         get.extend_from_slice(&[0, 0]);
@@ -261,7 +262,10 @@ impl Connection {
                 Err(SessionError::Refused { code: words_of(code, None), words: words_of(words, None) })
             }
             Ok(Err(Failure::Malformed(TOO_LONG))) => {
-                let words = format!("the message has more than {} bytes, and stays in the queue", self.limits.body);
+                let words = format!(
+                    "the message has more than {} bytes, and stays in the queue; the server counts this as a delivery of it, which a quorum queue's limit may heed",
+                    self.limits.body
+                );
                 Err(SessionError::lost(words))
             }
             Ok(Err(failure)) => Err(SessionError::Lost { words: ended(&failure), may_have_run: acts }),

@@ -20,6 +20,8 @@ const WORDS_MAX: usize = 128;
 const TIME_MAX: Duration = Duration::from_secs(3600);
 /// What the forced command of a lease says when the lease has ended.
 const OVER: (Option<u32>, &[u8]) = (Some(69), b"bailiwick: this lease has ended\n");
+/// A command that does nothing.
+const NOTHING: &str = "exit 0";
 /// The host's own limit is so much longer than ours: it is for when the connection is cut without a word.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -108,8 +110,16 @@ impl Ssh {
                 return Err(SessionError::Lost { words: format!("`{}`: {}", host.name(), words_of(trouble.words(), None)), may_have_run: true });
             }
         };
+        // A command may say the same words. One that does nothing tells them apart: where the lease has ended, nothing else is ever said.
         if (done.status, done.stderr.as_slice()) == OVER {
-            return Err(SessionError::lost("the lease has ended"));
+            let wire = Wire { time: GRACE, bytes: OVER.1.len().saturating_add(1) };
+            match client.run(NOTHING, None, wire).await {
+                Ok(again) if (again.status, again.stderr.as_slice()) == OVER => return Err(SessionError::lost("the lease has ended")),
+                Ok(_) => {}
+                Err(trouble) => {
+                    return Err(SessionError::Lost { words: format!("`{}`: {}", host.name(), words_of(trouble.words(), None)), may_have_run: true });
+                }
+            }
         }
         *slot = Some(client);
         Ok(Ran { status: done.status, signal: done.signal, stdout: done.stdout, stderr: done.stderr, truncated: done.truncated, late: done.late })

@@ -26,6 +26,12 @@ async fn a_certificate_works_and_is_dead_afterwards_with_its_open_shells() {
     let session = world.session(&account);
     assert_eq!(session.run("one", &words("echo hello"), LIMITS).await.unwrap().stdout, b"hello\n");
 
+    // A command that says what a host says of a lease that has ended is a command that ran.
+    let forged = ["sh", "-c", "echo 'bailiwick: this lease has ended' >&2; exit 69"].map(str::to_owned);
+    let ran = session.run("one", &forged, LIMITS).await.unwrap();
+    assert_eq!((ran.status, ran.stderr.as_slice()), (Some(69), &b"bailiwick: this lease has ended\n"[..]));
+    assert_eq!(session.run("one", &words("echo hello"), LIMITS).await.unwrap().stdout, b"hello\n");
+
     // Somebody has the key and its certificate: a shell that runs, one that left a child behind, and a connection on which nothing runs.
     let thief = world.thief(&account);
     let mut shell = thief.begin("sleep 600");

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::{Claims, KeySet, Rules, begun, check_issuer, confirmation, expires, id, signed, subject};
 use crate::assertion::SKEW;
 use crate::confirmation::Confirmation;
-use crate::keys::KeyId;
+use crate::jws::Compact;
+use crate::keys::{Algorithm, KeyId};
 use crate::oauth::Scope;
 use crate::proof::ProofError;
 use crate::strict::Object;
@@ -59,7 +60,7 @@ impl Jag {
 /// # Errors
 /// The first rule that it breaks; it grants nothing then.
 pub fn verify(token: &str, keys: &KeySet, rules: &Rules<'_>, now: Timestamp) -> Result<Jag, ProofError> {
-    let token = signed(token, keys)?;
+    let token = signed(Compact::parse(token)?, keys, &Algorithm::ALL)?;
     //= draft-ietf-oauth-identity-assertion-authz-grant-03#section-4.4.1
     // Validate the JWT "typ" is "oauth-id-jag+jwt" (per Section 3.11 of [RFC8725]).
     if token.typ.as_deref() != Some(TYP) {

@@ -6,7 +6,8 @@ use bailiwick_core::Timestamp;
 
 use super::{Claims, KeySet, Rules, begun, check_audience, check_issuer, confirmation, expires, id, signed, subject};
 use crate::confirmation::Confirmation;
-use crate::keys::KeyId;
+use crate::jws::Compact;
+use crate::keys::{Algorithm, KeyId};
 use crate::proof::ProofError;
 
 /// What a workload's token proved.
@@ -34,7 +35,7 @@ pub struct Workload {
 /// # Errors
 /// The first rule that it breaks; the workload is not authenticated then.
 pub fn verify(token: &str, keys: &KeySet, rules: &Rules<'_>, now: Timestamp) -> Result<Workload, ProofError> {
-    let token = signed(token, keys)?;
+    let token = signed(Compact::parse(token)?, keys, &Algorithm::ALL)?;
     //= rfc8725#section-3.11
     // Explicit typing: an access token, a security event, a logout token or an ID-JAG of the same issuer is no workload's token. OpenID
     // Connect gives an ID Token no type of its own.

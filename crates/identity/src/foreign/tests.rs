@@ -2,6 +2,8 @@
 use super::*;
 use crate::keys::{KeyError, PublicKey, SigningKey};
 use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use proptest::prelude::*;
@@ -80,10 +82,32 @@ fn svid_claims() -> Value {
     json!({ "sub": "spiffe://prod.example/ns/a/planner", "aud": [US], "iat": now, "exp": now + 300 })
 }
 
+/// An authority of JWT-SVIDs: `EdDSA` is no algorithm of theirs.
+struct Spire {
+    key: EcdsaKeyPair,
+    keys: KeySet,
+}
+
+impl Spire {
+    fn new() -> Self {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+        let jwk =
+            json!({ "kty": "EC", "crv": "P-256", "use": "jwt-svid", "kid": "k1", "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y) });
+        Self { key, keys: KeySet::spiffe_bundle(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap() }
+    }
+
+    fn sign(&self, header: &Value, claims: &str) -> String {
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap()))
+    }
+}
+
 fn svid(head: Value, more: Value) -> Result<jwt_svid::Svid, ProofError> {
-    let issuer = Issuer::new();
+    let spire = Spire::new();
     let rules = Rules { issuer: DOMAIN, audiences: &ours(), age_max: AGE };
-    jwt_svid::verify(&issuer.sign(&merged(header(), head), &merged(svid_claims(), more).to_string()), &issuer.keys, &rules, NOW)
+    let head = merged(json!({ "alg": "ES256", "kid": "k1" }), head);
+    jwt_svid::verify(&spire.sign(&head, &merged(svid_claims(), more).to_string()), &spire.keys, &rules, NOW)
 }
 
 const CLIENT: &str = "spiffe://bailiwick.local/agent/planner";
@@ -221,27 +245,47 @@ fn a_key_set_leaves_out_what_we_do_not_take_and_is_refused_if_nothing_is_left() 
 
 #[test]
 fn a_bundle_gives_its_jwt_authorities_only_and_its_hint() {
-    let (key, _) = SigningKey::generate().unwrap();
-    let (other, _) = SigningKey::generate().unwrap();
-    let jwk = |key: &SigningKey, more: Value| {
-        let mut jwk = key.public().jwk();
-        jwk.as_object_mut().unwrap().remove("kid");
-        merged(jwk, more)
+    let point = || {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+        json!({ "kty": "EC", "crv": "P-256", "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y) })
     };
+    let (key, other) = (point(), point());
+    let id = |jwk: &Value| PublicKey::from_jwk(jwk).unwrap().id();
+    let (ed, _) = SigningKey::generate().unwrap();
+    let jwk = |key: &Value, more: Value| merged(key.clone(), more);
     let bundle = json!({
         "keys": [
             jwk(&other, json!({ "use": "x509-svid", "kid": "x", "x5c": ["MIIB"] })), jwk(&other, json!({ "kid": "no use" })),
             jwk(&other, json!({ "use": "jwt-svid" })), jwk(&other, json!({ "use": "sig", "kid": "s" })),
-            jwk(&key, json!({ "use": "jwt-svid", "kid": "k1" })),
+            merged(ed.public().jwk(), json!({ "use": "jwt-svid" })), jwk(&key, json!({ "use": "jwt-svid", "kid": "k1" })),
         ],
         "spiffe_sequence": 12, "spiffe_refresh_hint": 300,
     });
     let set = KeySet::spiffe_bundle(bundle.to_string().as_bytes()).unwrap();
-    assert!(set.has(key.id()) && !set.has(other.id()));
+    assert!(set.has(id(&key)) && !set.has(id(&other)) && !set.has(ed.id()));
     assert_eq!((set.len(), set.refresh_hint()), (1, Some(Duration::from_secs(300))));
     // And a bundle is no JWK set: its keys have another use.
     let set = KeySet::jwks(bundle.to_string().as_bytes()).unwrap();
-    assert!(!set.has(key.id()));
+    assert!(!set.has(id(&key)));
+}
+
+#[test]
+fn of_a_set_without_end_the_first_keys_are_taken() {
+    let (key, _) = SigningKey::generate().unwrap();
+    let all: Vec<Value> = (0..300).map(|i| merged(key.public().jwk(), json!({ "kid": i.to_string() }))).collect();
+    let set = KeySet::jwks(json!({ "keys": all }).to_string().as_bytes()).unwrap();
+    assert_eq!((set.len(), set.left_out()), (64, 236));
+}
+
+#[test]
+fn of_several_keys_of_one_name_the_one_that_signed_is_found_and_its_name_is_not_enough() {
+    let (issuer, other) = (Issuer::new(), Issuer::new());
+    let keys = set(&[("k1", other.key.public()), ("k1", issuer.key.public())]);
+    let rules = Rules { issuer: OIDC, audiences: &ours(), age_max: AGE };
+    let token = issuer.sign(&header(), &oidc_claims().to_string());
+    assert_eq!(oidc::verify(&token, &keys, &rules, NOW).unwrap().key, issuer.key.id());
+    assert_eq!(oidc::verify(&Issuer::new().sign(&header(), &oidc_claims().to_string()), &keys, &rules, NOW).err(), Some(ProofError::Signature));
 }
 
 #[test]
@@ -396,6 +440,9 @@ fn a_jwt_svid_proves_a_spiffe_id_of_its_own_trust_domain_and_of_no_other() {
     for bad in [json!("https://other.example"), json!([US, "other"])] {
         assert_eq!(svid(json!({}), json!({ "aud": bad })).err(), Some(ProofError::Audience), "{bad}");
     }
+    // What the standard does not name is no header and no algorithm of an SVID.
+    assert_eq!(svid(json!({ "alg": "EdDSA" }), json!({})).err(), Some(ProofError::Algorithm));
+    assert_eq!(svid(json!({ "x5t": "abc" }), json!({})).err(), Some(ProofError::Header("of a JWT-SVID")));
     assert_eq!(svid(json!({}), json!({ "exp": null })).err(), Some(ProofError::Claim("exp")));
     assert_eq!(svid(json!({}), json!({ "aud": null })).err(), Some(ProofError::Claim("aud")));
 }

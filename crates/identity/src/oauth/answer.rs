@@ -1,8 +1,9 @@
-//! Answers of the OAuth endpoints: errors, tokens, introspection, and the challenges of a protected resource.
+//! Answers of the OAuth endpoints: errors, tokens, introspection.
 
 use bailiwick_core::{TaskId, Timestamp};
 use serde_json::{Value, json};
 
+use super::challenge::quotable;
 use super::scope::Scope;
 use crate::confirmation::Confirmation;
 use crate::strict::put;
@@ -11,7 +12,7 @@ use crate::token::{Issued, Purpose, Verified};
 /// Fields that every answer of the token endpoint carries (RFC 6749 section 5.1).
 pub const NO_STORE: [(&str, &str); 2] = [("cache-control", "no-store"), ("pragma", "no-cache")];
 
-/// An error answer of RFC 6749 section 5.2. Its words are fixed and hold nothing of the request.
+/// An error of OAuth: an answer of RFC 6749 section 5.2, or told at a redirect URI, or to a client that registers. Its words are fixed and hold nothing of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}: {description}")]
 pub struct OauthError {
@@ -23,6 +24,11 @@ pub struct OauthError {
 impl OauthError {
     const fn new(error: &'static str, description: &'static str, status: u16) -> Self {
         Self { error, description, status }
+    }
+
+    /// An error of another endpoint: of the authorization endpoint (RFC 6749 section 4.1.2.1) or of a registration (RFC 7591 section 3.2.2).
+    pub(super) const fn named(error: &'static str, description: &'static str) -> Self {
+        Self::new(error, description, 400)
     }
 
     /// A parameter is missing, repeated or malformed.
@@ -104,6 +110,12 @@ impl OauthError {
     #[must_use]
     pub const fn error(&self) -> &'static str {
         self.error
+    }
+
+    /// In words.
+    #[must_use]
+    pub const fn description(&self) -> &'static str {
+        self.description
     }
 
     /// The HTTP status.
@@ -191,60 +203,6 @@ pub fn introspection(token: Option<&Verified>) -> Value {
     body
 }
 
-/// The value of a `WWW-Authenticate` field (RFC 6750 section 3, RFC 9728 section 5.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Challenge<'a> {
-    /// No token was given: 401 without an error.
-    Missing,
-    /// The token is expired, revoked, malformed or not for this resource: 401.
-    InvalidToken,
-    /// The request is malformed: 400.
-    InvalidRequest,
-    /// The token is good and its scope is not enough: 403, with the scope that is needed.
-    InsufficientScope(&'a str),
-}
-
-impl Challenge<'_> {
-    /// The HTTP status that goes with it.
-    #[must_use]
-    pub const fn status(&self) -> u16 {
-        match self {
-            Self::Missing | Self::InvalidToken => 401,
-            Self::InvalidRequest => 400,
-            Self::InsufficientScope(_) => 403,
-        }
-    }
-
-    /// The field's value. `metadata` is the URL of the resource's metadata; `scope` is what a client should ask for.
-    #[must_use]
-    pub fn value(&self, metadata: &str, scope: &str) -> String {
-        let mut value = format!("Bearer resource_metadata=\"{}\"", quotable(metadata));
-        let mut put = |name: &str, text: &str| value.push_str(&format!(", {name}=\"{}\"", quotable(text)));
-        //= rfc6750#section-3.1
-        // If the request lacks any authentication information [...] the resource server SHOULD NOT include an error code or
-        // other error information.
-        match self {
-            Self::Missing => put("scope", scope),
-            Self::InvalidToken => {
-                put("error", "invalid_token");
-                put("error_description", "the token is expired, revoked, malformed, or not for this resource");
-                put("scope", scope);
-            }
-            Self::InvalidRequest => put("error", "invalid_request"),
-            Self::InsufficientScope(needed) => {
-                put("error", "insufficient_scope");
-                put("scope", needed);
-            }
-        }
-        value
-    }
-}
-
-/// The characters that RFC 6750 section 3 allows inside the quotes. Others are dropped: they come from our own configuration.
-pub(crate) fn quotable(text: &str) -> String {
-    text.chars().filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\')).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,22 +210,6 @@ mod tests {
     #[test]
     fn an_unknown_or_dead_token_is_told_as_inactive_and_nothing_else() {
         assert_eq!(introspection(None), json!({"active": false}));
-    }
-
-    #[test]
-    fn a_challenge_has_the_form_that_clients_parse() {
-        let metadata = "https://gw.example/.well-known/oauth-protected-resource/mcp";
-        assert_eq!(Challenge::Missing.value(metadata, "mcp:tools"), format!("Bearer resource_metadata=\"{metadata}\", scope=\"mcp:tools\""));
-        let refused = Challenge::InvalidToken.value(metadata, "mcp:tools");
-        assert!(refused.contains("error=\"invalid_token\"") && Challenge::InvalidToken.status() == 401, "{refused}");
-        let more = Challenge::InsufficientScope("a b");
-        assert!(more.value(metadata, "mcp:tools").ends_with("error=\"insufficient_scope\", scope=\"a b\"") && more.status() == 403);
-    }
-
-    #[test]
-    fn a_challenge_cannot_be_broken_out_of() {
-        let value = Challenge::Missing.value("a\"\r\nX: y\\", "s\"");
-        assert_eq!(value, "Bearer resource_metadata=\"aX: y\", scope=\"s\"");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::form::Form;
 use super::redirect::{REDIRECT_MAX, RedirectUri};
 use super::request::resources;
 use super::scope::Scope;
+use crate::keys::KeyId;
 use crate::token::{AGENT_SCOPE, TOOLS_SCOPE};
 
 /// The longest query of a request, in bytes.
@@ -33,7 +34,7 @@ pub struct AuthorizationRequest {
     /// What it gets back as it is.
     pub state: Option<String>,
     /// What it asks for, or what is wrong with that: to be told at the redirect URI.
-    pub asked: Result<Asked, AuthorizationError>,
+    pub asked: Result<Asked, OauthError>,
 }
 
 /// What is asked for.
@@ -42,6 +43,8 @@ pub struct AuthorizationRequest {
 pub struct Asked {
     /// What the one who redeems the code must know.
     pub challenge: CodeChallenge,
+    /// The key that the one who redeems it must prove, if the client names one (`dpop_jkt`).
+    pub key: Option<KeyId>,
     /// The resources of ours that the token is for; none says our MCP endpoint.
     pub resources: Vec<String>,
 }
@@ -75,41 +78,46 @@ impl AuthorizationRequest {
 }
 
 impl Asked {
-    fn read(form: &Form, ours: &[String]) -> Result<Self, AuthorizationError> {
+    fn read(form: &Form, ours: &[String]) -> Result<Self, OauthError> {
         if form.value("request").is_some() {
-            return Err(AuthorizationError::REQUEST);
+            return Err(REQUEST);
         }
         if form.value("request_uri").is_some() {
-            return Err(AuthorizationError::REQUEST_URI);
+            return Err(REQUEST_URI);
         }
         match form.value("response_type") {
             Some("code") => {}
-            None => return Err(AuthorizationError::request("response_type is missing")),
-            Some(_) => return Err(AuthorizationError::RESPONSE_TYPE),
+            None => return Err(OauthError::invalid_request("response_type is missing")),
+            Some(_) => return Err(RESPONSE_TYPE),
         }
         //= rfc7636#section-4.4.1
         // If the server requires Proof Key for Code Exchange (PKCE) by OAuth public clients and the client does not send the
         // "code_challenge" in the request, the authorization endpoint MUST return the authorization error response with the
         // "error" value set to "invalid_request".
-        let challenge = form.value("code_challenge").ok_or(AuthorizationError::request("code_challenge is missing: use PKCE"))?;
+        let challenge = form.value("code_challenge").ok_or(OauthError::invalid_request("code_challenge is missing: use PKCE"))?;
         //= rfc7636#section-4.3
         // code_challenge_method OPTIONAL, defaults to "plain" if not present in the request.
         // We take no plain one: whoever sees the request would know the verifier.
         if form.value("code_challenge_method") != Some("S256") {
-            return Err(AuthorizationError::request("code_challenge_method must be S256"));
+            return Err(OauthError::invalid_request("code_challenge_method must be S256"));
         }
-        let challenge = challenge.parse().map_err(|NotAChallenge| AuthorizationError::request("code_challenge is no SHA-256"))?;
+        let challenge = challenge.parse().map_err(|NotAChallenge| OauthError::invalid_request("code_challenge is no SHA-256"))?;
+        //= rfc9449#section-10
+        // The value of the dpop_jkt authorization request parameter is the JWK Thumbprint [RFC7638] of the proof-of-possession public
+        // key using the SHA-256 hash function.
+        let key = form.value("dpop_jkt").map(str::parse).transpose();
+        let key = key.map_err(|_| OauthError::invalid_request("dpop_jkt is no thumbprint of a key"))?;
         //= rfc6749#section-3.3
         // The authorization server MAY fully or partially ignore the scope requested by the client, based on the authorization
         // server policy or the resource owner's instructions.
         if let Some(text) = form.value("scope") {
-            let scope: Scope = text.parse().map_err(|_| AuthorizationError::SCOPE)?;
+            let scope: Scope = text.parse().map_err(|_| SCOPE)?;
             if !scope.contains(TOOLS_SCOPE) && !scope.contains(AGENT_SCOPE) {
-                return Err(AuthorizationError::SCOPE);
+                return Err(SCOPE);
             }
         }
-        let resources = resources(form, ours).map_err(|_| AuthorizationError::TARGET)?;
-        Ok(Self { challenge, resources })
+        let resources = resources(form, ours)?;
+        Ok(Self { challenge, key, resources })
     }
 }
 
@@ -143,45 +151,20 @@ impl CodeChallenge {
     }
 }
 
-/// An error that is told at the redirect URI (RFC 6749 section 4.1.2.1). Its words are fixed and hold nothing of the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{error}: {description}")]
-pub struct AuthorizationError {
-    error: &'static str,
-    description: &'static str,
-}
+// Errors that are told at the redirect URI (RFC 6749 section 4.1.2.1).
+const REQUEST: OauthError = OauthError::named("request_not_supported", "request objects are not supported");
+const REQUEST_URI: OauthError = OauthError::named("request_uri_not_supported", "request objects are not supported");
+const RESPONSE_TYPE: OauthError = OauthError::named("unsupported_response_type", "use code");
+const SCOPE: OauthError = OauthError::named("invalid_scope", "the scope is malformed or cannot be granted: ask for mcp:tools");
 
-impl AuthorizationError {
-    const REQUEST: Self = Self { error: "request_not_supported", description: "request objects are not supported" };
-    const REQUEST_URI: Self = Self { error: "request_uri_not_supported", description: "request objects are not supported" };
-    const RESPONSE_TYPE: Self = Self { error: "unsupported_response_type", description: "use code" };
-    const SCOPE: Self = Self { error: "invalid_scope", description: "the scope is malformed or cannot be granted: ask for mcp:tools" };
-    const TARGET: Self = Self { error: "invalid_target", description: "the resource is not one that this server issues tokens for" };
+impl OauthError {
     /// The person said no.
-    pub const DENIED: Self = Self { error: "access_denied", description: "the person refused" };
-    /// The person has nothing to give: no agent of his or hers works for interactive clients, or it may use no tool.
-    pub const NOTHING: Self = Self { error: "access_denied", description: "this person has no agent that may work for interactive clients" };
+    pub const DENIED: Self = Self::named("access_denied", "the person refused");
 
-    const fn request(description: &'static str) -> Self {
-        Self { error: "invalid_request", description }
-    }
-
-    /// The error's name.
-    #[must_use]
-    pub const fn error(&self) -> &'static str {
-        self.error
-    }
-
-    /// In words.
-    #[must_use]
-    pub const fn description(&self) -> &'static str {
-        self.description
-    }
-
-    /// The whole address to which the person's browser is sent.
+    /// The whole address to which the person's browser is sent with this error.
     #[must_use]
     pub fn address(&self, to: &RedirectUri, state: Option<&str>, issuer: &str) -> String {
-        respond(to, &[("error", self.error), ("error_description", self.description)], state, issuer)
+        respond(to, &[("error", self.error()), ("error_description", self.description())], state, issuer)
     }
 }
 
@@ -297,6 +280,9 @@ mod tests {
         let asked = read.asked.unwrap();
         assert_eq!(asked.resources, ["https://gw.example/mcp"]);
         assert!(asked.challenge.is_met_by(VERIFIER));
+        assert_eq!(asked.key, None);
+        let bound = parse(&[("dpop_jkt", Some(CHALLENGE))]).unwrap().asked.unwrap();
+        assert_eq!(bound.key.map(|key| key.to_string()).as_deref(), Some(CHALLENGE));
     }
 
     #[test]
@@ -309,6 +295,9 @@ mod tests {
         assert_eq!(told(&[("code_challenge", Some("short"))]), "invalid_request");
         assert_eq!(told(&[("code_challenge_method", None)]), "invalid_request");
         assert_eq!(told(&[("code_challenge_method", Some("plain"))]), "invalid_request");
+        for jkt in ["short", &"A".repeat(44), &format!("{CHALLENGE}="), "https://evil.example/key"] {
+            assert_eq!(told(&[("dpop_jkt", Some(jkt))]), "invalid_request", "{jkt}");
+        }
         assert_eq!(told(&[("scope", Some("admin"))]), "invalid_scope");
         assert_eq!(told(&[("resource", Some("https://evil.example/mcp"))]), "invalid_target");
         assert_eq!(told(&[("request", Some("e30"))]), "request_not_supported");
@@ -349,7 +338,7 @@ mod tests {
         let to = RedirectUri::parse("http://127.0.0.1:1/cb", &[]).unwrap();
         let address = code_address(&to, "c", Some("a b&iss=evil"), "https://gw.example");
         assert_eq!(address, "http://127.0.0.1:1/cb?code=c&state=a+b%26iss%3Devil&iss=https%3A%2F%2Fgw.example");
-        let refused = AuthorizationError::DENIED.address(&to, None, "https://gw.example");
+        let refused = OauthError::DENIED.address(&to, None, "https://gw.example");
         assert_eq!(refused, "http://127.0.0.1:1/cb?error=access_denied&error_description=the+person+refused&iss=https%3A%2F%2Fgw.example");
     }
 

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
+use super::answer::OauthError;
 use super::redirect::RedirectUri;
+use crate::foreign::KeySet;
 use crate::strict::Object;
 
 /// The longest metadata document or registration, in bytes.
@@ -98,38 +100,28 @@ pub struct ClientMetadata {
     pub name: String,
     /// Where it may be answered.
     pub redirect_uris: Vec<RedirectUri>,
+    /// What it proves itself with at the token endpoint.
+    pub keys: ClientKeys,
 }
 
-/// Why a client is not taken: an error of RFC 7591 section 3.2.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{error}: {description}")]
-pub struct MetadataError {
-    error: &'static str,
-    description: &'static str,
+/// What a client proves itself with (`token_endpoint_auth_method`, RFC 7591 section 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientKeys {
+    /// `none`: it is a public client.
+    Public,
+    /// `private_key_jwt`, with keys that stand in its document.
+    Here(KeySet),
+    /// `private_key_jwt`, with keys that stand elsewhere.
+    At(ClientIdUrl),
 }
 
-impl MetadataError {
-    const fn metadata(description: &'static str) -> Self {
-        Self { error: "invalid_client_metadata", description }
-    }
+/// Why a client is not taken (RFC 7591 section 3.2.2).
+const fn wrong(description: &'static str) -> OauthError {
+    OauthError::named("invalid_client_metadata", description)
+}
 
-    /// The error's name.
-    #[must_use]
-    pub const fn error(&self) -> &'static str {
-        self.error
-    }
-
-    /// In words.
-    #[must_use]
-    pub const fn description(&self) -> &'static str {
-        self.description
-    }
-
-    /// The body of an answer.
-    #[must_use]
-    pub fn body(&self) -> Value {
-        json!({ "error": self.error, "error_description": self.description })
-    }
+const fn wrong_redirect(description: &'static str) -> OauthError {
+    OauthError::named("invalid_redirect_uri", description)
 }
 
 impl ClientMetadata {
@@ -137,30 +129,27 @@ impl ClientMetadata {
     ///
     /// # Errors
     /// Why the client is not taken.
-    pub fn of_document(id: &ClientIdUrl, bytes: &[u8], schemes: &[String]) -> Result<Self, MetadataError> {
+    pub fn of_document(id: &ClientIdUrl, bytes: &[u8], schemes: &[String]) -> Result<Self, OauthError> {
         let document = object(bytes)?;
         //= draft-ietf-oauth-client-id-metadata-document#section-4.1
         // The client metadata document MUST contain a client_id property [...] its value MUST match the URL of the document
         // using simple string comparison
         if document.text("client_id").ok() != Some(id.as_str()) {
-            return Err(MetadataError::metadata("client_id in the document is not the document's URL"));
+            return Err(wrong("client_id in the document is not the document's URL"));
         }
         //= draft-ietf-oauth-client-id-metadata-document#section-4.1
         // The client_secret and client_secret_expires_at properties MUST NOT be used.
         if document.member("client_secret").is_some() || document.member("client_secret_expires_at").is_some() {
-            return Err(MetadataError::metadata("a document that everybody reads has no client_secret"));
+            return Err(wrong("a document that everybody reads has no client_secret"));
         }
-        if !matches!(document.text_if("token_endpoint_auth_method"), Ok(None | Some("none"))) {
-            return Err(MetadataError::metadata("token_endpoint_auth_method must be none: clients of people are public clients here"));
-        }
-        read(&document, schemes)
+        Ok(Self { keys: keys(&document)?, ..read(&document, schemes)? })
     }
 
     /// Reads a registration. `schemes` are schemes of applications that are allowed for redirect URIs.
     ///
     /// # Errors
     /// Why the client is not registered.
-    pub fn of_registration(bytes: &[u8], schemes: &[String]) -> Result<Self, MetadataError> {
+    pub fn of_registration(bytes: &[u8], schemes: &[String]) -> Result<Self, OauthError> {
         //= rfc7591#section-2
         // The authorization server [...] MAY reject or replace any of the client's requested metadata values submitted during the
         // registration and substitute them with suitable values.
@@ -168,7 +157,7 @@ impl ClientMetadata {
         let metadata = read(&object(bytes)?, schemes)?;
         let kept: usize = metadata.redirect_uris.iter().map(|uri| uri.to_string().len().saturating_add(3)).sum();
         if kept.saturating_add(metadata.name.len()) > KEPT_MAX {
-            return Err(MetadataError::metadata("name and redirect URIs are too long in all"));
+            return Err(wrong("name and redirect URIs are too long in all"));
         }
         Ok(metadata)
     }
@@ -193,39 +182,66 @@ impl ClientMetadata {
     }
 }
 
-fn object(bytes: &[u8]) -> Result<Object, MetadataError> {
+fn object(bytes: &[u8]) -> Result<Object, OauthError> {
     if bytes.len() > METADATA_MAX {
-        return Err(MetadataError::metadata("the metadata is longer than 5 KB"));
+        return Err(wrong("the metadata is longer than 5 KB"));
     }
-    Object::parse(bytes).map_err(|_| MetadataError::metadata("the metadata is no JSON object with unique names"))
+    Object::parse(bytes).map_err(|_| wrong("the metadata is no JSON object with unique names"))
 }
 
-fn texts<'a>(object: &'a Object, name: &'static str) -> Result<Option<Vec<&'a str>>, MetadataError> {
-    let wrong = MetadataError::metadata("a list of the metadata is no list of texts");
+/// What a document says that its client proves itself with.
+fn keys(document: &Object) -> Result<ClientKeys, OauthError> {
+    match document.text_if("token_endpoint_auth_method") {
+        Ok(None | Some("none")) => return Ok(ClientKeys::Public),
+        Ok(Some("private_key_jwt")) => {}
+        //= draft-ietf-oauth-client-id-metadata-document#section-4.1
+        // the token_endpoint_auth_method property MUST NOT include client_secret_post, client_secret_basic, client_secret_jwt, or any other
+        // method based around a shared symmetric secret
+        _ => return Err(wrong("token_endpoint_auth_method must be none or private_key_jwt")),
+    }
+    //= rfc7591#section-2
+    // The "jwks_uri" and "jwks" parameters MUST NOT both be present in the same request or response.
+    match (document.member("jwks"), document.text_if("jwks_uri")) {
+        (Some(set), Ok(None)) => {
+            let set = KeySet::jwks(set.to_string().as_bytes()).map_err(|_| wrong("jwks has no key that is taken"))?;
+            Ok(ClientKeys::Here(set))
+        }
+        (None, Ok(Some(uri))) => {
+            uri.parse().map(ClientKeys::At).map_err(|_| wrong("jwks_uri is an https URL with a host name and a path, without a query"))
+        }
+        _ => Err(wrong("a client that proves itself with private_key_jwt has jwks or jwks_uri, and not both")),
+    }
+}
+
+fn texts<'a>(object: &'a Object, name: &'static str) -> Result<Option<Vec<&'a str>>, OauthError> {
+    const LIST: OauthError = wrong("a list of the metadata is no list of texts");
     let Some(value) = object.member(name) else { return Ok(None) };
-    let all = value.as_array().ok_or(wrong)?;
-    all.iter().map(|v| v.as_str().ok_or(wrong)).collect::<Result<Vec<_>, _>>().map(Some)
+    let all = value.as_array().ok_or(LIST)?;
+    all.iter().map(|v| v.as_str().ok_or(LIST)).collect::<Result<Vec<_>, _>>().map(Some)
 }
 
-fn read(object: &Object, schemes: &[String]) -> Result<ClientMetadata, MetadataError> {
-    let name = object.text_if("client_name").map_err(|_| MetadataError::metadata("client_name is no text"))?.unwrap_or("").trim();
+fn read(object: &Object, schemes: &[String]) -> Result<ClientMetadata, OauthError> {
+    let name = object.text_if("client_name").map_err(|_| wrong("client_name is no text"))?.unwrap_or("").trim();
     if name.chars().count() > NAME_MAX {
-        return Err(MetadataError::metadata("client_name is longer than 100 characters"));
+        return Err(wrong("client_name is longer than 100 characters"));
     }
     let takes = |list: Option<Vec<&str>>, word: &str| list.is_none_or(|l| l.contains(&word));
     if !takes(texts(object, "grant_types")?, "authorization_code") || !takes(texts(object, "response_types")?, "code") {
-        return Err(MetadataError::metadata("use the grant authorization_code and the response type code"));
+        return Err(wrong("use the grant authorization_code and the response type code"));
     }
     let given = texts(object, "redirect_uris")?.unwrap_or_default();
     if given.is_empty() || given.len() > REDIRECTS_MAX {
-        return Err(MetadataError { error: "invalid_redirect_uri", description: "redirect_uris must be 1 to 16" });
+        return Err(wrong_redirect("redirect_uris must be 1 to 16"));
     }
     let parse = |text: &&str| RedirectUri::parse(text, schemes);
-    let redirect_uris = given.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(|_| MetadataError {
-        error: "invalid_redirect_uri",
-        description: "a redirect URI is https, http to this machine, or of a scheme that an application may have; as a browser would write it",
+    let redirect_uris = given.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(|_| {
+        wrong_redirect("a redirect URI is https, http to this machine, or of a scheme that an application may have; as a browser would write it")
     })?;
-    Ok(ClientMetadata { name: if name.is_empty() { "a client without a name".to_owned() } else { name.to_owned() }, redirect_uris })
+    Ok(ClientMetadata {
+        name: if name.is_empty() { "a client without a name".to_owned() } else { name.to_owned() },
+        redirect_uris,
+        keys: ClientKeys::Public,
+    })
 }
 
 /// A registration as it travels, sealed, in the ID that the client was given.
@@ -251,11 +267,10 @@ impl Registration {
     ///
     /// # Errors
     /// If one of them is not allowed any more.
-    pub fn metadata(&self, schemes: &[String]) -> Result<ClientMetadata, MetadataError> {
+    pub fn metadata(&self, schemes: &[String]) -> Result<ClientMetadata, OauthError> {
         let uris = self.redirect_uris.iter().map(|text| RedirectUri::parse(text, schemes)).collect::<Result<Vec<_>, _>>();
-        let redirect_uris =
-            uris.map_err(|_| MetadataError { error: "invalid_redirect_uri", description: "a redirect URI is not allowed any more" })?;
-        Ok(ClientMetadata { name: self.name.clone(), redirect_uris })
+        let redirect_uris = uris.map_err(|_| wrong_redirect("a redirect URI is not allowed any more"))?;
+        Ok(ClientMetadata { name: self.name.clone(), redirect_uris, keys: ClientKeys::Public })
     }
 
     /// The answer to the client (RFC 7591 section 3.2.1).
@@ -281,7 +296,7 @@ mod tests {
 
     const ID: &str = "https://c.example/client.json";
 
-    fn document(change: &[(&str, Value)]) -> Result<ClientMetadata, MetadataError> {
+    fn document(change: &[(&str, Value)]) -> Result<ClientMetadata, OauthError> {
         let mut all =
             json!({ "client_id": ID, "client_name": "C", "redirect_uris": ["http://127.0.0.1/cb", "https://c.example/cb"], "logo_uri": "x" });
         for (name, value) in change {
@@ -333,6 +348,7 @@ mod tests {
             ("client_secret", json!("x")),
             ("client_secret_expires_at", json!(0)),
             ("token_endpoint_auth_method", json!("client_secret_basic")),
+            ("token_endpoint_auth_method", json!("client_secret_jwt")),
             ("token_endpoint_auth_method", json!("private_key_jwt")),
             ("grant_types", json!(["client_credentials"])),
             ("grant_types", json!("authorization_code")),
@@ -350,6 +366,34 @@ mod tests {
         let twice = format!(r#"{{"client_id":"{ID}","client_id":"{ID}","redirect_uris":["https://c.example/cb"]}}"#);
         assert!(ClientMetadata::of_document(&ID.parse().unwrap(), twice.as_bytes(), &[]).is_err());
         assert!(document(&[("x", json!("x".repeat(METADATA_MAX)))]).is_err());
+    }
+
+    #[test]
+    fn a_client_with_keys_says_where_they_are_once_and_shares_none() {
+        let (key, _) = crate::keys::SigningKey::generate().unwrap();
+        let set = json!({ "keys": [key.public().jwk()] });
+        let with = |change: &[(&str, Value)]| {
+            let mut all = vec![("token_endpoint_auth_method", json!("private_key_jwt"))];
+            all.extend_from_slice(change);
+            document(&all).map(|metadata| metadata.keys)
+        };
+        assert!(matches!(with(&[("jwks", set.clone())]).unwrap(), ClientKeys::Here(keys) if keys.has(key.public().id())));
+        let at = with(&[("jwks_uri", json!("https://c.example/keys"))]).unwrap();
+        assert_eq!(at, ClientKeys::At("https://c.example/keys".parse().unwrap()));
+        // A document that says no more than that its client has keys is one of a public client only if it says so.
+        assert_eq!(document(&[("jwks", set.clone())]).unwrap().keys, ClientKeys::Public);
+        for bad in [
+            vec![],
+            vec![("jwks", set), ("jwks_uri", json!("https://c.example/keys"))],
+            vec![("jwks", json!({ "keys": [] }))],
+            vec![("jwks", json!({ "keys": [{ "kty": "oct", "k": "c2VjcmV0" }] }))],
+            vec![("jwks_uri", json!("http://c.example/keys"))],
+            vec![("jwks_uri", json!("https://127.0.0.1/keys"))],
+            vec![("jwks_uri", json!("https://c.example/keys?x"))],
+            vec![("jwks_uri", json!(1))],
+        ] {
+            assert_eq!(with(&bad).unwrap_err().error(), "invalid_client_metadata", "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Public keys in COSE form (RFC 9052, RFC 9053), of the three algorithms that are asked for, and signatures by them.
 
+use bailiwick_core::der::{INTEGER, Reader, SEQUENCE, positive};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
@@ -44,30 +45,14 @@ pub(super) fn verify(key: &PublicKey, message: &[u8], signature: &[u8]) -> Resul
 
 /// `Ecdsa-Sig-Value` of P-256 in DER, as the 64 bytes that JOSE has for it. One signature has one form.
 fn fixed(der: &[u8]) -> Option<[u8; 64]> {
-    let [0x30, length, rest @ ..] = der else { return None };
-    if usize::from(*length) != rest.len() || *length >= 0x80 {
-        return None;
-    }
-    let (r, rest) = integer(rest)?;
-    let (s, rest) = integer(rest)?;
+    let mut outer = Reader::new(der);
+    let mut numbers = outer.inside(SEQUENCE)?;
     let mut out = [0; 64];
-    let (left, right) = out.split_at_mut(32);
-    left.copy_from_slice(&r);
-    right.copy_from_slice(&s);
-    rest.is_empty().then_some(out)
-}
-
-fn integer(der: &[u8]) -> Option<([u8; 32], &[u8])> {
-    let [0x02, length, rest @ ..] = der else { return None };
-    let (digits, rest) = rest.split_at_checked(usize::from(*length))?;
-    let magnitude = match digits {
-        // A zero in front only where the number would be negative without it.
-        [0, next, ..] if *next >= 0x80 => digits.get(1..)?,
-        [first, ..] if *first != 0 && *first < 0x80 => digits,
-        _ => return None,
-    };
-    let mut out = [0; 32];
-    let pad = out.len().checked_sub(magnitude.len())?;
-    out.get_mut(pad..)?.copy_from_slice(magnitude);
-    Some((out, rest))
+    let (r, s) = out.split_at_mut(32);
+    for half in [r, s] {
+        let magnitude = positive(numbers.expect(INTEGER)?.content)?;
+        let pad = half.len().checked_sub(magnitude.len())?;
+        half.get_mut(pad..)?.copy_from_slice(magnitude);
+    }
+    (outer.is_at_end() && numbers.is_at_end()).then_some(out)
 }

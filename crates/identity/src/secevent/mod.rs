@@ -15,10 +15,11 @@ use serde_json::Value;
 
 pub use event::{Event, event_type};
 pub use subject::{Subject, SubjectError};
-pub use told::{Initiator, TaskEnd};
+pub use told::{Initiator, TaskEnd, Verification};
 
+use crate::foreign::KeySet;
 use crate::jws::Compact;
-use crate::keys::{Algorithm, PublicKey};
+use crate::keys::Algorithm;
 use crate::proof::ProofError;
 
 /// The longest token that is looked at, in bytes.
@@ -40,7 +41,7 @@ pub struct From<'a> {
     /// We, as the transmitter knows us.
     pub audience: &'a str,
     /// The transmitter's keys.
-    pub keys: &'a [PublicKey],
+    pub keys: &'a KeySet,
     /// The algorithms that the configuration takes.
     pub algorithms: &'a [Algorithm],
 }
@@ -128,13 +129,7 @@ pub fn verify(token: &str, from: &From<'_>, now: Timestamp) -> Result<Received, 
     if jws.typ()?.as_deref() != Some(TYP) {
         return Err(ProofError::Type.into());
     }
-    let algorithm = Algorithm::from_name(jws.algorithm()?).filter(|a| from.algorithms.contains(a)).ok_or(ProofError::Algorithm)?;
-    let mut fitting = from.keys.iter().filter(|key| key.allows(algorithm));
-    let key = match jws.header.text_if("kid").map_err(|_| ProofError::Key)? {
-        Some(kid) => fitting.find(|key| key.is_named(kid)),
-        None => fitting.next().filter(|_| fitting.next().is_none()),
-    };
-    jws.verified_by(key.ok_or(ProofError::Key)?)?;
+    from.keys.signer_of(&jws, from.algorithms)?;
     let claims = &jws.claims;
     if claims.text("iss")? != from.issuer {
         return Err(ProofError::Issuer.into());

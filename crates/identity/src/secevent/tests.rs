@@ -28,7 +28,7 @@ fn claims() -> Value {
 
 fn check(typ: &str, claims: &Value) -> Result<Received, Refused> {
     let key = SigningKey::generate().unwrap().0;
-    let keys = [key.public().clone()];
+    let keys = KeySet::of_keys(&[key.public().clone()]);
     verify(&jws::sign(&key, typ, claims).unwrap(), &From { issuer: ISSUER, audience: OURS, keys: &keys, algorithms: ALL }, now())
 }
 
@@ -88,7 +88,7 @@ fn each_check_refuses_alone_with_the_code_of_the_standard() {
         assert_eq!(check(typ, &claims()).unwrap_err().code(), "invalid_request", "{typ}");
     }
     let (ours, other) = (SigningKey::generate().unwrap().0, SigningKey::generate().unwrap().0);
-    let keys = [ours.public().clone()];
+    let keys = KeySet::of_keys(&[ours.public().clone()]);
     let from = From { issuer: ISSUER, audience: OURS, keys: &keys, algorithms: ALL };
     assert_eq!(verify(&jws::sign(&other, "secevent+jwt", &claims()).unwrap(), &from, now()).unwrap_err().code(), "invalid_key");
     let narrow = From { algorithms: &[Algorithm::Es256], ..from };
@@ -112,7 +112,7 @@ fn subjects_are_read_as_they_are_written() {
 #[test]
 fn the_end_of_a_task_is_told_as_a_token_that_any_receiver_verifies() {
     let key = SigningKey::generate().unwrap().0;
-    let keys = [key.public().clone()];
+    let keys = KeySet::of_keys(&[key.public().clone()]);
     let domain: TrustDomain = "example.org".parse().unwrap();
     let issuer = Issuer::new(OURS.to_owned(), domain, key);
     let task = TaskId::new(now(), [1; 10]);
@@ -130,7 +130,8 @@ fn the_end_of_a_task_is_told_as_a_token_that_any_receiver_verifies() {
 proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in ".{0,300}", part in "[A-Za-z0-9_-]{0,200}") {
-        let from = From { issuer: ISSUER, audience: OURS, keys: &[], algorithms: ALL };
+        let keys = KeySet::of_keys(&[SigningKey::generate().unwrap().0.public().clone()]);
+        let from = From { issuer: ISSUER, audience: OURS, keys: &keys, algorithms: ALL };
         let _ = (verify(&text, &from, now()).is_ok(), named_issuer(&format!("e30.{part}.x")).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! What we tell: the end of a task as CAEP `session-revoked`, signed with the key that also signs task tokens.
+//! What we tell: the end of a task as CAEP `session-revoked`, and the event by which a receiver sees that the way to it is open; signed with the key that also signs task tokens.
 
 use bailiwick_core::{TaskId, Timestamp};
 use serde_json::json;
@@ -65,6 +65,38 @@ impl TaskEnd<'_> {
         let claims = json!({
             "iss": issuer.url(), "aud": self.audience, "jti": self.jti, "iat": now.as_seconds(), "txn": self.task.to_string(),
             "sub_id": subject.to_json(), "events": { event_type::SESSION_REVOKED: event },
+        });
+        jws::sign(issuer.key(), TYP, &claims)
+    }
+}
+
+/// The event that a receiver asks for, to see that the way to it is open.
+#[derive(Clone, Copy, Debug)]
+pub struct Verification<'a> {
+    /// The receiver's stream.
+    pub stream: &'a str,
+    /// The receiver.
+    pub audience: &'a str,
+    /// The token's own id.
+    pub jti: &'a str,
+    /// What the receiver gets back, if it gave something.
+    pub state: Option<&'a str>,
+}
+
+impl Verification<'_> {
+    /// The signed token.
+    ///
+    /// # Errors
+    /// `Library` if the cryptographic library fails.
+    pub fn sign(&self, issuer: &Issuer, now: Timestamp) -> Result<String, KeyError> {
+        //= openid-sharedsignals-framework-1_0#section-8.1.4.1
+        // The Verification Event [...] event type URI: "https://schemas.openid.net/secevent/ssf/event-type/verification". [...] state
+        // OPTIONAL. An opaque value provided by the Event Receiver when the event is triggered. [...] the "sub_id" value MUST always be
+        // set to have a simple value of type "opaque". The "id" of the value MUST be the stream_id of the stream being verified.
+        let event = self.state.map_or_else(|| json!({}), |state| json!({ "state": state }));
+        let claims = json!({
+            "iss": issuer.url(), "aud": self.audience, "jti": self.jti, "iat": now.as_seconds(),
+            "sub_id": Subject::Opaque(self.stream.to_owned()).to_json(), "events": { event_type::VERIFICATION: event },
         });
         jws::sign(issuer.key(), TYP, &claims)
     }

@@ -1,13 +1,12 @@
-//! What a provider says of itself (OpenID Connect Discovery 1.0) and its keys, read strictly.
+//! What a provider says of itself (OpenID Connect Discovery 1.0) read strictly.
 
 use serde_json::Value;
 use url::{Host, Url};
 
-use crate::keys::PublicKey;
 use crate::sign_in::VALUES_MAX;
 use crate::strict::Object;
 
-/// Why metadata or a key set is not taken.
+/// Why metadata is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiscoveryError {
@@ -23,9 +22,6 @@ pub enum DiscoveryError {
     /// The provider cannot do what we need.
     #[error("the provider does not support {0}")]
     Unsupported(&'static str),
-    /// No key that we take.
-    #[error("there is no key that could verify a signature")]
-    Keys,
 }
 
 /// A provider, as far as signing in needs it.
@@ -120,20 +116,4 @@ impl Provider {
             None => !self.names_itself,
         }
     }
-}
-
-/// The keys of a JWK set that can verify signatures. Those of other kinds are passed over.
-///
-/// # Errors
-/// `Form` if it is none, `Keys` if nothing is left.
-pub fn key_set(bytes: &[u8]) -> Result<Vec<PublicKey>, DiscoveryError> {
-    /// A provider has a handful; each costs work.
-    const KEYS_MAX: usize = 64;
-    let document = Object::parse_wide(bytes, VALUES_MAX).map_err(|_| DiscoveryError::Form)?;
-    //= rfc7517#section-5
-    // Implementations SHOULD ignore JWKs within a JWK Set that use "kty" (key type) values that are not understood by them, that
-    // are missing required members, or for which values are out of the supported ranges.
-    let Some(Value::Array(all)) = document.member("keys") else { return Err(DiscoveryError::Form) };
-    let keys: Vec<PublicKey> = all.iter().take(KEYS_MAX).filter_map(|jwk| PublicKey::from_jwk(jwk).ok()).collect();
-    if keys.is_empty() { Err(DiscoveryError::Keys) } else { Ok(keys) }
 }

@@ -7,14 +7,15 @@ use bailiwick_core::Timestamp;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{Claims, SKEW, TOKEN_MAX, VALUES_MAX, is_for, signed_by};
+use super::{Claims, SKEW, TOKEN_MAX, VALUES_MAX, is_for};
+use crate::foreign::KeySet;
 use crate::jws::Compact;
-use crate::keys::{Algorithm, PublicKey};
+use crate::keys::Algorithm;
 use crate::proof::ProofError;
 use crate::strict::Object;
 
 /// How old a token may be that we got in exchange for a code a moment ago.
-const AGE_MAX: Duration = Duration::from_secs(600);
+pub(super) const AGE_MAX: Duration = Duration::from_secs(600);
 
 /// What a token must be.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +27,7 @@ pub struct Expected<'a> {
     /// The nonce of this sign-in.
     pub nonce: &'a str,
     /// The provider's keys.
-    pub keys: &'a [PublicKey],
+    pub keys: &'a KeySet,
     /// The algorithms that the configuration takes.
     pub algorithms: &'a [Algorithm],
     /// The access token that came with it.
@@ -62,7 +63,12 @@ pub fn verify(token: &str, expected: &Expected<'_>, now: Timestamp) -> Result<Si
     if jws.typ()?.is_some_and(|typ| typ != "jwt") {
         return Err(ProofError::Type);
     }
-    signed_by(&jws, expected.keys, expected.algorithms)?;
+    //= openid-connect-core-1_0#section-3.1.3.7
+    // The alg value SHOULD be the default of RS256 or the algorithm sent by the Client in the id_token_signed_response_alg
+    // parameter during Registration.
+    //= openid-connect-core-1_0#section-10.1
+    // If there are multiple keys in the referenced JWK Set document, a kid value MUST be provided in the JOSE Header.
+    expected.keys.signer_of(&jws, expected.algorithms)?;
     let claims = &jws.claims;
     //= openid-connect-core-1_0#section-3.1.3.7
     // The Issuer Identifier for the OpenID Provider (which is typically obtained during Discovery) MUST exactly match the value of

@@ -3,10 +3,11 @@
 use bailiwick_core::Timestamp;
 use serde_json::Value;
 
-use super::id_token::{check_time, session, subject};
-use super::{SKEW, TOKEN_MAX, VALUES_MAX, is_for, signed_by};
+use super::id_token::{AGE_MAX, check_time, session, subject};
+use super::{SKEW, TOKEN_MAX, VALUES_MAX, is_for};
+use crate::foreign::KeySet;
 use crate::jws::Compact;
-use crate::keys::{Algorithm, PublicKey};
+use crate::keys::Algorithm;
 use crate::proof::ProofError;
 
 /// The one event of a logout token.
@@ -22,7 +23,7 @@ pub struct LoggedOut {
     pub session: Option<String>,
     /// The token's own id: to be refused when seen again from this issuer.
     pub jti: String,
-    /// When it expires.
+    /// When it is refused from: at its expiry, or when it is too old, whichever comes first.
     pub expires: Timestamp,
 }
 
@@ -38,14 +39,7 @@ impl LoggedOut {
 ///
 /// # Errors
 /// The first rule that it breaks; nothing is ended then.
-pub fn logout(
-    token: &str,
-    issuer: &str,
-    client: &str,
-    keys: &[PublicKey],
-    algorithms: &[Algorithm],
-    now: Timestamp,
-) -> Result<LoggedOut, ProofError> {
+pub fn logout(token: &str, issuer: &str, client: &str, keys: &KeySet, algorithms: &[Algorithm], now: Timestamp) -> Result<LoggedOut, ProofError> {
     let jws = Compact::parse_up_to(token, TOKEN_MAX, VALUES_MAX)?;
     //= openid-connect-backchannel-1_0#section-2.4
     // It is RECOMMENDED that the Logout Token be explicitly typed. This is accomplished by including a typ (type) Header Parameter
@@ -56,7 +50,7 @@ pub fn logout(
     //= openid-connect-backchannel-1_0#section-2.6
     // Validate the Logout Token signature in the same way that an ID Token signature is validated [...] Validate the iss, aud, iat,
     // and exp Claims in the same way they are validated in ID Tokens.
-    signed_by(&jws, keys, algorithms)?;
+    keys.signer_of(&jws, algorithms)?;
     let claims = &jws.claims;
     if claims.text("iss")? != issuer {
         return Err(ProofError::Issuer);
@@ -87,5 +81,5 @@ pub fn logout(
     if !(1..=256).contains(&jti.len()) {
         return Err(ProofError::Claim("jti"));
     }
-    Ok(LoggedOut { subject, session, jti: jti.to_owned(), expires: claims.time("exp")? })
+    Ok(LoggedOut { subject, session, jti: jti.to_owned(), expires: claims.time("exp")?.min(claims.time("iat")?.plus(AGE_MAX)) })
 }

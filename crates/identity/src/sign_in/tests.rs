@@ -10,8 +10,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::foreign::KeySet;
 use crate::jws;
-use crate::keys::SigningKey;
+use crate::keys::{Algorithm, PublicKey, SigningKey};
+use crate::proof::ProofError;
 use crate::strict::put;
 
 const ISSUER: &str = "https://login.example.org/realms/one";
@@ -41,7 +43,7 @@ fn claims() -> Value {
 }
 
 fn check(key: &SigningKey, token: &str) -> Result<SignedIn, ProofError> {
-    let keys = [key.public().clone()];
+    let keys = KeySet::of_keys(&[key.public().clone()]);
     let expected = Expected {
         issuer: ISSUER,
         client: CLIENT,
@@ -126,7 +128,7 @@ fn only_the_providers_keys_and_algorithms_count_and_other_kinds_of_tokens_do_not
     let kid = ours.public().id();
     assert_eq!(check(&ours, &forged(&format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#))).unwrap_err(), ProofError::Algorithm);
     assert_eq!(check(&ours, &forged(r#"{"alg":"none"}"#)).unwrap_err(), ProofError::Algorithm);
-    assert_eq!(check(&ours, &forged(&format!(r#"{{"alg":"RS256","kid":"{kid}"}}"#))).unwrap_err(), ProofError::Key);
+    assert_eq!(check(&ours, &forged(&format!(r#"{{"alg":"RS256","kid":"{kid}"}}"#))).unwrap_err(), ProofError::Algorithm);
     assert_eq!(check(&ours, &forged(&format!(r#"{{"alg":"EdDSA","jwk":{}}}"#, other.public().jwk()))).unwrap_err(), ProofError::Header("jwk"));
     assert_eq!(check(&ours, &forged(r#"{"alg":"EdDSA","jku":"https://evil.example"}"#)).unwrap_err(), ProofError::Header("jku"));
     assert_eq!(check(&ours, &forged(&format!(r#"{{"alg":"EdDSA","kid":"{kid}"}}"#))).unwrap_err(), ProofError::Signature);
@@ -136,6 +138,7 @@ fn only_the_providers_keys_and_algorithms_count_and_other_kinds_of_tokens_do_not
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA"}"#);
         let signed = format!("{header}.{}", parts[1]);
         let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(ours.sign(signed.as_bytes()).unwrap()));
+        let keys = &KeySet::of_keys(keys);
         let expected = Expected { issuer: ISSUER, client: CLIENT, nonce: NONCE, keys, algorithms: ALL, access_token: "access", max_age: None };
         verify(&token, &expected, now()).map(drop)
     };
@@ -153,7 +156,7 @@ fn logout_with(name: &str, value: Value) -> Result<LoggedOut, ProofError> {
         value => put(&mut claims, name, value),
     }
     let key = key();
-    logout(&jws::sign(&key, "logout+jwt", &claims).unwrap(), ISSUER, CLIENT, &[key.public().clone()], ALL, now())
+    logout(&jws::sign(&key, "logout+jwt", &claims).unwrap(), ISSUER, CLIENT, &KeySet::of_keys(&[key.public().clone()]), ALL, now())
 }
 
 #[test]
@@ -180,9 +183,15 @@ fn a_logout_token_names_a_person_or_a_session_and_each_of_its_checks_refuses_alo
     for (name, value, expected) in cases {
         assert_eq!(logout_with(name, value.clone()).unwrap_err(), expected, "{name} {value}");
     }
+    // However far its end lies: it is too old before that, and then nobody needs to remember it.
+    let far = logout_with("exp", json!(at + 31_536_000)).unwrap();
+    assert_eq!(far.remember_until(), now().plus(Duration::from_secs(600)).plus(SKEW));
+    assert_eq!(logout_with("iat", json!(at - 601)).unwrap_err(), ProofError::IssuedAt);
     // An ID token is no logout token, and neither is one that names nobody.
     let key = key();
-    let as_logout = |typ: &str, claims: &Value| logout(&jws::sign(&key, typ, claims).unwrap(), ISSUER, CLIENT, &[key.public().clone()], ALL, now());
+    let as_logout = |typ: &str, claims: &Value| {
+        logout(&jws::sign(&key, typ, claims).unwrap(), ISSUER, CLIENT, &KeySet::of_keys(&[key.public().clone()]), ALL, now())
+    };
     assert_eq!(as_logout("JWT", &claims()).unwrap_err(), ProofError::Claim("events"));
     assert_eq!(as_logout("at+jwt", &claims()).unwrap_err(), ProofError::Type);
     let nobody = json!({ "iss": ISSUER, "aud": CLIENT, "iat": at, "exp": at + 9, "jti": "j", "events": { LOGOUT_EVENT: {} } });
@@ -222,21 +231,12 @@ fn metadata_is_of_exactly_the_issuer_that_was_asked_and_names_places_that_may_be
     assert_eq!(well_known("https://h/a/"), "https://h/a/.well-known/openid-configuration");
 }
 
-#[test]
-fn of_a_key_set_what_is_not_understood_is_passed_over_and_nothing_left_is_an_error() {
-    let ours = key();
-    let set = json!({ "keys": [{ "kty": "oct", "k": "AA" }, { "kty": "RSA", "n": "AQAB", "e": "AQAB" }, ours.public().jwk(), { "kty": "new" }] });
-    assert_eq!(key_set(set.to_string().as_bytes()).unwrap(), [ours.public().clone()]);
-    assert_eq!(key_set(br#"{"keys":[]}"#).unwrap_err(), DiscoveryError::Keys);
-    assert_eq!(key_set(b"{}").unwrap_err(), DiscoveryError::Form);
-}
-
 proptest! {
     #[test]
     fn no_bytes_make_a_parser_panic(text in ".{0,300}", bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let key = key();
         let _ = check(&key, &text).is_ok();
-        let _ = logout(&text, ISSUER, CLIENT, &[key.public().clone()], ALL, now()).is_ok();
-        let _ = (Provider::parse(ISSUER, &bytes).is_ok(), key_set(&bytes).is_ok());
+        let _ = logout(&text, ISSUER, CLIENT, &KeySet::of_keys(&[key.public().clone()]), ALL, now()).is_ok();
+        let _ = Provider::parse(ISSUER, &bytes).is_ok();
     }
 }

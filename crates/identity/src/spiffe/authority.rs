@@ -26,6 +26,9 @@ pub const ANNOUNCED: u32 = 6;
 const BEHIND: Duration = Duration::from_secs(60);
 /// No SVID lives longer.
 const SVID_MAX: Duration = Duration::from_secs(3600);
+/// Audiences of one JWT-SVID, and the bytes of each.
+const AUDIENCES_MAX: usize = 8;
+const AUDIENCE_MAX: usize = 512;
 /// Generations at a time; there are never more than three.
 const GENERATIONS_MAX: usize = 8;
 const KEPT: u8 = 1;
@@ -320,7 +323,7 @@ impl Authority {
     /// If nobody signs now, it is for another trust domain, or the audience is none that we sign.
     pub fn jwt_svid(&self, id: &SpiffeId, audience: &[String], life: Duration, now: Timestamp) -> Result<JwtSvid, AuthorityError> {
         self.of_this_domain(id)?;
-        super::jwt::check_asked(audience).map_err(AuthorityError::Asked)?;
+        check_audience(audience).map_err(AuthorityError::Asked)?;
         let signer = self.signs(now)?;
         let expires = Timestamp::from_seconds(now.plus(life.min(SVID_MAX)).min(signer.expires).as_seconds());
         //= jwt-svid#section-3
@@ -362,6 +365,15 @@ impl fmt::Debug for Authority {
 
 fn public_of(pair: &Pair) -> Result<PublicKey, KeyError> {
     PublicKey::from_jwk(&bundle::ec(x509::point(&pair.key)).ok_or(KeyError::Library)?)
+}
+
+/// May a JWT-SVID be made for these audiences?
+fn check_audience(audience: &[String]) -> Result<(), &'static str> {
+    if audience.is_empty() || audience.len() > AUDIENCES_MAX {
+        return Err("one to eight audiences");
+    }
+    let plain = |one: &String| (1..=AUDIENCE_MAX).contains(&one.len()) && !one.chars().any(char::is_control);
+    if audience.iter().all(plain) { Ok(()) } else { Err("audiences of 1 to 512 bytes without control characters") }
 }
 
 //= rfc5280#section-4.1.2.2

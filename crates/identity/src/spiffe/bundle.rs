@@ -1,21 +1,23 @@
-//! SPIFFE bundles (SPIFFE Trust Domain and Bundle, section 4): the keys of a trust domain, written for others and read from others.
+//! SPIFFE bundles (SPIFFE Trust Domain and Bundle, section 4): the keys of a trust domain, written for others, and the certificates among them read
+//! from others. The keys for JWT-SVIDs are read by [`crate::foreign::KeySet`].
 
 use std::time::Duration;
 
 use bailiwick_core::TrustDomain;
+use bailiwick_core::der::{Reader, SEQUENCE};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use super::der::{Reader, SEQUENCE};
 use super::x509;
 use crate::keys::PublicKey;
 use crate::strict::{Object, put};
 
 /// The longest bundle that is read, in bytes.
 pub const BUNDLE_MAX: usize = 256 * 1024;
-/// The most keys of a bundle that are looked at.
+/// The most certificates of a bundle that are looked at, and the most members or elements at each place.
 const KEYS_MAX: usize = 64;
+const WIDTH_MAX: usize = 512;
 
 /// Why a bundle is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +29,8 @@ pub enum BundleError {
     /// Not a JWK set.
     #[error("the bundle is no JWK set: {0}")]
     Form(&'static str),
-    /// It has no key that we could use.
-    #[error("the bundle has no key that could be used")]
+    /// It has no certificate of an authority.
+    #[error("the bundle has no certificate of one that signs X.509-SVIDs")]
     Empty,
 }
 
@@ -40,8 +42,6 @@ pub struct Bundle {
     pub domain: TrustDomain,
     /// The certificates of those who sign X.509-SVIDs, DER.
     pub x509: Vec<Vec<u8>>,
-    /// The keys that sign JWT-SVIDs.
-    pub jwt: Vec<PublicKey>,
     /// `spiffe_sequence`, if it is there.
     pub sequence: Option<u64>,
     /// `spiffe_refresh_hint`, if it is there.
@@ -52,40 +52,23 @@ impl Bundle {
     /// Reads a bundle from a file or a bundle endpoint. `domain` is configured beside the place that it came from.
     ///
     /// # Errors
-    /// If it is no JWK set, or has no key for an SVID that we can check.
+    /// If it is no JWK set, or has no certificate of an authority.
     pub fn parse(domain: TrustDomain, bytes: &[u8]) -> Result<Self, BundleError> {
-        Self::read(domain, bytes, None)
-    }
-
-    /// Reads a JWK set of the Workload API, whose keys are all for JWT-SVIDs, whether they say so or not.
-    ///
-    /// # Errors
-    /// As [`Bundle::parse`].
-    pub fn parse_jwt(domain: TrustDomain, bytes: &[u8]) -> Result<Self, BundleError> {
-        Self::read(domain, bytes, Some("jwt-svid"))
-    }
-
-    fn read(domain: TrustDomain, bytes: &[u8], unsaid: Option<&str>) -> Result<Self, BundleError> {
         if bytes.len() > BUNDLE_MAX {
             return Err(BundleError::TooLong);
         }
-        let object = Object::parse(bytes).map_err(|_| BundleError::Form("not one JSON object with each name once"))?;
+        let object = Object::parse_wide(bytes, WIDTH_MAX).map_err(|_| BundleError::Form("not one JSON object with each name once"))?;
         //= spiffe-trust-domain-and-bundle#section-4.1.3
         // The parameter `keys` MUST be present. Its value is an array of JWKs.
         let keys = object.member("keys").and_then(Value::as_array).ok_or(BundleError::Form("`keys` is missing or no array"))?;
         let number = |name: &str| object.member(name).and_then(Value::as_u64);
         let refresh = number("spiffe_refresh_hint").map(Duration::from_secs);
-        let mut bundle = Self { domain, x509: Vec::new(), jwt: Vec::new(), sequence: number("spiffe_sequence"), refresh };
-        for key in keys.iter().take(KEYS_MAX) {
-            //= spiffe-trust-domain-and-bundle#section-4.2.2
-            // The `use` parameter MUST be set. Clients encountering unknown `use` values MUST ignore the entire JWK element.
-            match key.get("use").and_then(Value::as_str).or(unsaid) {
-                Some("x509-svid") => bundle.x509.extend(root_of(key)),
-                Some("jwt-svid") => bundle.jwt.extend(jwt_key(key)),
-                _ => {}
-            }
-        }
-        if bundle.x509.is_empty() && bundle.jwt.is_empty() { Err(BundleError::Empty) } else { Ok(bundle) }
+        let mut bundle = Self { domain, x509: Vec::new(), sequence: number("spiffe_sequence"), refresh };
+        //= spiffe-trust-domain-and-bundle#section-4.2.2
+        // The `use` parameter MUST be set. Clients encountering unknown `use` values MUST ignore the entire JWK element.
+        let for_x509 = |key: &&Value| key.get("use").and_then(Value::as_str) == Some("x509-svid");
+        bundle.x509.extend(keys.iter().filter(for_x509).take(KEYS_MAX).filter_map(root_of));
+        if bundle.x509.is_empty() { Err(BundleError::Empty) } else { Ok(bundle) }
     }
 }
 
@@ -95,18 +78,6 @@ fn root_of(key: &Value) -> Option<Vec<u8>> {
     // but the first MUST be ignored.
     let certificate = STANDARD.decode(key.get("x5c")?.as_array()?.first()?.as_str()?).ok()?;
     x509::is_authority(&certificate).then_some(certificate)
-}
-
-fn jwt_key(key: &Value) -> Option<PublicKey> {
-    let mut key = key.as_object()?.clone();
-    //= jwt-svid#section-2.1
-    // RS256 ... PS512: keys of other kinds are ignored here, as are those that we do not take.
-    if !matches!(key.get("kty").and_then(Value::as_str), Some("EC" | "RSA")) {
-        return None;
-    }
-    // Only these say what the key is; that it is for JWT-SVIDs is known.
-    key.retain(|name, _| !matches!(name.as_str(), "use" | "key_ops" | "x5c" | "x5t" | "x5t#S256"));
-    PublicKey::from_jwk(&Value::Object(key)).ok()
 }
 
 /// The certificates of authorities that stand one after the other, as the Workload API has them (DER). None if anything else stands there.

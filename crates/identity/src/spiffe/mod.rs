@@ -6,13 +6,11 @@
 
 mod authority;
 mod bundle;
-mod der;
-mod jwt;
+pub mod workload_api;
 mod x509;
 
 pub use authority::{ANNOUNCED, Authority, AuthorityError, JwtSvid, X509Svid};
 pub use bundle::{BUNDLE_MAX, Bundle, BundleError, certificates};
-pub use jwt::{JwtFacts, verify as verify_jwt};
 pub use x509::{X509Facts, X509Fault, read as read_x509};
 
 use bailiwick_core::{SpiffeId, TrustDomain};

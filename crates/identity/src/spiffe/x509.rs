@@ -3,11 +3,11 @@
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{EcdsaKeyPair, KeyPair as _};
-use bailiwick_core::{Digest, SpiffeId, Timestamp};
-
-use super::der::{
+use bailiwick_core::der::{
     BIT_STRING, BOOLEAN, INTEGER, OBJECT, OCTET_STRING, Reader, SEQUENCE, attribute, bits, integer, object, read_time, sequence, time, value,
 };
+use bailiwick_core::{Digest, SpiffeId, Timestamp};
+
 use crate::keys::KeyError;
 
 const COMMON_NAME: &[u8] = &[0x55, 4, 3];

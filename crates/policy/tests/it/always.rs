@@ -4,7 +4,7 @@ use bailiwick_core::Verdict;
 use bailiwick_policy::{Engine, Possible, TaskQuestion};
 use proptest::prelude::*;
 
-use crate::world::{Ask, NOW, engine, people, person, world};
+use crate::world::{Ask, NOW, engine, labels, people, person, world};
 
 /// (permits, conditions): conditions of every kind, some of which cannot be evaluated for some calls.
 const SCOPES: [&str; 6] = [
@@ -15,7 +15,7 @@ const SCOPES: [&str; 6] = [
     r#"principal, action == Action::"shop.refund_order", resource"#,
     r#"principal, action in [Action::"transfer", Action::"influence"], resource == System::"shop""#,
 ];
-const CONDITIONS: [&str; 10] = [
+const CONDITIONS: [&str; 12] = [
     "",
     "when { context.approvals >= 1 }",
     "unless { principal.agent.risk > 1 }",
@@ -26,6 +26,8 @@ const CONDITIONS: [&str; 10] = [
     "when { principal.agent.risk < 3 && context.now + 9223372036854775807 > 0 }",
     "when { context.approved == [\"ben\"] }",
     "when { context.input has text && principal.purpose like \"answers*\" }",
+    "when { context.labels.contains(\"untrusted\") }",
+    "unless { context.labels.containsAny([\"pii\", \"untrusted\"]) && context.approvals == 0 }",
 ];
 
 pub(crate) type Rule = (bool, usize, usize);
@@ -45,8 +47,9 @@ pub(crate) fn rule() -> impl Strategy<Value = Rule> {
 pub(crate) fn ask() -> impl Strategy<Value = Ask> {
     let tool = prop::sample::select(world().tools);
     let arguments = prop::sample::select(vec!["{}", r#"{"cents":1,"order":"1"}"#, r#"{"cents":"1"}"#, r#"{"text":"hi","ticket":"1"}"#]);
-    (prop::sample::select(vec!["low", "medium", "high", "suspended"]), tool, arguments, 0usize..3)
-        .prop_map(|(agent, tool, arguments, depth)| Ask { depth, ..Ask::new(agent, tool.name.as_str(), arguments) })
+    let seen = prop::sample::subsequence(vec!["model-authored", "pii", "untrusted"], 0..=3);
+    (prop::sample::select(vec!["low", "medium", "high", "suspended"]), tool, arguments, 0usize..3, seen)
+        .prop_map(|(agent, tool, arguments, depth, seen)| Ask { depth, labels: labels(&seen), ..Ask::new(agent, tool.name.as_str(), arguments) })
 }
 
 fn passes(verdict: &Verdict) -> bool {

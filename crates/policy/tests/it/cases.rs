@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bailiwick_core::{Effect, Facts, Policy as _, Timestamp, decide};
+use bailiwick_core::{Circumstances, Effect, Policy as _, Timestamp, decide};
 use bailiwick_policy::{Engine, Source, default_pack};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -36,6 +36,9 @@ struct Case {
     now: Option<i64>,
     #[serde(default)]
     calls: u64,
+    /// What the task has seen.
+    #[serde(default)]
+    labels: Vec<String>,
     /// `permit`, `forbid`, `silent` or `error`.
     expect: String,
     /// The determining policies.
@@ -69,13 +72,16 @@ fn run(path: &Path, case: &Case, engine: &Engine) -> Result<(), String> {
         ask.purpose.clone_from(purpose);
     }
     let now = case.now.map_or(crate::world::NOW, Timestamp::from_seconds);
-    let verdict = engine.ask(&ask.bound(), Facts { approved: &people(&strs(&case.approved)), now, calls_before: case.calls });
+    let labels = crate::world::labels(&strs(&case.labels));
+    let at = Circumstances { now, calls_before: case.calls, labels: &labels };
+    let approved = people(&strs(&case.approved));
+    let verdict = engine.ask(&ask.bound(), at.approved_by(&approved));
     let fail = |what: String| Err(format!("{}: {}: {what}", path.display(), case.name));
     if (word(&verdict), ids(&verdict)) != (case.expect.as_str(), case.by.clone()) {
         return fail(format!("expected {} by {:?}, got {verdict:?}", case.expect, case.by));
     }
     if let Some(expected) = &case.decided {
-        let decision = decide(engine, ask.bound(), None, &people(&strs(&expected.approvers)), now, case.calls);
+        let decision = decide(engine, ask.bound(), None, &people(&strs(&expected.approvers)), at);
         let (who, count) = decision.needs().map_or((Vec::new(), 0), |n| (n.people.iter().map(ToString::to_string).collect(), n.count));
         if (decision.word(), &who, count) != (expected.word.as_str(), &expected.people, expected.count) {
             return fail(format!("decided {} with {count} of {who:?}", decision.word()));

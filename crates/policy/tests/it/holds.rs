@@ -1,12 +1,12 @@
 //! Approvals as hypothetical facts: which calls `core::decide` holds, and for whom.
 
-use bailiwick_core::{Decision, ErrorCode, decide};
+use bailiwick_core::{Circumstances, Decision, ErrorCode, decide};
 use bailiwick_policy::{Engine, default_pack};
 
 use crate::world::{Ask, NOW, engine, people, world};
 
 fn decided(engine: &Engine, ask: &Ask, approvers: &[&str]) -> Decision {
-    decide(engine, ask.bound(), None, &people(approvers), NOW, 0)
+    decide(engine, ask.bound(), None, &people(approvers), Circumstances { now: NOW, calls_before: 0, labels: &ask.labels })
 }
 
 fn default() -> Engine {

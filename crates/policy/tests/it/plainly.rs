@@ -41,7 +41,7 @@ fn plainly(engine: &Engine, ask: &Ask, approved: &[&str]) -> Option<Verdict> {
     let action = uid(format!("Action::\"{}\"", ask.tool));
     let input: Value = serde_json::from_str(&ask.arguments).unwrap();
     let context = json!({ "approved": approved, "approvals": approved.len(), "now": NOW.as_seconds(), "hour": 10, "weekday": 1, "calls": 0,
-        "labels": [], "input": input });
+        "labels": ask.labels, "input": input });
     let context = Context::from_json_value(context, Some((&schema, &action))).ok()?;
     let request = Request::new(uid("Task::\"t\"".to_owned()), action, uid("System::\"shop\"".to_owned()), context, Some(&schema)).ok()?;
     let response = Authorizer::new().is_authorized(&request, &policies, &entities(&schema, ask));

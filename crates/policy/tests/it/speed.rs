@@ -38,11 +38,12 @@ fn speed() {
     let plain = Engine::new(&[default_pack()], world.clone()).unwrap();
     let more = r#"@id("big") forbid (principal, action == Action::"shop.refund_order", resource) when { context.input.cents > 500000 };"#;
     let reading = Engine::new(&[default_pack(), source("more", more)], world).unwrap();
+    let none = bailiwick_core::Labels::default();
     let ask = |engine: &Engine, tool: &str, approved: &[&str], what: &str| {
         let call = Ask::new("low", tool, r#"{"order":"1234","cents":1999,"tags":["a","b"]}"#).bound();
         let approved = people(approved);
         microseconds(what, 5000, || {
-            black_box(engine.ask(&call, Facts { approved: &approved, now: NOW, calls_before: 3 }));
+            black_box(engine.ask(&call, Facts { approved: &approved, now: NOW, calls_before: 3, labels: &none }));
         });
     };
     ask(&plain, "shop.show_order", &[], "ask: a read");
@@ -53,6 +54,6 @@ fn speed() {
     microseconds("ask: first call of a task", 500, || {
         i += 1;
         let call = Ask { purpose: format!("{i}"), ..Ask::new("low", "shop.show_order", "{}") }.bound();
-        black_box(plain.ask(&call, Facts { approved: &[], now: NOW, calls_before: 3 }));
+        black_box(plain.ask(&call, Facts { approved: &[], now: NOW, calls_before: 3, labels: &none }));
     });
 }

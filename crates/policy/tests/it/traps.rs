@@ -236,7 +236,8 @@ fn an_explanation_names_every_policy_that_could_have_mattered() {
            @id("other") permit (principal, action in Action::"write", resource);"#,
     );
     let call = Ask::new("low", "shop.refund_order", r#"{"order":"1","cents":1}"#).bound();
-    let facts = bailiwick_core::Facts { approved: &[], now: crate::world::NOW, calls_before: 0 };
+    let none = bailiwick_core::Labels::default();
+    let facts = bailiwick_core::Facts { approved: &[], now: crate::world::NOW, calls_before: 0, labels: &none };
     insta::assert_snapshot!(engine.explain(&call, facts), @r"
     forbidden
       matched         permit `all`: anything goes

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bailiwick_core::call::{Binding, Tool};
 use bailiwick_core::{
-    Agent, AgentName, Bound, Budget, Call, CallId, Caller, Digest, Effect, Facts, Grant, Hop, InstanceId, Person, PersonName, RiskTier, Role, SpiffeId,
-    Task, TaskId, Timestamp, ToolGrant, ToolName, Verdict,
+    Agent, AgentName, Bound, Budget, Call, CallId, Caller, Digest, Effect, Facts, Grant, Hop, InstanceId, Labels, Person, PersonName, RiskTier, Role,
+    SpiffeId, Task, TaskId, Timestamp, ToolGrant, ToolName, Verdict,
 };
 use bailiwick_policy::{Engine, LoadError, Source, ToolShape, World};
 
@@ -100,6 +100,12 @@ pub(crate) struct Ask {
     pub(crate) component: Option<String>,
     pub(crate) undivided: bool,
     pub(crate) exact_numbers: bool,
+    pub(crate) labels: Labels,
+}
+
+/// Labels of these names.
+pub(crate) fn labels(names: &[&str]) -> Labels {
+    Labels::new(names.iter().map(|name| name.parse().unwrap())).unwrap()
 }
 
 impl Ask {
@@ -118,6 +124,7 @@ impl Ask {
             component: None,
             undivided: false,
             exact_numbers: true,
+            labels: Labels::default(),
         }
     }
 
@@ -159,6 +166,7 @@ impl Ask {
             undivided: self.undivided,
             chain,
             held_by: None,
+            proved_by: None,
             grant: Grant::new(BTreeMap::from([(name.clone(), ToolGrant::default())])),
             budget: Budget { calls: 100, calls_per_minute: 100 },
             opened_at: NOW,
@@ -178,7 +186,7 @@ impl Ask {
 
     pub(crate) fn of(&self, engine: &Engine, approved: &[&str]) -> Verdict {
         use bailiwick_core::Policy as _;
-        engine.ask(&self.bound(), Facts { approved: &people(approved), now: NOW, calls_before: 0 })
+        engine.ask(&self.bound(), Facts { approved: &people(approved), now: NOW, calls_before: 0, labels: &self.labels })
     }
 }
 

@@ -58,6 +58,7 @@ fn task(n: u8) -> Task {
         component: None,
         undivided: false,
         held_by: None,
+        proved_by: None,
         chain: Vec::new(),
         grant: Grant::default(),
         budget: Budget { calls: 1000, calls_per_minute: 100 },

@@ -138,3 +138,39 @@ async fn a_ledger_with_a_missing_or_foreign_tail_does_not_open() {
     std::fs::write(&file, vec![0x42; 8192]).unwrap();
     assert!(matches!(reopen(), Err(StoreError::Unavailable { reason: Reason::Damaged, .. })));
 }
+
+#[tokio::test]
+async fn with_a_reserve_what_takes_authority_away_is_recorded_on_a_full_disk_and_nothing_else_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let of = task(1);
+    store.open_task(&of, Vec::new()).await.unwrap();
+    let sent = store.intent(intent(&store, &of, 1)).await.unwrap().unwrap();
+    let reserve = || std::fs::metadata(dir.path().join("bailiwick.reserve")).unwrap().len();
+    assert_eq!(reserve(), (1 << 20) / 8);
+    // As the engine says it of a disk without a free block.
+    let full = store.write(|_| Err::<(), _>(StoreError::unavailable(Reason::DiskFull, "by the test"))).await;
+    assert!(full.is_err() && reserve() == 0 && store.is_failing());
+    let refused = |result: Result<(), StoreError>| matches!(result, Err(StoreError::Unavailable { reason: Reason::DiskFull, .. }));
+    assert!(refused(store.intent(intent(&store, &of, 2)).await.map(drop)));
+    assert!(refused(store.open_task(&task(2), Vec::new()).await.map(drop)));
+    assert!(refused(store.append(Entry::new("x", Vec::new())).await.map(drop)));
+    assert!(refused(store.change(Entry::new("x", Vec::new()), |_| Ok(())).await.map(drop)));
+    // What was sent has its outcome, and what is taken away is taken away.
+    store.outcome(sent, call(1), b"done".to_vec()).await.unwrap();
+    store.control(Entry::new("x", Vec::new()), |w| w.meta_put("k", b"v")).await.unwrap();
+    store.end_task(of.id, TaskState::Closing { reason: EndReason::Revoked, at: at(9) }, Vec::new()).await.unwrap();
+    assert!(store.is_failing(), "whoever watches would think that calls pass");
+    assert!(!store.task(of.id).await.unwrap().unwrap().state.is_open());
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["bailiwick.sqlite", "bailiwick.sqlite-wal", "bailiwick.journal"] {
+        std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
+    }
+    assert_eq!(check_whole(&open(copy.path())).await.len(), 5);
+    // The disk has room: the next that is tried goes on, and the reserve is there again.
+    while store.append(Entry::new("x", Vec::new())).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!store.is_failing() && reserve() == (1 << 20) / 8);
+    assert_eq!(check_whole(&store).await.len(), 6);
+}

@@ -193,7 +193,6 @@ async fn a_database_that_cannot_follow_stops_every_call_in_words_and_nothing_tha
     assert!(matches!(error, StoreError::Unavailable { reason: Reason::DiskFull, .. }), "{error:?}");
     assert!(admitted > 0 && store.is_failing());
     assert!(store.append(Entry::new("x", Vec::new())).await.is_err());
-    assert!(store.end_task(of.id, TaskState::Closing { reason: EndReason::Revoked, at: at(9) }, Vec::new()).await.is_err());
     // A crash now: the next start says so too, until there is room.
     let copy = crashed(dir.path());
     // Room again: the first request brings everything back.
@@ -201,7 +200,10 @@ async fn a_database_that_cannot_follow_stops_every_call_in_words_and_nothing_tha
     assert_eq!(again.head().size, admitted + 1);
     check_whole(&again).await;
     store.inner.database.with_conn(|conn| conn.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(())).unwrap());
-    store.append(Entry::new("x", Vec::new())).await.unwrap();
+    while store.append(Entry::new("x", Vec::new())).await.is_err() {
+        // The disk is asked for the reserve every half second.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert!(!store.is_failing());
     assert_eq!(check_whole(&store).await.len() as u64, admitted + 2);
     assert_eq!(store.task(of.id).await.unwrap().unwrap().used, admitted);
@@ -270,7 +272,7 @@ async fn after_the_log_was_cut_nothing_is_left_in_the_journal_either() {
 }
 
 fn refusal(dir: &Path) -> StoreError {
-    match Store::open(dir, Box::new(Chain::default())) {
+    match Store::open_with(dir, Box::new(Chain::default()), Options { log_bytes: 1 << 20, readers: 1 }) {
         Ok(_) => panic!("it opens"),
         Err(error) => error,
     }
@@ -371,4 +373,208 @@ async fn who_comes_too_late_to_follow_does_not_fail_for_nothing() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     database.step_late().unwrap();
     assert!(!store.is_failing());
+}
+
+/// Puts files of one directory in place of those of another; what is not there goes.
+fn put(from: &Path, to: &Path, names: &[&str]) {
+    for name in names {
+        let _ = std::fs::remove_file(to.join(name));
+        if from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+}
+
+const DATABASE: [&str; 2] = ["bailiwick.sqlite", "bailiwick.sqlite-wal"];
+
+/// Every file of the store, with its bytes.
+fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let names = [DATABASE[0], DATABASE[1], JOURNAL];
+    names.iter().map(|name| ((*name).to_owned(), std::fs::read(dir.join(name)).unwrap_or_default())).collect()
+}
+
+/// It does not open, in these words, for the broker and for an auditor, and the journal stays as it is.
+fn refused_in_words(dir: &Path, words: &str) {
+    let before = std::fs::read(dir.join(JOURNAL)).ok();
+    let error = refusal(dir);
+    assert!(matches!(&error, StoreError::Unavailable { reason: Reason::Disagrees, detail } if detail.contains(words)), "{error:?}");
+    assert!(std::fs::read(dir.join(JOURNAL)).ok() == before, "the journal was written");
+    match Archive::open(dir) {
+        Err(StoreError::Unavailable { reason: Reason::Disagrees, .. }) => {}
+        Ok(archive) => assert!(before.is_none() && archive.is_journal_lost(), "an auditor is told nothing"),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+/// A store with some calls: as a crash leaves it, and as a stop does.
+async fn crashed_and_stopped(calls_made: u64) -> (tempfile::TempDir, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let of = task(1);
+    store.open_task(&of, Vec::new()).await.unwrap();
+    let hold = behind(&store).await;
+    calls(&store, &of, 0..calls_made).await;
+    let crash = crashed(dir.path());
+    drop(hold);
+    store.close().await;
+    drop(store);
+    (crash, dir)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_journal_of_another_installation_is_refused_and_not_overwritten_and_with_its_own_it_goes_on() {
+    let (crash, stopped) = crashed_and_stopped(9).await;
+    let (foreign_crash, foreign_stopped) = crashed_and_stopped(9).await;
+    for ours in [&crash, &stopped] {
+        let kept = crashed(ours.path());
+        for foreign in [&foreign_crash, &foreign_stopped] {
+            put(foreign.path(), ours.path(), &[JOURNAL]);
+            refused_in_words(ours.path(), "the journal of another database");
+        }
+        // Nothing of the database either, but for what the engine writes back.
+        put(kept.path(), ours.path(), &[JOURNAL]);
+        let entries = check_whole(&open(kept.path())).await;
+        assert_eq!(check_whole(&open(ours.path())).await, entries);
+    }
+    // A journal and no database at all: none is made beside it.
+    let alone = tempfile::tempdir().unwrap();
+    put(foreign_crash.path(), alone.path(), &[JOURNAL]);
+    let error = refusal(alone.path());
+    assert!(error.to_string().contains("the journal of another database") && !alone.path().join("bailiwick.sqlite").exists(), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_of_its_own_journal_is_refused_and_so_is_an_older_database_beside_a_newer_journal() {
+    let mut dir = tempfile::tempdir().unwrap();
+    let of = task(1);
+    let (mut kept, mut next) = (Vec::new(), 0);
+    // Three runs, of which the first is killed; from each, moments when the database has everything.
+    for run in 0..3 {
+        let store = open(dir.path());
+        if run == 0 {
+            store.open_task(&of, Vec::new()).await.unwrap();
+        }
+        for _ in 0..2 {
+            calls(&store, &of, next..next + 4).await;
+            next += 4;
+            store.inner.database.catch_up().unwrap();
+            kept.push((run, crashed(dir.path())));
+        }
+        calls(&store, &of, next..next + 1).await;
+        next += 1;
+        let killed = crashed(dir.path());
+        store.close().await;
+        drop(store);
+        if run == 0 {
+            dir = killed;
+        } else {
+            kept.push((run, crashed(dir.path())));
+        }
+    }
+    let mut tried = 0;
+    for (database, (of_run, of_database)) in kept.iter().enumerate() {
+        let entries = check_whole(&open(crashed(of_database.path()).path())).await;
+        for (journal, (run, of_journal)) in kept.iter().enumerate() {
+            if database == journal {
+                continue;
+            }
+            let mixed = crashed(of_database.path());
+            put(of_journal.path(), mixed.path(), &[JOURNAL]);
+            if run == of_run && journal > database {
+                // Of the same run, with everything that the database lacks in it: nothing is missing, or it is refused.
+                assert!(check_whole(&open(mixed.path())).await.starts_with(&entries));
+                continue;
+            }
+            tried += 1;
+            refused_in_words(mixed.path(), if run == of_run { "an older copy" } else { "another moment of this one" });
+            // Put back, it is as it was.
+            put(of_database.path(), mixed.path(), &[JOURNAL]);
+            assert_eq!(check_whole(&open(mixed.path())).await, entries);
+        }
+    }
+    assert!(tried > 20, "{tried}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_is_gone_is_missed_after_a_crash_and_not_after_a_stop_and_who_says_on_record_that_it_is_lost_goes_on() {
+    let (crash, stopped) = crashed_and_stopped(9).await;
+    std::fs::remove_file(stopped.path().join(JOURNAL)).unwrap();
+    assert!(!crate::give_up_lost_journal(stopped.path()).unwrap(), "none must be there");
+    let all = check_whole(&open(stopped.path())).await;
+    let whole = crashed(crash.path());
+    assert!(!crate::give_up_lost_journal(crash.path()).unwrap(), "it is there");
+    for zeros in [false, true] {
+        let lost = crashed(whole.path());
+        std::fs::remove_file(lost.path().join(JOURNAL)).unwrap();
+        if zeros {
+            std::fs::write(lost.path().join(JOURNAL), vec![0; 8192]).unwrap();
+        }
+        let before = files(lost.path())[2].clone();
+        let error = refusal(lost.path());
+        assert!(
+            matches!(&error, StoreError::Unavailable { reason: Reason::Disagrees, detail } if detail.contains("is missing") && detail.contains("shard new --even-so")),
+            "{error:?}"
+        );
+        assert!(refusal(lost.path()).to_string().contains("is missing"), "the second start is refused too");
+        assert!(files(lost.path())[2] == before);
+        assert!(Archive::open(lost.path()).unwrap().is_journal_lost());
+        let again = crashed(lost.path());
+        put(whole.path(), again.path(), &[JOURNAL]);
+        assert_eq!(check_whole(&open(again.path())).await, all);
+        assert!(crate::give_up_lost_journal(lost.path()).unwrap());
+        let rest = check_whole(&open(lost.path())).await;
+        assert!(rest.len() < all.len() && all.starts_with(&rest));
+        assert!(!Archive::open(lost.path()).unwrap().is_journal_lost());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_stops_at_any_moment_can_be_made_again() {
+    let (crash, stopped) = crashed_and_stopped(9).await;
+    for begun in [&crash, &stopped] {
+        let all = check_whole(&open(crashed(begun.path()).path())).await;
+        // Until the database says which journal may come; until the journal says that it is that one; until the database needs it.
+        for moment in 0..3 {
+            let copy = crashed(begun.path());
+            let directory = crate::schema::Directory::take(copy.path()).unwrap();
+            let conn = directory.open_writer(0).unwrap();
+            let bond = crate::bond::Bond::stored(&conn).unwrap().unwrap();
+            let found = crate::journal::look(&copy.path().join(JOURNAL), &bond).unwrap().unwrap();
+            let name = crate::bond::new_name(&conn).unwrap();
+            crate::database::take_over(&conn, &found.records, |conn| {
+                crate::schema::load(conn, &mut Chain::default())?;
+                crate::bond::promise(conn, Some(found.name), name)
+            })
+            .unwrap();
+            if moment > 0 {
+                crate::journal::Journal::begin(copy.path(), Some(&found), 0, found.next, name).unwrap().unwrap();
+            }
+            if moment > 1 {
+                crate::bond::bind(&conn, name).unwrap();
+            }
+            drop((conn, directory));
+            assert_eq!(check_whole(&open(copy.path())).await, all, "moment {moment}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_auditor_is_told_of_a_hole_and_not_given_what_stands_around_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for n in 0..6u8 {
+        store.append(Entry::new("x", vec![n])).await.unwrap();
+    }
+    store.close().await;
+    drop(store);
+    rusqlite::Connection::open(dir.path().join("bailiwick.sqlite")).unwrap().execute("DELETE FROM entries WHERE idx = 3", []).unwrap();
+    let archive = Archive::open(dir.path()).unwrap();
+    assert_eq!((archive.entries(0..3).unwrap().len(), archive.entries(4..99).unwrap().len()), (3, 2));
+    for range in [0..6, 3..4, 2..5, 0..99] {
+        let error = archive.entries(range).unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Unavailable { reason: Reason::Disagrees, detail } if detail.contains("entry 3 is missing")),
+            "{error:?}"
+        );
+    }
 }

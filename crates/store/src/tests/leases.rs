@@ -121,3 +121,27 @@ async fn a_pooled_account_is_given_to_one_task_that_is_open() {
     assert_eq!(state(&store, 0).await, LeaseState::Ending);
     store.close().await;
 }
+
+#[tokio::test]
+async fn what_is_asked_every_second_looks_at_what_is_open_and_not_at_all_that_ever_was() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let conn = rusqlite::Connection::open(dir.path().join("bailiwick.sqlite")).unwrap();
+    let plan = |sql: &str| -> Vec<String> {
+        let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        statement.raw_query().mapped(|r| r.get(3)).map(Result::unwrap).collect()
+    };
+    let leases = |state, open| crate::leases::listing(&LeaseFilter { state, open, ..LeaseFilter::default() });
+    let tasks = |state| crate::tasks::listing(&TaskFilter { state: Some(state), ..TaskFilter::default() });
+    for (sql, index) in [
+        (leases(Some(LeaseState::Ending), false), "leases USING INDEX leases_open"),
+        (leases(None, true), "leases USING INDEX leases_open"),
+        (leases(Some(LeaseState::Pooled), true), "leases USING INDEX leases_open"),
+        (tasks("open"), "tasks USING INDEX tasks_state"),
+        (tasks("closing"), "tasks USING INDEX tasks_state"),
+    ] {
+        let steps = plan(&sql);
+        assert!(steps.iter().any(|step| step.contains(index)), "{steps:?}");
+        assert!(!steps.iter().any(|step| step.contains("SCAN") && step.contains("autoindex")), "{steps:?}");
+    }
+}

@@ -17,6 +17,7 @@ use super::client::Client;
 use super::{OauthErrorDocument, Refused, STORE_DOWN, TokenQueryForm, json};
 use crate::authn::Presented;
 use crate::house::House;
+use crate::standing::Ground;
 
 /// Is this token active, and what does it say?
 ///
@@ -41,11 +42,25 @@ pub(in crate::api) async fn introspect(State(api): State<Arc<Api>>, request: Req
         let token = form.value("token").ok_or(OauthError::invalid_request("token is missing"))?;
         let may_know = |agent: &Agent| agent.owner == person.name || has(&person, &[Role::Operator, Role::Auditor]);
         let known = active(house, token).filter(|t| house.agent(t.agent.as_str()).is_some_and(may_know));
-        return Ok(json(StatusCode::OK, &introspection(known.as_ref())));
+        return Ok(json(StatusCode::OK, &told(house, known.as_ref())));
     }
     let (query, client) = asked_by_client(&api, Request::from_parts(parts, body)).await?;
     let known = active(house, &query.token).filter(|t| t.agent == client.agent.name && t.acting.component == client.acting.component);
-    Ok(json(StatusCode::OK, &introspection(known.as_ref())))
+    Ok(json(StatusCode::OK, &told(house, known.as_ref())))
+}
+
+/// What is told of a token that may be known: what it says, and what its task has been given since.
+fn told(house: &House, known: Option<&Verified>) -> Value {
+    let mut body = introspection(known);
+    //= rfc7662#section-2.2
+    // Specific implementations MAY extend this structure with their own service-specific response names as top-level members of this
+    // JSON object.
+    if let Some(live) = known.and_then(Verified::task).and_then(|task| house.live.find(task))
+        && let Some(members) = body.as_object_mut()
+    {
+        members.insert("labels".to_owned(), live.labels().iter().map(ToString::to_string).collect());
+    }
+    body
 }
 
 /// The token as verified, if everything that it stands for still holds.
@@ -55,15 +70,9 @@ fn active(house: &House, token: &str) -> Option<Verified> {
     if house.tokens.is_revoked(&verified.jti.to_string()) {
         return None;
     }
-    if house.instances.is_ended(&verified.agent, verified.instance) {
-        return None;
-    }
-    let served = house.agent(verified.agent.as_str()).is_some_and(|a| house.in_service(a, now).is_ok());
-    let holds = match verified.task() {
-        Some(task) => house.live.find(task).is_some_and(|l| l.is_open(now) && house.chain_serves(&l.task)),
-        None => !house.enrolled.is_before(&verified.agent, verified.issued),
-    };
-    (served && holds).then_some(verified)
+    let open = |task| house.live.find(task).is_some_and(|live| live.is_open(now) && house.task_stands(&live).is_ok());
+    let holds = house.stands(Ground::of(&verified)).is_ok() && verified.task().is_none_or(open);
+    holds.then_some(verified)
 }
 
 /// The agent that asks. What it proves itself with may be bound to a key: then it shows that key here as at the token endpoint.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::extract::{FromRequest as _, Request, State};
 use axum::response::Response;
 use bailiwick_core::{Agent, ErrorCode, SystemName, ToolName};
-use bailiwick_identity::oauth::{Asked as AskedOf, AuthorizationError, AuthorizationRequest, QUERY_MAX, RedirectUri, code_address};
+use bailiwick_identity::oauth::{Asked as AskedOf, AuthorizationRequest, OauthError, QUERY_MAX, RedirectUri, code_address};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -94,7 +94,7 @@ fn not_here() -> Problem {
 }
 
 fn read(house: &House, query: &str) -> Result<AuthorizationRequest, Problem> {
-    let malformed = |error: bailiwick_identity::oauth::OauthError| Problem::invalid(format!("the client's request is not valid: {error}"));
+    let malformed = |error: OauthError| Problem::invalid(format!("the client's request is not valid: {error}"));
     if query.len() > QUERY_MAX {
         return Err(Problem::invalid("the client's request is too long"));
     }
@@ -309,7 +309,7 @@ async fn decided(house: &House, by: &SignedIn, fields: &BTreeMap<String, String>
             let code = house.consents.codes.issue(allowed, house.clock.now()).ok_or_else(many)?;
             Ok(code_address(&question.redirect, &code, state, issuer))
         }
-        pages::DECISION_REFUSE if house.decide_request(&pending) => Ok(AuthorizationError::DENIED.address(&question.redirect, state, issuer)),
+        pages::DECISION_REFUSE if house.decide_request(&pending) => Ok(OauthError::DENIED.address(&question.redirect, state, issuer)),
         pages::DECISION_REFUSE => Err(late().into()),
         _ => Err(Problem::invalid("the form says neither approve nor refuse").into()),
     }
@@ -346,8 +346,10 @@ fn allowed(house: &House, by: &SignedIn, fields: &BTreeMap<String, String>, ques
     };
     Ok(Allowed {
         client_id: question.client.id.clone(),
+        authenticates: question.client.authenticates(),
         redirect_uri: question.given_redirect.clone(),
         challenge: question.asked.challenge,
+        key: question.asked.key,
         agent: agent.name.clone(),
         tools,
         ttl: Duration::from_secs(minutes.saturating_mul(60)),

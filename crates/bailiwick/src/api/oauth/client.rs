@@ -88,10 +88,7 @@ impl Api {
             return Err(NOT_VALID);
         }
         let Proved { instance, key, component, .. } = proved;
-        if let Some(instance) = instance {
-            house.enrolled.proved(instance, key);
-        }
-        let acting = Acting { component, ..Acting::default() };
+        let acting = Acting { component, key: Some(key), ..Acting::default() };
         Ok(Client { agent, instance, acting, used: Some(Used::Key(key)), confirmation: None, bound_to: None })
     }
 }
@@ -100,9 +97,9 @@ fn registered(house: &House, client_id: &str) -> Option<Registered> {
     let (agent, component) = workload(&house.config.trust_domain, &client_id.parse().ok()?)?;
     let entry = house.config.agents.get(&agent)?;
     let keys = match &component {
-        None => [house.keyring.agent(agent.as_str()), house.enrolled.public_keys(&agent)].concat(),
+        None => house.agent_keys(&agent),
         // A component has keys of its own; one that is not registered has none.
-        Some(component) if entry.components.contains_key(component) => house.keyring.component(&agent, component),
+        Some(component) if entry.components.contains_key(component) => house.component_keys(&agent, component),
         Some(_) => return None,
     };
     Some(Registered { agent, component, keys })

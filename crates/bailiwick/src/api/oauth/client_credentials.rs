@@ -84,7 +84,7 @@ fn renewed(house: &House, client: &Client, task: TaskId, scope: Option<&Scope>) 
     if !house.may_hold(&live.task, client.confirmation.as_ref()) {
         return Err(OauthError::invalid_grant("the tokens of this task are bound to another key"));
     }
-    let issued = house.task_token(&live, client.confirmation).map_err(|code| {
+    let issued = house.task_token(&live, client.confirmation, client.acting.key).map_err(|code| {
         tracing::error!(error.code = %code, "a token could not be signed");
         OauthError::temporarily_unavailable("the token could not be signed")
     })?;

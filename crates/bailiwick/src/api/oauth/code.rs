@@ -7,7 +7,7 @@ use axum::response::Response;
 use bailiwick_core::{Agent, Digest, EndReason, ErrorCode, InstanceId, TaskId};
 use bailiwick_identity::oauth::{ClientProof, CodeGrant, OauthError, RefreshGrant, Scope, TokenAnswer, TokenRequest};
 use bailiwick_identity::token::{AGENT_SCOPE, TOOLS_SCOPE};
-use bailiwick_identity::{Confirmation, KeyId};
+use bailiwick_identity::{Confirmation, ProofError, assertion};
 use http::StatusCode;
 use serde_json::Value;
 
@@ -26,19 +26,18 @@ const TOKEN: OauthError =
     OauthError::invalid_grant("the refresh token is not valid: its task has ended, it was used already, or is another client's");
 const UNSIGNED: OauthError = OauthError::temporarily_unavailable("the token could not be signed");
 
-/// The ID of a client that has no way to prove itself: a public client.
-fn public_client(proof: &ClientProof) -> Result<&str, OauthError> {
-    match proof {
-        ClientProof::Nothing { client_id: Some(id) } => Ok(id),
-        ClientProof::Nothing { client_id: None } => Err(OauthError::invalid_request("client_id is missing")),
-        _ => Err(OauthError::invalid_client("clients of people are public clients: send client_id, and no proof")),
-    }
-}
+const NOT_PROVED: OauthError = OauthError::invalid_client("the client did not prove itself as its metadata document says");
 
-fn key_of(confirmation: Option<Confirmation>) -> Option<KeyId> {
-    match confirmation {
-        Some(Confirmation::Key(key)) => Some(key),
-        Some(Confirmation::Certificate(_)) | None => None,
+/// The client that asks, by its ID, and whether it brings a proof.
+fn client_of(proof: &ClientProof) -> Result<(String, Option<&str>), OauthError> {
+    match proof {
+        ClientProof::Nothing { client_id: Some(id) } => Ok((id.clone(), None)),
+        ClientProof::Nothing { client_id: None } => Err(OauthError::invalid_request("client_id is missing")),
+        ClientProof::Assertion { assertion, client_id } => {
+            let claimed = assertion::claimed(assertion).map_err(|_| NOT_PROVED)?;
+            if client_id.as_ref().is_some_and(|id| *id != claimed) { Err(NOT_PROVED) } else { Ok((claimed, Some(assertion.as_str()))) }
+        }
+        _ => Err(OauthError::invalid_client("a client of people sends client_id, or proves itself with private_key_jwt")),
     }
 }
 
@@ -51,10 +50,18 @@ fn check_scope(asked: &TokenRequest) -> Result<(), OauthError> {
 /// Gives what a person allowed: a task, its token, and a refresh token.
 pub(super) async fn redeem(api: &Arc<Api>, asked: &TokenRequest, grant: &CodeGrant, presented: &Presented<'_>) -> Result<Response, Refused> {
     let house = &api.house;
-    let client_id = public_client(&asked.client)?;
+    let (client_id, assertion) = client_of(&asked.client)?;
     let confirmation = house.confirmation(presented)?;
     check_scope(asked)?;
     let now = house.clock.now();
+    if let Some(assertion) = assertion {
+        // Its keys are fetched for whoever has a code of this client, and for nobody else.
+        match house.consents.codes.is_of_proving_client(&grant.code, &client_id, now) {
+            Some(true) => house.client_proves_itself(&client_id, assertion).await?,
+            Some(false) => return Err(NOT_PROVED.into()),
+            None => {}
+        }
+    }
     let allowed = match house.consents.codes.redeem(&grant.code, now) {
         Redeemed::Allowed(allowed) => allowed,
         //= rfc6749#section-4.1.2
@@ -73,11 +80,20 @@ pub(super) async fn redeem(api: &Arc<Api>, asked: &TokenRequest, grant: &CodeGra
     // that the code was issued to "client_id" in the request [...] ensure that the "redirect_uri" parameter is present if the
     // "redirect_uri" parameter was included in the initial authorization request [...] and if included ensure that their values are
     // identical.
+    if allowed.authenticates != assertion.is_some() {
+        tracing::warn!(from = %presented.from, agent = %allowed.agent, "a code was presented without the proof that its client has");
+        return Err(NOT_PROVED.into());
+    }
     let same_place = grant.redirect_uri == allowed.redirect_uri;
     //= rfc7636#section-4.6
     // If the values are not equal, an error response indicating "invalid_grant" as described in Section 5.2 of [RFC6749] MUST be
     // returned.
-    if allowed.client_id != client_id || !same_place || !allowed.challenge.is_met_by(&grant.verifier) {
+    //= rfc9449#section-10
+    // When a token request is received, the authorization server computes the JWK Thumbprint of the proof-of-possession public key in
+    // the DPoP proof and verifies that it matches the dpop_jkt parameter value in the authorization request. If they do not match, it
+    // MUST reject the request.
+    let same_key = allowed.key.is_none_or(|key| confirmation == Some(Confirmation::Key(key)));
+    if allowed.client_id != client_id || !same_place || !same_key || !allowed.challenge.is_met_by(&grant.verifier) {
         tracing::warn!(from = %presented.from, agent = %allowed.agent, "a code was presented by somebody who is not its client");
         return Err(CODE.into());
     }
@@ -88,8 +104,10 @@ pub(super) async fn redeem(api: &Arc<Api>, asked: &TokenRequest, grant: &CodeGra
         came_twice(house, task.task.id, "code_reused", "an authorization code was presented twice").await;
         return Err(CODE.into());
     }
-    let (client, key) = (Digest::of(client_id.as_bytes()), key_of(confirmation));
-    let refresh = house.first_refresh(task.task.id, client, key.as_ref(), allowed.session, task.task.expires_at).await.map_err(|error| {
+    let client = Digest::of(client_id.as_bytes());
+    let refresh =
+        house.first_refresh(task.task.id, (client, allowed.authenticates), confirmation.as_ref(), allowed.session, task.task.expires_at).await;
+    let refresh = refresh.map_err(|error| {
         tracing::error!(error.code = %error.code(), %error, "no refresh token was issued: the store failed");
         STORE_DOWN
     })?;
@@ -133,21 +151,37 @@ async fn open(house: &Arc<House>, agent: &Agent, allowed: &Allowed, confirmation
 /// Renews the token of an open task, and the refresh token with it.
 pub(super) async fn refresh(api: &Arc<Api>, asked: &TokenRequest, grant: &RefreshGrant, presented: &Presented<'_>) -> Result<Response, Refused> {
     let house = &api.house;
-    let client_id = public_client(&asked.client)?;
+    let (client_id, assertion) = client_of(&asked.client)?;
     let confirmation = house.confirmation(presented)?;
     check_scope(asked)?;
     let said = house.open_refresh(&grant.token).ok_or(TOKEN)?;
-    //= rfc6749#section-6
-    // If the client type is confidential or the client was issued client credentials [...]
     //= rfc9449#section-5
-    // Refresh tokens issued to public clients MUST be bound to the DPoP public key
-    if said.client != Digest::of(client_id.as_bytes()) || !said.is_bound_to(key_of(confirmation).as_ref()) {
+    // When an authorization server supporting DPoP issues a refresh token to a public client that presents a valid DPoP proof at the
+    // token endpoint, the refresh token MUST be bound to the respective public key. The binding MUST be validated when the refresh token
+    // is later presented to get new access tokens.
+    //= rfc8705#section-4
+    // When the authorization server issues a refresh token to such a client, it SHOULD also bind the refresh token to the respective
+    // certificate and check the binding when the refresh token is presented to get new access tokens.
+    if said.client != Digest::of(client_id.as_bytes()) || !said.is_bound_to(confirmation.as_ref()) {
         tracing::warn!(from = %presented.from, task = %said.task, "a refresh token was presented by somebody who is not its client");
         return Err(TOKEN.into());
+    }
+    //= rfc6749#section-6
+    // If the client type is confidential or the client was issued client credentials (or assigned other authentication requirements),
+    // the client MUST authenticate with the authorization server as described in Section 3.2.1.
+    match assertion {
+        Some(assertion) if said.authenticates => house.client_proves_itself(&client_id, assertion).await?,
+        None if !said.authenticates => {}
+        _ => return Err(NOT_PROVED.into()),
     }
     let now = house.clock.now();
     let live = house.live.find(said.task).filter(|l| l.is_open(now)).ok_or(TOKEN)?;
     let agent = house.agent(live.task.agent.as_str()).filter(|a| house.in_service(a, now).is_ok()).ok_or(TOKEN)?;
+    house.bound_enough(agent, confirmation.as_ref())?;
+    // Before it is used up: one that could not be answered stays good for the client whose it is.
+    if !house.may_hold(&live.task, confirmation.as_ref()) {
+        return Err(TOKEN.into());
+    }
     // An agent that was given to somebody else, or taken from interactive clients, works for this one no more.
     if house.person(live.task.subject.as_str()).is_none() || !house.config.clients.may_work_for(agent, &live.task.subject) {
         return Err(TOKEN.into());
@@ -190,7 +224,7 @@ async fn came_twice(house: &House, task: TaskId, what: &'static str, words: &str
 }
 
 fn answer(house: &House, live: &LiveTask, confirmation: Option<Confirmation>, refresh: Option<String>) -> Result<Response, Refused> {
-    let issued = house.task_token(live, confirmation).map_err(|code| {
+    let issued = house.task_token(live, confirmation, None).map_err(|code| {
         tracing::error!(error.code = %code, "a token could not be signed");
         UNSIGNED
     })?;
@@ -203,16 +237,57 @@ fn answer(house: &House, live: &LiveTask, confirmation: Option<Confirmation>, re
     Ok(json(StatusCode::OK, &body))
 }
 
+impl House {
+    /// Checks the proof of a client whose metadata document says that it has keys (RFC 7523 section 3). Once.
+    async fn client_proves_itself(&self, client_id: &str, assertion: &str) -> Result<(), OauthError> {
+        let now = self.clock.now();
+        let audiences = assertion::audiences(&self.urls.base, &self.urls.token);
+        let refused = |why: &str| {
+            tracing::info!(client = client_id, why, "a client of people did not prove itself");
+            NOT_PROVED
+        };
+        let mut proved = Err(ProofError::Key);
+        for again in [false, true] {
+            let keys = self.keys_of_client(client_id, again).await.map_err(|why| refused(&why))?;
+            proved = assertion::verify_client(assertion, client_id, &keys, &audiences, now);
+            // It may have a new key since the keys were read.
+            if !matches!(proved, Err(ProofError::Key)) {
+                break;
+            }
+        }
+        let proved = proved.map_err(|error| refused(&error.to_string()))?;
+        let issuer = format!("client:{}", Digest::of(client_id.as_bytes()));
+        let first = self.store.jti_use(&issuer, &proved.jti, proved.remember_until, now).await.map_err(|error| {
+            tracing::error!(error.code = %error.code(), %error, "no token was issued: the store failed");
+            STORE_DOWN
+        })?;
+        if first { Ok(()) } else { Err(refused("the assertion was presented before")) }
+    }
+}
+
 impl Api {
-    /// Revokes what a public client was given, refresh token or access token: its task ends. False: it was given nothing of the kind.
+    /// Revokes what a client of people was given, refresh token or access token: its task ends. False: it was given nothing of the kind.
     pub(super) async fn revoke_interactive(&self, client: &ClientProof, token: &str) -> Result<bool, OauthError> {
-        let ClientProof::Nothing { client_id: Some(client_id) } = client else { return Ok(false) };
         let house = &self.house;
         if !house.config.clients.interactive {
             return Ok(false);
         }
+        // An agent proves itself in its own ways: that is looked at next.
+        let (client_id, assertion) = match client {
+            ClientProof::Assertion { assertion, .. } if !assertion::claimed(assertion).is_ok_and(|id| id.starts_with("https://")) => {
+                return Ok(false);
+            }
+            ClientProof::Assertion { .. } | ClientProof::Nothing { client_id: Some(_) } => client_of(client)?,
+            _ => return Ok(false),
+        };
         let (task, ours) = match house.open_refresh(token) {
-            Some(said) => (said.task, said.client == Digest::of(client_id.as_bytes())),
+            Some(said) => {
+                let ours = said.client == Digest::of(client_id.as_bytes());
+                if ours && said.authenticates && assertion.is_none() {
+                    return Err(NOT_PROVED);
+                }
+                (said.task, ours)
+            }
             None => {
                 let now = house.clock.now();
                 let Some(task) = house.verifier.verify(token, &house.urls.mcp, now).ok().and_then(|v| v.task()) else { return Ok(false) };
@@ -223,6 +298,10 @@ impl Api {
                 (task, true)
             }
         };
+        // Its keys are fetched for whoever has a token of this client, and for nobody else.
+        if let (Some(assertion), true) = (assertion, ours) {
+            house.client_proves_itself(&client_id, assertion).await?;
+        }
         //= rfc7009#section-2.1
         // The authorization server first validates the client credentials [...] and then verifies whether the token was issued to
         // the client making the revocation request.

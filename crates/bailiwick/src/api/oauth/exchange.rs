@@ -62,7 +62,7 @@ pub(super) async fn grant(
         Err(DelegationRefused::TooMuch(words)) => return Err(spliced(house, &client, Splice::TooMuch(words), presented).await),
         Err(DelegationRefused::Task(refused)) => return Err(not_opened(&refused)),
     };
-    let issued = house.task_token(&opened.live, client.confirmation).map_err(|code| {
+    let issued = house.task_token(&opened.live, client.confirmation, client.acting.key).map_err(|code| {
         tracing::error!(error.code = %code, "a token could not be signed");
         OauthError::temporarily_unavailable("the token could not be signed")
     })?;

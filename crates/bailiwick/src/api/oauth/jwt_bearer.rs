@@ -50,7 +50,7 @@ impl Api {
         self.served(&agent)?;
         Ok(Client {
             agent,
-            acting: Acting { component, model, on_behalf_of: None },
+            acting: Acting { component, model, ..Acting::default() },
             // Many copies share an issuer's key: what is in one place is the copy, where the token tells it.
             used: instance.map(Used::Instance),
             instance,

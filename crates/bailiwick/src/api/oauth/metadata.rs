@@ -108,6 +108,16 @@ pub(in crate::api) async fn resource_of_system(State(api): State<Arc<Api>>, name
     Ok(resource_metadata(&api.house, format!("{}/s/{system}", api.house.urls.mcp)))
 }
 
+/// The metadata of the MCP endpoint of one task (RFC 9728).
+#[utoipa::path(
+    get, path = "/.well-known/oauth-protected-resource/mcp/t/{id}", tag = "oauth", params(("id" = String, Path, description = "The task's id.")),
+    responses((status = 200, description = "RFC 9728 section 2. The same for every id, so that nobody learns which tasks there are.", body = Object)),
+)]
+pub(in crate::api) async fn resource_of_task(State(api): State<Arc<Api>>, name: Named) -> Result<Response, Problem> {
+    let task: bailiwick_core::TaskId = name.parse(ErrorCode::OauthRequest).map_err(|p| p.with_status(StatusCode::NOT_FOUND))?;
+    Ok(resource_metadata(&api.house, format!("{}/t/{task}", api.house.urls.mcp)))
+}
+
 /// The public keys by which our tokens are verified (RFC 7517 section 5).
 #[utoipa::path(get, path = "/.well-known/jwks.json", tag = "oauth", responses((status = 200, description = "A JWK set.", body = Object)))]
 pub(in crate::api) async fn jwks(State(api): State<Arc<Api>>) -> Response {

@@ -29,8 +29,8 @@ use super::problem::Problem;
 pub(super) use about::{__path_introspect, __path_revoke, introspect, revoke};
 pub(super) use authorize::{__path_authorize, __path_consent, __path_decide_consent, ConsentForm, authorize, consent, decide_consent};
 pub(super) use metadata::{
-    __path_jwks, __path_resource_of_host, __path_resource_of_mcp, __path_resource_of_system, __path_server_metadata, jwks, resource_of_host,
-    resource_of_mcp, resource_of_system, server_metadata,
+    __path_jwks, __path_resource_of_host, __path_resource_of_mcp, __path_resource_of_system, __path_resource_of_task, __path_server_metadata, jwks,
+    resource_of_host, resource_of_mcp, resource_of_system, resource_of_task, server_metadata,
 };
 pub(super) use register::{__path_register, register};
 pub(super) use token::{__path_token, token};

@@ -78,6 +78,7 @@ pub(in crate::api) async fn token(State(api): State<Arc<Api>>, request: Request)
     let client = Client { confirmation: house.take_key(shown)?, ..client };
     house.bound_enough(&client.agent, client.confirmation.as_ref())?;
     client.has_shown_its_key()?;
+    api.own_certificate(&client, &presented)?;
     let granted = match &asked.grant {
         GrantType::ClientCredentials | GrantType::JwtBearer(_) => client_credentials::grant(house, client, &asked, &presented).await?,
         GrantType::TokenExchange(part) => return exchange::grant(house, client, &asked, part, &presented).await,

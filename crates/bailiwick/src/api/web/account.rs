@@ -17,6 +17,7 @@ use super::ways::{problem, with_script};
 use super::{SignedIn, on_passkey_site, page, posted_by_any, refused, signed_in_or_invited, to};
 use crate::house::House;
 use crate::pages::{self, AccountView, PasskeyAsk, PasskeyLine, SessionLine};
+use crate::passkeys::Closed;
 use crate::sign_in::Way;
 
 /// A new passkey.
@@ -62,12 +63,16 @@ fn view(house: &House, headers: &HeaderMap, by: &SignedIn) -> AccountView {
         used: moment(s.used, now),
         id: s.id,
     });
-    let ask = if on_passkey_site(house, headers) { house.ask_registration(&by.session).ok() } else { None };
+    let here = on_passkey_site(house, headers);
+    let closed = house.closed_to(&by.session).filter(|_| here);
+    let ask = if here && closed.is_none() { house.ask_registration(&by.session).ok() } else { None };
+    let again = if by.session.way == Way::Provider { format!("{}/oidc?fresh=yes", pages::SIGN_IN_PATH) } else { pages::SIGN_IN_PATH.to_owned() };
     AccountView {
         viewer: by.viewer(),
         roles: by.person.roles.iter().map(|r| format!("{r:?}").to_lowercase()).collect(),
         passkeys: passkeys.collect(),
         sessions: sessions.collect(),
+        closed: closed.map(|why| (why.words().to_owned(), (why != Closed::Invitation).then_some(again))),
         ask: ask.map(|a| PasskeyAsk { options: a.options, ticket: a.ticket }),
         site: house.passkey_site().and_then(|s| s.origins.into_iter().next()),
     }

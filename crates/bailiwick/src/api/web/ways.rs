@@ -13,12 +13,11 @@ use super::super::asker::Api;
 use super::super::body::{Asked, FormBytes};
 use super::super::onward::Onward;
 use super::super::problem::Problem;
-use super::{
-    FLOW, FORM, SESSION, SignInQuery, cookie, enter, fields, forged, from_our_page, page, refused, same, set_cookie, set_lax_cookie, shown,
-    sign_in_form, to,
-};
+use super::{FLOW, SESSION, SignInQuery, cookie, enter, fields, page, posted_sign_in, refused, set_cookie, set_lax_cookie, shown, sign_in_form, to};
 use crate::house::House;
 use crate::pages::{self, PASSKEY_POLICY};
+use crate::passkeys::PasskeyRefused;
+use crate::sign_in::directory::ChangeError;
 use crate::sign_in::{FLOW_LIFE, Returned, SignInRefused, Way};
 
 /// What the provider sends back with the browser. Further members, which the standard lets it add, are not looked at.
@@ -103,8 +102,10 @@ pub(in crate::api) async fn provider(State(api): State<Arc<Api>>, headers: Heade
     if let Some(absent) = no_provider(house) {
         return absent;
     }
-    let onward = query.map_or(Onward::Approvals, |Asked(q)| Onward::read(house, q.hold.as_deref(), q.request.as_deref()));
-    match house.begin_sign_in(onward.path()).await {
+    let (onward, fresh) = query.map_or((Onward::Approvals, false), |Asked(q)| {
+        (Onward::read(house, q.hold.as_deref(), q.request.as_deref()), q.fresh.as_deref() == Some("yes"))
+    });
+    match house.begin_sign_in(onward.path(), fresh).await {
         Ok(begun) => {
             let mut response = to(&begun.to);
             response.headers_mut().append(header::SET_COOKIE, set_lax_cookie(house, FLOW, &begun.cookie, FLOW_LIFE.as_secs()));
@@ -185,29 +186,17 @@ pub(in crate::api) async fn back_channel_logout(State(api): State<Arc<Api>>, req
 )]
 pub(in crate::api) async fn passkey(State(api): State<Arc<Api>>, request: Request) -> Response {
     let house = &api.house;
-    let headers = request.headers().clone();
-    if !from_our_page(house, &headers) {
-        return forged();
-    }
-    let body = match FormBytes::from_request(request, &api).await {
-        Ok(FormBytes(body)) => body,
-        Err(problem) => return refused(None, &problem),
+    let posted = match posted_sign_in(&api, request).await {
+        Ok(posted) => posted,
+        Err(refused) => return *refused,
     };
-    let Some(fields) = fields(&body) else { return forged() };
-    let of = |name: &str| fields.get(name).map_or("", String::as_str);
-    let onward = Onward::read(house, Some(of(pages::FIELD_HOLD)), Some(of(pages::FIELD_REQUEST)));
-    let again = |words: &str| sign_in_form(house, &headers, StatusCode::FORBIDDEN, &onward, Some(words.to_owned()));
-    let Some(form) = cookie(house, &headers, FORM).filter(|c| !c.is_empty() && same(c, of(pages::FIELD_CSRF))) else {
-        return again("This form was out of date; try again.");
-    };
-    let person = match house.passkey_sign_in(&form, shown(&fields)).await {
-        Ok(person) => person,
+    match house.passkey_sign_in(&posted.form, shown(&posted.fields)).await {
+        Ok(person) => enter(house, &posted.headers, &person, Way::Passkey, &posted.onward).await,
         Err(why) => {
             tracing::warn!(%why, "a passkey was refused");
-            return again("This passkey was not taken. Try again, or use another way.");
+            posted.again(house, "This passkey was not taken. Try again, or use another way.")
         }
-    };
-    enter(house, &headers, &person, Way::Passkey, &onward).await
+    }
 }
 
 /// The script that asks the browser for a passkey.
@@ -227,7 +216,11 @@ pub(in crate::api) fn with_script(mut response: Response) -> Response {
 }
 
 /// Refused because of a passkey, as a problem.
-pub(in crate::api) fn problem(why: &crate::passkeys::PasskeyRefused) -> Problem {
+pub(in crate::api) fn problem(why: &PasskeyRefused) -> Problem {
     tracing::warn!(%why, "a passkey was refused");
-    Problem::because(ErrorCode::ProofInvalid, "the passkey was not taken; load the page again and try once more")
+    let words = match why {
+        PasskeyRefused::Change(ChangeError::Unfit(words)) => words,
+        _ => "the passkey was not taken; load the page again and try once more",
+    };
+    Problem::because(ErrorCode::ProofInvalid, words)
 }

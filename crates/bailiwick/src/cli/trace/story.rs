@@ -87,6 +87,9 @@ fn told(index: u64, entry: &Value, style: Style) -> Vec<String> {
     let head = |words: String| format!("{}  {}", style.faint(&format!("entry {index}, {}", of("at"))), words);
     let mut lines = match of("kind").as_str() {
         "task_opened" => vec![head(style.strong("the task was opened"))],
+        "labelled" => {
+            vec![head("the task is given what bears labels".to_owned()), field("from", &of("tool")), field("new", &texts(entry, "labels").join(", "))]
+        }
         "hold" => vec![
             head(style.attention("held: a person must decide")),
             field("call", &format!("{} ({})", of("tool"), of("effect"))),
@@ -127,6 +130,9 @@ fn told(index: u64, entry: &Value, style: Style) -> Vec<String> {
         for policy in items(entry, "policies") {
             lines.push(field("", &format!("{}: {}", text(policy, "id"), text(policy, "reason"))));
         }
+    }
+    if matches!(of("kind").as_str(), "intent" | "hold" | "denial" | "task_opened") && !items(entry, "labels").is_empty() {
+        lines.push(field("had read", &texts(entry, "labels").join(", ")));
     }
     if of("kind") == "intent" && !items(entry, "approvals").is_empty() {
         lines.push(field("spends", &format!("the approval of {}", of("hold"))));

@@ -61,11 +61,40 @@ fn of_a_person_it_is_told_who_did_what_to_whom() {
 }
 
 #[test]
+fn of_an_agent_it_is_told_who_took_what_from_it() {
+    let agent = "spiffe://td/agent/scout";
+    let step = |what: &str, more: Value| {
+        let mut step = json!({ "kind": "agent", "at": "2026-11-23T00:00:00Z", "what": what, "agent": agent, "by": "ops" });
+        step.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        of(&step, None, None)
+    };
+    let event = step("suspended", json!({ "reason": "odd calls" }));
+    assert_eq!((&event["class_uid"], &event["activity_id"], &event["severity_id"]), (&json!(3004), &json!(12), &json!(2)));
+    assert_eq!((&event["entity"]["name"], &event["actor"]["user"]["name"], &event["comment"]), (&json!(agent), &json!("ops"), &json!("odd calls")));
+    assert_eq!(step("resumed", json!({}))["severity_id"], 1);
+    assert_eq!(step("key_revoked", json!({ "key": "k" }))["entity"]["data"]["key"], "k");
+}
+
+#[test]
 fn a_denial_is_blocked_and_counts_what_it_stands_for() {
     let denial = json!({ "kind": "denial", "at": "2026-11-23T00:00:00Z", "tool": "shop.x", "code": "policy.denied", "detail": "no", "repeats": 4 });
     let event = of(&denial, None, None);
     assert_eq!((&event["action_id"], &event["disposition_id"], &event["status_code"]), (&json!(2), &json!(2), &json!("policy.denied")));
     assert_eq!(event["count"], 5);
+}
+
+#[test]
+fn what_a_task_was_given_is_told_with_its_calls_and_when_it_is_new() {
+    let mut cause = intent("transfer");
+    cause["labels"] = json!(["pii", "untrusted"]);
+    let outcome = json!({ "kind": "outcome", "at": "2026-11-23T00:00:02Z", "call": "call_x", "intent": 3, "result": "done", "duration_ms": 5 });
+    for event in [of(&cause, None, None), of(&outcome, Some(&cause), None)] {
+        assert_eq!(event["unmapped"]["bailiwick"]["labels"], json!(["pii", "untrusted"]));
+    }
+    let new = json!({ "kind": "labelled", "at": "2026-11-23T00:00:00Z", "task": "task_1", "tool": "shop.list_tickets", "labels": ["untrusted"] });
+    let event = of(&new, None, Some(&json!({ "spiffe_id": "spiffe://td/agent/scout" })));
+    assert_eq!((&event["class_uid"], &event["activity_id"], &event["entity"]["uid"]), (&json!(3004), &json!(3), &json!("task_1")));
+    assert_eq!((&event["message"], &event["actor"]["user"]["name"]), (&json!("the task is given what bears: untrusted"), &json!("scout")));
 }
 
 #[test]

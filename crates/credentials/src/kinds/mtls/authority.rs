@@ -3,10 +3,9 @@
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 use bailiwick_core::Timestamp;
+use bailiwick_core::der::{BIT_STRING, INTEGER, OCTET_STRING, Reader, SEQUENCE, attribute, bits, integer, object, read_time, sequence, time, value};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-
-use super::der::{BIT_STRING, INTEGER, OCTET_STRING, Reader, SEQUENCE, attribute, bits, integer, object, read_time, sequence, time, value};
 
 /// What our serial numbers begin with: so an entry of ours in a list is told from a person's, which never expires.
 pub(super) const OURS: [u8; 2] = *b"ba";
@@ -174,8 +173,8 @@ impl Authority {
 
     /// The entries of a list, if it is one of this authority.
     pub(super) fn entries(&self, list: &[u8]) -> Option<(Vec<Entry>, u64)> {
-        let mut list = Reader(Reader(list).expect(SEQUENCE)?.content);
-        let mut body = Reader(list.expect(SEQUENCE)?.content);
+        let mut list = Reader::new(list).inside(SEQUENCE)?;
+        let mut body = list.inside(SEQUENCE)?;
         let mut next = body.next()?;
         if next.tag == INTEGER {
             next = body.next()?;
@@ -191,15 +190,15 @@ impl Authority {
         }
         let mut entries = Vec::new();
         if let Some(listed) = rest.first().filter(|value| value.tag == SEQUENCE) {
-            let mut listed = Reader(listed.content);
-            while !listed.0.is_empty() {
+            let mut listed = Reader::new(listed.content);
+            while !listed.is_at_end() {
                 let whole = listed.expect(SEQUENCE)?;
-                let mut entry = Reader(whole.content);
+                let mut entry = Reader::new(whole.content);
                 let serial = entry.expect(INTEGER)?.content;
                 let at = entry.next()?;
                 let zeros = serial.iter().take_while(|byte| **byte == 0).count();
                 let serial = serial.get(zeros..)?.to_vec();
-                entries.push(Entry { serial, at: read_time(at.tag, at.content)?, whole: whole.whole.to_vec() });
+                entries.push(Entry { serial, at: read_time(&at)?, whole: whole.whole.to_vec() });
                 if entries.len() > ENTRIES_MAX {
                     return None;
                 }
@@ -207,7 +206,7 @@ impl Authority {
         }
         let number = rest.last().filter(|value| value.tag == 0xa0).and_then(|extensions| extension_of(extensions.content, LIST_NUMBER));
         let number = number
-            .and_then(|number| Reader(number).expect(INTEGER))
+            .and_then(|number| Reader::new(number).expect(INTEGER))
             .map_or(0, |number| number.content.iter().fold(0_u64, |all, byte| all.wrapping_shl(8) | u64::from(*byte)));
         Some((entries, number))
     }
@@ -231,31 +230,30 @@ struct Fields<'a> {
 }
 
 fn fields_of(certificate: &[u8]) -> Option<Fields<'_>> {
-    let mut whole = Reader(Reader(certificate).expect(SEQUENCE)?.content);
-    let mut body = Reader(whole.expect(SEQUENCE)?.content);
+    let mut body = Reader::new(certificate).inside(SEQUENCE)?.inside(SEQUENCE)?;
     if body.next()?.tag == 0xa0 {
         body.expect(INTEGER)?;
     }
     body.expect(SEQUENCE)?;
     body.expect(SEQUENCE)?;
-    let mut validity = Reader(body.expect(SEQUENCE)?.content);
+    let mut validity = body.inside(SEQUENCE)?;
     validity.next()?;
     let until = validity.next()?;
     let subject = body.expect(SEQUENCE)?.whole;
     let key = body.expect(SEQUENCE)?.content;
     let extensions = std::iter::from_fn(|| body.next()).find(|value| value.tag == 0xa3);
     let find = |kind| extensions.and_then(|extensions| extension_of(extensions.content, kind));
-    let key_name = find(SUBJECT_KEY).and_then(|name| Reader(name).expect(OCTET_STRING)).map(|name| name.content);
-    let constraints = find(BASIC_CONSTRAINTS).and_then(|value| Reader(value).expect(SEQUENCE)).map(|value| value.content);
+    let key_name = find(SUBJECT_KEY).and_then(|name| Reader::new(name).expect(OCTET_STRING)).map(|name| name.content);
+    let constraints = find(BASIC_CONSTRAINTS).and_then(|value| Reader::new(value).expect(SEQUENCE)).map(|value| value.content);
     let is_authority = constraints.is_some_and(|content| content.starts_with(BOOLEAN_TRUE));
-    Some(Fields { subject, key, key_name, valid_until: read_time(until.tag, until.content)?, is_authority })
+    Some(Fields { subject, key, key_name, valid_until: read_time(&until)?, is_authority })
 }
 
 /// The content of one of some extensions.
 fn extension_of<'a>(extensions: &'a [u8], kind: &[u8]) -> Option<&'a [u8]> {
-    let mut all = Reader(Reader(extensions).expect(SEQUENCE)?.content);
+    let mut all = Reader::new(extensions).inside(SEQUENCE)?;
     std::iter::from_fn(|| all.expect(SEQUENCE)).find_map(|extension| {
-        let mut parts = Reader(extension.content);
+        let mut parts = Reader::new(extension.content);
         (parts.next()?.content == kind).then_some(())?;
         std::iter::from_fn(|| parts.next()).last().filter(|value| value.tag == OCTET_STRING).map(|value| value.content)
     })

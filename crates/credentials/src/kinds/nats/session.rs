@@ -123,7 +123,8 @@ impl Session {
 
     /// Asks, and gives the first answer that `take` takes.
     pub(super) async fn ask<T>(&mut self, subject: &str, body: &str, take: impl Fn(&[u8]) -> Option<T>) -> Result<T, Failure> {
-        let subscription = self.publish_for_answer(subject, &[], body.as_bytes()).await?;
+        let (subscription, inbox) = self.subscribe().await?;
+        self.put(subject, &inbox, &[], body.as_bytes()).await?;
         let answer = loop {
             let message = self.answer(&subscription).await?;
             if message.is_nobody() {
@@ -143,9 +144,11 @@ impl Session {
         self.flush().await
     }
 
-    /// Publishes, and waits for one answer.
+    /// Publishes, and waits for one answer. A refusal says that nothing was published: where no answer may be heard, nothing is asked.
     pub(crate) async fn request(&mut self, subject: &str, head: &[u8], body: &[u8]) -> Result<Message, Failure> {
-        let subscription = self.publish_for_answer(subject, head, body).await?;
+        let (subscription, inbox) = self.subscribe().await?;
+        self.flush().await?;
+        self.put(subject, &inbox, head, body).await?;
         let message = self.answer(&subscription).await;
         self.send(format!("UNSUB {subscription}\r\n").as_bytes()).await?;
         if let Err(Failure::Said(words)) = message {
@@ -158,15 +161,15 @@ impl Session {
         message
     }
 
-    async fn publish_for_answer(&mut self, subject: &str, head: &[u8], body: &[u8]) -> Result<String, Failure> {
+    /// Listens to an inbox of its own. Gives the number of the subscription, and the inbox.
+    async fn subscribe(&mut self) -> Result<(String, String), Failure> {
         self.asked = self.asked.wrapping_add(1);
         let subscription = self.asked.to_string();
         let mut random = [0; 16];
         rand::fill(&mut random).map_err(|_| Failure::Lost("no randomness is available".to_owned()))?;
         let inbox = format!("{}.{}", self.inbox, URL_SAFE_NO_PAD.encode(random));
         self.send(format!("SUB {inbox} {subscription}\r\n").as_bytes()).await?;
-        self.put(subject, &inbox, head, body).await?;
-        Ok(subscription)
+        Ok((subscription, inbox))
     }
 
     /// The next message of a subscription.
@@ -355,6 +358,21 @@ mod tests {
         }
         assert!(matches!(read(&vec![b'x'; LINE_MAX + 2]).await, Err(Failure::Malformed(_))));
         assert!(matches!(read(b"MSG a 1 5\r\nhel").await, Err(Failure::Lost(_))));
+    }
+
+    #[tokio::test]
+    async fn where_no_answer_may_be_heard_nothing_is_asked_and_the_connection_goes_on() {
+        let (mut there, here) = tokio::io::duplex(1 << 20);
+        let mut session = Session::over(Box::new(here), "one");
+        there.write_all(b"-ERR 'Permissions Violation for Subscription to \"_INBOX.x\"'\r\nPONG\r\n").await.unwrap();
+        let refused = session.request("orders", b"", b"secret question").await;
+        assert!(matches!(&refused, Err(Failure::Said(words)) if words.contains("for Subscription")), "{refused:?}");
+        there.write_all(b"PONG\r\n").await.unwrap();
+        session.publish("orders", b"", b"told").await.unwrap();
+        drop(session);
+        let mut heard = String::new();
+        there.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.starts_with("SUB _INBOX.") && heard.contains("told") && !heard.contains("question"), "{heard}");
     }
 
     #[test]

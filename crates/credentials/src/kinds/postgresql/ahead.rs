@@ -34,7 +34,6 @@ impl Ahead {
     /// A fresh password; each is given once.
     pub(super) fn propose(self: &Arc<Self>) -> Result<Secret, TargetError> {
         let spare = locked(&self.spare).take();
-        self.make_spare();
         let Some((secret, verifier)) = spare else { return crate::kinds::random_password() };
         let mut proposed = locked(&self.proposed);
         if proposed.len() >= KEPT_MAX {
@@ -53,7 +52,11 @@ impl Ahead {
         proposed.remove(at).map(|(_, verifier)| verifier)
     }
 
-    fn make_spare(self: &Arc<Self>) {
+    /// Computes one for the next proposal, if there is none.
+    pub(super) fn make_spare(self: &Arc<Self>) {
+        if locked(&self.spare).is_some() {
+            return;
+        }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let ahead = Arc::clone(self);
         drop(runtime.spawn_blocking(move || {
@@ -74,6 +77,7 @@ mod tests {
     async fn each_password_is_given_once_and_its_verifier_is_its_own() {
         let ahead = Arc::new(Ahead::default());
         let first = ahead.propose().unwrap();
+        ahead.make_spare();
         assert!(ahead.take(&first).is_none(), "the first was not foreseen");
         let mut seen = vec![key(&first)];
         for _ in 0..3 {
@@ -81,6 +85,7 @@ mod tests {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
             let secret = ahead.propose().unwrap();
+            ahead.make_spare();
             assert!(!seen.contains(&key(&secret)));
             seen.push(key(&secret));
             let verifier = ahead.take(&secret).unwrap();

@@ -74,6 +74,9 @@ impl Failure {
             (_, s) if *s == SqlState::LOCK_NOT_AVAILABLE || *s == SqlState::QUERY_CANCELED => TargetCode::Busy,
             (_, s) if *s == SqlState::UNDEFINED_OBJECT && step == Step::Mint => TargetCode::Plan,
             (_, s) if *s == SqlState::DEPENDENT_OBJECTS_STILL_EXIST => TargetCode::Refused,
+            // No waiting mends these: a person does.
+            (_, s) if [SqlState::DATABASE_DROPPED, SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED].contains(s) => TargetCode::Refused,
+            ("0A", _) => TargetCode::Unsupported,
             // 25: read-only, on a primary that became a standby; 40: deadlock; 53: no slot or no memory; XX000: tuple concurrently updated.
             ("25" | "40" | "53" | "55" | "XX", _) => TargetCode::Busy,
             ("08" | "57", _) => TargetCode::Unreachable,
@@ -119,6 +122,12 @@ mod tests {
             (SqlState::CANNOT_CONNECT_NOW, TargetCode::Unreachable),
             (SqlState::INVALID_PASSWORD, TargetCode::Refused),
             (SqlState::SYNTAX_ERROR, TargetCode::Protocol),
+            (SqlState::INTERNAL_ERROR, TargetCode::Busy),
+            (SqlState::T_R_DEADLOCK_DETECTED, TargetCode::Busy),
+            (SqlState::READ_ONLY_SQL_TRANSACTION, TargetCode::Busy),
+            (SqlState::DATA_CORRUPTED, TargetCode::Refused),
+            (SqlState::DATABASE_DROPPED, TargetCode::Refused),
+            (SqlState::FEATURE_NOT_SUPPORTED, TargetCode::Unsupported),
         ] {
             assert_eq!(failure(&state).target(Step::Gate, "one").code(), code, "{state:?}");
         }

@@ -61,6 +61,94 @@ pub(crate) fn encode(words: &[&[u8]]) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
+/// How far a reply has come that arrives in pieces: what was looked at once is not looked at again, however small the pieces are.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// Where the part begins that is not whole yet.
+    at: usize,
+    /// No line ends before this.
+    searched: usize,
+    /// Nothing is to be seen with fewer bytes than this.
+    needs: usize,
+    /// How many items are missing at each depth.
+    missing: Vec<usize>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { at: 0, searched: 0, needs: 0, missing: vec![1] }
+    }
+}
+
+impl Progress {
+    /// Is the reply whole that `bytes` begin with? They are those of before, and perhaps more.
+    pub(super) fn is_whole(&mut self, bytes: &[u8], limits: Limits) -> Result<bool, &'static str> {
+        while !self.missing.is_empty() {
+            if bytes.len() < self.needs {
+                return Ok(false);
+            }
+            let from = self.searched.max(self.at);
+            let end = bytes.get(from..).and_then(|rest| rest.windows(2).position(|pair| pair == b"\r\n")).map(|end| from.saturating_add(end));
+            let length = end.unwrap_or(bytes.len()).saturating_sub(self.at);
+            if length > LINE_MAX {
+                return Err("a line is too long");
+            }
+            let Some(end) = end else {
+                self.searched = bytes.len().saturating_sub(1);
+                return Ok(false);
+            };
+            let line = bytes.get(self.at..end).unwrap_or_default();
+            let after = end.saturating_add(2);
+            let (kind, text) = line.split_first().ok_or("an empty line instead of a reply")?;
+            match (kind, if matches!(kind, b'$' | b'*' | b':') { number(text)? } else { 0 }) {
+                (b'$', -1) | (b'*', -1) | (b'+' | b'-' | b':', _) => self.at = after,
+                (b'$', length) => {
+                    let length = limited(length, limits.bytes)?;
+                    let whole = after.saturating_add(length).saturating_add(2);
+                    if bytes.len() < whole {
+                        self.needs = whole;
+                        return Ok(false);
+                    }
+                    if bytes.get(whole.saturating_sub(2)..whole) != Some(b"\r\n") {
+                        return Err("a string does not end where it says");
+                    }
+                    self.at = whole;
+                }
+                (b'*', length) => {
+                    self.at = after;
+                    let length = limited(length, limits.items)?;
+                    if self.missing.len() > DEPTH_MAX {
+                        return Err("a reply is nested too deeply");
+                    }
+                    if length > 0 {
+                        self.missing.push(length);
+                        continue;
+                    }
+                }
+                _ => return Err("a reply of an unknown kind"),
+            }
+            self.item_is_whole();
+        }
+        Ok(true)
+    }
+
+    fn item_is_whole(&mut self) {
+        while let Some(missing) = self.missing.last_mut() {
+            *missing = missing.saturating_sub(1);
+            if *missing > 0 {
+                return;
+            }
+            // An array is whole with its last item, and is an item itself.
+            self.missing.pop();
+        }
+    }
+}
+
+fn limited(length: i64, most: usize) -> Result<usize, &'static str> {
+    let length = usize::try_from(length).map_err(|_| "a length below nothing")?;
+    if length > most { Err(TOO_LONG) } else { Ok(length) }
+}
+
 /// The first reply in `bytes` and how many bytes it has; `None` if it is not whole yet.
 pub(super) fn parse(bytes: &[u8], limits: Limits) -> Result<Option<(Reply, usize)>, &'static str> {
     let mut rest = bytes;
@@ -85,10 +173,7 @@ fn bulk(rest: &mut &[u8], limits: Limits, length: i64) -> Result<Option<Reply>, 
     if length == -1 {
         return Ok(Some(Reply::Null));
     }
-    let length = usize::try_from(length).map_err(|_| "a length below nothing")?;
-    if length > limits.bytes {
-        return Err(TOO_LONG);
-    }
+    let length = limited(length, limits.bytes)?;
     let Some((text, after)) = rest.split_at_checked(length) else { return Ok(None) };
     match after.split_at_checked(2) {
         None => Ok(None),
@@ -104,10 +189,7 @@ fn items(rest: &mut &[u8], limits: Limits, length: i64, depth: usize) -> Result<
     if length == -1 {
         return Ok(Some(Reply::Null));
     }
-    let length = usize::try_from(length).map_err(|_| "a length below nothing")?;
-    if length > limits.items {
-        return Err(TOO_LONG);
-    }
+    let length = limited(length, limits.items)?;
     if depth >= DEPTH_MAX {
         return Err("a reply is nested too deeply");
     }
@@ -166,7 +248,55 @@ mod tests {
         assert_eq!(parse(b"*3\r\n:1\r\n:1\r\n:1\r\n", small), Err(TOO_LONG));
     }
 
+    /// A reply of some kind, perhaps several deep.
+    fn reply() -> impl Strategy<Value = Vec<u8>> {
+        let text = |bytes: Vec<u8>| [format!("${}\r\n", bytes.len()).into_bytes(), bytes, b"\r\n".to_vec()].concat();
+        let bulk = proptest::collection::vec(any::<u8>(), 0..12).prop_map(text);
+        let leaf = prop_oneof![bulk, Just(b":7\r\n".to_vec()), Just(b"+OK\r\n".to_vec()), Just(b"$-1\r\n".to_vec()), Just(b"*-1\r\n".to_vec())];
+        leaf.prop_recursive(3, 20, 5, |inner| {
+            proptest::collection::vec(inner, 0..5).prop_map(|items| [format!("*{}\r\n", items.len()).into_bytes(), items.concat()].concat())
+        })
+    }
+
+    #[test]
+    fn a_reply_that_comes_byte_by_byte_is_looked_at_once() {
+        // A hundred thousand items, and then a long line: looked at anew for each byte, this would take hours.
+        let bytes = [b"*100001\r\n".to_vec(), b":1\r\n".repeat(100_000), vec![b'+'], vec![b'x'; LINE_MAX - 2], b"\r\n".to_vec()].concat();
+        let mut progress = Progress::default();
+        for end in 0..bytes.len() {
+            assert!(!progress.is_whole(&bytes[..end], OWN).unwrap());
+        }
+        assert!(progress.is_whole(&bytes, OWN).unwrap() && parse(&bytes, OWN).unwrap().is_some());
+    }
+
     proptest! {
+        #[test]
+        fn a_reply_in_pieces_is_whole_when_it_is_read_and_not_before(reply in reply(), more in proptest::collection::vec(any::<u8>(), 0..4)) {
+            let bytes = [reply.clone(), more].concat();
+            let mut progress = Progress::default();
+            for end in 0..=bytes.len() {
+                prop_assert_eq!(progress.is_whole(&bytes[..end], OWN), Ok(end >= reply.len()));
+                prop_assert_eq!(parse(&bytes[..end], OWN).unwrap().is_some(), end >= reply.len());
+            }
+        }
+
+        #[test]
+        fn whatever_comes_in_pieces_is_refused_if_it_would_be_refused_as_a_whole(bytes in "[$*+:-]?[-0-9a$*\r\n]{0,24}") {
+            let mut progress = Progress::default();
+            let (mut said, bytes) = (Ok(false), bytes.as_bytes());
+            for end in 0..=bytes.len() {
+                said = progress.is_whole(&bytes[..end], OWN);
+                if said != Ok(false) {
+                    break;
+                }
+            }
+            // What is whole is read, and may be refused then.
+            match parse(bytes, OWN) {
+                Ok(whole) => prop_assert_eq!(said, Ok(whole.is_some())),
+                Err(_) => prop_assert!(said != Ok(false)),
+            }
+        }
+
         #[test]
         fn a_part_of_a_reply_is_no_reply_and_nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..60), cut in 0..40_usize) {
             drop(parse(&bytes, OWN));

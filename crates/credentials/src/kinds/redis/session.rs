@@ -3,7 +3,7 @@
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::resp::{Limits, OWN, Reply, TOO_LONG, encode, parse};
+use super::resp::{Limits, OWN, Progress, Reply, TOO_LONG, encode, parse};
 use crate::Secret;
 use crate::kinds::connection::{ANSWER_MAX, Failure, OPEN_MAX, Stream, open, timed};
 use crate::lease::{Node, Step, TargetCode, TargetError};
@@ -72,8 +72,11 @@ impl Session {
     pub(crate) async fn exchange(&mut self, words: &[&[u8]]) -> Result<Reply, Failure> {
         self.stream.write_all(&encode(words)).await?;
         self.stream.flush().await?;
+        let mut progress = Progress::default();
         loop {
-            if let Some((reply, used)) = parse(&self.buffer, self.limits).map_err(Failure::Malformed)? {
+            if progress.is_whole(&self.buffer, self.limits).map_err(Failure::Malformed)?
+                && let Some((reply, used)) = parse(&self.buffer, self.limits).map_err(Failure::Malformed)?
+            {
                 self.buffer.drain(..used);
                 return if let Reply::Error(words) = reply { Err(Failure::Said(words)) } else { Ok(reply) };
             }

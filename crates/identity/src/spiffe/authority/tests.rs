@@ -1,8 +1,10 @@
 //! Tests of the authority: what it makes is read by another implementation and by us, and its generations overlap.
 
 use super::*;
+use crate::foreign::KeySet;
+use crate::foreign::jwt_svid::{Svid, verify_for};
 use crate::proof::ProofError;
-use crate::spiffe::{Bundle, X509Fault, certificates, read_x509, verify_jwt};
+use crate::spiffe::{Bundle, X509Fault, certificates, read_x509};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
@@ -23,6 +25,15 @@ fn to(audience: &str) -> Vec<String> {
     vec![audience.to_owned()]
 }
 
+/// The keys of an authority, as everybody reads them.
+fn keys(authority: &Authority) -> KeySet {
+    KeySet::spiffe_bundle(authority.jwt_bundle().to_string().as_bytes()).unwrap()
+}
+
+fn proved(svid: &str, audience: &str, keys: &KeySet, now: Timestamp) -> Result<Svid, ProofError> {
+    verify_for(svid, keys, &"td".parse().unwrap(), audience, now)
+}
+
 fn hour() -> Duration {
     Duration::from_secs(3600)
 }
@@ -31,14 +42,19 @@ fn hour() -> Duration {
 fn a_jwt_svid_proves_its_workload_to_its_audience_until_it_expires() {
     let authority = authority();
     let svid = authority.jwt_svid(&planner(), &to("reports"), Duration::from_secs(300), at(0)).unwrap();
-    let verify = |audience: &str, now| verify_jwt(&svid.token, &to(audience), |_| authority.jwt_keys(), now);
-    let proved = verify("reports", at(1)).unwrap();
-    assert_eq!((proved.id, proved.expires, proved.audience), (planner(), at(300), to("reports")));
+    let verify = |audience: &str, now| proved(&svid.token, audience, &keys(&authority), now);
+    let good = verify("reports", at(1)).unwrap();
+    assert_eq!((good.id, good.expires, &good.claims.into_json()["aud"]), (planner(), at(300), &json!(["reports"])));
     assert_eq!(verify("other", at(1)).unwrap_err(), ProofError::Audience);
     assert_eq!(verify("reports", at(400)).unwrap_err(), ProofError::Expired);
     let of_another = Authority::begin("td".parse().unwrap(), WEEK, [1; 16], 0, at(0)).unwrap();
-    assert_eq!(verify_jwt(&svid.token, &to("reports"), |_| of_another.jwt_keys(), at(1)).unwrap_err(), ProofError::Key);
-    assert_eq!(verify_jwt(&svid.token, &to("reports"), |_| Vec::new(), at(1)).unwrap_err(), ProofError::Key);
+    assert_eq!(proved(&svid.token, "reports", &keys(&of_another), at(1)).unwrap_err(), ProofError::Key);
+    let other_domain = verify_for(&svid.token, &keys(&authority), &"other".parse().unwrap(), "reports", at(1));
+    assert_eq!(other_domain.unwrap_err(), ProofError::Issuer);
+    // One that was made for several is good for each of them, and for nobody else.
+    let several = authority.jwt_svid(&planner(), &["a".to_owned(), "b".to_owned()], hour(), at(0)).unwrap();
+    let judged = |audience: &str| proved(&several.token, audience, &keys(&authority), at(1)).map(|svid| svid.id);
+    assert_eq!((judged("a"), judged("b"), judged("c")), (Ok(planner()), Ok(planner()), Err(ProofError::Audience)));
 }
 
 #[test]
@@ -92,7 +108,7 @@ fn what_is_kept_is_the_same_authority_and_anything_else_is_none() {
     let again = Authority::from_bytes(&kept).unwrap();
     assert_eq!(again.bundle(DAY), authority.bundle(DAY));
     let svid = again.jwt_svid(&planner(), &to("a"), hour(), at(0)).unwrap();
-    assert!(verify_jwt(&svid.token, &to("a"), |_| authority.jwt_keys(), at(0)).is_ok());
+    assert!(proved(&svid.token, "a", &keys(&authority), at(0)).is_ok());
     assert_eq!(Authority::from_bytes(b"{}").unwrap_err(), AuthorityError::Kept);
     assert_eq!(Authority::from_bytes(&kept[..kept.len() - 1]).unwrap_err(), AuthorityError::Kept);
     let shown = format!("{authority:?} {svid:?}");
@@ -104,7 +120,7 @@ fn what_is_kept_is_the_same_authority_and_anything_else_is_none() {
 fn generations_overlap_so_that_no_svid_is_ever_unknown_to_one_who_reads_the_bundle_now_and_then() {
     let mut authority = authority();
     let step = 3600 * 4;
-    let mut read: Vec<(i64, Vec<PublicKey>)> = Vec::new();
+    let mut read: Vec<(i64, KeySet)> = Vec::new();
     let mut signers = std::collections::BTreeSet::new();
     let mut sequences = Vec::new();
     for now in (0..).step_by(step).take_while(|now| *now < 60 * 86_400) {
@@ -114,14 +130,13 @@ fn generations_overlap_so_that_no_svid_is_ever_unknown_to_one_who_reads_the_bund
             authority = next;
         }
         assert!(authority.generations.len() <= 3);
-        read.push((now, authority.jwt_keys()));
+        read.push((now, keys(&authority)));
         let svid = authority.jwt_svid(&planner(), &to("a"), hour(), at(now)).unwrap();
         // A reader whose copy is as old as may be.
         let old = read.iter().find(|(when, _)| now - when <= i64::try_from((WEEK / ANNOUNCED).as_secs()).unwrap()).unwrap();
-        let proved = verify_jwt(&svid.token, &to("a"), |_| old.1.clone(), at(now)).unwrap();
-        signers.insert(proved.key);
+        signers.insert(proved(&svid.token, "a", &old.1, at(now)).unwrap().key);
         // And one whose copy is from the end of its life.
-        assert!(verify_jwt(&svid.token, &to("a"), |_| authority.jwt_keys(), svid.expires.minus(Duration::from_secs(1))).is_ok());
+        assert!(proved(&svid.token, "a", &keys(&authority), svid.expires.minus(Duration::from_secs(1))).is_ok());
     }
     assert!(signers.len() >= 10, "{}", signers.len());
     assert!(sequences.is_sorted());
@@ -150,10 +165,9 @@ fn our_bundle_is_read_as_it_was_written() {
     let text = authority.bundle(Duration::from_secs(300)).to_string();
     let bundle = Bundle::parse("td".parse().unwrap(), text.as_bytes()).unwrap();
     assert_eq!(bundle.x509, authority.roots());
-    assert_eq!(bundle.jwt, authority.jwt_keys());
     assert_eq!((bundle.sequence, bundle.refresh), (Some(1), Some(Duration::from_secs(300))));
-    let jwt = Bundle::parse_jwt("td".parse().unwrap(), authority.jwt_bundle().to_string().as_bytes()).unwrap();
-    assert_eq!(jwt.jwt, authority.jwt_keys());
+    let jwt = KeySet::spiffe_bundle(text.as_bytes()).unwrap();
+    assert!(authority.jwt_keys().iter().all(|key| jwt.has(key.id())) && jwt.len() == authority.jwt_keys().len());
 }
 
 #[test]
@@ -168,10 +182,11 @@ fn keys_of_other_uses_and_kinds_are_ignored_and_a_bundle_without_any_is_refused(
     for bad in ["", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":[],"keys":[]}"#, r#"{"keys":[{"use":"x509-svid","x5c":["AAAA"]}]}"#] {
         assert!(Bundle::parse(td(), bad.as_bytes()).is_err(), "{bad}");
     }
+    assert!(KeySet::spiffe_bundle(bundle.to_string().as_bytes()).is_err());
     let hmac = r#"{"keys":[{"use":"jwt-svid","kty":"oct","k":"c2VjcmV0","kid":"a"}]}"#;
-    assert!(Bundle::parse(td(), hmac.as_bytes()).is_err());
+    assert!(KeySet::spiffe_bundle(hmac.as_bytes()).is_err());
     let eddsa = r#"{"keys":[{"use":"jwt-svid","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"a"}]}"#;
-    assert!(Bundle::parse(td(), eddsa.as_bytes()).is_err());
+    assert!(KeySet::spiffe_bundle(eddsa.as_bytes()).is_err());
 }
 
 #[test]
@@ -182,7 +197,7 @@ fn a_jwt_svid_with_other_headers_another_type_or_another_algorithm_is_refused() 
     let kid = authority.jwt_keys()[0].id();
     let with = |header: String| {
         let token = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header));
-        verify_jwt(&token, &to("a"), |_| authority.jwt_keys(), at(0)).unwrap_err()
+        proved(&token, "a", &keys(&authority), at(0)).unwrap_err()
     };
     assert_eq!(with(format!(r#"{{"alg":"none","kid":"{kid}"}}"#)), ProofError::Algorithm);
     assert_eq!(with(format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#)), ProofError::Algorithm);
@@ -197,15 +212,15 @@ fn a_jwt_svid_with_other_headers_another_type_or_another_algorithm_is_refused() 
 mod certificates_of_strangers {
     use proptest::prelude::*;
 
-    use super::super::super::der::{OCTET_STRING, object, sequence, value};
     use super::*;
+    use bailiwick_core::der::{OCTET_STRING, object, sequence, value};
 
     /// The certificate with its extensions replaced: the signature is wrong then, which reading does not look at.
     fn with_names(uris: &[&str]) -> Vec<u8> {
         let svid = authority().x509_svid(&planner(), hour(), [5; 16], at(0)).unwrap();
         let names: Vec<u8> = uris.iter().flat_map(|uri| value(0x86, uri.as_bytes())).collect();
         let new = sequence(&[&object(&[0x55, 0x1d, 17]), &value(OCTET_STRING, &sequence(&[&names]))]);
-        let mut outer = super::super::super::der::Reader::new(&svid.certificate);
+        let mut outer = bailiwick_core::der::Reader::new(&svid.certificate);
         let mut whole = outer.inside(0x30).unwrap();
         let mut body = whole.inside(0x30).unwrap();
         let mut parts: Vec<Vec<u8>> = (0..7).map(|_| body.next().unwrap().whole.to_vec()).collect();

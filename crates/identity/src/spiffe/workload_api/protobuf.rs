@@ -115,7 +115,7 @@ fn null(out: &mut Writer) {
 /// A message that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message is malformed")]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// Reads one field after the other.
 #[derive(Debug)]

@@ -1,4 +1,6 @@
-//! The messages of the Workload API (`spiffe/spiffe`, `standards/workloadapi.proto`), of its server and of its client.
+//! The messages of the Workload API (`spiffe/spiffe`, `standards/workloadapi.proto`), of its server and of its client: bytes to values and back.
+
+mod protobuf;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,24 +8,25 @@ use std::fmt;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::protobuf::{Malformed, Reader, Writer, entry, structure, text};
+pub use protobuf::Malformed;
+use protobuf::{Reader, Writer, entry, structure, text};
 
 /// Bundles by the SPIFFE ID of their trust domain.
-pub(super) type Bundles = BTreeMap<String, Vec<u8>>;
+pub type Bundles = BTreeMap<String, Vec<u8>>;
 
 /// Trust domains of one message that are looked at.
 const BUNDLES_MAX: usize = 256;
 
 /// An X.509-SVID on its way to its workload.
-pub(super) struct X509<'a> {
+pub struct X509<'a> {
     /// The SPIFFE ID.
-    pub(super) id: &'a str,
+    pub id: &'a str,
     /// The certificate.
-    pub(super) certificate: &'a [u8],
+    pub certificate: &'a [u8],
     /// Its private key, PKCS #8.
-    pub(super) key: &'a [u8],
+    pub key: &'a [u8],
     /// The roots of its trust domain, one after the other.
-    pub(super) bundle: &'a [u8],
+    pub bundle: &'a [u8],
 }
 
 impl fmt::Debug for X509<'_> {
@@ -33,7 +36,8 @@ impl fmt::Debug for X509<'_> {
 }
 
 /// `X509SVIDResponse`.
-pub(super) fn x509_response(svid: &X509<'_>, federated: &Bundles) -> Zeroizing<Vec<u8>> {
+#[must_use]
+pub fn x509_response(svid: &X509<'_>, federated: &Bundles) -> Zeroizing<Vec<u8>> {
     let mut one = Writer::default();
     one.bytes(1, svid.id.as_bytes()).bytes(2, svid.certificate).bytes(3, svid.key).bytes(4, svid.bundle);
     let one = Zeroizing::new(one.done());
@@ -43,37 +47,45 @@ pub(super) fn x509_response(svid: &X509<'_>, federated: &Bundles) -> Zeroizing<V
 }
 
 /// `X509BundlesResponse`.
-pub(super) fn x509_bundles(bundles: &Bundles) -> Vec<u8> {
+#[must_use]
+pub fn x509_bundles(bundles: &Bundles) -> Vec<u8> {
     Writer::default().map(2, bundles).done()
 }
 
 /// `JWTSVIDResponse` with one SVID.
-pub(super) fn jwt_response(id: &str, svid: &str) -> Vec<u8> {
+#[must_use]
+pub fn jwt_response(id: &str, svid: &str) -> Vec<u8> {
     let one = Writer::default().bytes(1, id.as_bytes()).bytes(2, svid.as_bytes()).done();
     Writer::default().message(1, &one).done()
 }
 
 /// `JWTBundlesResponse`.
-pub(super) fn jwt_bundles(bundles: &Bundles) -> Vec<u8> {
+#[must_use]
+pub fn jwt_bundles(bundles: &Bundles) -> Vec<u8> {
     Writer::default().map(1, bundles).done()
 }
 
 /// `ValidateJWTSVIDResponse`.
-pub(super) fn validated(id: &str, claims: &Map<String, Value>) -> Vec<u8> {
+#[must_use]
+pub fn validated(id: &str, claims: &Map<String, Value>) -> Vec<u8> {
     Writer::default().bytes(1, id.as_bytes()).message(2, &structure(claims)).done()
 }
 
 /// `JWTSVIDRequest`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct JwtRequest {
+pub struct JwtRequest {
     /// The audiences.
-    pub(super) audience: Vec<String>,
+    pub audience: Vec<String>,
     /// The SPIFFE ID that is asked for, if one is.
-    pub(super) id: Option<String>,
+    pub id: Option<String>,
 }
 
 impl JwtRequest {
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If it is none. Fields that we do not know are passed over.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut asked = Self { audience: Vec::new(), id: None };
         let mut reader = Reader::new(bytes);
         while let Some((field, found)) = reader.next()? {
@@ -88,13 +100,25 @@ impl JwtRequest {
 }
 
 /// `ValidateJWTSVIDRequest`.
-pub(super) struct ValidateRequest {
-    pub(super) audience: String,
-    pub(super) svid: String,
+pub struct ValidateRequest {
+    /// As whom the one who asks is known.
+    pub audience: String,
+    /// The SVID: whoever has it can use it.
+    pub svid: String,
+}
+
+impl fmt::Debug for ValidateRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValidateRequest").field("audience", &self.audience).finish_non_exhaustive()
+    }
 }
 
 impl ValidateRequest {
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If it is none. Fields that we do not know are passed over.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let (mut audience, mut svid) = (String::new(), String::new());
         let mut reader = Reader::new(bytes);
         while let Some((field, found)) = reader.next()? {
@@ -109,7 +133,10 @@ impl ValidateRequest {
 }
 
 /// The map in `X509BundlesResponse` (field 2) or `JWTBundlesResponse` (field 1).
-pub(super) fn bundles_in(bytes: &[u8], map: u32) -> Result<Bundles, Malformed> {
+///
+/// # Errors
+/// If it is none, or has more than 256 trust domains.
+pub fn bundles_in(bytes: &[u8], map: u32) -> Result<Bundles, Malformed> {
     let mut all = Bundles::new();
     let mut reader = Reader::new(bytes);
     while let Some((field, found)) = reader.next()? {

@@ -1,22 +1,31 @@
-//! The little DER (X.690) that certificates of SVIDs need: written whole, and read strictly. What is read here was not proved by anybody.
+//! The little DER (X.690) that keys, certificates and lists of revoked ones need: written whole, and read strictly (ADR 0027).
+//!
+//! It is here because two rooms need it that do not know each other. What is read was not proved by anybody.
 
-use bailiwick_core::Timestamp;
+use crate::Timestamp;
 
-pub(super) const BOOLEAN: u8 = 0x01;
-pub(super) const INTEGER: u8 = 0x02;
-pub(super) const BIT_STRING: u8 = 0x03;
-pub(super) const OCTET_STRING: u8 = 0x04;
-pub(super) const OBJECT: u8 = 0x06;
-pub(super) const SEQUENCE: u8 = 0x30;
+/// The tag of a BOOLEAN.
+pub const BOOLEAN: u8 = 0x01;
+/// The tag of an INTEGER.
+pub const INTEGER: u8 = 0x02;
+/// The tag of a BIT STRING.
+pub const BIT_STRING: u8 = 0x03;
+/// The tag of an OCTET STRING.
+pub const OCTET_STRING: u8 = 0x04;
+/// The tag of a NULL.
+pub const NULL: u8 = 0x05;
+/// The tag of an OBJECT IDENTIFIER.
+pub const OBJECT: u8 = 0x06;
+/// The tag of a SEQUENCE.
+pub const SEQUENCE: u8 = 0x30;
 const UTF8: u8 = 0x0c;
 const SET: u8 = 0x31;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-/// No certificate that we look at is longer, so no length has more than two bytes.
-const LENGTH_MAX: usize = 0xffff;
 
 /// A value: tag, length, content.
-pub(super) fn value(tag: u8, content: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn value(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(content.len().saturating_add(5));
     out.push(tag);
     let digits = content.len().to_be_bytes();
@@ -34,17 +43,20 @@ pub(super) fn value(tag: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// Values in a sequence.
-pub(super) fn sequence(parts: &[&[u8]]) -> Vec<u8> {
+#[must_use]
+pub fn sequence(parts: &[&[u8]]) -> Vec<u8> {
     value(SEQUENCE, &parts.concat())
 }
 
 /// An object identifier from the bytes of its content.
-pub(super) fn object(content: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn object(content: &[u8]) -> Vec<u8> {
     value(OBJECT, content)
 }
 
 /// A number that is not negative.
-pub(super) fn integer(big_endian: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn integer(big_endian: &[u8]) -> Vec<u8> {
     let zeros = big_endian.iter().take_while(|byte| **byte == 0).count();
     let digits = big_endian.get(zeros..).unwrap_or_default();
     let sign: &[u8] = if digits.first().is_none_or(|byte| byte & 0x80 != 0) { &[0] } else { &[] };
@@ -52,17 +64,20 @@ pub(super) fn integer(big_endian: &[u8]) -> Vec<u8> {
 }
 
 /// Bits, as many as the bytes have.
-pub(super) fn bits(bytes: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn bits(bytes: &[u8]) -> Vec<u8> {
     value(BIT_STRING, &[&[0], bytes].concat())
 }
 
 /// One attribute of a name: a set of one pair.
-pub(super) fn attribute(kind: &[u8], text: &str) -> Vec<u8> {
+#[must_use]
+pub fn attribute(kind: &[u8], text: &str) -> Vec<u8> {
     value(SET, &sequence(&[&object(kind), &value(UTF8, text.as_bytes())]))
 }
 
 /// A time of whole seconds.
-pub(super) fn time(time: Timestamp) -> Vec<u8> {
+#[must_use]
+pub fn time(time: Timestamp) -> Vec<u8> {
     let text = Timestamp::from_seconds(time.as_seconds()).to_string();
     let digits: String = text.split('.').next().unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
     //= rfc5280#section-4.1.2.5
@@ -74,8 +89,9 @@ pub(super) fn time(time: Timestamp) -> Vec<u8> {
     }
 }
 
-/// Reads a time of a certificate.
-pub(super) fn read_time(value: &Value<'_>) -> Option<Timestamp> {
+/// Reads a time of a certificate or of a list.
+#[must_use]
+pub fn read_time(value: &Value<'_>) -> Option<Timestamp> {
     let text = str::from_utf8(value.content).ok()?.strip_suffix('Z')?;
     let digits = match (value.tag, text.len()) {
         (UTC_TIME, 12) if text < "50" => format!("20{text}"),
@@ -91,36 +107,55 @@ pub(super) fn read_time(value: &Value<'_>) -> Option<Timestamp> {
     Timestamp::parse(&text).ok()
 }
 
+/// The magnitude of an INTEGER that is positive and in its shortest form, from its content.
+#[must_use]
+pub fn positive(content: &[u8]) -> Option<&[u8]> {
+    match content {
+        [0, rest @ ..] if rest.first().is_some_and(|byte| *byte >= 0x80) => Some(rest),
+        [first, ..] if (1..0x80).contains(first) => Some(content),
+        _ => None,
+    }
+}
+
 /// One value that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Value<'a> {
-    pub(super) tag: u8,
-    pub(super) content: &'a [u8],
+pub struct Value<'a> {
+    /// What it is.
+    pub tag: u8,
+    /// What is in it.
+    pub content: &'a [u8],
     /// Tag, length and content.
-    pub(super) whole: &'a [u8],
+    pub whole: &'a [u8],
 }
 
 /// Reads one value after the other.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reader<'a>(&'a [u8]);
+pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+    /// Reads these bytes.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    /// The next value, if there is one that is whole, with a length in its shortest form.
-    pub(super) fn next(&mut self) -> Option<Value<'a>> {
+    //= x690#section-10.1
+    // The definite form of length encoding shall be used, encoded in the minimum number of octets.
+    /// The next value, if there is one that is whole.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a value that is cut off ends it like the end of the bytes does; whoever reads says which it is by `is_at_end`"
+    )]
+    pub fn next(&mut self) -> Option<Value<'a>> {
         let (tag, rest) = self.0.split_first()?;
         let (length, rest) = match rest {
             [short @ 0..=0x7f, rest @ ..] => (usize::from(*short), rest),
             [0x81, long @ 0x80..=0xff, rest @ ..] => (usize::from(*long), rest),
             [0x82, high @ 1..=0xff, low, rest @ ..] => (usize::from(*high) << 8 | usize::from(*low), rest),
+            // A list of revoked certificates can be so long; nothing that we look at is longer.
+            [0x83, high @ 1..=0xff, middle, low, rest @ ..] => (usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low), rest),
             _ => return None,
         };
-        if length > LENGTH_MAX {
-            return None;
-        }
         let (content, rest) = rest.split_at_checked(length)?;
         let whole = self.0.get(..self.0.len().checked_sub(rest.len())?)?;
         self.0 = rest;
@@ -128,22 +163,24 @@ impl<'a> Reader<'a> {
     }
 
     /// The next value, if it has this tag.
-    pub(super) fn expect(&mut self, tag: u8) -> Option<Value<'a>> {
+    pub fn expect(&mut self, tag: u8) -> Option<Value<'a>> {
         self.next().filter(|value| value.tag == tag)
     }
 
     /// What is inside the next value, if it has this tag.
-    pub(super) fn inside(&mut self, tag: u8) -> Option<Self> {
+    pub fn inside(&mut self, tag: u8) -> Option<Self> {
         self.expect(tag).map(|value| Self(value.content))
     }
 
     /// What comes next has this tag.
-    pub(super) fn is_next(&self, tag: u8) -> bool {
+    #[must_use]
+    pub fn is_next(&self, tag: u8) -> bool {
         self.0.first() == Some(&tag)
     }
 
     /// Nothing follows.
-    pub(super) const fn is_at_end(&self) -> bool {
+    #[must_use]
+    pub const fn is_at_end(&self) -> bool {
         self.0.is_empty()
     }
 }
@@ -157,6 +194,7 @@ mod tests {
     fn numbers_and_times_are_written_as_the_standard_says() {
         assert_eq!(integer(&[0, 0, 1]), [2, 1, 1]);
         assert_eq!(integer(&[0x80]), [2, 2, 0, 0x80]);
+        assert_eq!(integer(&[]), [2, 1, 0]);
         assert_eq!(value(4, &[7; 200])[..3], [4, 0x81, 200]);
         assert_eq!(value(4, &[7; 300])[..4], [4, 0x82, 1, 44]);
         let at = |text: &str| Timestamp::parse(text).unwrap();
@@ -169,6 +207,24 @@ mod tests {
         assert_eq!(Reader::new(&[4, 0x81, 1, 7]).next(), None);
         assert_eq!(Reader::new(&[4, 0x80, 7, 0, 0]).next(), None);
         assert_eq!(Reader::new(&[4, 0x83, 0, 0, 1, 7]).next(), None);
+        assert_eq!(Reader::new(&[4, 0x84, 0, 0, 0, 1, 7]).next(), None);
+        assert_eq!(Reader::new(&[4, 0xff]).next(), None);
+    }
+
+    #[test]
+    fn a_long_value_is_read_as_it_was_written() {
+        let content = vec![7; 0x1_0000];
+        let whole = value(4, &content);
+        assert_eq!(whole[..5], [4, 0x83, 1, 0, 0]);
+        assert_eq!(Reader::new(&whole).next().unwrap().content, content);
+    }
+
+    #[test]
+    fn a_number_that_is_negative_zero_or_longer_than_it_must_be_has_no_magnitude() {
+        assert_eq!((positive(&[1, 2]), positive(&[0, 0x80])), (Some(&[1, 2][..]), Some(&[0x80][..])));
+        for bad in [&[][..], &[0], &[0, 1], &[0x80], &[0xff, 1], &[0, 0, 0x80]] {
+            assert_eq!(positive(bad), None, "{bad:?}");
+        }
     }
 
     proptest! {
@@ -180,6 +236,18 @@ mod tests {
             let written = time(Timestamp::from_seconds(seconds));
             let read = Reader::new(&written).next().unwrap();
             prop_assert_eq!(read_time(&read), Some(Timestamp::from_seconds(seconds)));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic_and_what_is_read_is_written_again(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let mut reader = Reader::new(&bytes);
+            let mut before = bytes.len();
+            while let Some(read) = reader.next() {
+                prop_assert_eq!(value(read.tag, read.content), read.whole);
+                prop_assert!(reader.0.len() < before);
+                before = reader.0.len();
+                let _ = (read_time(&read), positive(read.content));
+            }
         }
     }
 }
