@@ -176,13 +176,14 @@ impl<'a> End<'a> {
         }
     }
 
-    /// Which sessions are the account's. Without an oid, those of roles that are gone and that bear our mark.
+    /// Which sessions are the account's. Without an oid, those of roles that are gone and that bear our mark. A server that crashed before a mint
+    /// was on its disk may give the oid to somebody else, who has a name of their own.
     fn sessions(&self) -> String {
         if self.oids.is_empty() {
             return "usesysid IS NOT NULL AND usename IS NULL AND application_name LIKE 'bailiwick %'".to_owned();
         }
         let oids: Vec<_> = self.oids.iter().map(u32::to_string).collect();
-        format!("usesysid IN ({})", oids.join(", "))
+        format!("usesysid IN ({}) AND (usename IS NULL OR usename = {})", oids.join(", "), literal(self.account.name.as_str()))
     }
 
     /// Ends the account's sessions on a node, until there is none.
