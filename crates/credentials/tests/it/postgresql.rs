@@ -353,6 +353,8 @@ async fn a_role_that_a_crash_took_is_ended_and_whoever_has_its_number_now_is_lef
     let mut account = remembered(&plan, broker.mint(&plan, Some(&secret())).await.unwrap());
     world.primary.stop().unwrap();
     world.primary.run().unwrap();
+    // The sessions of the broker before went with the server too.
+    let broker = world.broker();
     assert_verified(&broker.end(&account).await.unwrap(), &["primary"], "28P01");
     // The server gives a number again that it had given before the crash, to a role that is not ours.
     world.sql(&format!("CREATE ROLE bystander LOGIN PASSWORD '{PASSWORD}'; ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO bystander"));
