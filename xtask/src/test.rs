@@ -41,7 +41,7 @@ const ROUNDS: [(&str, &str); 7] = [
     // Deaths while the root key is replaced.
     ("BAILIWICK_ROOT_KEY_KILLS", "40"),
     // Credentials one after another on one PostgreSQL.
-    ("BAILIWICK_LEASES", "1000"),
+    ("BAILIWICK_LEASES", "3000"),
 ];
 const OF_ROUNDS: [&str; 7] = [
     "kill_9_at_random_moments",
