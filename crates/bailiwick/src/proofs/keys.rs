@@ -20,8 +20,10 @@ use super::fetch::Fetcher;
 
 /// For a key that is not known, an issuer is asked at most this often, whatever strangers present.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// The same where the place could not be asked last time: whoever waits is told at once, and the requests of strangers do not pile up.
+/// The same where the place could not be asked last time: whoever waits is told at once, and the requests of strangers do not pile up. With each
+/// time that it fails, it is left alone for twice as long.
 const REST: Duration = Duration::from_secs(2);
+const REST_MAX: Duration = Duration::from_secs(30);
 /// How often keys are looked at anew: of a file, and of what is fetched where its publisher says nothing.
 const FILE_EVERY: Duration = Duration::from_secs(30);
 const FETCH_EVERY: Duration = Duration::from_secs(300);
@@ -108,10 +110,29 @@ pub(crate) struct Kept {
     place: Place,
     form: Form,
     held: RwLock<Option<Held>>,
-    /// When the place was asked last, and whether it gave anything. Held while it is asked, so that many ask once.
-    asked: Mutex<Option<(Timestamp, bool)>>,
+    /// When the place was asked last, and how it went. Held while it is asked, so that many ask once.
+    asked: Mutex<Option<Asked>>,
     /// Rings when the keys were first wanted and had.
     first: Notify,
+}
+
+/// When a place was asked last, and how often in a row it has given nothing.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Timestamp,
+    failures: u32,
+}
+
+impl Asked {
+    /// Was that a moment ago?
+    fn is_fresh(self, now: Timestamp) -> bool {
+        self.at.until(now) < if self.failures == 0 { AGAIN_AFTER } else { rest(self.failures) }
+    }
+}
+
+/// How long a place is left alone that failed so often in a row.
+pub(crate) fn rest(failures: u32) -> Duration {
+    REST.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(REST_MAX)
 }
 
 #[derive(Clone, Debug)]
@@ -146,11 +167,12 @@ impl Kept {
         RETRY
     }
 
-    async fn ask_once(&self, asked: &mut Option<(Timestamp, bool)>, now: Timestamp) -> Result<Duration, String> {
-        // Before, so that one who hangs up in the middle has asked too.
-        *asked = Some((now, false));
+    async fn ask_once(&self, asked: &mut Option<Asked>, now: Timestamp) -> Result<Duration, String> {
+        let before = asked.map_or(0, |asked| asked.failures);
+        // Before, so that one who hangs up in the middle has asked too; that the place failed is not said by it.
+        *asked = Some(Asked { at: now, failures: before.max(1) });
         let answer = self.ask(now).await;
-        *asked = Some((now, answer.is_ok()));
+        *asked = Some(Asked { at: now, failures: if answer.is_ok() { 0 } else { before.saturating_add(1) } });
         answer
     }
 
@@ -196,7 +218,7 @@ impl Keys for Kept {
             let before = self.current(now);
             let mut asked = self.asked.lock().await;
             // Somebody asked while we waited for our turn, or a moment ago.
-            if asked.is_some_and(|(at, gave)| at.until(now) < if gave { AGAIN_AFTER } else { REST }) {
+            if asked.is_some_and(|asked| asked.is_fresh(now)) {
                 let after = self.current(now);
                 return after.is_some() && after != before;
             }
@@ -313,6 +335,27 @@ mod tests {
         std::fs::write(&path, jwks(&key)).unwrap();
         assert!(!kept.look_again(at(1)).await && kept.current(at(1)).is_none());
         assert!(kept.look_again(at(2)).await && kept.current(at(2)).unwrap().has(key.id()));
+    }
+
+    #[tokio::test]
+    async fn a_place_that_keeps_failing_is_asked_more_and_more_seldom_until_it_answers() {
+        let (key, _) = SigningKey::generate().unwrap();
+        let (_dir, path, kept) = in_file();
+        let at = |seconds| START.plus(Duration::from_secs(seconds));
+        let mut times = Vec::new();
+        for seconds in 0..119 {
+            // Somebody names a key that nobody knows, every second.
+            kept.look_again(at(seconds)).await;
+            times.extend(kept.asked.lock().await.filter(|asked| asked.at == at(seconds)).map(|_| seconds));
+        }
+        assert_eq!(times, [0, 2, 6, 14, 30, 60, 90]);
+        std::fs::write(&path, jwks(&key)).unwrap();
+        assert!(!kept.look_again(at(119)).await && kept.look_again(at(120)).await);
+        // What was before is forgotten with that.
+        std::fs::write(&path, "{}").unwrap();
+        assert!(!kept.look_again(at(130)).await);
+        std::fs::write(&path, jwks(&key)).unwrap();
+        assert!(!kept.look_again(at(131)).await && kept.look_again(at(132)).await);
     }
 
     #[tokio::test]

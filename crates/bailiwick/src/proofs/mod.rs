@@ -18,7 +18,7 @@ use crate::house::{House, StartError, Urls};
 use crate::spiffe::{Following, Received, ToldKeys, WorkloadApi};
 
 pub(crate) use fetch::Fetcher;
-pub(crate) use keys::{Form, KEPT_MAX, Kept, Keys, Place, verified};
+pub(crate) use keys::{Form, KEPT_MAX, Kept, Keys, Place, rest, verified};
 
 /// The longest name of a model that an issuer attests.
 const MODEL_MAX: usize = 200;

@@ -10,12 +10,10 @@ use url::Url;
 
 use crate::config::ProviderConfig;
 use crate::house::StartError;
-use crate::proofs::{Fetcher, Form, Kept as KeptKeys, Place};
+use crate::proofs::{Fetcher, Form, Kept as KeptKeys, Place, rest};
 
 /// Metadata is fetched anew after this.
 const KEPT: Duration = Duration::from_secs(3600);
-/// After a failure nobody is asked for so long: whoever waits is told at once, and a stranger's requests do not pile up.
-const REST: Duration = Duration::from_secs(2);
 
 /// A provider that is configured.
 #[derive(Debug)]
@@ -26,11 +24,11 @@ pub(crate) struct OpenIdProvider {
     fetcher: Fetcher,
 }
 
-/// Something that was fetched, and when; or when that failed last.
+/// Something that was fetched, and when; or when that failed last, and how often in a row.
 #[derive(Debug)]
 struct Kept<T> {
     value: Option<(Arc<T>, Timestamp)>,
-    failed: Option<(String, Timestamp)>,
+    failed: Option<(String, Timestamp, u32)>,
 }
 
 impl<T> Default for Kept<T> {
@@ -47,8 +45,9 @@ impl<T> Kept<T> {
         {
             return Some(Ok(Arc::clone(value)));
         }
-        let (why, at) = self.failed.as_ref()?;
-        (now < at.plus(REST)).then(|| Err(Unreachable(why.clone())))
+        // After a failure nobody is asked for a while: whoever waits is told at once, and a stranger's requests do not pile up.
+        let (why, at, times) = self.failed.as_ref()?;
+        (now < at.plus(rest(*times))).then(|| Err(Unreachable(why.clone())))
     }
 
     fn put(&mut self, fetched: Result<T, Unreachable>, now: Timestamp) -> Result<Arc<T>, Unreachable> {
@@ -59,7 +58,8 @@ impl<T> Kept<T> {
                 Ok(value)
             }
             Err(why) => {
-                self.failed = Some((why.0.clone(), now));
+                let before = self.failed.as_ref().map_or(0, |(_, _, times)| *times);
+                self.failed = Some((why.0.clone(), now, before.saturating_add(1)));
                 Err(why)
             }
         }
@@ -97,5 +97,28 @@ impl OpenIdProvider {
         let url: Url = well_known(&self.config.issuer).parse().map_err(|_| Unreachable("the issuer is no URL".to_owned()))?;
         let bytes = self.fetcher.get(&url).await.map_err(|why| Unreachable(format!("`{url}`: {why}")))?;
         Provider::parse(&self.config.issuer, &bytes).map_err(|e| Unreachable(format!("its metadata: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_that_keeps_failing_is_asked_more_and_more_seldom_until_it_answers() {
+        let mut kept: Kept<u8> = Kept::default();
+        let at = Timestamp::from_seconds;
+        let mut asked = Vec::new();
+        for seconds in 0..70 {
+            if kept.get(at(seconds), KEPT).is_none() {
+                asked.push(seconds);
+                assert!(kept.put(Err(Unreachable("no".to_owned())), at(seconds)).is_err());
+            }
+        }
+        assert_eq!(asked, [0, 2, 6, 14, 30, 60]);
+        assert!(kept.put(Ok(7), at(90)).is_ok() && kept.get(at(91), KEPT).unwrap().is_ok());
+        let over = at(90).plus(KEPT);
+        assert!(kept.get(over, KEPT).is_none() && kept.put(Err(Unreachable("no".to_owned())), over).is_err());
+        assert!(kept.get(over.plus(Duration::from_secs(1)), KEPT).unwrap().is_err() && kept.get(over.plus(Duration::from_secs(2)), KEPT).is_none());
     }
 }
