@@ -27,6 +27,9 @@ use crate::config::Clients;
 
 /// How long one fetch may take, name look-up and TLS included.
 const WITHIN: Duration = Duration::from_secs(5);
+
+/// And one address of the host, of that.
+const EACH_WITHIN: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 4;
 const ADDRESSES_MAX: usize = 16;
 const KEPT_MAX: usize = 256;
@@ -157,7 +160,8 @@ async fn dial(url: &ClientIdUrl, private: bool) -> Result<TcpStream, String> {
         return Err("its host is at an address of a private network, which `private_document_hosts` in [clients] would have to allow".to_owned());
     }
     for ip in addresses {
-        if let Ok(stream) = TcpStream::connect(SocketAddr::new(ip, url.port())).await {
+        // One that does not answer leaves time for the others.
+        if let Ok(Ok(stream)) = tokio::time::timeout(EACH_WITHIN, TcpStream::connect(SocketAddr::new(ip, url.port()))).await {
             return Ok(stream);
         }
     }

@@ -109,33 +109,32 @@ impl Fetcher {
 
     async fn connected(&self, url: &Url) -> Result<Box<dyn Io>, String> {
         let secure = url.scheme() == "https";
-        let mut why = "its name has no address".to_owned();
-        for address in addresses(url).await? {
-            if let Err(refused) = may_be_asked(address.ip(), secure || self.plain) {
-                why = refused.to_owned();
-                continue;
-            }
-            let tcp = match tokio::time::timeout(EACH_WITHIN, TcpStream::connect(address)).await {
-                Ok(Ok(tcp)) => tcp,
-                Err(_) => {
-                    "cannot connect in time".clone_into(&mut why);
-                    continue;
-                }
-                Ok(Err(error)) => {
-                    why = format!("cannot connect: {}", error.kind());
-                    continue;
-                }
-            };
-            if !secure {
-                return Ok(Box::new(tcp));
-            }
-            return match self.tls.connect(server_name(url)?, tcp).await {
-                Ok(stream) => Ok(Box::new(stream)),
-                Err(error) => Err(format!("its certificate or TLS is not acceptable: {error}")),
-            };
+        let tcp = reached(&addresses(url).await?, secure || self.plain).await?;
+        if !secure {
+            return Ok(Box::new(tcp));
         }
-        Err(why)
+        match self.tls.connect(server_name(url)?, tcp).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(format!("its certificate or TLS is not acceptable: {error}")),
+        }
     }
+}
+
+/// A connection to the first of these addresses that may be asked and answers.
+async fn reached(addresses: &[SocketAddr], anywhere: bool) -> Result<TcpStream, String> {
+    let mut why = "its name has no address".to_owned();
+    for address in addresses {
+        if let Err(refused) = may_be_asked(address.ip(), anywhere) {
+            refused.clone_into(&mut why);
+            continue;
+        }
+        match tokio::time::timeout(EACH_WITHIN, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => why = format!("cannot connect: {}", error.kind()),
+            Err(_) => "cannot connect in time".clone_into(&mut why),
+        }
+    }
+    Err(why)
 }
 
 /// May this resolved address be asked? Looked at for each connection, so that a name cannot move.
@@ -194,6 +193,30 @@ mod tests {
         }
         assert!(may_be_asked(ip("10.1.2.3"), true).is_ok() && may_be_asked(ip("10.1.2.3"), false).is_err());
         assert!(may_be_asked(ip("127.0.0.1"), false).is_ok() && may_be_asked(ip("::ffff:127.0.0.1"), false).is_ok());
+    }
+
+    /// A place of this machine that takes no connection and refuses none: its queue is full.
+    async fn silent() -> (tokio::net::TcpListener, Vec<TcpStream>) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(one) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(listener.local_addr().unwrap())).await {
+            waiting.push(one.unwrap());
+        }
+        (listener, waiting)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_dead_or_not_to_be_asked_leaves_time_for_the_others() {
+        let (quiet, _waiting) = silent().await;
+        let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (quiet, good) = (quiet.local_addr().unwrap(), good.local_addr().map(|at| (at, good)).unwrap());
+        let all = ["169.254.169.254:80".parse().unwrap(), closed, quiet, good.0];
+        let within = tokio::time::timeout(WITHIN, reached(&all, true)).await.expect("within the time of one document");
+        assert_eq!(within.unwrap().peer_addr().unwrap(), good.0);
+        assert_eq!(reached(&[quiet], true).await.unwrap_err(), "cannot connect in time");
     }
 
     #[tokio::test]

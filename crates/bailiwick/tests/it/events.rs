@@ -47,7 +47,9 @@ impl Others {
         });
         let (poll, push) = (Arc::clone(&others), Arc::clone(&others));
         let keys = bailiwick_identity::jwks(&[others.key.public().clone()]);
+        let discovery = json!({ "issuer": others.url, "jwks_uri": format!("{}/jwks", others.url) });
         let router = axum::Router::new()
+            .route("/.well-known/openid-configuration", axum::routing::get(move || std::future::ready(axum::Json(discovery.clone()))))
             .route("/jwks", axum::routing::get(move || std::future::ready(axum::Json(keys.clone()))))
             .route("/poll", axum::routing::post(move |headers: HeaderMap, body: Bytes| std::future::ready(poll.polled(&headers, &body))))
             .route("/push", axum::routing::post(move |headers: HeaderMap, body: Bytes| std::future::ready(push.pushed(&headers, &body))));
@@ -86,7 +88,18 @@ impl Others {
         let now = SystemClock::start().now().as_seconds();
         let mut claims = json!({ "iss": self.url, "aud": "https://broker.test", "iat": now, "jti": jti, "sub_id": subject, "events": { event: {} } });
         edit(&mut claims);
-        let header = json!({ "typ": "secevent+jwt", "alg": "EdDSA", "kid": self.key.public().id().to_string() });
+        self.signed("secevent+jwt", &claims)
+    }
+
+    /// A logout token of the provider about somebody.
+    fn logout_token(&self, jti: &str, sub: &str) -> String {
+        let now = SystemClock::start().now().as_seconds();
+        let events = json!({ (bailiwick_identity::sign_in::LOGOUT_EVENT): {} });
+        self.signed("logout+jwt", &json!({ "iss": self.url, "aud": "b", "iat": now, "exp": now + 120, "jti": jti, "sub": sub, "events": events }))
+    }
+
+    fn signed(&self, typ: &str, claims: &Value) -> String {
+        let header = json!({ "typ": typ, "alg": "EdDSA", "kid": self.key.public().id().to_string() });
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes()).as_ref()))
     }
@@ -171,6 +184,33 @@ async fn a_person_who_is_disabled_at_the_provider_loses_sessions_tasks_and_keys_
     let enabled = others.token("j-3", &of("u-ana", &others.url), event_type::ACCOUNT_ENABLED, |_| ());
     assert_eq!(push(&broker, &enabled).await.0, 202);
     assert_eq!(broker.by("ana", Method::GET, "/v1/tasks", None).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_logout_token_ends_what_is_open_once_and_what_was_begun_since_is_not_touched_by_its_replay() {
+    let others = Others::start().await;
+    let broker = broker(&others, "").await;
+    let logs_out = async |token: &str| broker.form("/sign-in/oidc/logout", &[("logout_token", token)]).await.status;
+    let told = async || {
+        let all = crate::support::entries(&broker.house).await;
+        all.into_iter().filter(|e| e["kind"] == "person" && e["what"] == "logged_out" && e["person"] == "ben").count()
+    };
+    let task = task_of(&broker, "scout", "ben").await;
+    let (first, second) = (others.logout_token("logout-1", "u-ben"), others.logout_token("logout-2", "u-ben"));
+    assert_eq!(logs_out(&first).await, StatusCode::OK);
+    assert!(!is_open(&broker, &task).await && told().await == 1);
+    // Whoever saw it go by ends nothing with it a second time.
+    let task = task_of(&broker, "scout", "ben").await;
+    assert_eq!(logs_out(&first).await, StatusCode::BAD_REQUEST);
+    assert!(is_open(&broker, &task).await && told().await == 1);
+    // The next one of the provider does; and one that is about somebody else's sessions, or no logout, does not.
+    let event = others.token("j-1", &of("u-ben", &others.url), event_type::SESSION_REVOKED, |_| ());
+    for (what, token) in [("a stranger's", others.logout_token("logout-3", "u-nobody")), ("an event", event)] {
+        assert_eq!(logs_out(&token).await, if what == "an event" { StatusCode::BAD_REQUEST } else { StatusCode::OK }, "{what}");
+        assert!(is_open(&broker, &task).await, "{what}");
+    }
+    assert_eq!(logs_out(&second).await, StatusCode::OK);
+    assert!(!is_open(&broker, &task).await && told().await == 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
