@@ -77,13 +77,25 @@ impl Instances {
     }
 
     /// What is to be remembered of the ended ones, over a restart.
-    fn kept(&self) -> BTreeMap<String, Timestamp> {
+    fn kept(&self) -> Ended {
         let ended = self.ended.read().unwrap_or_else(PoisonError::into_inner);
-        let mut newest: Vec<_> = ended.iter().map(|((agent, instance), at)| (format!("{agent}/{instance}"), *at)).collect();
+        ended.iter().map(|((agent, instance), at)| (format!("{agent}/{instance}"), *at)).collect()
+    }
+}
+
+/// The copies that were ended as the store keeps them: `agent/instance`, and when.
+type Ended = BTreeMap<String, Timestamp>;
+
+/// What the store has and what memory has, together: neither takes back what the other ended. Beyond the bound the oldest are forgotten.
+fn together(stored: Option<&[u8]>, mut ended: Ended) -> Result<Ended, StoreError> {
+    ended.extend(stored.map(serde_json::from_slice::<Ended>).transpose()?.unwrap_or_default());
+    if ended.len() > ENDED_MAX {
+        let mut newest: Vec<_> = ended.into_iter().collect();
         newest.sort_by_key(|(_, at)| std::cmp::Reverse(*at));
         newest.truncate(ENDED_MAX);
-        newest.into_iter().collect()
+        ended = newest.into_iter().collect();
     }
+    Ok(ended)
 }
 
 impl House {
@@ -123,9 +135,14 @@ impl House {
         // First in memory, then the fence, as with every authority that is taken away.
         self.instances.end(&agent.name, instance, copy.ended_at.unwrap_or(now));
         let body = AgentStep { what: "instance_ended", agent: &agent.spiffe_id, by, reason: None, key: None, instance: Some(instance) };
-        let kept = serde_json::to_vec(&self.instances.kept())?;
+        let kept = self.instances.kept();
         let entry = Entry::new(AgentStep::WORD, entry::encode(now, &body));
-        let recorded = self.store.control(entry, move |w| w.meta_put(ENDED, &kept)).await;
+        // In the transaction: another copy may have been ended, and recorded, since this was looked at.
+        let keep = move |w: &mut bailiwick_store::Writing<'_>| {
+            let ended = together(w.meta(ENDED)?.as_deref(), kept)?;
+            w.meta_put(ENDED, &serde_json::to_vec(&ended)?)
+        };
+        let recorded = self.store.control(entry, keep).await;
         let is_its = |live: &LiveTask| live.task.agent == agent.name && live.task.instance == instance;
         self.end_tasks_where(is_its, by.as_str(), &format!("the running copy {instance} was ended")).await;
         recorded.map(|_| true)
@@ -134,7 +151,7 @@ impl House {
     /// Takes over which copies were ended before this start.
     pub(crate) async fn recover_ended_copies(&self) -> Result<(), StoreError> {
         let Some(text) = self.store.meta(ENDED).await? else { return Ok(()) };
-        let kept: BTreeMap<String, Timestamp> = serde_json::from_slice(&text)?;
+        let kept: Ended = serde_json::from_slice(&text)?;
         for (name, at) in kept {
             if let Some((Ok(agent), Ok(instance))) = name.split_once('/').map(|(agent, instance)| (agent.parse(), instance.parse())) {
                 self.instances.end(&agent, instance, at);
@@ -168,5 +185,21 @@ mod tests {
         instances.end(&a, copy, Timestamp::from_millis(5));
         assert!(instances.is_ended(&a, copy) && !instances.is_ended(&b, copy) && !instances.is_ended(&a, InstanceId::from_bytes([2; 16])));
         assert_eq!(instances.kept().into_keys().collect::<Vec<_>>(), [format!("a/{copy}")]);
+    }
+
+    #[test]
+    fn of_two_copies_that_are_ended_at_once_none_comes_back_whoever_is_recorded_last() {
+        let at = Timestamp::from_seconds;
+        let (first, second) = (Ended::from([("a/1".to_owned(), at(1))]), Ended::from([("a/1".to_owned(), at(1)), ("a/2".to_owned(), at(2))]));
+        // The second one looked later, and was recorded first.
+        let stored = serde_json::to_vec(&together(None, second.clone()).unwrap()).unwrap();
+        assert_eq!(together(Some(&stored), first).unwrap(), second);
+    }
+
+    #[test]
+    fn what_is_remembered_of_ended_copies_is_bounded_and_the_newest_stay() {
+        let all: Ended = (0..i64::try_from(ENDED_MAX).unwrap() + 5).map(|n| (format!("a/{n}"), Timestamp::from_seconds(n))).collect();
+        let kept = together(None, all).unwrap();
+        assert!(kept.len() == ENDED_MAX && !kept.contains_key("a/4") && kept.contains_key("a/5"));
     }
 }
