@@ -476,7 +476,7 @@ fn search(house: &House, agent: &Agent, mut question: QuestionDocument, what: Se
             Searched::Resource => asking.resource.id.clone_from(&id),
             Searched::Action => asking.action.clone_from(&id),
         }
-        if point.evaluate(&asking, &[]).is_permit() {
+        if point.evaluate(&house.with_labels(&asking), &[]).is_permit() {
             found.insert(id);
         }
     }

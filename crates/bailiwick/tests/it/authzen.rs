@@ -144,6 +144,10 @@ async fn a_task_of_ours_has_the_labels_that_we_know_whatever_an_enforcement_poin
     live.label(&bailiwick_core::Labels::new(["untrusted".parse().unwrap()]).unwrap()).unwrap();
     assert!(!ask(&id, json!({})).await);
     assert!(!ask(&id, json!({ "labels": [] })).await, "what the question says of it does not count");
+    // Nor does it in a search, which would promise what is then denied.
+    let subject = json!({ "type": "task", "id": id, "properties": { "labels": [] } });
+    let searched = json!({ "subject": subject, "action": { "name": "send" }, "resource": { "type": "record" } });
+    assert_eq!(pdp.found("resource", searched).await, Vec::<Value>::new());
     // One that is not open, and one that never was, have no labels to be read: no.
     pdp.broker.house.live.end(live.task.id);
     assert!(!ask(&id, json!({ "labels": [] })).await);
