@@ -52,7 +52,7 @@ impl RedirectUri {
             return Err(RedirectError("a redirect URI is written as a browser would write it"));
         }
         let kind = match url.scheme() {
-            "https" if url.host_str().is_some() => Kind::Site(url.origin().ascii_serialization()),
+            "https" if url.host_str().is_some_and(plain) => Kind::Site(url.origin().ascii_serialization()),
             "http" => loopback(text).ok_or(RedirectError("a redirect URI with `http` is on this machine: 127.0.0.1, [::1] or localhost"))?,
             scheme if private_use(scheme) || schemes.iter().any(|s| s == scheme) => Kind::Application(scheme.to_owned()),
             _ => return Err(RedirectError("a redirect URI is `https`, `http` to this machine, or of a scheme that an application may have")),
@@ -129,6 +129,11 @@ impl fmt::Display for RedirectUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// A name of hosts, or an address. A parser of URLs takes more (`*`, `;`, `,`), which would be read as something else where a policy for browsers names it.
+fn plain(host: &str) -> bool {
+    host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':'))
 }
 
 /// Taken apart by its bytes, without a parser that might mean well.
@@ -214,6 +219,12 @@ mod tests {
             "ws://127.0.0.1/",
             "ftp://a.example/",
             ".a:/x",
+            // What a parser of URLs takes for a host, and a browser's policy for something else.
+            "https://*/cb",
+            "https://*.a.example/cb",
+            "https://a.example;script-src/cb",
+            "https://a.example,b.example/cb",
+            "https://'unsafe-inline'/cb",
         ] {
             assert!(RedirectUri::parse(bad, &["cursor".to_owned()]).is_err(), "{bad}");
         }
