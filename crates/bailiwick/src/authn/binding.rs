@@ -105,17 +105,11 @@ impl House {
     }
 
     /// What a token is to be bound to that is issued for this request: the key of its proof of possession, or its connection's certificate.
+    /// It is looked at here, and taken ([`House::take_key`]) when whoever shows it has shown what the token is for: so no stranger fills
+    /// the memory of used proofs, and a request that is refused uses none up.
     ///
     /// # Errors
     /// `invalid_dpop_proof` or `use_dpop_nonce` of RFC 9449, if there is a proof and it is not good.
-    pub(crate) fn confirmation(&self, presented: &Presented<'_>) -> Result<Option<Confirmation>, OauthError> {
-        self.take_key(self.shown_key(presented)?)
-    }
-
-    /// The same in two steps: what is shown is looked at first, and taken when the client has proved itself.
-    ///
-    /// # Errors
-    /// As [`House::confirmation`].
     pub(crate) fn shown_key(&self, presented: &Presented<'_>) -> Result<ShownKey, OauthError> {
         if presented.parts.headers.contains_key(DPOP) {
             let proved = self.possession(presented, None).map_err(refused_at_issue)?;
@@ -131,7 +125,7 @@ impl House {
     /// Takes what was shown; a proof is taken once.
     ///
     /// # Errors
-    /// As [`House::confirmation`].
+    /// As [`House::shown_key`].
     pub(crate) fn take_key(&self, shown: ShownKey) -> Result<Option<Confirmation>, OauthError> {
         match shown {
             ShownKey::Nothing => Ok(None),
@@ -224,6 +218,17 @@ pub(crate) enum ShownKey {
     Proof(Proved),
     /// The connection's certificate.
     Certificate(Confirmation),
+}
+
+impl ShownKey {
+    /// What a token is bound to for which this is taken.
+    pub(crate) const fn confirmation(&self) -> Option<Confirmation> {
+        match self {
+            Self::Nothing => None,
+            Self::Proof(proved) => Some(Confirmation::Key(proved.key)),
+            Self::Certificate(confirmation) => Some(*confirmation),
+        }
+    }
 }
 
 fn refused_at_issue(why: ProofError) -> OauthError {

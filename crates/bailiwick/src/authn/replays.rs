@@ -61,10 +61,11 @@ impl Shard {
         if self.now.used.contains(&used) || self.before.used.contains(&used) {
             return Ok(false);
         }
-        let of_key = self.now.by_key.entry(key).or_default();
-        if self.now.used.len() >= SHARD_MAX || *of_key >= OF_KEY_MAX {
+        // Looked at before anything is kept: keys cost nothing to make, and what is refused must not grow us.
+        if self.now.used.len() >= SHARD_MAX || self.now.by_key.get(&key).is_some_and(|count| *count >= OF_KEY_MAX) {
             return Err(Full);
         }
+        let of_key = self.now.by_key.entry(key).or_default();
         *of_key = of_key.saturating_add(1);
         self.now.used.insert(used);
         Ok(true)
@@ -74,6 +75,8 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -81,6 +84,10 @@ mod tests {
 
     fn key(n: u8) -> KeyId {
         format!("{}{}", "A".repeat(41), ["AA", "AE", "AI", "AM"][usize::from(n) % 4]).parse().unwrap()
+    }
+
+    fn stranger(n: u8) -> KeyId {
+        URL_SAFE_NO_PAD.encode([n; 32]).parse().unwrap()
     }
 
     fn used(n: u32) -> [u8; 16] {
@@ -117,6 +124,11 @@ mod tests {
         let most = u32::try_from(SHARD_MAX).unwrap();
         let taken = (0..most + 10).filter(|n| shard.first(used(*n), key(u8::try_from(n % 4).unwrap()), NOW) == Ok(true)).count();
         assert_eq!(taken, SHARD_MAX);
+        // Nor do keys pile up for which there is no room.
+        for n in 0..100_u8 {
+            assert_eq!(shard.first(used(most + 20), stranger(n), NOW), Err(Full));
+        }
+        assert_eq!(shard.now.by_key.len(), 4);
     }
 
     proptest! {

@@ -76,6 +76,30 @@ async fn a_refresh_token_issued_with_a_key_is_worth_nothing_without_it_and_what_
     assert_eq!(broker.form("/oauth/token", &of_refresh(&client, text(&plain, "refresh_token"))).await.status, StatusCode::OK);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_refused_uses_no_proof_up_so_that_strangers_fill_no_memory_with_theirs() {
+    let broker = broker("").await;
+    let client = registered(&broker).await;
+    let holder = Holder::new();
+    // It knows the nonce of now from this.
+    is_refused(&holder.form(&broker, "/oauth/token", &of_code(&client, "AAAA")).await, "no code");
+    let proof = holder.proof(&broker, "POST", "/oauth/token", None);
+    let with_it = async |fields: &[(&str, &str)]| {
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        let headers = [("content-type", "application/x-www-form-urlencoded"), ("dpop", proof.as_str())];
+        broker.send(Method::POST, "/oauth/token", &headers, body).await
+    };
+    is_refused(&with_it(&of_code(&client, "AAAA")).await, "no code of ours");
+    is_refused(&with_it(&of_refresh(&client, "AAAA")).await, "no refresh token of ours");
+    let good = code(&broker, &client, &["shop.show_order"]).await;
+    let given = with_it(&of_code(&client, &good)).await;
+    assert_eq!((given.status, given.json()["token_type"].as_str()), (StatusCode::OK, Some("DPoP")), "{given:?}");
+    // What was granted by it, is: once.
+    let again = with_it(&of_refresh(&client, text(&given.json(), "refresh_token"))).await;
+    assert_eq!(again.json()["error"], "invalid_dpop_proof", "{again:?}");
+    assert_eq!(holder.form(&broker, "/oauth/token", &of_refresh(&client, text(&given.json(), "refresh_token"))).await.status, StatusCode::OK);
+}
+
 /// A code that is bound to a key by the request for it.
 async fn code_for(broker: &Broker, client: &str, jkt: &str) -> String {
     let (mut browser, page) = asked(broker, "ana", client, &[("dpop_jkt", jkt)]).await;

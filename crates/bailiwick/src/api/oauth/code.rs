@@ -51,7 +51,8 @@ fn check_scope(asked: &TokenRequest) -> Result<(), OauthError> {
 pub(super) async fn redeem(api: &Arc<Api>, asked: &TokenRequest, grant: &CodeGrant, presented: &Presented<'_>) -> Result<Response, Refused> {
     let house = &api.house;
     let (client_id, assertion) = client_of(&asked.client)?;
-    let confirmation = house.confirmation(presented)?;
+    let shown = house.shown_key(presented)?;
+    let confirmation = shown.confirmation();
     check_scope(asked)?;
     let now = house.clock.now();
     if let Some(assertion) = assertion {
@@ -106,6 +107,7 @@ pub(super) async fn redeem(api: &Arc<Api>, asked: &TokenRequest, grant: &CodeGra
     }
     let client = Digest::of(client_id.as_bytes());
     let refresh =
+    house.take_key(shown)?;
         house.first_refresh(task.task.id, (client, allowed.authenticates), confirmation.as_ref(), allowed.session, task.task.expires_at).await;
     let refresh = refresh.map_err(|error| {
         tracing::error!(error.code = %error.code(), %error, "no refresh token was issued: the store failed");
@@ -152,7 +154,8 @@ async fn open(house: &Arc<House>, agent: &Agent, allowed: &Allowed, confirmation
 pub(super) async fn refresh(api: &Arc<Api>, asked: &TokenRequest, grant: &RefreshGrant, presented: &Presented<'_>) -> Result<Response, Refused> {
     let house = &api.house;
     let (client_id, assertion) = client_of(&asked.client)?;
-    let confirmation = house.confirmation(presented)?;
+    let shown = house.shown_key(presented)?;
+    let confirmation = shown.confirmation();
     check_scope(asked)?;
     let said = house.open_refresh(&grant.token).ok_or(TOKEN)?;
     //= rfc9449#section-5
@@ -194,6 +197,7 @@ pub(super) async fn refresh(api: &Arc<Api>, asked: &TokenRequest, grant: &Refres
     match rotation {
         Rotation::Next(next) => answer(house, &live, confirmation, Some(next)),
         //= rfc9700#section-4.14.2
+    house.take_key(shown)?;
         // If a refresh token is compromised and subsequently used by both the attacker and the legitimate client, one of them will
         // present an invalidated refresh token, which will inform the authorization server of the breach. The authorization server
         // cannot determine which party submitted the invalid refresh token, but it will revoke the active refresh token.
