@@ -430,6 +430,33 @@ async fn a_proof_that_is_bound_to_a_key_asks_about_tokens_and_revokes_them_with_
     assert_eq!(broker.with(&victim, Method::GET, "/v1/tasks", None).await.status, StatusCode::UNAUTHORIZED);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_tokens_that_are_shown_side_by_side_each_demands_the_key_that_it_is_bound_to() {
+    let (kube, spire, idp, dir) = (Issuer::new("k"), Issuer::new("s"), Issuer::new("i"), tempfile::tempdir().unwrap());
+    let broker = broker(&kube, &spire, &idp, dir.path()).await;
+    let (holder, thief) = (Holder::new(), Holder::new());
+    let bound = |to: &Holder| json!({ "cnf": { "jkt": to.key.id().to_string() } });
+    // The client's own proof, stolen from where its key is not.
+    let stolen = spire.sign(json!({}), &merged(svid_claims(&broker, "spiffe://prod.example/ns/prod/sa/scout"), bound(&holder)));
+    let jag = |jti: &str, more: Value| idp.sign(json!({ "typ": id_jag::TYP }), &merged(jag_claims(&broker, jti), more));
+    let asks = async |who: &Holder, assertion: &str| {
+        let proof = [("client_assertion_type", jwt_svid::ASSERTION_TYPE), ("client_assertion", stolen.as_str())];
+        who.form(&broker, "/oauth/token", &[&[("grant_type", GRANT), ("assertion", assertion)], &proof[..]].concat()).await
+    };
+    let pod = kube.sign(json!({}), &kube_claims(&broker, "scout", "pod-1"));
+    for (what, assertion) in [
+        ("a leave that is bound to the thief's key", jag("jag-of-thief", bound(&thief))),
+        ("a leave that is bound to nothing", jag("jag-of-nobody", json!({}))),
+        ("a pod's token beside it", pod.clone()),
+    ] {
+        assert_eq!(error(&asks(&thief, &assertion).await), "invalid_grant", "{what}");
+    }
+    // None of that used anything up.
+    for assertion in [jag("jag-of-nobody-2", json!({})), jag("jag-of-holder", bound(&holder)), pod] {
+        token(&asks(&holder, &assertion).await);
+    }
+}
+
 // ---- keys that are fetched -----------------------------------------------------------------------------------------------
 
 /// An identity provider on this machine, whose documents can be changed.

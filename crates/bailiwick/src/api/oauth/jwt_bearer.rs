@@ -2,6 +2,7 @@
 //! (ID-JAG) beside the client's proof.
 
 use bailiwick_core::ErrorCode;
+use bailiwick_identity::Confirmation;
 use bailiwick_identity::oauth::{ClientProof, OauthError, TokenRequest};
 use bailiwick_identity::sightings::Used;
 use bailiwick_identity::token::{AGENT_SCOPE, Acting, TOOLS_SCOPE};
@@ -24,8 +25,8 @@ impl Api {
         match self.house.asserted(jwt).await.map_err(|why| refused(&why, presented, NOT_VALID))? {
             Asserted::Workload(proven) => {
                 let client = self.by_workload(proven, NOT_VALID)?;
-                self.same_client(&client, asked, presented).await?;
-                Ok(client)
+                let beside = self.same_client(&client, asked, presented).await?;
+                Ok(Client { bound_to: both(client.bound_to, beside)?, ..client })
             }
             Asserted::Person(leave) => self.by_leave(leave, asked, presented).await,
         }
@@ -64,8 +65,8 @@ impl Api {
         client.acting.component.as_ref().map_or_else(|| id.to_string(), |component| id.of_component(component).to_string())
     }
 
-    /// A client that says who it is, beside a workload's token, is the one whose token it is.
-    async fn same_client(&self, client: &Client, asked: &TokenRequest, presented: &Presented<'_>) -> Result<(), OauthError> {
+    /// A client that says who it is, beside a workload's token, is the one whose token it is. Gives the key that its proof is bound to.
+    async fn same_client(&self, client: &Client, asked: &TokenRequest, presented: &Presented<'_>) -> Result<Option<Confirmation>, OauthError> {
         //= rfc7521#section-4.1
         // Authentication of the client is optional, as described in Section 3.2.1 of OAuth 2.0 [RFC6749], and consequently the
         // "client_id" is only needed when a form of client authentication that relies on the parameter is used. [...] if client
@@ -73,11 +74,11 @@ impl Api {
         match &asked.client {
             ClientProof::Nothing { client_id } => {
                 let same = client_id.as_deref().is_none_or(|id| id == self.client_id(client));
-                if same { Ok(()) } else { Err(NOT_VALID) }
+                if same { Ok(None) } else { Err(NOT_VALID) }
             }
             proof => {
                 let other = self.client(proof, presented).await?;
-                if self.client_id(&other) == self.client_id(client) { Ok(()) } else { Err(NOT_VALID) }
+                if self.client_id(&other) == self.client_id(client) { Ok(other.bound_to) } else { Err(NOT_VALID) }
             }
         }
     }
@@ -97,9 +98,10 @@ impl Api {
             return Err(NOT_VALID);
         }
         self.within(&leave)?;
+        let bound_to = both(leave.jag.confirmation, client.bound_to)?;
         self.once(&client, &leave, presented).await?;
         let acting = Acting { on_behalf_of: Some(leave.person), ..client.acting };
-        Ok(Client { acting, bound_to: leave.jag.confirmation.or(client.bound_to), ..client })
+        Ok(Client { acting, bound_to, ..client })
     }
 
     /// Grants it what our token stands for? A token is for the whole endpoint, and opens tasks.
@@ -130,6 +132,14 @@ impl Api {
             house.incident("assertion_replayed", Some(&client.agent), None, &detail).await;
         }
         Err(NOT_VALID)
+    }
+}
+
+/// The key that two tokens are bound to which a request shows side by side. A request shows one key: what is bound to two is not shown.
+fn both(one: Option<Confirmation>, other: Option<Confirmation>) -> Result<Option<Confirmation>, OauthError> {
+    match (one, other) {
+        (Some(one), Some(other)) if one != other => Err(NOT_VALID),
+        (one, other) => Ok(one.or(other)),
     }
 }
 
