@@ -138,11 +138,18 @@ pub struct ProvedClient {
     pub remember_until: Timestamp,
 }
 
-/// Verifies an assertion of a client whose ID is a URL, by the keys that its metadata document names.
+/// Verifies an assertion of a client whose ID is a URL, by the keys that its metadata document names, and by the one algorithm that it
+/// says, if it says one.
 ///
 /// # Errors
 /// The first rule that the assertion breaks; the client is not authenticated then.
-pub fn verify_client(assertion: &str, client_id: &str, keys: &KeySet, audiences: &[String], now: Timestamp) -> Result<ProvedClient, ProofError> {
+pub fn verify_client(
+    assertion: &str,
+    client_id: &str,
+    (keys, signs_by): (&KeySet, Option<Algorithm>),
+    audiences: &[String],
+    now: Timestamp,
+) -> Result<ProvedClient, ProofError> {
     let jws = parse(assertion)?;
     //= rfc7523#section-3
     // For client authentication, the subject MUST be the "client_id" of the OAuth client.
@@ -152,7 +159,10 @@ pub fn verify_client(assertion: &str, client_id: &str, keys: &KeySet, audiences:
     }
     //= rfc7523#section-3
     // The authorization server MUST reject JWTs with an invalid signature or MAC.
-    keys.signer_of(&jws, &Algorithm::ALL)?;
+    match signs_by {
+        Some(one) => keys.signer_of(&jws, &[one])?,
+        None => keys.signer_of(&jws, &Algorithm::ALL)?,
+    };
     check_audience(&jws.claims, audiences, AUDIENCES_MAX)?;
     let expires = check_times(&jws.claims, now)?;
     Ok(ProvedClient { jti: jti(&jws.claims)?.to_owned(), remember_until: expires.plus(crate::token::SKEW) })

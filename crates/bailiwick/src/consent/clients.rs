@@ -1,6 +1,7 @@
 //! Who an interactive client is: a metadata document on a host that the configuration names, or a registration that the client carries.
 
 use bailiwick_core::{Digest, Timestamp};
+use bailiwick_identity::Algorithm;
 use bailiwick_identity::foreign::KeySet;
 use bailiwick_identity::oauth::{ClientIdUrl, ClientKeys, ClientMetadata, OauthError, Registration};
 use bailiwick_identity::token::{AGENT_SCOPE, TOOLS_SCOPE};
@@ -68,21 +69,24 @@ impl House {
         Ok(InteractiveClient { id: id.to_owned(), metadata, vouched_by: Some(authority) })
     }
 
-    /// The keys with which a client proves itself, if it is one that does; `again` if one was missing among those that are kept. Only for
+    /// The keys with which a client proves itself, if it is one that does, and the algorithm, if it says one; `again` if one was missing among those that are kept. Only for
     /// somebody whom a person allowed something: whoever just says that it is a client makes us fetch nothing.
     ///
     /// # Errors
     /// Why they cannot be had, in words for the log.
-    pub(crate) async fn keys_of_client(&self, id: &str, again: bool) -> Result<KeySet, String> {
+    pub(crate) async fn keys_of_client(&self, id: &str, again: bool) -> Result<(KeySet, Option<Algorithm>), String> {
         let client = self.interactive_client(id).await.map_err(|why| why.0)?;
-        match client.metadata.keys {
-            ClientKeys::Public => Err("its document says that it has none".to_owned()),
-            ClientKeys::Here(keys) => Ok(keys),
+        let keys = match client.metadata.keys {
+            ClientKeys::Public => return Err("its document says that it has none".to_owned()),
+            ClientKeys::Here(keys) => keys,
             ClientKeys::At(url) if self.config.clients.reads(&url.authority()) => {
-                self.consents.documents.keys(&url, &self.config.clients, again, self.clock.now()).await
+                self.consents.documents.keys(&url, &self.config.clients, again, self.clock.now()).await?
             }
-            ClientKeys::At(url) => Err(format!("its keys are at `{}`, which `document_hosts` in [clients] does not name", url.authority())),
-        }
+            ClientKeys::At(url) => {
+                return Err(format!("its keys are at `{}`, which `document_hosts` in [clients] does not name", url.authority()));
+            }
+        };
+        Ok((keys, client.metadata.signs_by))
     }
 
     /// The client that carries this registration.

@@ -35,6 +35,8 @@ pub struct Allowed {
     pub challenge: CodeChallenge,
     /// The key that the client must prove, if it named one.
     pub key: Option<KeyId>,
+    /// Does it say that all its tokens are bound to a key of its own?
+    pub bound: bool,
     /// As which agent it works.
     pub agent: AgentName,
     /// With which tools.
@@ -147,6 +149,7 @@ mod tests {
             redirect_uri: None,
             challenge: "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM".parse().unwrap(),
             key: None,
+            bound: false,
             agent: "a".parse().unwrap(),
             tools: vec![],
             ttl: Duration::from_secs(60),

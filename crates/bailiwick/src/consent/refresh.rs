@@ -38,6 +38,9 @@ pub struct Refreshed {
 struct Family {
     generation: u64,
     client: Digest,
+    /// Does its client prove itself with a key?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    authenticates: bool,
     session: Digest,
     until: Timestamp,
 }
@@ -95,7 +98,7 @@ impl House {
             .write(move |w| {
                 let mut all = families(w)?;
                 all.retain(|_, family| now < family.until);
-                all.insert(task, Family { generation: 1, client, session, until });
+                all.insert(task, Family { generation: 1, client, authenticates, session, until });
                 keep(w, &all)
             })
             .await?;
@@ -137,12 +140,12 @@ impl House {
         })
     }
 
-    /// Was this task opened for the client of this ID (by its SHA-256)?
+    /// Whether the client of this ID (by its SHA-256) proves itself with a key, if this task was opened for it.
     ///
     /// # Errors
     /// The store's.
-    pub async fn is_task_of_client(&self, task: TaskId, client: Digest) -> Result<bool, StoreError> {
-        Ok(self.families().await?.get(&task).is_some_and(|family| family.client == client))
+    pub async fn task_of_client(&self, task: TaskId, client: Digest) -> Result<Option<bool>, StoreError> {
+        Ok(self.families().await?.get(&task).filter(|family| family.client == client).map(|family| family.authenticates))
     }
 
     async fn families(&self) -> Result<BTreeMap<TaskId, Family>, StoreError> {

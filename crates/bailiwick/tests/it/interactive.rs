@@ -721,3 +721,111 @@ async fn a_client_whose_document_names_its_keys_proves_itself_each_time_and_nobo
     let (_, page) = asked(&broker, "ana", &format!("https://localhost:{}/without", site.port), &[]).await;
     assert!(page.text().contains("jwks or jwks_uri"), "{}", page.text());
 }
+
+/// A client with a document of its own for each thing that it can promise.
+struct Promising {
+    site: Site,
+    keyed: KeyedClient,
+}
+
+impl Promising {
+    async fn start() -> (Self, Broker) {
+        let keyed = KeyedClient::new(String::new());
+        let jwk = keyed.jwk();
+        let site = Site::start(move |path, port| {
+            let mut document = json!({ "client_id": format!("https://localhost:{port}{path}"), "client_name": "C", "redirect_uris": [REDIRECT] });
+            let keys = json!({ "token_endpoint_auth_method": "private_key_jwt", "jwks": { "keys": [jwk.clone()] } });
+            let promised = match path {
+                "/bound" => json!({ "dpop_bound_access_tokens": true }),
+                "/vague" => json!({ "dpop_bound_access_tokens": "true" }),
+                _ => keys,
+            };
+            let algorithm = match path {
+                "/curve" => Some("ES256"),
+                "/edwards" => Some("EdDSA"),
+                "/shared" => Some("HS256"),
+                _ => None,
+            };
+            for (name, value) in promised.as_object().unwrap() {
+                document[name] = value.clone();
+            }
+            if let Some(algorithm) = algorithm {
+                document["token_endpoint_auth_signing_alg"] = json!(algorithm);
+            }
+            json_answer(&document, "")
+        })
+        .await;
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/src/upstream/tests/tls/root.pem");
+        let broker = broker(&format!("private_document_hosts = [\"localhost:{}\"]\ndocuments_ca = \"{root}\"\n", site.port)).await;
+        (Self { site, keyed }, broker)
+    }
+
+    fn id(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.site.port)
+    }
+
+    fn assertion(&self, broker: &Broker, path: &str) -> String {
+        let id = json!(self.id(path));
+        self.keyed.assertion(broker, &[("iss", id.clone()), ("sub", id)])
+    }
+
+    async fn redeemed(&self, broker: &Broker, path: &str) -> Answer {
+        let code = code(broker, &self.id(path), &["shop.show_order"]).await;
+        redeem(broker, &self.id(path), &code, &[ASSERTION, ("client_assertion", &self.assertion(broker, path))]).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_says_that_its_tokens_are_bound_gets_none_that_is_not() {
+    let (client, broker) = Promising::start().await;
+    let id = client.id("/bound");
+    let without = code(&broker, &id, &["shop.show_order"]).await;
+    let refused = redeem(&broker, &id, &without, &[]).await;
+    assert_eq!((refused.status, refused.json()["error"].as_str()), (StatusCode::BAD_REQUEST, Some("invalid_dpop_proof")), "{refused:?}");
+    let holder = crate::binding::Holder::new();
+    let with = code(&broker, &id, &["shop.show_order"]).await;
+    let fields =
+        [("grant_type", "authorization_code"), ("client_id", &id), ("code", &with), ("redirect_uri", REDIRECT), ("code_verifier", VERIFIER)];
+    let given = holder.form(&broker, "/oauth/token", &fields).await;
+    assert_eq!((given.status, given.json()["token_type"].as_str()), (StatusCode::OK, Some("DPoP")), "{given:?}");
+    // Nor does it get one without the key later.
+    let refused = refresh(&broker, &id, given.json()["refresh_token"].as_str().unwrap()).await;
+    assert_eq!(refused.json()["error"], "invalid_grant", "{refused:?}");
+    // One that registers says it in the same words.
+    let body = json!({ "redirect_uris": [REDIRECT], "dpop_bound_access_tokens": true }).to_string();
+    let answer = broker.send(Method::POST, "/oauth/register", &[("content-type", "application/json")], body).await.json();
+    assert_eq!(answer["dpop_bound_access_tokens"], true, "{answer}");
+    let registered = answer["client_id"].as_str().unwrap();
+    let theirs = code(&broker, registered, &["shop.show_order"]).await;
+    assert_eq!(redeem(&broker, registered, &theirs, &[]).await.json()["error"], "invalid_dpop_proof");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_algorithm_that_a_document_names_is_the_only_one_and_one_that_is_not_taken_makes_it_none() {
+    let (client, broker) = Promising::start().await;
+    for path in ["/edwards", "/any"] {
+        assert_eq!(client.redeemed(&broker, path).await.status, StatusCode::OK, "{path}");
+    }
+    let refused = client.redeemed(&broker, "/curve").await;
+    assert_eq!((refused.status, refused.json()["error"].as_str()), (StatusCode::UNAUTHORIZED, Some("invalid_client")), "{refused:?}");
+    for path in ["/shared", "/vague"] {
+        let (_, page) = asked(&broker, "ana", &client.id(path), &[]).await;
+        assert!(page.status == StatusCode::BAD_REQUEST && page.text().contains("cannot be used"), "{path}: {}", page.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_with_keys_was_given_is_given_up_by_itself_only_refresh_token_or_access_token() {
+    let (client, broker) = Promising::start().await;
+    let given = client.redeemed(&broker, "/any").await.json();
+    let access = given["access_token"].as_str().unwrap();
+    for token in [access, given["refresh_token"].as_str().unwrap()] {
+        // Its ID is no secret, and who reads a log may have the token.
+        let refused = broker.form("/oauth/revoke", &[("client_id", &client.id("/any")), ("token", token)]).await;
+        assert_eq!((refused.status, refused.json()["error"].as_str()), (StatusCode::UNAUTHORIZED, Some("invalid_client")), "{refused:?}");
+    }
+    assert_eq!(looks(&broker, access).await.status, StatusCode::OK);
+    let own = [ASSERTION, ("client_assertion", &client.assertion(&broker, "/any")), ("token", access)];
+    assert_eq!(broker.form("/oauth/revoke", &own).await.status, StatusCode::OK);
+    assert_eq!(looks(&broker, access).await.status, StatusCode::UNAUTHORIZED);
+}

@@ -11,6 +11,7 @@ use url::Url;
 use super::answer::OauthError;
 use super::redirect::RedirectUri;
 use crate::foreign::KeySet;
+use crate::keys::Algorithm;
 use crate::strict::Object;
 
 /// The longest metadata document or registration, in bytes.
@@ -102,6 +103,10 @@ pub struct ClientMetadata {
     pub redirect_uris: Vec<RedirectUri>,
     /// What it proves itself with at the token endpoint.
     pub keys: ClientKeys,
+    /// The one algorithm by which it signs what it proves itself with, if it says one (`token_endpoint_auth_signing_alg`).
+    pub signs_by: Option<Algorithm>,
+    /// Are all its tokens bound to a key of its own (`dpop_bound_access_tokens`)?
+    pub bound: bool,
 }
 
 /// What a client proves itself with (`token_endpoint_auth_method`, RFC 7591 section 2).
@@ -142,7 +147,9 @@ impl ClientMetadata {
         if document.member("client_secret").is_some() || document.member("client_secret_expires_at").is_some() {
             return Err(wrong("a document that everybody reads has no client_secret"));
         }
-        Ok(Self { keys: keys(&document)?, ..read(&document, schemes)? })
+        let keys = keys(&document)?;
+        let signs_by = if keys == ClientKeys::Public { None } else { signs_by(&document)? };
+        Ok(Self { keys, signs_by, ..read(&document, schemes)? })
     }
 
     /// Reads a registration. `schemes` are schemes of applications that are allowed for redirect URIs.
@@ -213,6 +220,27 @@ fn keys(document: &Object) -> Result<ClientKeys, OauthError> {
     }
 }
 
+//= https://openid.net/specs/openid-connect-registration-1_0.html#ClientMetadata
+// token_endpoint_auth_signing_alg OPTIONAL. JWS alg algorithm that MUST be used for signing the JWT used to authenticate the Client at
+// the Token Endpoint for the private_key_jwt and client_secret_jwt authentication methods. All Token Requests using these authentication
+// methods from this Client MUST be rejected, if the JWT is not signed with this algorithm. [...] The value none MUST NOT be used.
+fn signs_by(document: &Object) -> Result<Option<Algorithm>, OauthError> {
+    const WRONG: OauthError = wrong("token_endpoint_auth_signing_alg is no algorithm that is taken");
+    let name = document.text_if("token_endpoint_auth_signing_alg").map_err(|_| WRONG)?;
+    name.map(|name| Algorithm::from_name(name).ok_or(WRONG)).transpose()
+}
+
+//= rfc9449#section-5.2
+// dpop_bound_access_tokens: A boolean value specifying whether the client always uses DPoP for token requests. If omitted, the default
+// value is false.
+fn bound(object: &Object) -> Result<bool, OauthError> {
+    match object.member("dpop_bound_access_tokens") {
+        None => Ok(false),
+        Some(Value::Bool(bound)) => Ok(*bound),
+        Some(_) => Err(wrong("dpop_bound_access_tokens is true or false")),
+    }
+}
+
 fn texts<'a>(object: &'a Object, name: &'static str) -> Result<Option<Vec<&'a str>>, OauthError> {
     const LIST: OauthError = wrong("a list of the metadata is no list of texts");
     let Some(value) = object.member(name) else { return Ok(None) };
@@ -241,6 +269,8 @@ fn read(object: &Object, schemes: &[String]) -> Result<ClientMetadata, OauthErro
         name: if name.is_empty() { "a client without a name".to_owned() } else { name.to_owned() },
         redirect_uris,
         keys: ClientKeys::Public,
+        signs_by: None,
+        bound: bound(object)?,
     })
 }
 
@@ -251,6 +281,8 @@ pub struct Registration {
     name: String,
     #[serde(rename = "r")]
     redirect_uris: Vec<String>,
+    #[serde(rename = "b", default, skip_serializing_if = "std::ops::Not::not")]
+    bound: bool,
     /// After this, in seconds since 1970, the client registers again.
     #[serde(rename = "x")]
     pub until: i64,
@@ -260,7 +292,8 @@ impl Registration {
     /// What is kept of a client that registers.
     #[must_use]
     pub fn new(metadata: &ClientMetadata, until: i64) -> Self {
-        Self { name: metadata.name.clone(), redirect_uris: metadata.redirect_uris.iter().map(ToString::to_string).collect(), until }
+        let redirect_uris = metadata.redirect_uris.iter().map(ToString::to_string).collect();
+        Self { name: metadata.name.clone(), redirect_uris, bound: metadata.bound, until }
     }
 
     /// What the client said. Its redirect URIs are judged again, as the configuration allows them now.
@@ -270,7 +303,7 @@ impl Registration {
     pub fn metadata(&self, schemes: &[String]) -> Result<ClientMetadata, OauthError> {
         let uris = self.redirect_uris.iter().map(|text| RedirectUri::parse(text, schemes)).collect::<Result<Vec<_>, _>>();
         let redirect_uris = uris.map_err(|_| wrong_redirect("a redirect URI is not allowed any more"))?;
-        Ok(ClientMetadata { name: self.name.clone(), redirect_uris, keys: ClientKeys::Public })
+        Ok(ClientMetadata { name: self.name.clone(), redirect_uris, keys: ClientKeys::Public, signs_by: None, bound: self.bound })
     }
 
     /// The answer to the client (RFC 7591 section 3.2.1).
@@ -284,6 +317,7 @@ impl Registration {
             "grant_types": ["authorization_code", "refresh_token"],
             "response_types": ["code"],
             "token_endpoint_auth_method": "none",
+            "dpop_bound_access_tokens": self.bound,
             "scope": crate::token::TOOLS_SCOPE,
         })
     }
@@ -397,6 +431,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_document_says_of_algorithm_and_binding_is_kept_or_the_document_is_refused() {
+        let (key, _) = crate::keys::SigningKey::generate().unwrap();
+        let keyed = [("token_endpoint_auth_method", json!("private_key_jwt")), ("jwks", json!({ "keys": [key.public().jwk()] }))];
+        let with = |change: &[(&str, Value)]| document(&[&keyed, change].concat());
+        assert_eq!(with(&[]).unwrap().signs_by, None);
+        for (name, algorithm) in [("EdDSA", Algorithm::EdDsa), ("Ed25519", Algorithm::EdDsa), ("ES256", Algorithm::Es256)] {
+            assert_eq!(with(&[("token_endpoint_auth_signing_alg", json!(name))]).unwrap().signs_by, Some(algorithm));
+        }
+        for bad in [json!("none"), json!("HS256"), json!("es256"), json!(""), json!(["ES256"]), json!(null)] {
+            assert_eq!(with(&[("token_endpoint_auth_signing_alg", bad.clone())]).unwrap_err().error(), "invalid_client_metadata", "{bad}");
+        }
+        assert_eq!((document(&[]).unwrap().bound, document(&[("dpop_bound_access_tokens", json!(true))]).unwrap().bound), (false, true));
+        assert!(!document(&[("dpop_bound_access_tokens", json!(false))]).unwrap().bound);
+        for bad in [json!("true"), json!(1), json!(null)] {
+            assert_eq!(document(&[("dpop_bound_access_tokens", bad.clone())]).unwrap_err().error(), "invalid_client_metadata", "{bad}");
+        }
+    }
+
+    #[test]
     fn a_request_without_a_redirect_uri_is_answered_only_where_there_is_one_place() {
         let two = document(&[]).unwrap();
         assert!(two.redirect(None).is_none());
@@ -418,7 +471,13 @@ mod tests {
             (&answer["token_endpoint_auth_method"], &answer["scope"], &answer["client_id"]),
             (&json!("none"), &json!("mcp:tools"), &json!("id"))
         );
-        assert!(answer.get("client_secret").is_none());
+        assert!(answer.get("client_secret").is_none() && answer["dpop_bound_access_tokens"] == false);
+        let bound = json!({ "redirect_uris": ["http://localhost:9/callback"], "dpop_bound_access_tokens": true }).to_string();
+        let bound = Registration::new(&ClientMetadata::of_registration(bound.as_bytes(), &[]).unwrap(), 5);
+        let again: Registration = serde_json::from_str(&serde_json::to_string(&bound).unwrap()).unwrap();
+        assert!(again.metadata(&[]).unwrap().bound && again.answer("id", 1)["dpop_bound_access_tokens"] == true);
+        // One that was registered before anybody could say so did not.
+        assert!(!serde_json::from_str::<Registration>(r#"{"n":"C","r":["http://localhost:9/callback"],"x":5}"#).unwrap().bound);
         let long: Vec<String> = (0..16).map(|n| format!("https://c.example/{n}/{}", "x".repeat(100))).collect();
         assert!(ClientMetadata::of_registration(json!({ "redirect_uris": long }).to_string().as_bytes(), &[]).is_err());
     }

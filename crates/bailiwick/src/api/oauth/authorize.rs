@@ -350,6 +350,7 @@ fn allowed(house: &House, by: &SignedIn, fields: &BTreeMap<String, String>, ques
         redirect_uri: question.given_redirect.clone(),
         challenge: question.asked.challenge,
         key: question.asked.key,
+        bound: question.client.metadata.bound,
         agent: agent.name.clone(),
         tools,
         ttl: Duration::from_secs(minutes.saturating_mul(60)),

@@ -26,6 +26,7 @@ const TOKEN: OauthError =
     OauthError::invalid_grant("the refresh token is not valid: its task has ended, it was used already, or is another client's");
 const UNSIGNED: OauthError = OauthError::temporarily_unavailable("the token could not be signed");
 
+const NO_KEY: OauthError = OauthError::invalid_dpop_proof("the client says that all its tokens are bound to a key of its own: it shows a proof of that");
 const NOT_PROVED: OauthError = OauthError::invalid_client("the client did not prove itself as its metadata document says");
 
 /// The client that asks, by its ID, and whether it brings a proof.
@@ -98,8 +99,15 @@ pub(super) async fn redeem(api: &Arc<Api>, asked: &TokenRequest, grant: &CodeGra
         tracing::warn!(from = %presented.from, agent = %allowed.agent, "a code was presented by somebody who is not its client");
         return Err(CODE.into());
     }
+    //= rfc9449#section-5.2
+    // If the value is true, the authorization server MUST reject token requests from the client that do not contain the DPoP header.
+    // The refresh token is bound to the key of this first request, so that none that follows can be without it.
+    if allowed.bound && !matches!(confirmation, Some(Confirmation::Key(_))) {
+        return Err(NO_KEY.into());
+    }
     let agent = house.agent(allowed.agent.as_str()).ok_or(CODE)?;
     house.bound_enough(agent, confirmation.as_ref())?;
+    house.take_key(shown)?;
     let task = open(house, agent, &allowed, confirmation.as_ref()).await?;
     if !house.consents.codes.opened(&grant.code, task.task.id) {
         came_twice(house, task.task.id, "code_reused", "an authorization code was presented twice").await;
@@ -107,7 +115,6 @@ pub(super) async fn redeem(api: &Arc<Api>, asked: &TokenRequest, grant: &CodeGra
     }
     let client = Digest::of(client_id.as_bytes());
     let refresh =
-    house.take_key(shown)?;
         house.first_refresh(task.task.id, (client, allowed.authenticates), confirmation.as_ref(), allowed.session, task.task.expires_at).await;
     let refresh = refresh.map_err(|error| {
         tracing::error!(error.code = %error.code(), %error, "no refresh token was issued: the store failed");
@@ -190,6 +197,7 @@ pub(super) async fn refresh(api: &Arc<Api>, asked: &TokenRequest, grant: &Refres
         return Err(TOKEN.into());
     }
     in_pace(house, agent).await?;
+    house.take_key(shown)?;
     let rotation = house.rotate(&said).await.map_err(|error| {
         tracing::error!(error.code = %error.code(), %error, "no token was issued: the store failed");
         STORE_DOWN
@@ -197,7 +205,6 @@ pub(super) async fn refresh(api: &Arc<Api>, asked: &TokenRequest, grant: &Refres
     match rotation {
         Rotation::Next(next) => answer(house, &live, confirmation, Some(next)),
         //= rfc9700#section-4.14.2
-    house.take_key(shown)?;
         // If a refresh token is compromised and subsequently used by both the attacker and the legitimate client, one of them will
         // present an invalidated refresh token, which will inform the authorization server of the breach. The authorization server
         // cannot determine which party submitted the invalid refresh token, but it will revoke the active refresh token.
@@ -252,8 +259,8 @@ impl House {
         };
         let mut proved = Err(ProofError::Key);
         for again in [false, true] {
-            let keys = self.keys_of_client(client_id, again).await.map_err(|why| refused(&why))?;
-            proved = assertion::verify_client(assertion, client_id, &keys, &audiences, now);
+            let (keys, signs_by) = self.keys_of_client(client_id, again).await.map_err(|why| refused(&why))?;
+            proved = assertion::verify_client(assertion, client_id, (&keys, signs_by), &audiences, now);
             // It may have a new key since the keys were read.
             if !matches!(proved, Err(ProofError::Key)) {
                 break;
@@ -284,24 +291,21 @@ impl Api {
             ClientProof::Assertion { .. } | ClientProof::Nothing { client_id: Some(_) } => client_of(client)?,
             _ => return Ok(false),
         };
-        let (task, ours) = match house.open_refresh(token) {
-            Some(said) => {
-                let ours = said.client == Digest::of(client_id.as_bytes());
-                if ours && said.authenticates && assertion.is_none() {
-                    return Err(NOT_PROVED);
-                }
-                (said.task, ours)
-            }
+        let client = Digest::of(client_id.as_bytes());
+        let (task, ours, authenticates) = match house.open_refresh(token) {
+            Some(said) => (said.task, said.client == client, said.authenticates),
             None => {
                 let now = house.clock.now();
                 let Some(task) = house.verifier.verify(token, &house.urls.mcp, now).ok().and_then(|v| v.task()) else { return Ok(false) };
                 // An agent's own, which proves itself in another way: that is looked at next.
-                if !house.is_task_of_client(task, Digest::of(client_id.as_bytes())).await.map_err(|_| STORE_DOWN)? {
-                    return Ok(false);
-                }
-                (task, true)
+                let of_client = house.task_of_client(task, client).await.map_err(|_| STORE_DOWN)?;
+                let Some(authenticates) = of_client else { return Ok(false) };
+                (task, true, authenticates)
             }
         };
+        if ours && authenticates && assertion.is_none() {
+            return Err(NOT_PROVED);
+        }
         // Its keys are fetched for whoever has a token of this client, and for nobody else.
         if let (Some(assertion), true) = (assertion, ours) {
             house.client_proves_itself(&client_id, assertion).await?;
