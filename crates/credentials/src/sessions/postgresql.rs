@@ -57,8 +57,16 @@ pub struct Session {
     user: String,
     key: Option<CancelKey>,
     /// What the session is called in the server's log, if not as it was at its opening.
-    name: std::sync::Mutex<Option<String>>,
+    name: std::sync::Mutex<Option<Name>>,
     wire: Mutex<Option<Wire>>,
+}
+
+/// What a session is called since it was given to a task.
+#[derive(Clone)]
+struct Name {
+    name: String,
+    /// The server was told.
+    said: bool,
 }
 
 /// What stops a session's statement from another connection (section 55.2.8).
@@ -132,26 +140,31 @@ impl Session {
         self.run(Mode::Write, sql, parameters, limits).await
     }
 
-    /// Gives a session that was opened beforehand to a task: from now on it has the tag's name in the server's log. False: it cannot be used for that.
+    /// Gives a session that was opened beforehand to a task: whatever it does from now on has the tag's name in the server's log. The server is told
+    /// with the next statement, in front of it. False: it cannot be used for that.
     pub async fn assign(&self, tag: &Tag) -> bool {
-        let name = tag.connection_name(63);
-        let mut slot = self.wire.lock().await;
-        let Some(mut wire) = slot.take() else { return false };
-        let limits = Limits { rows: 0, bytes: 0, time: OPEN_MAX };
-        let mut exchange = Exchange { wire: &mut wire, mode: Mode::Write, limits: &limits, name: None, committing: false, usable: true };
-        let named = tokio::time::timeout(OPEN_MAX, exchange.ours(&naming(&name))).await;
-        let named = matches!(named, Ok(Ok(Ok(_))));
-        if named {
-            *self.name.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(name);
-            *slot = Some(wire);
+        let slot = self.wire.lock().await;
+        if slot.is_none() {
+            return false;
         }
-        named
+        *self.named() = Some(Name { name: tag.connection_name(63), said: false });
+        true
     }
 
-    /// Whether the connection is gone, so that the next call needs another session. False while a statement runs.
+    fn named(&self) -> std::sync::MutexGuard<'_, Option<Name>> {
+        self.name.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether the connection is gone, so that the next call needs another session. False while a statement runs. A server that said
+    /// something by itself most likely said goodbye: what it was is not looked at.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.wire.try_lock().is_ok_and(|slot| slot.is_none())
+        self.wire.try_lock().is_ok_and(|mut slot| {
+            if slot.as_mut().is_some_and(|wire| !wire.is_quiet()) {
+                *slot = None;
+            }
+            slot.is_none()
+        })
     }
 
     /// Says goodbye and closes the connection. A statement that runs is not waited for.
@@ -173,11 +186,14 @@ impl Session {
         if mode == Mode::Write && wire.status.standby {
             return Err(SessionError::lost("the node accepts no writes: it is a standby"));
         }
-        let name = self.name.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let name = self.named().clone();
         let mut guard = Guard { node: &self.node, key: self.key, armed: true };
-        let mut exchange = Exchange { wire: &mut wire, mode, limits, name, committing: false, usable: true };
+        let mut exchange = Exchange { wire: &mut wire, mode, limits, name, told: false, committing: false, usable: true };
         let outcome = tokio::time::timeout(limits.time.saturating_add(GRACE), exchange.run(sql, parameters)).await;
-        let committing = exchange.committing;
+        let (committing, told) = (exchange.committing, exchange.told);
+        if told && let Some(name) = self.named().as_mut() {
+            name.said = true;
+        }
         match outcome {
             Ok(Ok(outcome)) => {
                 // What came of it is known, whatever becomes of the session now.
@@ -238,8 +254,10 @@ struct Exchange<'a> {
     wire: &'a mut Wire,
     mode: Mode,
     limits: &'a Limits,
-    /// What the session is called, where it must be called so again after its state was forgotten.
-    name: Option<String>,
+    /// What the session is called, where it must be told, or told again after its state was forgotten.
+    name: Option<Name>,
+    /// The server was told so.
+    told: bool,
     /// The commit was sent: from then on nobody but its answer says that it was not done.
     committing: bool,
     /// The connection can be used again afterwards.
@@ -254,11 +272,16 @@ impl Exchange<'_> {
         let timeout = self.limits.time.as_millis().clamp(1, 3_600_000);
         let access = if self.mode == Mode::Read { "READ ONLY" } else { "READ WRITE" };
         let begin = format!("BEGIN TRANSACTION {access}; SET LOCAL statement_timeout = {timeout}; SET LOCAL lock_timeout = {timeout}");
-        self.wire.send(&Frames::default().ours(&begin).prepare(sql).0).await?;
-        // The answers of both are read before anything is made of either.
+        let naming = self.name.as_ref().filter(|name| !name.said).map(|name| naming(&name.name));
+        // A query of its own: what is set in the transaction's query is undone with the transaction.
+        let first = naming.iter().fold(Frames::default(), |frames, naming| frames.ours(naming));
+        self.wire.send(&first.ours(&begin).prepare(sql).0).await?;
+        // The answers of all are read before anything is made of one.
+        let named = if naming.is_some() { self.finish().await? } else { Ok(String::new()) };
         let begun = self.finish().await?;
         let prepared = self.prepared().await?;
-        if let Err(refusal) = begun {
+        self.told = naming.is_some() && named.is_ok();
+        if let Err(refusal) = named.and(begun) {
             self.usable = false;
             return Ok(Err(refusal));
         }
@@ -296,7 +319,7 @@ impl Exchange<'_> {
             return false;
         }
         match self.name.take() {
-            Some(name) => matches!(self.ours(&naming(&name)).await, Ok(Ok(_))),
+            Some(name) => matches!(self.ours(&naming(&name.name)).await, Ok(Ok(_))),
             None => true,
         }
     }

@@ -357,7 +357,9 @@ async fn a_role_that_a_crash_took_is_ended_and_whoever_has_its_number_now_is_lef
     let broker = world.broker();
     assert_verified(&broker.end(&account).await.unwrap(), &["primary"], "28P01");
     // The server gives a number again that it had given before the crash, to a role that is not ours.
-    world.sql(&format!("CREATE ROLE bystander LOGIN PASSWORD '{PASSWORD}'; ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO bystander"));
+    world.sql(&format!(
+        "CREATE ROLE bystander LOGIN PASSWORD '{PASSWORD}'; ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO bystander"
+    ));
     account.ids = TargetIds::one("oid", world.sql("SELECT oid FROM pg_roles WHERE rolname = 'bystander'"));
     let mut config = tokio_postgres::Config::new();
     config.host("127.0.0.1").port(world.primary.port()).user("bystander").password(PASSWORD).dbname("shop");

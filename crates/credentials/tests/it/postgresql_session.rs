@@ -78,7 +78,9 @@ async fn values_come_and_go_as_json_and_the_server_knows_the_task() {
     assert!(session.assign(&other).await);
     drop(session.write("SELECT 1", &[], &LIMITS).await.unwrap());
     assert_eq!(one(&session, "SHOW application_name", &[]).await.unwrap(), json!(other.connection_name(63)));
+    // The first statement has it already: one that reads, and is rolled back.
     assert!(session.assign(&tag()).await);
+    assert_eq!(one(&session, "SHOW application_name", &[]).await.unwrap(), json!(tag().connection_name(63)));
     // The server's own log has the chain, and no password.
     let name = tag().connection_name(63);
     assert_eq!(world.sql(&format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{}'", name.replace('\'', "''"))), "1");

@@ -1,8 +1,10 @@
 //! Frames of `PostgreSQL`'s protocol 3 (PostgreSQL 15, chapter 55): writing those that we send, and reading those that a server may send us,
 //! none of them larger than we allow.
 
+use std::pin::Pin;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufRead as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::kinds::connection::Stream;
 
@@ -58,6 +60,12 @@ impl Wire {
     pub(super) async fn send(&mut self, frames: &BytesMut) -> Result<(), Broken> {
         self.stream.write_all(frames).await?;
         Ok(self.stream.flush().await?)
+    }
+
+    /// Is the connection open, and the server silent? Nothing is waited for. What it says by itself is not kept.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        Pin::new(&mut self.stream).poll_fill_buf(&mut context).is_pending()
     }
 
     /// The next frame that is an answer. A row longer than `row_max` is skipped.
@@ -288,6 +296,19 @@ mod tests {
             let bytes = [&b"S"[..], &length, body.as_bytes(), b"Z\0\0\0\x05I"].concat();
             assert_eq!(read(&bytes, 10).await.is_ok(), fine, "{name} {value}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_said_something_by_itself_or_went_away_is_not_quiet() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 10);
+        let mut wire = Wire::new(Box::new(ours));
+        assert!(wire.is_quiet() && wire.is_quiet());
+        theirs.write_all(b"N").await.unwrap();
+        assert!(!wire.is_quiet());
+        let (ours, theirs) = tokio::io::duplex(1 << 10);
+        let mut wire = Wire::new(Box::new(ours));
+        drop(theirs);
+        assert!(!wire.is_quiet());
     }
 
     #[tokio::test]
