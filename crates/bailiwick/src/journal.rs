@@ -1,7 +1,7 @@
 //! The recorder: what `core::record` asks of a journal, done on the store in one durable transaction.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bailiwick_core::hold::HoldState;
@@ -13,6 +13,7 @@ use crate::approve::SayingError;
 use crate::clock::random;
 use crate::entry::{self, Body};
 use crate::house::House;
+use crate::leases::Held;
 
 /// Writes the decisions of one call. `control` is the fence: the state of authority that was read before deciding.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub struct Recorder<'a> {
     /// What the client brought back to the system's questions, beside the arguments.
     pub brought: Option<Vec<u8>>,
     /// The lease with which the call would be sent.
-    pub lease: Option<bailiwick_core::LeaseId>,
+    pub(crate) lease: Option<&'a Arc<Held>>,
 }
 
 /// Who acts, as entries say it.
@@ -107,13 +108,16 @@ impl Journal for Recorder<'_> {
                 hold: hold.map(|h| h.id),
                 approvals: hold.map_or(&[], |h| h.approvals.as_slice()),
                 injects: &injects,
-                lease: self.lease,
+                lease: self.lease.map(|held| held.id),
                 labels: decision.labels(),
                 traceparent: self.traceparent,
             },
         );
         let consume = hold.map(|h| h.id);
-        let row = IntentRow { known_control: self.control, task: task.id, call: call.id(), consume, budget_calls: task.budget.calls, at: now, body };
+        let assigns = self.lease.map_or(Ok(None), |held| self.house.leases.assignment(held, call.id()))?;
+        let assigned = self.lease.filter(|_| assigns.is_some());
+        let (known_control, budget_calls) = (self.control, task.budget.calls);
+        let row = IntentRow { known_control, task: task.id, call: call.id(), consume, budget_calls, at: now, assigns, body };
         let required = if self.house.must_keep(tool.effect) { text.take() } else { None };
         let kept_first = required.is_some();
         if let Some(text) = required {
@@ -125,6 +129,9 @@ impl Journal for Recorder<'_> {
             self.house.unkeep(call.id(), PayloadKind::Arguments).await;
         }
         let written = written?;
+        if let Some(held) = assigned {
+            self.house.leases.assigned(held, written.map(drop)).await;
+        }
         if let (Ok(_), Some(text)) = (&written, text) {
             self.house.keep(text);
         }
@@ -135,7 +142,7 @@ impl Journal for Recorder<'_> {
             self.house.holds.put(Hold { state, ..hold.clone() });
         }
         match written {
-            Ok(_) | Err(Lost::Stale) => {}
+            Ok(_) | Err(Lost::Stale | Lost::LeaseGone) => {}
             // What is refused is on record, here too.
             Err(Lost::TaskClosed) => self.house.denied(call, ErrorCode::TaskClosed, ErrorCode::TaskClosed.sentence(), &[]).await?,
             Err(Lost::BudgetCalls) => self.house.denied(call, ErrorCode::BudgetCalls, ErrorCode::BudgetCalls.sentence(), &[]).await?,

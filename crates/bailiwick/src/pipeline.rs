@@ -189,6 +189,13 @@ impl House {
             Err(answer) => return Ok(answer),
         };
         for _ in 0..DECIDE_AGAIN_MAX {
+            // The account that waited for it was taken meanwhile, or its end has begun: there is another one.
+            if sending.lease.as_ref().is_some_and(|held| held.is_over()) {
+                sending.lease = match self.reserve_lease(&call, who, tool).await? {
+                    Ok(lease) => lease,
+                    Err(answer) => return Ok(answer),
+                };
+            }
             // Read first: a server that starts anew from here on is looked at before anything is sent to it.
             sending.life = (!tool.tool.name.is_operation()).then(|| tool.system.listed_life.load(Ordering::Acquire));
             // The tool was looked up before the fence was read, for a held call long before: is it still the one in force?
@@ -212,8 +219,7 @@ impl House {
                 self.denied(decision.call(), code, detail, &[]).await?;
                 return Ok(Refused::answer(code, detail));
             }
-            let lease = sending.lease.as_ref().map(|held| held.id);
-            let recorder = Recorder { house: self, control, traceparent, brought: sending.extra_text(), lease };
+            let recorder = Recorder { house: self, control, traceparent, brought: sending.extra_text(), lease: sending.lease.as_ref() };
             fault::point("before-record");
             call = match bailiwick_core::record::record(&recorder, decision).await? {
                 Recorded::Permit(call) => {
@@ -403,6 +409,21 @@ impl House {
         })
     }
 
+    /// Sends it with the credential of the task, if it needs one.
+    async fn lease_and_send(
+        &self,
+        call: CallId,
+        tool: &ToolEntry,
+        params: &Bytes,
+        sending: &Sending,
+        live: &LiveTask,
+    ) -> Result<Reply, UpstreamError> {
+        if let Some(held) = &sending.lease {
+            self.leased(held, call, live.ended()).await?;
+        }
+        send(call, tool, params, sending, live.ended()).await
+    }
+
     /// Sends the exact bytes that were decided, and completes the entry, whatever happens.
     async fn forward(self: Arc<Self>, call: Call<Permitted>, live: Arc<LiveTask>, tool: Arc<ToolEntry>, mut sending: Sending) -> Answer {
         let started = Instant::now();
@@ -420,14 +441,12 @@ impl House {
         fault::point("after-label");
         let params = tool.params(&spent.arguments, &sending.extra);
         fault::point("before-forward");
-        let leased = match &sending.lease {
-            Some(held) => self.leased(held, spent.id, live.ended()).await,
-            None => Ok(()),
-        };
-        let mut result = match leased {
-            Ok(()) => send(spent.id, &tool, &params, &sending, live.ended()).await,
-            Err(error) => Err(error),
-        };
+        let mut result = self.lease_and_send(spent.id, &tool, &params, &sending, &live).await;
+        if let Some(lost) = sending.lease.take_if(|held| held.was_lost_waiting() && result.as_ref().is_err_and(|error| !error.may_have_run())) {
+            // The system had lost the account that waited, as after a crash of its own: nothing was sent, and one is made for the call.
+            sending.lease = Some(self.leases.instead_of(&lost));
+            result = self.lease_and_send(spent.id, &tool, &params, &sending, &live).await;
+        }
         if matches!(result, Err(UpstreamError::Anew)) && self.look_again(&tool).await {
             // It is the same tool, and nothing was sent.
             let life = Some(tool.system.listed_life.load(Ordering::Acquire));

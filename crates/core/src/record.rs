@@ -57,6 +57,8 @@ pub enum Lost {
     BudgetCalls,
     /// The approval was used, or expired, in the meantime.
     ApprovalGone,
+    /// The account that waited for the call's task was taken, or is being ended.
+    LeaseGone,
 }
 
 /// What writes decisions down. An `Ok` of these methods says: it is durable.
@@ -92,7 +94,7 @@ pub enum Recorded {
     },
     /// It waits for people.
     Hold(Box<Hold>, Call<Bound>),
-    /// Authority or the approval changed meanwhile: decide again.
+    /// Authority, the approval or the account that waited changed meanwhile: decide again.
     Stale(Call<Bound>),
 }
 
@@ -112,7 +114,7 @@ pub async fn record<J: Journal>(journal: &J, decision: Decision) -> Result<Recor
                     let permit = Permit { entry, digest: decision.call.digest() };
                     Ok(Recorded::Permit(decision.call.permitted(permit)))
                 }
-                Err(Lost::Stale | Lost::ApprovalGone) => Ok(Recorded::Stale(decision.call)),
+                Err(Lost::Stale | Lost::ApprovalGone | Lost::LeaseGone) => Ok(Recorded::Stale(decision.call)),
                 Err(Lost::TaskClosed) => denied(decision, ErrorCode::TaskClosed),
                 Err(Lost::BudgetCalls) => denied(decision, ErrorCode::BudgetCalls),
             }

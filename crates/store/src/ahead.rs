@@ -52,6 +52,10 @@ impl Recorded {
         self.entries.iter().fold(0, |n, e| n.saturating_add(e.body.len()).saturating_add(200))
     }
 
+    fn assigned(&self) -> usize {
+        self.entries.iter().filter(|e| e.assigns.is_some()).count()
+    }
+
     /// Its entries within a range, in order.
     fn within(&self, range: &Range<u64>) -> impl Iterator<Item = (u64, &Pending, &[u8; 32])> {
         let all = (self.first..).zip(self.entries.iter().zip(&self.leaves)).map(|(index, (entry, leaf))| (index, entry, leaf));
@@ -71,6 +75,8 @@ pub(crate) struct Ahead {
 struct State {
     batches: VecDeque<Arc<Recorded>>,
     bytes: usize,
+    /// Entries among them that give an account to a task.
+    assigned: usize,
     /// Entries that are durable, wherever.
     size: u64,
     /// Since when the oldest batch waits.
@@ -94,6 +100,7 @@ impl Ahead {
         let mut state = self.state();
         let (before, bytes) = (state.bytes, batch.bytes());
         state.bytes = before.saturating_add(bytes);
+        state.assigned = state.assigned.saturating_add(batch.assigned());
         state.size = batch.last();
         let first = state.since.is_none();
         state.since.get_or_insert_with(Instant::now);
@@ -121,6 +128,11 @@ impl Ahead {
         state.batches.front().map_or(state.size, |batch| batch.first)
     }
 
+    /// Does the journal alone know that an account was given to a task?
+    pub(crate) fn has_assigned(&self) -> bool {
+        self.state().assigned > 0
+    }
+
     /// The place in the journal up to which everything is here or in the database.
     pub(crate) fn end(&self) -> Option<u64> {
         self.state().batches.back().map(|batch| batch.end)
@@ -143,6 +155,7 @@ impl Ahead {
         let mut state = self.state();
         while let Some(batch) = state.batches.pop_front_if(|batch| batch.end <= end) {
             state.bytes = state.bytes.saturating_sub(batch.bytes());
+            state.assigned = state.assigned.saturating_sub(batch.assigned());
             gone.push(batch);
         }
         state.since = if state.batches.is_empty() { None } else { Some(Instant::now()) };

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bailiwick_core::record::Lost;
-use bailiwick_core::{CallId, HoldId, Task, TaskId, Timestamp};
+use bailiwick_core::{CallId, HoldId, LeaseId, Task, TaskId, Timestamp};
 
 use crate::entry::Intent;
 use crate::error::StoreError;
+use crate::writing::Assigned;
 
 /// An open task, as far as the fence looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ enum Undo {
     Control(u64),
     Task(TaskId, Option<OpenTask>),
     Approval(HoldId, Option<Usable>),
+    Account(LeaseId, Option<Option<TaskId>>),
+    Assigned(u64),
     Opened(u64),
     Closed(u64, Unsettled),
 }
@@ -59,6 +62,10 @@ pub(crate) struct Authority {
     control_seq: u64,
     tasks: HashMap<TaskId, OpenTask>,
     approvals: HashMap<HoldId, Usable>,
+    /// Pooled accounts that wait (`None`), and those that a task was given, until they are being ended.
+    accounts: HashMap<LeaseId, Option<TaskId>>,
+    /// Accounts that were given to tasks, by the entries that gave them, which the database may not have yet.
+    assigned: BTreeMap<u64, Assigned>,
     unsettled: BTreeMap<u64, Unsettled>,
     /// Intents that nobody is working on any more: left by a crash, or their caller is gone.
     left: BTreeSet<u64>,
@@ -86,6 +93,10 @@ impl Authority {
         self.approvals.insert(id, approval);
     }
 
+    pub(crate) fn load_account(&mut self, id: LeaseId) {
+        self.accounts.insert(id, None);
+    }
+
     pub(crate) fn load_unsettled(&mut self, index: u64, intent: Unsettled) {
         self.unsettled.insert(index, intent);
         self.left.insert(index);
@@ -110,6 +121,12 @@ impl Authority {
         let spent = |(id, task): &(TaskId, OpenTask)| task.used >= most(*id, task);
         if line.iter().any(spent) {
             return Err(Lost::BudgetCalls);
+        }
+        if let Some(assignment) = &intent.assigns {
+            let taken = self.accounts.get(&assignment.lease).is_none_or(|by| by.is_some_and(|task| task != intent.task));
+            if taken {
+                return Err(Lost::LeaseGone);
+            }
         }
         if let Some(hold) = intent.consume {
             let usable = self.approvals.get(&hold).is_some_and(|a| a.task == intent.task && intent.at < a.expires_at);
@@ -197,6 +214,42 @@ impl Authority {
         self.control_seq = self.control_seq.saturating_add(1);
     }
 
+    /// Does this pooled account wait for a task?
+    pub(crate) fn waits(&self, lease: LeaseId) -> bool {
+        self.accounts.get(&lease) == Some(&None)
+    }
+
+    /// The entry of this index gives a pooled account to a task.
+    pub(crate) fn assign(&mut self, index: u64, assigned: Assigned) {
+        self.set_account(assigned.lease, Some(Some(assigned.task)));
+        self.assigned.insert(index, assigned);
+        self.undo.push(Undo::Assigned(index));
+    }
+
+    /// What was given to tasks, and the database may not know yet.
+    pub(crate) fn assigned(&self) -> impl Iterator<Item = &Assigned> {
+        self.assigned.values()
+    }
+
+    /// The database has every entry before this one.
+    pub(crate) fn assigned_from(&mut self, floor: u64) {
+        while let Some(first) = self.assigned.first_entry().filter(|first| *first.key() < floor) {
+            first.remove();
+        }
+    }
+
+    /// A pooled account waits (`Some(None)`), is a task's, or is being ended (`None`).
+    pub(crate) fn set_account(&mut self, id: LeaseId, account: Option<Option<TaskId>>) {
+        let before = replace(&mut self.accounts, id, account);
+        self.undo.push(Undo::Account(id, before));
+    }
+
+    /// The accounts of a task are being ended.
+    pub(crate) fn end_accounts(&mut self, of: TaskId) {
+        let ended: Vec<LeaseId> = self.accounts.iter().filter(|(_, task)| **task == Some(of)).map(|(id, _)| *id).collect();
+        ended.into_iter().for_each(|id| self.set_account(id, None));
+    }
+
     pub(crate) fn task(&self, id: TaskId) -> Option<OpenTask> {
         self.tasks.get(&id).copied()
     }
@@ -231,6 +284,12 @@ impl Authority {
                 Some(Undo::Approval(id, before)) => {
                     replace(&mut self.approvals, id, before);
                 }
+                Some(Undo::Account(id, before)) => {
+                    replace(&mut self.accounts, id, before);
+                }
+                Some(Undo::Assigned(index)) => {
+                    self.assigned.remove(&index);
+                }
                 Some(Undo::Opened(index)) => {
                     self.unsettled.remove(&index);
                     // Its index goes to another call, for which somebody waits.
@@ -262,7 +321,8 @@ impl Authority {
     pub(crate) fn picture(&self) -> String {
         let tasks: BTreeMap<_, _> = self.tasks.iter().collect();
         let approvals: BTreeMap<_, _> = self.approvals.iter().collect();
-        format!("{} {} {tasks:?} {approvals:?} {:?}", self.size, self.control_seq, self.unsettled)
+        let waiting: BTreeSet<_> = self.accounts.iter().filter(|(_, task)| task.is_none()).map(|(id, _)| *id).collect();
+        format!("{} {} {tasks:?} {approvals:?} {waiting:?} {:?}", self.size, self.control_seq, self.unsettled)
     }
 }
 

@@ -302,7 +302,7 @@ impl Anchor {
 
 const INSERT: &str = "INSERT INTO entries (idx, kind, task, call, closes, leaf, body, note) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
-/// The entries of one batch, the last of them with the signed note over the tree with all of them.
+/// The entries of one batch, the last of them with the signed note over the tree with all of them, and what they gave to tasks.
 pub(crate) fn insert(conn: &Connection, first: u64, entries: &[Pending], leaves: &[[u8; 32]], note: &str) -> Result<(), StoreError> {
     let mut insert = conn.prepare_cached(INSERT)?;
     let mut left = entries.len();
@@ -311,6 +311,9 @@ pub(crate) fn insert(conn: &Connection, first: u64, entries: &[Pending], leaves:
         let note = (left == 0).then_some(note);
         let (task, call) = (entry.task.map(|t| t.to_bytes()), entry.call.map(|c| c.to_bytes()));
         insert.execute((index, entry.kind, task, call, entry.closes.map(int), leaf.as_slice(), entry.body.as_slice(), note))?;
+    }
+    for assigned in entries.iter().filter_map(|entry| entry.assigns.as_ref()) {
+        crate::leases::assign(conn, assigned)?;
     }
     Ok(())
 }
@@ -347,6 +350,9 @@ fn insert_records(conn: &Connection, records: &[Record]) -> Result<(), StoreErro
                 }
                 other => other,
             })?;
+        }
+        for assigned in &record.assigned {
+            crate::leases::assign(conn, assigned)?;
         }
     }
     set_place(conn, newest.end, 0)

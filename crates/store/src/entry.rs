@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bailiwick_core::{CallId, HoldId, TaskId, Timestamp};
+use bailiwick_core::{CallId, HoldId, LeaseId, TaskId, Timestamp};
 
 use crate::error::StoreError;
+use crate::leases::LeaseLife;
 
 /// The largest body of an entry, in bytes (C2SP tlog-tiles, entry bundles: a 16-bit length).
 pub const ENTRY_BYTES_MAX: usize = 65_535;
@@ -100,8 +101,35 @@ pub struct Intent {
     pub budget_calls: u64,
     /// The time now.
     pub at: Timestamp,
+    /// The account that waited in a pool and is its task's from here on.
+    pub assigns: Option<Assignment>,
     /// The entry's bytes.
     pub body: Vec<u8>,
+}
+
+/// A pooled account that becomes a task's with the intent of the task's call: in the same durable write, or not at all.
+#[derive(Clone)]
+pub struct Assignment {
+    pub(crate) lease: LeaseId,
+    pub(crate) life: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Assignment {
+    /// This lease, with what changes about it, and the bytes of its entry.
+    ///
+    /// # Errors
+    /// `TooLarge` if the entry does not fit.
+    pub fn new(lease: LeaseId, life: &LeaseLife, body: Vec<u8>) -> Result<Self, StoreError> {
+        check_body(&body)?;
+        Ok(Self { lease, life: serde_json::to_string(life)?, body })
+    }
+}
+
+impl fmt::Debug for Assignment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assignment").field("lease", &self.lease).field("bytes", &self.body.len()).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Intent {
@@ -113,6 +141,7 @@ impl fmt::Debug for Intent {
             .field("consume", &self.consume)
             .field("budget_calls", &self.budget_calls)
             .field("at", &self.at)
+            .field("assigns", &self.assigns)
             .field("bytes", &self.body.len())
             .finish()
     }

@@ -1,13 +1,13 @@
 //! Leases: the journal of credentials, written before each step at a system, and never silent about one that is not ended.
 
 use bailiwick_core::{CallId, LeaseId, SystemName, TaskId, Timestamp};
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::entry::{Entry, kind};
 use crate::error::StoreError;
 use crate::sql::limit;
 use crate::store::Store;
-use crate::writing::Writing;
+use crate::writing::{Assigned, Writing};
 
 /// Where a lease stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,6 +176,9 @@ impl Writing<'_> {
                 serde_json::to_string(&row.life)?,
                 &row.secret,
             ))?;
+        if state == LeaseState::Pooled {
+            self.state.set_account(row.lease.id, Some(None));
+        }
         self.lease_entry(row.task, row.life.call, body).map(Ok)
     }
 
@@ -202,24 +205,6 @@ impl Writing<'_> {
         Ok(to == LeaseState::Live)
     }
 
-    /// A pooled account is given to a task. False: the task is not open, or another one was first.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn lease_assign(&mut self, id: LeaseId, task: TaskId, life: &LeaseLife, body: Vec<u8>) -> Result<bool, StoreError> {
-        if self.state.task(task).is_none() {
-            return Ok(false);
-        }
-        let changed = self
-            .conn
-            .prepare_cached("UPDATE leases SET task = ?2, state = 'live', life = ?3 WHERE id = ?1 AND state = 'pooled'")?
-            .execute((id.to_bytes(), task.to_bytes(), serde_json::to_string(life)?))?;
-        if changed == 1 {
-            self.lease_entry(Some(task), life.call, body)?;
-        }
-        Ok(changed == 1)
-    }
-
     /// It must not be used any more, and is to be ended. False: it is being ended already, or is ended.
     ///
     /// # Errors
@@ -229,6 +214,9 @@ impl Writing<'_> {
             .conn
             .prepare_cached("UPDATE leases SET state = 'ending' WHERE id = ?1 AND state IN ('pooled', 'intended', 'live')")?
             .execute([id.to_bytes()])?;
+        if changed == 1 {
+            self.state.set_account(id, None);
+        }
         Ok(changed == 1)
     }
 
@@ -237,6 +225,7 @@ impl Writing<'_> {
         self.conn
             .prepare_cached("UPDATE leases SET state = 'ending' WHERE task = ?1 AND state IN ('intended', 'live')")?
             .execute([task.to_bytes()])?;
+        self.state.end_accounts(task);
         Ok(())
     }
 
@@ -307,7 +296,25 @@ impl Writing<'_> {
     }
 }
 
+/// A pooled account is a task's, as an entry of a call of that says. Nothing, if the database knows that already, or it was ended meanwhile.
+pub(crate) fn assign(conn: &Connection, assigned: &Assigned) -> Result<(), StoreError> {
+    conn.prepare_cached("UPDATE leases SET task = ?2, state = 'live', life = ?3 WHERE id = ?1 AND state = 'pooled'")?.execute((
+        assigned.lease.to_bytes(),
+        assigned.task.to_bytes(),
+        &assigned.life,
+    ))?;
+    Ok(())
+}
+
 impl Store {
+    /// Asks about leases. Where the journal alone knows that an account was given to a task, the database follows first.
+    async fn read_leases<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if self.has_assigned_ahead() { self.read_newest(question).await } else { self.read(question).await }
+    }
+
     /// See [`Writing::lease_begin`]. Durable when it returns.
     ///
     /// # Errors
@@ -322,14 +329,6 @@ impl Store {
     /// As there.
     pub async fn lease_made(&self, id: LeaseId, life: LeaseLife, secret: Option<Vec<u8>>, body: MadeEntry) -> Result<bool, StoreError> {
         self.write(move |w| w.lease_made(id, &life, secret.as_deref(), body)).await
-    }
-
-    /// See [`Writing::lease_assign`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn lease_assign(&self, id: LeaseId, task: TaskId, life: LeaseLife, body: Vec<u8>) -> Result<bool, StoreError> {
-        self.write(move |w| w.lease_assign(id, task, &life, body)).await
     }
 
     /// See [`Writing::lease_ending`].
@@ -361,7 +360,7 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn lease(&self, id: LeaseId) -> Result<Option<LeaseRow>, StoreError> {
-        self.read(move |conn| {
+        self.read_leases(move |conn| {
             let mut statement = conn.prepare_cached(&format!("{COLUMNS} WHERE id = ?1"))?;
             statement.query_row([id.to_bytes()], raw).optional()?.map(parse).transpose()
         })
@@ -394,14 +393,16 @@ impl Store {
     /// # Errors
     /// The store's.
     pub async fn leases(&self, filter: LeaseFilter) -> Result<Vec<LeaseRow>, StoreError> {
-        self.read(move |conn| {
+        // No call makes these what they are: the database knows them.
+        let known = matches!(filter.state, Some(LeaseState::Intended | LeaseState::Ending | LeaseState::Ended));
+        let question = move |conn: &Connection| {
             let mut statement = conn.prepare_cached(&listing(&filter))?;
             let state = filter.state.map(LeaseState::word);
             let system = filter.system.as_ref().map(SystemName::as_str);
             let rows = statement.query_map((filter.task.map(TaskId::to_bytes), system, state, filter.open, limit(filter.limit)), raw)?;
             rows.map(|row| parse(row?)).collect()
-        })
-        .await
+        };
+        if known { self.read(question).await } else { self.read_leases(question).await }
     }
 }
 

@@ -48,7 +48,7 @@ mod tests;
 
 pub use archive::Archive;
 pub use bond::give_up_lost_journal;
-pub use entry::{ENTRY_BYTES_MAX, Entry, EntryRow, Head, Integrated, Integrator, Intent, kind};
+pub use entry::{Assignment, ENTRY_BYTES_MAX, Entry, EntryRow, Head, Integrated, Integrator, Intent, kind};
 pub use erasure::{ERASED_AT_ONCE_MAX, Erased, Erasure, TextSeal};
 pub use error::{Reason, StoreError};
 pub use exports::ExportCursor;

@@ -13,7 +13,7 @@ use crate::entry::{Head, Integrator, kind};
 use crate::error::{Reason, StoreError};
 use crate::sql::{At, Count, int};
 
-use bailiwick_core::{CallId, HoldId, Task, TaskId};
+use bailiwick_core::{CallId, HoldId, LeaseId, Task, TaskId};
 
 pub(crate) const DATABASE: &str = "bailiwick.sqlite";
 const INDEX: &str = "index.sqlite";
@@ -33,6 +33,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/0010.sql"),
     include_str!("schema/0011.sql"),
     include_str!("schema/0014.sql"),
+    include_str!("schema/0015.sql"),
 ];
 
 /// Calls reach the database many at a time, and each page costs two calls of the kernel in the log: large ones are cheaper.
@@ -207,6 +208,7 @@ pub(crate) fn load(conn: &Connection, integrator: &mut dyn Integrator) -> Result
     let mut authority = Authority::loaded(size, control_seq);
     load_tasks(conn, &mut authority, anchor.size)?;
     load_approvals(conn, &mut authority)?;
+    load_accounts(conn, &mut authority)?;
     load_unsettled(conn, &mut authority, settled)?;
     let (anchored, anchor) = (anchor.size, continue_anchor(conn, anchor, &frontier, integrator)?);
     let (frontier, head) = replay(conn, anchor, size, integrator)?;
@@ -322,6 +324,15 @@ fn load_approvals(conn: &Connection, authority: &mut Authority) -> Result<(), St
     while let Some(row) = rows.next()? {
         let usable = Usable { task: TaskId::from_bytes(row.get(1)?), expires_at: row.get::<_, At>(2)?.0 };
         authority.load_approval(HoldId::from_bytes(row.get(0)?), usable);
+    }
+    Ok(())
+}
+
+fn load_accounts(conn: &Connection, authority: &mut Authority) -> Result<(), StoreError> {
+    let mut statement = conn.prepare("SELECT id FROM leases INDEXED BY leases_open WHERE state <> 'ended' AND state = 'pooled'")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        authority.load_account(LeaseId::from_bytes(row.get(0)?));
     }
     Ok(())
 }

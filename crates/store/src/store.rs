@@ -143,8 +143,8 @@ impl Store {
         self.inner.index.stop();
     }
 
-    /// The hot path. One durable transaction: the fence, the task, the budget and the approval are checked and spent, and the
-    /// intent is appended. `Ok(Ok(index))` says that it is on disk; only then may the call be sent.
+    /// The hot path. One durable write: the fence, the task, the budget and the approval are checked and spent, the account that waited
+    /// becomes the task's, and the intent is appended. `Ok(Ok(index))` says that it is on disk; only then may the call be sent.
     ///
     /// # Errors
     /// Nothing was recorded and nothing was spent.
@@ -294,6 +294,11 @@ impl Store {
     #[must_use]
     pub fn subscribe_head(&self) -> watch::Receiver<Head> {
         self.inner.published.head.subscribe()
+    }
+
+    /// Does the journal alone know that an account was given to a task?
+    pub(crate) fn has_assigned_ahead(&self) -> bool {
+        self.inner.database.ahead.has_assigned()
     }
 
     /// Asks a question about rows that entries add to: the database has all that is durable, unless it cannot follow, on a full disk.

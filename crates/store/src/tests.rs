@@ -131,6 +131,7 @@ fn intent(store: &Store, of: &Task, n: u64) -> Intent {
         task: of.id,
         call: call(n),
         consume: None,
+        assigns: None,
         budget_calls: 1000,
         at: at(3000),
         body: format!("intent {n}").into_bytes(),

@@ -15,12 +15,12 @@ use crate::authority::{Authority, Unsettled};
 use crate::batch::{Answered, Job, Owed};
 use crate::database::{Database, Held, insert, set_dense};
 use crate::desk::Desk;
-use crate::entry::{Head, Integrated, Integrator, check_body, kind};
+use crate::entry::{Assignment, Head, Integrated, Integrator, check_body, kind};
 use crate::error::{Reason, StoreError};
 use crate::journal::Journal;
 use crate::reserve::Reserve;
 use crate::schema::{Directory, Loaded, load, stored_head};
-use crate::writing::{Pending, Writing};
+use crate::writing::{Assigned, Pending, Writing};
 
 /// Requests and bytes of entries after which a batch is closed even if more are waiting.
 const BATCH_JOBS_MAX: usize = 4096;
@@ -200,6 +200,7 @@ impl Writer {
                     return Ok(());
                 }
                 let admitted = self.state.admit(&intent);
+                let assigns = intent.assigns.filter(|a| admitted.is_ok() && self.state.waits(a.lease));
                 let spent = intent.consume.filter(|_| admitted.is_ok());
                 let admitted = admitted.map(|()| {
                     let index = self.next_index(batch);
@@ -212,6 +213,13 @@ impl Writer {
                 }
                 if admitted.is_ok() {
                     batch.push(kind::INTENT, Some(intent.task), Some(intent.call), None, intent.body);
+                }
+                if let Some(Assignment { lease, life, body }) = assigns {
+                    let assigned = Assigned { lease, task: intent.task, life };
+                    self.state.assign(self.next_index(batch), assigned.clone());
+                    batch.bytes = batch.bytes.saturating_add(body.len());
+                    let (task, call) = (Some(intent.task), Some(intent.call));
+                    batch.pending.push(Pending { kind: kind::LEASE, task, call, closes: None, assigns: Some(assigned), body });
                 }
             }
             Job::Outcome { intent, call, body, ack } => {
@@ -233,7 +241,12 @@ impl Writer {
             }
             Job::Abandon(call) => self.state.abandon_call(call),
             Job::Change(mut change, _) => {
-                let result = held.begin().and_then(|conn| Self::change(&mut self.state, batch, conn, change.as_mut()));
+                // INVARIANT: a change finds every account that a call was given before it.
+                let told = |conn: &Connection, state: &Authority| state.assigned().try_for_each(|assigned| crate::leases::assign(conn, assigned));
+                let result = held.begin().and_then(|conn| {
+                    told(conn, &self.state)?;
+                    Self::change(&mut self.state, batch, conn, change.as_mut())
+                });
                 batch.owed.push(Owed::Change(change));
                 return result;
             }
@@ -303,6 +316,7 @@ impl Writer {
         }
         // What the database has counted need not be counted again.
         self.state.counted_to(self.database.anchored());
+        self.state.assigned_from(self.database.ahead.floor());
         self.frontier = frontier;
         self.head = head;
         Ok(Some(self.head.clone()))
@@ -434,6 +448,6 @@ impl Batch {
         body: Vec<u8>,
     ) {
         self.bytes = self.bytes.saturating_add(body.len());
-        self.pending.push(Pending { kind, task, call, closes, body });
+        self.pending.push(Pending { kind, task, call, closes, assigns: None, body });
     }
 }

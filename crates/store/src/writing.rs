@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bailiwick_core::{CallId, TaskId};
+use bailiwick_core::{CallId, LeaseId, TaskId};
 use rusqlite::Connection;
 
 use crate::authority::Authority;
@@ -15,7 +15,17 @@ pub(crate) struct Pending {
     pub(crate) task: Option<TaskId>,
     pub(crate) call: Option<CallId>,
     pub(crate) closes: Option<u64>,
+    /// The pooled account that it gives to its task.
+    pub(crate) assigns: Option<Assigned>,
     pub(crate) body: Vec<u8>,
+}
+
+/// A pooled account that an entry gives to a task: what the database is told when it follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Assigned {
+    pub(crate) lease: LeaseId,
+    pub(crate) task: TaskId,
+    pub(crate) life: String,
 }
 
 /// The inside of one transaction on the writer's thread. Whatever a change does through it is durable together, or did not happen.
@@ -34,7 +44,7 @@ impl Writing<'_> {
     pub fn append(&mut self, entry: Entry) -> Result<u64, StoreError> {
         entry.check()?;
         let Entry { kind, task, call, body } = entry;
-        Ok(self.push(Pending { kind, task, call, closes: None, body }))
+        Ok(self.push(Pending { kind, task, call, closes: None, assigns: None, body }))
     }
 
     /// Appends an entry that takes authority away and moves the fence: no call that was decided before passes any more.

@@ -66,7 +66,11 @@ pub(crate) trait Session: Send + Sync + fmt::Debug {
     /// [`UseError`] if there is no answer of the system.
     async fn call(&self, call: CallId, tool: &str, arguments: &Value, cancel: &CancellationToken) -> Result<Answer, UseError>;
 
-    /// The connection was opened before there was a task: from now on it carries this chain into the system's own log. False: it cannot.
+    /// The connection waits for a task: what the first call would wait for at the system beside its own work is done now. What comes of it shows
+    /// with the first call.
+    async fn warm(&self) {}
+
+    /// The connection was opened before there was a task: whatever it does from now on carries this chain into the system's own log. False: it cannot.
     async fn assign(&self, _tag: &Tag) -> bool {
         false
     }

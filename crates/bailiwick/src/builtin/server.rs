@@ -6,8 +6,8 @@ use bailiwick_wire::mcp::{Method, code};
 use bailiwick_wire::{Limits, Raw, RawBuf};
 use serde_json::{Value, json};
 
-use super::{Builtin, UseError};
-use crate::leases::{Leases, Leasing};
+use super::{Builtin, Session, UseError};
+use crate::leases::{Held, Leases, Leasing};
 use crate::upstream::{Local, Reply, UpstreamError, UpstreamRequest, UseEra};
 
 /// A system that knows no MCP, as the house reaches it.
@@ -24,6 +24,19 @@ impl LocalServer {
         Self { leases, leasing, builtin }
     }
 
+    /// The connection of a lease.
+    async fn session(&self, lease: &Arc<Held>) -> Result<Arc<dyn Session>, UpstreamError> {
+        let unavailable = |words: String| UpstreamError::Unavailable { words: words.into(), may_have_run: false };
+        lease.session().await.map_err(|error| {
+            if !error.login_refused {
+                return unavailable(error.words);
+            }
+            // Somebody removed the account at the system, or a crash did. What is left of it is ended, and the next call has another.
+            self.leases.lost(lease);
+            unavailable(format!("its account is not there any more ({}); the next call is given another", error.words))
+        })
+    }
+
     async fn call(&self, request: &UpstreamRequest<'_>, sent: &(dyn Fn() + Send + Sync)) -> Result<Value, UpstreamError> {
         let unavailable = |words: String| UpstreamError::Unavailable { words: words.into(), may_have_run: false };
         let tool = request.params.member("name").and_then(Raw::string).unwrap_or_default();
@@ -36,17 +49,17 @@ impl LocalServer {
             return Ok(json!({ "content": [{ "type": "text", "text": handed.to_string() }], "structuredContent": handed, "isError": false }));
         }
         let call = request.call.ok_or_else(|| unavailable("the request is no permitted call".to_owned()))?;
-        let session = match lease.session().await {
-            Ok(session) => session,
-            Err(error) if error.login_refused => {
-                // Somebody removed the account at the system. What is left of it is ended, and the next call has another.
-                self.leases.lost(lease);
-                return Err(unavailable(format!("its account is not there any more ({}); the next call is given another", error.words)));
-            }
-            Err(error) => return Err(unavailable(error.words)),
-        };
+        let mut session = self.session(lease).await?;
         sent();
-        match session.call(call, &tool, &arguments, &request.cancel).await {
+        let mut done = session.call(call, &tool, &arguments, &request.cancel).await;
+        if lease.is_unused() && done.as_ref().is_err_and(|error| error.gone && !error.may_have_run) {
+            // The system closed the connection while it waited for a task: nothing was done over it.
+            lease.forget(&session).await;
+            session = self.session(lease).await?;
+            done = session.call(call, &tool, &arguments, &request.cancel).await;
+        }
+        lease.used();
+        match done {
             Ok(answer) => Ok(json!({
                 "content": [{ "type": "text", "text": answer.structured.to_string() }],
                 "structuredContent": answer.structured,

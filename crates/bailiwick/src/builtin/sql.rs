@@ -304,6 +304,14 @@ impl Session for Held {
         unless_cancelled(cancel, work).await.map_err(|error| UseError { may_have_run: error.may_have_run && !reads, ..error })
     }
 
+    async fn warm(&self) {
+        // A server reads its catalogue for the first statement of each connection.
+        match &self.connection {
+            Connection::Postgresql(session) => drop(session.read("SELECT 1", &[], &self.settings.limits).await),
+            Connection::Mariadb(_) => {}
+        }
+    }
+
     async fn assign(&self, tag: &Tag) -> bool {
         match &self.connection {
             Connection::Postgresql(session) => session.assign(tag).await,

@@ -35,6 +35,7 @@ pub(super) struct Busy<'a> {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         locked(&self.leases.busy).remove(&self.id);
+        self.leases.freed.notify_waiters();
         // Somebody may have come for it meanwhile.
         self.leases.wake.notify_one();
     }
@@ -74,6 +75,19 @@ impl Leases {
         if free { Some(Busy { leases: self, id }) } else { None }
     }
 
+    /// Resolves when nobody mints or ends it.
+    async fn free(&self, id: LeaseId) {
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if !locked(&self.busy).contains(&id) {
+                return;
+            }
+            freed.await;
+        }
+    }
+
     /// A task ends: our connections of it are closed, whatever becomes of the record. Its leases stay what they are.
     pub(crate) async fn close_of(&self, task: TaskId) {
         let held: Vec<Arc<Held>> = locked(&self.held).iter().filter(|((of, ..), _)| *of == task).map(|(_, held)| Arc::clone(held)).collect();
@@ -87,8 +101,9 @@ impl Leases {
         futures_util::future::join_all(held.iter().map(|held| held.close())).await;
         for held in &held {
             // Reserved, and never used: the next task may have it.
-            if let Some(pooled) = held.making.try_lock().ok().and_then(|mut making| making.take()) {
-                self.give_back(&held.leasing, pooled);
+            let pooled = held.making.try_lock().ok().and_then(|mut making| making.take());
+            if let Some(pooled) = pooled {
+                self.put_aside(held, pooled).await;
             }
         }
         let filter = LeaseFilter { task: Some(task), open: true, limit: usize::MAX, ..LeaseFilter::default() };
@@ -108,6 +123,8 @@ impl Leases {
         let under_way = UnderWay { leases: Arc::clone(self), id, _told: back.clone().drop_guard() };
         tokio::spawn(async move {
             let leases = &under_way.leases;
+            // A making, or what the system is told, comes to its end first.
+            drop(tokio::time::timeout(END_WITHIN, leases.free(id)).await);
             let leasing = leases.leasing(&row.lease.system);
             let place = match &leasing {
                 Some(leasing) => Arc::clone(&leasing.places).acquire_owned().await.ok(),

@@ -14,6 +14,7 @@ use super::given::{GivenBy, OfCall};
 use super::pool::Pooled;
 use crate::builtin::{Rights, Session, UseError};
 use crate::upstream::{ClientCertificate, Inject};
+use tokio_util::sync::CancellationToken;
 
 /// A credential that ends by itself sooner than this is not used for another call.
 const LEFT_MIN: Duration = Duration::from_secs(20);
@@ -35,7 +36,20 @@ pub(crate) struct Held {
     /// Held while it is made; with the account that waited for it, if one did.
     pub(super) making: tokio::sync::Mutex<Option<Pooled>>,
     live: OnceLock<Live>,
-    over: AtomicBool,
+    over: CancellationToken,
+    /// Where its account waited in the pool.
+    waited: Option<Waited>,
+}
+
+/// A lease whose account waited in the pool: nobody knows whether the system still has it, until a call did something with it.
+#[derive(Default)]
+struct Waited {
+    /// An intent of a call of its task gave it to the task, durably.
+    assigned: AtomicBool,
+    /// A call got through to the system with it.
+    used: CancellationToken,
+    /// The system had it not any more, before any call got through.
+    lost: AtomicBool,
 }
 
 struct Live {
@@ -55,14 +69,15 @@ impl std::fmt::Debug for Held {
 
 impl Held {
     /// Only a name yet.
-    pub(super) const fn reserved(id: LeaseId, account: AccountName, task: Arc<Task>, leasing: Arc<Leasing>, rights: Rights) -> Self {
-        Self { id, account, task, leasing, rights, making: tokio::sync::Mutex::const_new(None), live: OnceLock::new(), over: AtomicBool::new(false) }
+    pub(super) fn reserved(id: LeaseId, account: AccountName, task: Arc<Task>, leasing: Arc<Leasing>, rights: Rights) -> Self {
+        let (making, live, over) = (tokio::sync::Mutex::const_new(None), OnceLock::new(), CancellationToken::new());
+        Self { id, account, task, leasing, rights, making, live, over, waited: None }
     }
 
     /// Only a name yet, of an account that is there already.
     pub(super) fn from_pool(pooled: Pooled, task: Arc<Task>, leasing: Arc<Leasing>, rights: Rights) -> Self {
         let fresh = Self::reserved(pooled.id(), pooled.name().clone(), task, leasing, rights);
-        Self { making: tokio::sync::Mutex::new(Some(pooled)), ..fresh }
+        Self { making: tokio::sync::Mutex::new(Some(pooled)), waited: Some(Waited::default()), ..fresh }
     }
 
     /// Its tag at the system.
@@ -74,7 +89,7 @@ impl Held {
     ///
     /// # Errors
     /// The secret is none that can be given to the system.
-    pub(super) fn set_live(&self, account: Account, session: Option<Arc<dyn Session>>) -> Result<(), InjectionError> {
+    pub(super) fn set_live(&self, account: Account, (session, was_in): (Option<Arc<dyn Session>>, bool)) -> Result<(), InjectionError> {
         let by = self.leasing.given.as_ref().map(|given| &given.by);
         let injection = match (by, &account.secret) {
             // What is handed out is not cut out of the very answer that hands it out.
@@ -89,7 +104,7 @@ impl Held {
             }
             Some(GivenBy::Header(_)) | None => None,
         };
-        let was_in = AtomicBool::new(session.is_some());
+        let was_in = AtomicBool::new(was_in);
         let live = Live { account, injection: Arc::new(injection), certificate, was_in, session: tokio::sync::Mutex::new(session) };
         // It is set once: whoever makes it holds `making`.
         drop(self.live.set(live));
@@ -143,11 +158,60 @@ impl Held {
 
     /// Nothing is to be done with it any more.
     pub(super) fn set_over(&self) {
-        self.over.store(true, Ordering::Release);
+        self.over.cancel();
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
+    /// Is nothing to be done with it any more?
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    /// Resolves when nothing is to be done with it any more.
+    pub(super) async fn ended(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// Its account is the task's, by a durable intent.
+    pub(super) fn set_assigned(&self) {
+        if let Some(waited) = &self.waited {
+            waited.assigned.store(true, Ordering::Release);
+        }
+    }
+
+    /// Is its account the task's, by a durable intent?
+    pub(super) fn is_assigned(&self) -> bool {
+        self.waited.as_ref().is_some_and(|waited| waited.assigned.load(Ordering::Acquire))
+    }
+
+    /// Did its account wait in the pool, and has no call got through to the system with it yet?
+    pub(crate) fn is_unused(&self) -> bool {
+        self.waited.as_ref().is_some_and(|waited| !waited.used.is_cancelled())
+    }
+
+    /// A call got through to the system with it.
+    pub(crate) fn used(&self) {
+        if let Some(waited) = &self.waited {
+            waited.used.cancel();
+        }
+    }
+
+    /// Resolves when a call got through to the system with it.
+    pub(super) async fn first_used(&self) {
+        if let Some(waited) = &self.waited {
+            waited.used.cancelled().await;
+        }
+    }
+
+    /// The system has not its account any more.
+    pub(super) fn set_lost(&self) {
+        if let Some(waited) = self.waited.as_ref().filter(|waited| !waited.used.is_cancelled()) {
+            waited.lost.store(true, Ordering::Release);
+        }
+    }
+
+    /// Had the system lost its account before any call got through with it?
+    pub(crate) fn was_lost_waiting(&self) -> bool {
+        self.waited.as_ref().is_some_and(|waited| waited.lost.load(Ordering::Acquire))
     }
 
     /// What answers are cleaned of, and what is put into requests.

@@ -27,12 +27,12 @@ impl Leases {
             }
             if held.is_over() {
                 if let Some(pooled) = making.take() {
-                    leases.give_back(&held.leasing, pooled);
+                    leases.put_aside(&held, pooled).await;
                 }
                 return Err(LeaseError::Gone);
             }
             let made = match making.take() {
-                Some(pooled) => leases.assign(&held, pooled, call).await,
+                Some(pooled) => leases.take_into_use(&held, pooled).await,
                 None => leases.make(&held, call).await,
             };
             if made.is_err() {
@@ -46,12 +46,13 @@ impl Leases {
 
     /// Its account is gone at the system, although it has no ending yet: it gets one, and the next call of the task gets another lease.
     pub(crate) fn lost(&self, held: &Arc<Held>) {
+        held.set_lost();
         self.let_go(held);
         self.retire(held.id);
     }
 
     /// The next call of the task gets another one.
-    fn let_go(&self, held: &Arc<Held>) {
+    pub(super) fn let_go(&self, held: &Arc<Held>) {
         held.set_over();
         let key = (held.task.id, held.leasing.system.clone(), held.rights.class);
         let mut all = locked(&self.held);
@@ -107,7 +108,7 @@ impl Leases {
         }
         fault::point("lease-live");
         let account = Account { name: held.account.clone(), ids, secret: secret.or(proposed), expires_at };
-        held.set_live(account, None).map_err(|e| LeaseError::Seal(e.to_string()))?;
+        held.set_live(account, (None, false)).map_err(|e| LeaseError::Seal(e.to_string()))?;
         metrics::counter!("bailiwick_leases_made_total", "kind" => kind.kind()).increment(1);
         Ok(())
     }

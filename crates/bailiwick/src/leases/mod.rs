@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::builtin::{Builtin, Rights};
 use crate::clock::random;
-use pool::Pooled;
+use pool::Pool;
 
 pub(crate) use check::check_stopped;
 pub(crate) use ending::{Tried, word};
@@ -188,12 +188,12 @@ pub(crate) struct Leases {
     known: Mutex<HashSet<[u8; 16]>>,
     /// Leases that are being minted or ended at this moment.
     busy: Mutex<HashSet<LeaseId>>,
+    /// Rings when one of them is not any more.
+    freed: Notify,
     /// Leases that are to be ended, and the store could not be told so.
     unsaid: Mutex<Vec<LeaseId>>,
     /// Accounts that wait for tasks.
-    pools: Mutex<HashMap<SystemName, Vec<Pooled>>>,
-    /// Rings when one was taken.
-    pool_wake: Notify,
+    pools: Mutex<HashMap<SystemName, Pool>>,
     /// Rings when there is something to end.
     wake: Notify,
     /// Leases whose end was begun and has not come back, and what says that it has.
@@ -230,9 +230,9 @@ impl Leases {
             held: Mutex::default(),
             known: Mutex::default(),
             busy: Mutex::default(),
+            freed: Notify::new(),
             unsaid: Mutex::default(),
             pools: Mutex::default(),
-            pool_wake: Notify::new(),
             wake: Notify::new(),
             queued: Mutex::default(),
             drained: AtomicBool::new(false),
@@ -278,6 +278,23 @@ impl Leases {
         fresh
     }
 
+    /// In place of one whose account the system had lost while it waited, for the call that it was for: one that is made now, or the one that another
+    /// call of the task has in its place already.
+    pub(crate) fn instead_of(&self, lost: &Arc<Held>) -> Arc<Held> {
+        let now = self.clock.now();
+        let key = (lost.task.id, lost.leasing.system.clone(), lost.rights.class);
+        let mut all = locked(&self.held);
+        if let Some(found) = all.get(&key).filter(|found| found.is_usable(now) && found.is_live()) {
+            return Arc::clone(found);
+        }
+        let id = LeaseId::new(now, random());
+        let name = AccountName::new(&lost.leasing.prefix, id.to_bytes());
+        let fresh = Arc::new(Held::reserved(id, name, Arc::clone(&lost.task), Arc::clone(&lost.leasing), lost.rights.clone()));
+        // What another call waits to have made, or to use, stays the task's: this one is ended with the task all the same.
+        all.entry(key).or_insert_with(|| Arc::clone(&fresh));
+        fresh
+    }
+
     /// Takes up what the store remembers: what may be used is used on, everything else is ended. `task` gives the open tasks. Where nothing may be
     /// written, nothing is used and nothing ended.
     ///
@@ -320,7 +337,7 @@ impl Leases {
         let Ok(account) = self.account(row) else { return false };
         let rights = Rights { class, rights: row.lease.rights.clone() };
         let held = Held::reserved(row.lease.id, account.name.clone(), Arc::clone(task), leasing, rights);
-        if held.set_live(account, None).is_err() {
+        if held.set_live(account, (None, false)).is_err() {
             return false;
         }
         held.set_used();
@@ -343,7 +360,7 @@ impl Leases {
         if let Some(held) = held {
             held.close().await;
         }
-        locked(&self.pools).values_mut().for_each(|pool| pool.retain(|waiting| waiting.id() != id));
+        locked(&self.pools).values_mut().for_each(|pool| pool.waiting.retain(|waiting| waiting.id() != id));
         self.store.lease_ending(id).await?;
         Ok(())
     }

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bailiwick_core::{Budget, CallId, EndReason, Grant, InstanceId, SpiffeId, TaskState};
-use bailiwick_credentials::lease::{Account, Ending, Evidence, Finding, Found, Minted, Plan, Step, TargetCode, TargetIds};
-use bailiwick_store::{Integrated, Integrator, Options, TaskFilter};
+use bailiwick_credentials::lease::{Account, Ending, Evidence, Finding, Found, Minted, Plan, Step, Tag, TargetCode, TargetIds};
+use bailiwick_store::{Integrated, Integrator, Intent, Options, TaskFilter};
 
+use super::faults::Quiet;
 use super::*;
 use crate::clock::SystemClock;
 
@@ -74,6 +75,11 @@ impl Kind for Simulated {
         locked(&self.0.accounts).insert(plan.name.clone(), Vec::new());
         self.0.step().await;
         Ok(Minted { ids: TargetIds::one("oid", 7), secret: None, expires_at: None })
+    }
+    async fn assign(&self, account: &Account, _: &Tag) -> Result<(), TargetError> {
+        self.0.step().await;
+        assert!(locked(&self.0.accounts).contains_key(&account.name), "an account is said to be a task's when it is gone");
+        Ok(())
     }
     async fn end(&self, account: &Account) -> Result<Ending, TargetError> {
         self.0.step().await;
@@ -146,16 +152,17 @@ impl Broker {
         let (leases, _) = Leases::new(store.clone(), Arc::clone(sealer) as _, Arc::clone(clock));
         for system in ["orders", "stock"] {
             let kind = Arc::new(Simulated(Arc::clone(world)));
+            let pooled = system == "orders";
             let (system, prefix) = (system.parse().unwrap(), if system == "orders" { "ag_" } else { "agst_" }.parse().unwrap());
             leases.add(Arc::new(Leasing {
                 system,
                 kind,
                 prefix,
-                builtin: None,
+                builtin: pooled.then(|| Arc::new(Quiet) as _),
                 rights: Vec::new(),
                 given: None,
                 unfit: Mutex::default(),
-                pool: PoolSize::default(),
+                pool: PoolSize { read: if pooled { 2 } else { 0 }, write: 0 },
                 issues: false,
                 checked: AtomicBool::new(true),
                 places: Arc::new(Semaphore::new(ENDS_AT_ONCE)),
@@ -169,19 +176,37 @@ impl Broker {
         Self { leases, store: store.clone(), clock: Arc::clone(clock) }
     }
 
-    /// One task with calls of two classes at two systems, and its end. The system may be down at the end.
+    /// One task with calls of two classes at two systems, of which one has accounts that wait, and its end. The system may be down at the end.
     async fn work(&self, world: &World) {
         let task = Arc::new(task(self.clock.now()));
         self.store.open_task(&task, b"{}".to_vec()).await.unwrap();
-        let call = CallId::new(self.clock.now(), random());
+        self.leases.fill_pool(&self.leases.leasing(&"orders".parse().unwrap()).unwrap()).await.unwrap();
         for (system, class) in [("orders", "read"), ("stock", "read"), ("orders", "write")] {
             let leasing = self.leases.leasing(&system.parse().unwrap()).unwrap();
             let held = self.leases.reserve(&task, &leasing, Rights { class, rights: Vec::new() });
-            self.leases.ready(&held, call).await.unwrap();
+            self.permitted(&held, world).await;
             world.step().await;
+            held.used();
             assert!(locked(&world.accounts).contains_key(&held.account), "a lease that may be used has its account");
         }
         self.end(&task).await;
+    }
+
+    /// What the way of a call does from its record to its credential.
+    async fn permitted(&self, held: &Arc<Held>, world: &World) {
+        let call = CallId::new(self.clock.now(), random());
+        let assigns = self.leases.assignment(held, call).unwrap();
+        let waited = assigns.is_some();
+        assert_eq!(waited, held.rights.class == "read" && held.leasing.pool.read > 0, "what waits is given to the task with the intent");
+        let (known_control, at) = (self.store.control_seq(), self.clock.now());
+        let intent = Intent { known_control, task: held.task.id, call, consume: None, assigns, budget_calls: 9, at, body: b"{}".to_vec() };
+        let written = self.store.intent(intent).await.unwrap();
+        world.step().await;
+        if waited {
+            self.leases.assigned(held, written.map(drop)).await;
+        }
+        written.unwrap();
+        self.leases.ready(held, call).await.unwrap();
     }
 
     async fn end(&self, task: &Task) {
@@ -274,8 +299,8 @@ fn after_any_death_no_account_is_left_that_no_live_lease_explains_and_no_task_is
     let (mut died, mut survived) = (0, 0);
     while died < deaths {
         let life = runtime();
-        // About twenty steps are in one task's life; sometimes it comes to its end.
-        let steps = dice.roll(26);
+        // About thirty steps are in one task's life; sometimes it comes to its end.
+        let steps = dice.roll(40);
         world.down.store(dice.roll(3), Ordering::SeqCst);
         let dead = life.block_on(async {
             let broker = Broker::start(&store, &sealer, &world, &clock).await;

@@ -139,7 +139,7 @@ impl House {
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.leases.pool_rung() => {}
+                () = self.leases.pool_rung(leasing) => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }

@@ -355,7 +355,10 @@ impl Gathered {
     async fn call(&mut self, store: &Store, call: CallId) -> Result<(), StoreError> {
         self.call = Some(call);
         self.entries_of(store, call).await?;
-        let sent_with = self.rows.values().filter(|row| member::<String>(row, "kind").as_deref() == Some("intent"));
+        // The intent's, unless the system had lost that one, and the call was given another.
+        let says = |row: &EntryRow, name: &str, one_of: &[&str]| member::<String>(row, name).is_some_and(|word| one_of.contains(&&*word));
+        let given = |row: &EntryRow| says(row, "kind", &["lease"]) && says(row, "state", &["assigned", "live"]);
+        let sent_with = self.rows.values().filter(|row| says(row, "kind", &["intent"]) || given(row));
         if let Some(lease) = sent_with.filter_map(|row| member::<LeaseId>(row, "lease")).next_back() {
             self.leased(store, lease).await?;
         }

@@ -367,6 +367,147 @@ async fn an_account_that_waits_is_given_to_one_task_with_its_chain_and_nothing_w
     place.verify();
 }
 
+/// A database of which so many accounts for reads wait.
+fn pooled(server: &Postgres, read: usize) -> String {
+    orders(server).replace("[systems.orders.postgresql]", &format!("[systems.orders]\npool = {{ read = {read} }}\n[systems.orders.postgresql]"))
+}
+
+fn roles(server: &Postgres) -> Vec<String> {
+    let roles = server.sql("shop", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'ag\\_%'").unwrap();
+    roles.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_that_a_crash_of_the_system_took_while_they_waited_are_ended_and_the_first_call_has_another() {
+    // Nothing reaches the server's disk by itself: a crash takes what was made without waiting for it.
+    let mut server = Postgres::start(&["wal_writer_delay=10s", "wal_writer_flush_after=0"]).unwrap();
+    server.sql("postgres", POSTGRES_ONCE).unwrap();
+    server.sql("postgres", "CREATE DATABASE shop").unwrap();
+    server.sql("shop", POSTGRES_SHOP).unwrap();
+    let place = place(&[pooled(&server, 2)]).await;
+    let broker = place.open().await;
+    ready(&broker, &["orders.query"]).await;
+    until("two wait", || broker.house.pooled("orders") == 2).await;
+    let waited = roles(&server);
+    assert_eq!(waited.len(), 2);
+    server.stop().unwrap();
+    server.run().unwrap();
+    // What the crash left all the same is taken by hand.
+    for role in roles(&server) {
+        server.sql("shop", &format!("DROP ROLE {role}")).unwrap();
+    }
+    let client = place.client();
+    let task = client.task("scout").await;
+    let read = client.call(&task, "orders.query", r#"{"sql":"SELECT current_user"}"#).await;
+    assert_eq!(read.word(), "done", "{read:?}");
+    let account = rows(&read)[0][0].as_str().unwrap().to_owned();
+    assert!(!waited.contains(&account), "{account} was lost");
+    let again = client.call(&task, "orders.query", r#"{"sql":"SELECT current_user"}"#).await;
+    assert_eq!(rows(&again), json!([[account]]), "the task keeps it");
+    // The trace of the call has the credential that it was sent with.
+    let entries = broker.entries().await;
+    let call = entries.iter().find(|e| e["kind"] == "intent" && e["task"] == *task.id).unwrap()["call"].as_str().unwrap();
+    let trace = client.by("ben", Method::GET, &format!("/v1/trace/{call}"), None).await.json();
+    assert_eq!(trace["lease"]["account"], json!(account), "{trace}");
+    let ended = client.complete(&task).await;
+    assert_eq!(ended["state"], "closed", "{ended}");
+    for lease in ended["leases"].as_array().unwrap() {
+        assert_eq!(lease["ending"]["ending"], "revoked-verified", "{ended}");
+    }
+    until("two others wait", || broker.house.pooled("orders") == 2).await;
+    assert!(roles(&server).iter().all(|role| !waited.contains(role)));
+    // Each lost one has its ending, too.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let steps = broker.entries().await;
+        let is_ended = |account: &String| steps.iter().any(|e| e["kind"] == "lease" && e["state"] == "ended" && e["account"] == **account);
+        if waited.iter().all(is_ended) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{steps:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    broker.check_sound(&place).await;
+    broker.stop().await;
+    assert_eq!(left_on(&server), "");
+    place.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_whose_connection_the_system_closed_while_it_waited_is_used_over_another() {
+    let mut server = postgres();
+    let place = place(&[pooled(&server, 1)]).await;
+    let broker = place.open().await;
+    ready(&broker, &["orders.query"]).await;
+    let client = place.client();
+    for restarted in [false, true] {
+        until("one waits", || broker.house.pooled("orders") == 1).await;
+        let waited = roles(&server);
+        if restarted {
+            server.sql("postgres", "CHECKPOINT").unwrap();
+            server.stop().unwrap();
+            server.run().unwrap();
+        } else {
+            server.sql("shop", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'ag\\_%'").unwrap();
+        }
+        let task = client.task("scout").await;
+        let read = client.call(&task, "orders.query", r#"{"sql":"SELECT current_user, current_setting('application_name')"}"#).await;
+        assert_eq!(read.word(), "done", "{read:?}");
+        assert!(waited.iter().any(|role| rows(&read)[0][0] == **role), "{read:?} {waited:?}");
+        assert!(rows(&read)[0][1].as_str().unwrap().contains(task.id.get(..20).unwrap()), "{read:?}");
+        assert_eq!(client.complete(&task).await["state"], "closed");
+    }
+    broker.stop().await;
+    assert_eq!(left_on(&server), "");
+    place.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_right_after_the_record_of_a_first_call_its_account_is_the_tasks_and_is_ended() {
+    let server = postgres();
+    let place = place(&[pooled(&server, 1)]).await;
+    let broker = place.open().await;
+    ready(&broker, &["orders.query"]).await;
+    broker.stop().await;
+    let mut child = place.spawn(Some("lease-assigned"));
+    let client = place.client();
+    wait_for(&client).await;
+    // It dies with the first call for which an account waited.
+    let mut tasks = Vec::new();
+    let calls = async {
+        loop {
+            let task = client.task("scout").await;
+            let answer = client.try_call(&task, "orders.query", r#"{"sql":"SELECT 1"}"#).await;
+            tasks.push(task);
+            if answer.is_none() {
+                return std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = calls => {}
+        status = child.wait() => assert!(status.unwrap().signal().is_some()),
+    }
+    let broker = place.open().await;
+    let entries = broker.entries().await;
+    let assigned = entries.iter().find(|e| e["kind"] == "lease" && e["state"] == "assigned").unwrap();
+    let intent = entries.iter().find(|e| e["kind"] == "intent" && e["call"] == assigned["call"]).unwrap();
+    assert_eq!((&assigned["task"], &assigned["lease"]), (&intent["task"], &intent["lease"]));
+    let account = assigned["account"].as_str().unwrap().to_owned();
+    until("its account is ended", || !roles(&server).contains(&account)).await;
+    let task = tasks.iter().find(|task| assigned["task"] == *task.id).unwrap();
+    let ended = client.complete(task).await;
+    assert_eq!(ended["state"], "closed", "{ended}");
+    let lease = ended["leases"].as_array().unwrap().iter().find(|lease| lease["account"] == *account).unwrap();
+    assert_eq!(lease["ending"]["ending"], "revoked-verified", "{ended}");
+    end_open_tasks(&broker).await;
+    until("only the pool is left", || roles(&server).len() == 1 && broker.house.pooled("orders") == 1).await;
+    broker.stop().await;
+    assert_eq!(left_on(&server), "");
+    place.verify();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_is_handed_out_only_where_it_may_be_after_a_person_said_yes_and_ends_with_the_task() {
     let server = postgres();

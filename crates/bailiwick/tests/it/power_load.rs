@@ -187,6 +187,7 @@ async fn one(store: &Store, of: &Task, id: u64) {
         task: of.id,
         call: call(id),
         consume: None,
+        assigns: None,
         budget_calls: u64::MAX,
         at: at(3000),
         body: format!("{begin}{padding}").into_bytes(),

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use bailiwick_core::{CallId, TaskId};
+use bailiwick_core::{CallId, LeaseId, TaskId};
 
 use crate::entry::EntryRow;
-use crate::writing::Pending;
+use crate::writing::{Assigned, Pending};
 
 /// No text begins so: an entry that a stranger had a hand in is never taken for a record.
 const MAGIC: [u8; 8] = *b"\xffbwj\x00\xfe\x01\n";
@@ -15,11 +15,14 @@ const SUM: usize = 4;
 const TASK: u8 = 1;
 const CALL: u8 = 2;
 const CLOSES: u8 = 4;
+const ASSIGNS: u8 = 8;
 
 /// A batch as it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) entries: Vec<EntryRow>,
+    /// The pooled accounts that its entries gave to tasks.
+    pub(crate) assigned: Vec<Assigned>,
     pub(crate) note: Arc<str>,
     /// The place behind it.
     pub(crate) end: u64,
@@ -29,7 +32,8 @@ pub(crate) struct Record {
 pub(super) fn length(entries: &[Pending], note: &str) -> usize {
     let of = |e: &Pending| {
         let ids = if e.task.is_some() { 16 } else { 0 } + if e.call.is_some() { 16 } else { 0 } + if e.closes.is_some() { 8 } else { 0 };
-        e.kind.len().saturating_add(e.body.len()).saturating_add(1 + 1 + 32 + 4 + ids)
+        let assigned = e.assigns.as_ref().map_or(0, |a| a.life.len().saturating_add(16 + 16 + 4));
+        e.kind.len().saturating_add(e.body.len()).saturating_add(1 + 1 + 32 + 4 + ids).saturating_add(assigned)
     };
     entries.iter().fold(HEAD.saturating_add(4 + 4).saturating_add(note.len()), |n, e| n.saturating_add(of(e)))
 }
@@ -50,7 +54,8 @@ pub(super) fn write(out: &mut Vec<u8>, start: usize, place: u64, first: u64, ent
         out.push(
             if entry.task.is_some() { TASK } else { 0 }
                 | if entry.call.is_some() { CALL } else { 0 }
-                | if entry.closes.is_some() { CLOSES } else { 0 },
+                | if entry.closes.is_some() { CLOSES } else { 0 }
+                | if entry.assigns.is_some() { ASSIGNS } else { 0 },
         );
         if let Some(task) = entry.task {
             out.extend_from_slice(&task.to_bytes());
@@ -60,6 +65,11 @@ pub(super) fn write(out: &mut Vec<u8>, start: usize, place: u64, first: u64, ent
         }
         if let Some(closes) = entry.closes {
             out.extend_from_slice(&closes.to_be_bytes());
+        }
+        if let Some(Assigned { lease, task, life }) = &entry.assigns {
+            out.extend_from_slice(&lease.to_bytes());
+            out.extend_from_slice(&task.to_bytes());
+            put(out, life.as_bytes());
         }
         out.extend_from_slice(leaf);
         put(out, &entry.body);
@@ -98,7 +108,7 @@ pub(super) fn read(bytes: &[u8], of_place: u64, end: u64) -> Option<Record> {
     let mut rest = Bytes(bytes.get(HEAD..)?);
     let note = Arc::from(std::str::from_utf8(rest.long()?).ok()?);
     let count = u32::from_be_bytes(rest.exactly()?);
-    let mut entries = Vec::new();
+    let (mut entries, mut assigned) = (Vec::new(), Vec::new());
     for n in 0..u64::from(count) {
         let [kind_length] = rest.exactly()?;
         let kind = std::str::from_utf8(rest.take(usize::from(kind_length))?).ok()?.to_owned();
@@ -106,11 +116,15 @@ pub(super) fn read(bytes: &[u8], of_place: u64, end: u64) -> Option<Record> {
         let task = if flags & TASK != 0 { Some(TaskId::from_bytes(rest.exactly()?)) } else { None };
         let call = if flags & CALL != 0 { Some(CallId::from_bytes(rest.exactly()?)) } else { None };
         let closes = if flags & CLOSES != 0 { Some(u64::from_be_bytes(rest.exactly()?)) } else { None };
+        if flags & ASSIGNS != 0 {
+            let (lease, task) = (LeaseId::from_bytes(rest.exactly()?), TaskId::from_bytes(rest.exactly()?));
+            assigned.push(Assigned { lease, task, life: std::str::from_utf8(rest.long()?).ok()?.to_owned() });
+        }
         let leaf = rest.exactly()?;
         let body = rest.long()?.to_vec();
         entries.push(EntryRow { index: first.checked_add(n)?, kind, task, call, closes, leaf, body });
     }
-    (rest.0.is_empty() && !entries.is_empty()).then_some(Record { entries, note, end })
+    (rest.0.is_empty() && !entries.is_empty()).then_some(Record { entries, assigned, note, end })
 }
 
 /// What is left to be read.

@@ -1,8 +1,9 @@
 //! What is found in a journal after a tear, a flipped bit, a cut, a lap, a failure.
 
-use bailiwick_core::{CallId, TaskId};
+use bailiwick_core::{CallId, LeaseId, TaskId};
 
 use super::*;
+use crate::writing::Assigned;
 
 const RING: u64 = RING_BYTES_MIN;
 
@@ -13,8 +14,13 @@ fn entry(n: u8, bytes: usize) -> Pending {
         task: n.is_multiple_of(2).then_some(ids.0),
         call: (!n.is_multiple_of(3)).then_some(ids.1),
         closes: n.is_multiple_of(5).then_some(7),
+        assigns: n.is_multiple_of(7).then(|| given(n)),
         body: vec![n; bytes],
     }
+}
+
+fn given(n: u8) -> Assigned {
+    Assigned { lease: LeaseId::from_bytes([n; 16]), task: TaskId::from_bytes([n; 16]), life: format!("{{\"life\":{n}}}") }
 }
 
 const NAMED: JournalName = JournalName([7; 16]);
@@ -86,6 +92,8 @@ fn what_was_written_is_found_as_it_was_also_around_the_end_of_the_ring_and_what_
             assert_eq!((row.index, record.end, &*record.note), (turn as u64 * 2, places[turn + 1], "note"));
             assert_eq!((row.task, row.call, row.closes, &row.body, row.leaf), (told.task, told.call, told.closes, &told.body, [n; 32]));
             assert_eq!((record.entries.len(), record.entries[1].index), (2, turn as u64 * 2 + 1));
+            let second = entry(n.wrapping_add(1), 3);
+            assert_eq!(record.assigned, told.assigns.into_iter().chain(second.assigns).collect::<Vec<_>>());
         }
         assert!(super::tests::records(dir.path(), end).is_empty());
     }

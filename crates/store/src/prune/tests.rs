@@ -137,7 +137,8 @@ async fn an_open_task_and_an_open_call_hold_whatever_is_theirs() {
         store.append_relaxed(Entry::new("house", body(i))).await.unwrap();
     }
     let call = CallId::new(at(0), [1; 10]);
-    let intent = Intent { known_control: store.control_seq(), task: of.id, call, consume: None, budget_calls: 9, at: at(0), body: body(900) };
+    let intent =
+        Intent { known_control: store.control_seq(), task: of.id, call, consume: None, assigns: None, budget_calls: 9, at: at(0), body: body(900) };
     let intent = store.intent(intent).await.unwrap().unwrap();
     assert_eq!(intent, 900);
     for i in 901..1600 {

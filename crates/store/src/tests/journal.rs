@@ -5,7 +5,7 @@ use crate::Archive;
 use crate::journal::JOURNAL;
 
 /// What a crash at this moment would leave: the files as they are, copied.
-fn crashed(dir: &Path) -> tempfile::TempDir {
+pub(super) fn crashed(dir: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for file in std::fs::read_dir(dir).unwrap() {
         let file = file.unwrap();
@@ -32,7 +32,7 @@ async fn calls(store: &Store, of: &Task, numbers: std::ops::Range<u64>) {
 }
 
 /// Nobody follows while this is held: the database stays behind.
-async fn behind(store: &Store) -> impl Drop + use<> {
+pub(super) async fn behind(store: &Store) -> impl Drop + use<> {
     struct Behind(std::sync::mpsc::Sender<()>, Option<std::thread::JoinHandle<()>>);
     impl Drop for Behind {
         fn drop(&mut self) {

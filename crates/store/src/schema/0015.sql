@@ -1,0 +1,1 @@
+-- From here on a record of the journal may give a pooled account to a task (ADR 0030): a program that does not know that must not take the journal over.
