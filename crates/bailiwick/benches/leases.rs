@@ -39,6 +39,8 @@ const ONCE: &str = "
     GRANT orders_ro, orders_rw TO broker WITH ADMIN OPTION;";
 const VERIFIER: &str =
     "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+/// How long nothing goes on before a first call.
+const REST: Duration = Duration::from_millis(50);
 const READ: &str = r#"{"sql":"SELECT 1"}"#;
 
 fn main() {
@@ -166,7 +168,32 @@ async fn kind(server: &Postgres, leases: usize, report: &mut Map<String, Value>)
     }
 }
 
-/// The first call of each of some tasks, one after another; and the second, which is what a call costs.
+/// First calls one after another until all that waited are taken, without a rest: half of them are taken while the pool is filled again.
+async fn burst(broker: &support::Broker, client: &support::Client<'_>, (name, pool): (&str, usize), tasks: usize, report: &mut Map<String, Value>) {
+    let mut first = Vec::new();
+    while first.len() < tasks {
+        let mut opened = Vec::new();
+        for _ in 0..pool {
+            opened.push(client.task_with("scout", json!({ "tools": ["orders.query"] })).await);
+        }
+        until("the pool is full", || broker.house.pooled("orders") >= pool).await;
+        tokio::time::sleep(REST).await;
+        for task in &opened {
+            let begin = Instant::now();
+            let answer = client.call(task, "orders.query", READ).await;
+            first.push(begin.elapsed());
+            assert_eq!(answer.word(), "done", "{answer:?}");
+        }
+        for task in opened {
+            let done = client.with_token(&task.token, Method::POST, &format!("/v1/tasks/{}/complete", task.id), "").await;
+            assert_eq!(done.json()["state"], "closed", "{done:?}");
+        }
+    }
+    say(&format!("{name}_in_a_row"), &mut first, report);
+}
+
+/// The first call of each of some tasks, one after another, each as a task finds it whose agent comes now and then: the pool is full and nothing
+/// is going on. And the second, which is what a call costs.
 async fn first_use(server: &Postgres, name: &str, pool: usize, tasks: usize, report: &mut Map<String, Value>) {
     let section = format!(
         "\n[systems.orders]\npool = {{ read = {pool} }}\n[systems.orders.postgresql]\nnodes = [{{ name = \"primary\", host = \"127.0.0.1\", port = {} }}]\n\
@@ -184,7 +211,8 @@ async fn first_use(server: &Postgres, name: &str, pool: usize, tasks: usize, rep
     let (mut first, mut second) = (Vec::new(), Vec::new());
     for _ in 0..tasks {
         if pool > 0 {
-            until("an account waits", || broker.house.pooled("orders") >= pool / 2).await;
+            until("the pool is full", || broker.house.pooled("orders") >= pool).await;
+            tokio::time::sleep(REST).await;
         }
         let task = client.task_with("scout", json!({ "tools": ["orders.query"] })).await;
         for times in [&mut first, &mut second] {
@@ -198,6 +226,9 @@ async fn first_use(server: &Postgres, name: &str, pool: usize, tasks: usize, rep
     }
     say(name, &mut first, report);
     say(&format!("{name}_then"), &mut second, report);
+    if pool > 0 {
+        burst(&broker, &client, (name, pool), tasks, report).await;
+    }
     broker.stop().await;
     let left = server.sql("shop", "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'ag\\_%'").unwrap();
     assert_eq!(left, "0", "accounts were left behind");
