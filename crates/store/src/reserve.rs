@@ -42,7 +42,7 @@ impl Reserve {
         if self.is_spent() {
             return false;
         }
-        let emptied = File::options().write(true).open(&self.path).and_then(|file| file.set_len(0).and_then(|()| file.sync_all()));
+        let emptied = self.empty();
         match &emptied {
             Ok(()) => tracing::error!("the disk is full: calls are refused, and what is left is kept for revocations and ends"),
             Err(error) => tracing::error!(%error, "the disk is full, and the reserve could not be given back"),
@@ -60,7 +60,7 @@ impl Reserve {
                 let filled = self.fill();
                 if filled.is_err() {
                     // What was taken of it goes back.
-                    let emptied = File::options().write(true).open(&self.path).and_then(|file| file.set_len(0));
+                    let emptied = self.empty();
                     tracing::debug!(?emptied, "the disk has no room for the reserve yet");
                 }
                 self.spent = filled.is_err().then(Instant::now);
@@ -72,6 +72,13 @@ impl Reserve {
     /// Why what takes nothing away is refused.
     pub(crate) fn refusal() -> StoreError {
         StoreError::unavailable(Reason::DiskFull, "what is left is kept for revocations and ends; everything else goes on when there is room")
+    }
+
+    /// The disk has it back when this returns: some file systems give room back only with the next commit of theirs.
+    fn empty(&self) -> io::Result<()> {
+        let file = File::options().write(true).open(&self.path)?;
+        file.set_len(0)?;
+        file.sync_all()
     }
 
     fn fill(&self) -> io::Result<()> {
