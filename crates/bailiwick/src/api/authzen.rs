@@ -284,7 +284,10 @@ fn point<'a>(house: &'a House, agent: &Agent) -> Result<&'a Point, Problem> {
 async fn judged(house: &House, agent: &Agent, point: &Point, asking: &Asking) -> Result<Evaluated, Problem> {
     match people::judged(house, point, asking).await? {
         Some(evaluated) => Ok(evaluated),
-        None => Ok(point.evaluate(&house.with_labels(asking), &house.approvers_elsewhere(agent, point, &asking.subject))),
+        None => {
+            let known = house.with_labels(asking).await?;
+            Ok(point.evaluate(&known, &house.approvers_elsewhere(agent, point, &asking.subject)))
+        }
     }
 }
 
@@ -417,7 +420,7 @@ enum Searched {
     responses((status = 200, description = "AuthZEN 1.0: `results`.", body = Object)), security(("agent_token" = [])),
 )]
 pub(super) async fn search_subject(State(api): State<Arc<Api>>, posed: Posed) -> Response {
-    searched(&api, &posed, Searched::Subject)
+    searched(&api, &posed, Searched::Subject).await
 }
 
 /// To which known resources may this be done?
@@ -426,7 +429,7 @@ pub(super) async fn search_subject(State(api): State<Arc<Api>>, posed: Posed) ->
     responses((status = 200, description = "AuthZEN 1.0: `results`.", body = Object)), security(("agent_token" = [])),
 )]
 pub(super) async fn search_resource(State(api): State<Arc<Api>>, posed: Posed) -> Response {
-    searched(&api, &posed, Searched::Resource)
+    searched(&api, &posed, Searched::Resource).await
 }
 
 /// Which known actions are possible?
@@ -435,16 +438,19 @@ pub(super) async fn search_resource(State(api): State<Arc<Api>>, posed: Posed) -
     responses((status = 200, description = "AuthZEN 1.0: `results`.", body = Object)), security(("agent_token" = [])),
 )]
 pub(super) async fn search_action(State(api): State<Arc<Api>>, posed: Posed) -> Response {
-    searched(&api, &posed, Searched::Action)
+    searched(&api, &posed, Searched::Action).await
 }
 
-fn searched(api: &Api, posed: &Posed, what: Searched) -> Response {
-    let answer = read(&posed.body).and_then(|question| search(&api.house, &posed.agent, question, what));
+async fn searched(api: &Api, posed: &Posed, what: Searched) -> Response {
+    let answer = match read(&posed.body) {
+        Ok(question) => search(&api.house, &posed.agent, question, what).await,
+        Err(problem) => Err(problem),
+    };
     with_id(&posed.headers, answer.map(|results| axum::Json(json!({ "results": results }))).into_response())
 }
 
 /// Finds what would be permitted. That is no permit: whoever acts asks again, and that is recorded.
-fn search(house: &House, agent: &Agent, mut question: QuestionDocument, what: Searched) -> Result<Vec<Value>, Problem> {
+async fn search(house: &House, agent: &Agent, mut question: QuestionDocument, what: Searched) -> Result<Vec<Value>, Problem> {
     let point = point(house, agent)?;
     let id_of = |thing: &mut Option<ThingDocument>, id: &str| {
         if let Some(thing) = thing {
@@ -476,7 +482,8 @@ fn search(house: &House, agent: &Agent, mut question: QuestionDocument, what: Se
             Searched::Resource => asking.resource.id.clone_from(&id),
             Searched::Action => asking.action.clone_from(&id),
         }
-        if point.evaluate(&house.with_labels(&asking), &[]).is_permit() {
+        let known = house.with_labels(&asking).await?;
+        if point.evaluate(&known, &[]).is_permit() {
             found.insert(id);
         }
     }

@@ -186,17 +186,25 @@ impl House {
             .await
     }
 
-    /// A task of ours that is asked about (type `task`) has the labels that we know of it, whatever the question says: none of that name
-    /// if it is not open.
-    pub(crate) fn with_labels<'a>(&self, asking: &'a Asking) -> Cow<'a, Asking> {
-        let Some(task) = asking.subject.id.parse::<TaskId>().ok().filter(|_| asking.subject.kind == TASK) else { return Cow::Borrowed(asking) };
+    /// A task of ours that is asked about (type `task`) has the labels that we know of it, also when it has ended, and is open or not,
+    /// whatever the question says. One that the store does not know (any more) has no labels, and is not open.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn with_labels<'a>(&self, asking: &'a Asking) -> Result<Cow<'a, Asking>, StoreError> {
+        let Some(task) = asking.subject.id.parse::<TaskId>().ok().filter(|_| asking.subject.kind == TASK) else { return Ok(Cow::Borrowed(asking)) };
+        let (labels, open) = match self.live.find(task) {
+            Some(live) => (Some(live.labels()), live.is_open(self.clock.now())),
+            None => (self.store.task(task).await?.map(|row| row.labels), false),
+        };
         let mut known = asking.clone();
-        known.subject.properties.remove("labels");
-        if let Some(live) = self.live.find(task).filter(|live| live.is_open(self.clock.now())) {
-            let labels = live.labels().iter().map(ToString::to_string).collect();
-            known.subject.properties.insert("labels".to_owned(), labels);
-        }
-        Cow::Owned(known)
+        let properties = &mut known.subject.properties;
+        properties.insert("open".to_owned(), open.into());
+        match labels {
+            Some(labels) => properties.insert("labels".to_owned(), labels.iter().map(ToString::to_string).collect()),
+            None => properties.remove("labels"),
+        };
+        Ok(Cow::Owned(known))
     }
 
     /// The enforcement point that this agent is.

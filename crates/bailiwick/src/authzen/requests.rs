@@ -279,9 +279,8 @@ impl House {
         }
         let (evaluation, denial_ends, said) = self.bound_to(agent, point, &mut submitted, now)?;
         let asking = &submitted.asking;
-        let Evaluated::NeedsApproval(people, policies) =
-            point.evaluate(&self.with_labels(asking), &self.approvers_elsewhere(agent, point, &asking.subject))
-        else {
+        let known = self.with_labels(asking).await?;
+        let Evaluated::NeedsApproval(people, policies) = point.evaluate(&known, &self.approvers_elsewhere(agent, point, &asking.subject)) else {
             return Err(AccessRefused::NotRequestable);
         };
         let members = asking.members(&point.entry.volatile);
@@ -556,7 +555,8 @@ impl House {
         let approved: Vec<PersonName> = hold.approvals.iter().map(|a| a.person.clone()).filter(|p| approvers.contains(p)).collect();
         //= authzen-access-request-approval-profile-1_0#pdp-processing-rules
         // MUST ensure that approval does not override policy conditions that remain mandatory at enforcement time
-        let Verdict::Permit(policies) = point.ask(&self.with_labels(asking), &approved) else { return Ok(Err(NotApplicable::PolicyDenied)) };
+        let known = self.with_labels(asking).await?;
+        let Verdict::Permit(policies) = point.ask(&known, &approved) else { return Ok(Err(NotApplicable::PolicyDenied)) };
         let call = CallId::new(now, random());
         let entry = point.entry_of(agent, asking, &policies, Some(&hold), now).of_task(hold.task).of_call(call);
         let seen = hold.clone();

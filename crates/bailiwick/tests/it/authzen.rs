@@ -141,18 +141,58 @@ async fn a_task_of_ours_has_the_labels_that_we_know_whatever_an_enforcement_poin
     };
     let id = live.task.id.to_string();
     assert!(ask(&id, json!({})).await, "it has read nothing");
-    live.label(&bailiwick_core::Labels::new(["untrusted".parse().unwrap()]).unwrap()).unwrap();
+    read_a_stranger(&pdp.broker, &live).await;
     assert!(!ask(&id, json!({})).await);
     assert!(!ask(&id, json!({ "labels": [] })).await, "what the question says of it does not count");
     // Nor does it in a search, which would promise what is then denied.
     let subject = json!({ "type": "task", "id": id, "properties": { "labels": [] } });
     let searched = json!({ "subject": subject, "action": { "name": "send" }, "resource": { "type": "record" } });
     assert_eq!(pdp.found("resource", searched).await, Vec::<Value>::new());
-    // One that is not open, and one that never was, have no labels to be read: no.
-    pdp.broker.house.live.end(live.task.id);
-    assert!(!ask(&id, json!({ "labels": [] })).await);
+    // One that never was has no labels to be read: no.
     let never = bailiwick_core::TaskId::new(live.task.opened_at, [9; 10]).to_string();
     assert!(!ask(&never, json!({ "labels": [] })).await);
+}
+
+/// The task is given what a stranger could have written.
+async fn read_a_stranger(broker: &Broker, live: &bailiwick::live::LiveTask) {
+    let (whole, labels) = (live.task.whole(), bailiwick_core::Labels::new(["untrusted".parse().unwrap()]).unwrap());
+    let put = labels.clone();
+    let entry = bailiwick_store::Entry::new("labelled", b"{\"kind\":\"labelled\"}".to_vec());
+    broker.house.store.write(move |w| w.label_whole(whole, &put, entry)).await.unwrap();
+    live.label(&labels).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_has_ended_keeps_its_labels_and_policy_is_told_that_it_is_not_open() {
+    let policies = r#"
+@id("not-after-strangers") permit (principal is task, action == Action::"send", resource is record)
+unless { principal has labels && principal.labels.contains("untrusted") };
+@id("while-it-is-open") permit (principal is task, action == Action::"write", resource is record)
+when { principal.open };
+"#;
+    let pdp = Pdp::with(policies, "").await;
+    crate::support::until("the shop is listed", || pdp.broker.house.registry.load().tool("shop.show_order").is_some_and(|t| t.callable())).await;
+    let ask = |id: &str, action: &'static str| {
+        let subject = json!({ "type": "task", "id": id, "properties": { "labels": [], "open": true } });
+        pdp.decision(question(subject, action, record("record-1")))
+    };
+    let mut tasks = Vec::new();
+    for _ in 0..2 {
+        let (task, token) = pdp.broker.task(&pdp.token).await;
+        tasks.push((task["id"].as_str().unwrap().to_owned(), token));
+    }
+    let [(read, token), (clean, other)] = tasks.try_into().unwrap();
+    read_a_stranger(&pdp.broker, &pdp.broker.house.live.find(read.parse().unwrap()).unwrap()).await;
+    assert_eq!((ask(&read, "send").await, ask(&clean, "send").await), (false, true));
+    assert_eq!((ask(&read, "write").await, ask(&clean, "write").await), (true, true));
+    for (task, token) in [(&read, &token), (&clean, &other)] {
+        let ended = pdp.broker.with(token, Method::POST, &format!("/v1/tasks/{task}/complete"), None).await;
+        assert_eq!(ended.status, StatusCode::OK, "{ended:?}");
+    }
+    assert_eq!((ask(&read, "send").await, ask(&clean, "send").await), (false, true), "its end washes nothing off");
+    assert_eq!((ask(&read, "write").await, ask(&clean, "write").await), (false, false), "whatever the question says");
+    let never = bailiwick_core::TaskId::new(bailiwick_core::Timestamp::from_millis(1), [9; 10]).to_string();
+    assert!(!ask(&never, "write").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
