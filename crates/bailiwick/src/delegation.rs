@@ -10,6 +10,7 @@ use bailiwick_identity::ProofError;
 use bailiwick_identity::oauth::{AskedPart, AskedTools};
 use bailiwick_identity::token::Acting;
 use bailiwick_policy::TaskQuestion;
+use bailiwick_store::Opening;
 
 use crate::clock::random;
 use crate::config::Delegate;
@@ -18,7 +19,7 @@ use crate::house::House;
 use crate::live::LiveTask;
 use crate::paces::Door;
 use crate::standing::Ground;
-use crate::tasks::{OpenedTask, TaskRefused, check_model, check_purpose};
+use crate::tasks::{OpenedTask, Origin, TaskRefused, check_model, check_purpose};
 
 /// Why a token is no ground for a part of its task.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -278,7 +279,8 @@ impl House {
             opened_at: now,
             expires_at: part.expires_at,
         };
-        Ok(self.begin(task, Some(Arc::clone(whole)), narrowed, None, now).await?)
+        let origin = Origin { parent: Some(Arc::clone(whole)), opening: Opening { named: acting.named, by_model: false } };
+        Ok(self.begin(task, origin, narrowed, None, now).await?)
     }
 
     /// Does whoever does the task delegate to the taker, and may the taker stand at the end of the chain?

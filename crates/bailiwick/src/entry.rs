@@ -291,7 +291,7 @@ pub struct TaskOpened<'a> {
     pub opened: &'a bailiwick_core::Task,
     /// What was asked for and not granted, with the reason.
     pub narrowed: &'a [Narrowed],
-    /// The labels with which it begins, as a part of a task that carries them.
+    /// The labels with which it begins: those of the task that it is a part of, or of the tasks of the running copy whose model opened it.
     #[serde(skip_serializing_if = "Labels::is_empty")]
     pub labels: &'a Labels,
     /// The policy revision in force.
@@ -322,7 +322,7 @@ pub struct Labelled<'a> {
     /// The permitted call that asks for it, if one does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call: Option<CallId>,
-    /// The tool or operation whose answers bear them.
+    /// The tool or operation whose answers bear them; `task_call` where a model brought them along from other tasks of its running copy.
     pub tool: &'a str,
     /// Those that are new.
     pub labels: &'a Labels,

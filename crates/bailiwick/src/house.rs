@@ -247,6 +247,8 @@ pub struct House {
     pub splices: crate::delegation::Splices,
     /// Background work.
     pub workers: TaskTracker,
+    /// How often labels were put on tasks.
+    pub(crate) labellings: crate::labels::Labellings,
     /// Ends of tasks that could not be recorded yet; they are tried again until they are.
     pub ends_owed: Mutex<Vec<EndOwed>>,
     /// What proofs of entries are made from.
@@ -374,6 +376,7 @@ impl House {
             instances: crate::instances::Instances::default(),
             splices: crate::delegation::Splices::default(),
             workers: TaskTracker::new(),
+            labellings: crate::labels::Labellings::default(),
             ends_owed: Mutex::default(),
             nodes: crate::trace::Nodes::default(),
             stop: CancellationToken::new(),

@@ -1,4 +1,7 @@
-//! Labels on tasks: put on, durably, before anything is asked for that bears them, so that no answer is ever ahead of its label.
+//! Labels on tasks: put on, durably, before anything is asked for that bears them, so that no answer is ever ahead of its label; and brought
+//! along by a model that goes on in another task.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bailiwick_core::{CallId, ErrorCode, Labels, TooManyLabels};
 use bailiwick_store::{Entry, StoreError};
@@ -25,6 +28,27 @@ impl LabelError {
             Self::Many(_) => ErrorCode::LimitExceeded,
             Self::Store(_) => ErrorCode::AuditUnavailable,
         }
+    }
+}
+
+/// The notifications that a client is told in the middle of its call. Each bears the labels of its own name.
+pub(crate) const HEARD: [&str; 6] = [
+    "notifications/progress",
+    "notifications/message",
+    "notifications/elicitation/complete",
+    "notifications/resources/updated",
+    "notifications/resources/list_changed",
+    "notifications/prompts/list_changed",
+];
+
+/// How often labels were put on any task since the start.
+#[derive(Debug)]
+pub(crate) struct Labellings(AtomicU64);
+
+impl Default for Labellings {
+    fn default() -> Self {
+        // Before the first of this start there were those of earlier ones.
+        Self(AtomicU64::new(1))
     }
 }
 
@@ -60,7 +84,40 @@ impl House {
         let put = labels.clone();
         self.store.write(move |w| w.label_whole(whole, &put, entry)).await?;
         // INVARIANT: memory says it only once the disk does. Two at once may each have written theirs: the disk has both.
-        live.label(labels)?;
+        self.labelled(live, labels)?;
+        Ok(())
+    }
+
+    /// The disk says that a task carries these labels: now memory does.
+    ///
+    /// # Errors
+    /// They are too many.
+    pub(crate) fn labelled(&self, live: &LiveTask, labels: &Labels) -> Result<(), TooManyLabels> {
+        if labels.is_empty() {
+            return Ok(());
+        }
+        // INVARIANT: counted before memory says it. Whoever finds it there, and goes on, is found by the next call of the running copy.
+        self.labellings.0.fetch_add(1, Ordering::AcqRel);
+        live.label(labels)
+    }
+
+    /// A model goes on with one of its tasks by the agent's own token: it has read what all tasks of its running copy were given, and this
+    /// one carries it from here on. Nothing is read where nothing was labelled since the last time.
+    ///
+    /// # Errors
+    /// It cannot, and the model may do nothing in it.
+    pub(crate) async fn recall(&self, live: &LiveTask, named: bool) -> Result<(), LabelError> {
+        // Looked at first: what is labelled from here on is the next call's.
+        let labelling = self.labellings.0.load(Ordering::Acquire);
+        if live.has_recalled(labelling) {
+            return Ok(());
+        }
+        let mut labels = Labels::default();
+        for more in self.store.labels_of_copy(&live.task.agent, live.task.instance, named).await? {
+            labels = labels.with(&more)?;
+        }
+        self.label(live, &labels, Asking { call: None, tool: "task_call" }).await?;
+        live.recalled(labelling);
         Ok(())
     }
 }

@@ -26,6 +26,8 @@ pub struct LiveTask {
     streams: Arc<Semaphore>,
     /// The marks of what it was given. One set for the whole and all its parts: what one of them has read, it can tell the others.
     labels: Arc<RwLock<Labels>>,
+    /// Up to which of all labellings it carries what the tasks of its running copy were given: see [`House::recall`](crate::house::House).
+    recalled: AtomicU64,
     /// What it asked for that is on record once: kinds of lists.
     looked: Mutex<BTreeSet<String>>,
 }
@@ -56,6 +58,7 @@ impl LiveTask {
             ended,
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             labels,
+            recalled: AtomicU64::new(0),
             looked: Mutex::default(),
         })
     }
@@ -127,6 +130,17 @@ impl LiveTask {
         let mut carried = self.labels.write().unwrap_or_else(PoisonError::into_inner);
         *carried = carried.with(labels)?;
         Ok(())
+    }
+
+    /// Does it carry what its running copy was given up to this labelling?
+    #[must_use]
+    pub(crate) fn has_recalled(&self, labelling: u64) -> bool {
+        self.recalled.load(Ordering::Acquire) >= labelling
+    }
+
+    /// It carries what its running copy was given up to this labelling.
+    pub(crate) fn recalled(&self, labelling: u64) {
+        self.recalled.fetch_max(labelling, Ordering::AcqRel);
     }
 
     /// Calls permitted so far, those of its parts among them.

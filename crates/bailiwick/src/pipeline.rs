@@ -201,12 +201,14 @@ impl House {
             // The tool was looked up before the fence was read, for a held call long before: is it still the one in force?
             if !self.registry.load().has(tool) {
                 let code = ErrorCode::ToolUnknown;
+                self.release_lease(&sending);
                 self.denied(&call, code, "the tool was changed or set aside since it was looked up", &[]).await?;
                 return Ok(Refused::plain(code));
             }
             // So was the token: one that was revoked since then lets nothing pass, nor one whose ground was taken away.
             if let Err(why) = self.still_lets(who) {
                 let code = ErrorCode::ProofInvalid;
+                self.release_lease(&sending);
                 self.denied(&call, code, &why, &[]).await?;
                 return Ok(Refused::plain(code));
             }
@@ -215,6 +217,7 @@ impl House {
             let approved = decision.spends().is_some();
             if approved && !sending.extra.is_empty() {
                 let code = ErrorCode::ApprovalMismatch;
+                self.release_lease(&sending);
                 let detail = "the answers that were brought back to the system's questions are not part of what people approved";
                 self.denied(decision.call(), code, detail, &[]).await?;
                 return Ok(Refused::answer(code, detail));
@@ -429,13 +432,18 @@ impl House {
         let started = Instant::now();
         let spent = match call.spend() {
             Ok(spent) => spent,
-            Err(code) => return Refused::plain(code),
+            Err(code) => {
+                self.release_lease(&sending);
+                return Refused::plain(code);
+            }
         };
         let told = sending.told.clone();
         let mut open = OpenEntry { house: &self, live: &live, spent: &spent, started, told, closed: false };
         // Before it is sent: whatever the system says from here on, in the middle of the call or at its end, the task carries its labels.
         let asking = Asking { call: Some(spent.id), tool: spent.tool.name.as_str() };
-        if let Err(error) = self.label(&live, &tool.labels, asking).await {
+        let labels = if sending.events.is_some() { &tool.labels_heard } else { &tool.labels };
+        if let Err(error) = self.label(&live, labels, asking).await {
+            self.release_lease(&sending);
             return open.not_labelled(&error).await;
         }
         fault::point("after-label");

@@ -77,8 +77,10 @@ pub struct ToolEntry {
     pub definition: Option<RawBuf>,
     /// Where its classification stands.
     pub status: Status,
-    /// What its answers bear.
+    /// What its answers bear, and the questions that its system may ask in the middle of a call.
     pub labels: Labels,
+    /// The same, and what the notifications bear that a client is told in the middle of a call.
+    pub labels_heard: Labels,
     /// Parameters that are mirrored into headers.
     pub header_params: Vec<HeaderParam>,
     schema: Option<Schema>,
@@ -92,12 +94,14 @@ impl ToolEntry {
         let name = ToolName::new(&system.entry.name, operation).ok()?;
         let definition = Digest::bind("bailiwick/operation/v1", &[operation.as_bytes()]);
         let tool = Tool { name, effect, definition, target: system.entry.target() };
+        let (labels, labels_heard) = system.entry.labels_of_call(operation).ok()?;
         Some(Self {
             tool: Arc::new(tool),
             system: Arc::clone(system),
             definition: None,
             status: Status::Classified,
-            labels: system.entry.labels_of(operation).ok()?,
+            labels,
+            labels_heard,
             header_params: Vec::new(),
             schema: None,
             listed_whole: Vec::new(),
@@ -122,12 +126,14 @@ impl ToolEntry {
         definition.write_listed(name.as_str(), &mut listed_whole);
         definition.write_listed(name.tool(), &mut listed_own);
         let tool = Tool { name, effect, definition: digest, target: system.entry.target() };
+        let (labels, labels_heard) = system.entry.labels_of_call(&definition.name).map_err(|e| e.to_string())?;
         Ok(Self {
             tool: Arc::new(tool),
             system: Arc::clone(system),
             definition: Some(definition.raw().to_owned()),
             status,
-            labels: system.entry.labels_of(&definition.name).map_err(|e| e.to_string())?,
+            labels,
+            labels_heard,
             header_params: definition.header_params.clone(),
             schema: Some(schema),
             listed_whole,

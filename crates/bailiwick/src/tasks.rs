@@ -10,7 +10,7 @@ use bailiwick_core::{
 use bailiwick_identity::token::{Acting, Issued, Purpose, Statement};
 use bailiwick_identity::{Confirmation, KeyId};
 use bailiwick_policy::{Engine, Possible, TaskQuestion};
-use bailiwick_store::{LeaseFilter, LeaseState, StoreError};
+use bailiwick_store::{LeaseFilter, LeaseState, Opening, StoreError};
 use serde::Deserialize;
 
 use crate::clock::random;
@@ -47,6 +47,19 @@ pub struct TaskRequest {
     #[serde(skip)]
     #[schema(ignore)]
     pub held_by: Option<HeldBy>,
+    /// Is it a model that opens it, by a tool of ours? Then it begins with the labels of all that this running copy was given. Nobody can send it.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub by_model: bool,
+}
+
+/// What a task comes from.
+#[derive(Debug, Default)]
+pub(crate) struct Origin {
+    /// The task that it is a part of.
+    pub(crate) parent: Option<Arc<LiveTask>>,
+    /// What decides the labels with which it begins.
+    pub(crate) opening: Opening,
 }
 
 /// A tool, by name or pattern, with bounds on its arguments.
@@ -189,6 +202,7 @@ fn subject_of(agent: &Agent, acting: &Acting, asked: Option<&PersonName>) -> Res
 /// How long a task waits to be opened while systems that it asks for are starting.
 const FIRST_LISTS: Duration = Duration::from_secs(15);
 const PURPOSE_MAX: usize = 500;
+const TOO_MUCH_READ: &str = "the tasks of this running copy were given data with more labels than one task can carry; start another copy";
 /// Endings that one entry has room for.
 const ENDINGS_MAX: usize = 300;
 const ASKED_MAX: usize = 200;
@@ -300,21 +314,19 @@ impl House {
             opened_at: now,
             expires_at: now.plus(ttl),
         };
-        self.begin(task, None, narrowed, asked.consent.as_ref(), now).await
+        let origin = Origin { parent: None, opening: Opening { named: acting.named, by_model: asked.by_model } };
+        self.begin(task, origin, narrowed, asked.consent.as_ref(), now).await
     }
 
     /// Puts a task on record, as a part of another or not.
     pub(crate) async fn begin(
         &self,
         task: Task,
-        parent: Option<Arc<LiveTask>>,
+        Origin { parent, opening }: Origin,
         narrowed: Vec<Narrowed>,
         consent: Option<&crate::consent::Consent>,
         now: Timestamp,
     ) -> Result<OpenedTask, TaskRefused> {
-        let labels = parent.as_ref().map(|parent| parent.labels()).unwrap_or_default();
-        let opened = entry::TaskOpened { task: task.id, opened: &task, narrowed: &narrowed, labels: &labels, revision: &self.revision(), consent };
-        let body = entry::encode(now, &opened);
         // Known before it is durable: if whoever asks goes away in between, it still ends when its time is over. Until the answer
         // nobody has its id, and no call of it passes the fence.
         let (salt, sealed) = self.new_salt(task.id).map_err(|error| {
@@ -325,14 +337,31 @@ impl House {
         let live = LiveTask::part_of(parent, Arc::new(task), 0, salt);
         self.live.insert(Arc::clone(&live));
         let task = Arc::clone(&live.task);
-        let opened = self.store.write(move |w| w.open_task(&task, body).and_then(|_| w.salt_put(task.id, &sealed)));
-        if let Err(error) = opened.await {
-            self.live.end(live.task.id);
-            // Ids are never taken: what the store refuses is a part of a task that ended meanwhile.
-            if part && matches!(error, StoreError::Conflict { .. }) {
-                return Err(TaskRefused::new(ErrorCode::TaskClosed, "the parent task has ended"));
+        let (said, consent, revision) = (narrowed.clone(), consent.cloned(), self.revision());
+        let opened = self.store.write(move |w| {
+            let labels = w.open_task(&task, opening, |labels| {
+                let opened =
+                    entry::TaskOpened { task: task.id, opened: &task, narrowed: &said, labels, revision: &revision, consent: consent.as_ref() };
+                entry::encode(now, &opened)
+            })?;
+            w.salt_put(task.id, &sealed)?;
+            Ok(labels)
+        });
+        let labels = match opened.await {
+            Ok(labels) => labels,
+            Err(error) => {
+                self.live.end(live.task.id);
+                // Ids are never taken: what the store refuses is a part of a task that ended meanwhile, or has read too much.
+                return Err(match error {
+                    StoreError::Conflict { .. } if part => TaskRefused::new(ErrorCode::TaskClosed, "the parent task has ended"),
+                    StoreError::Conflict { .. } if opening.by_model => TaskRefused::new(ErrorCode::LimitExceeded, TOO_MUCH_READ),
+                    error => error.into(),
+                });
             }
-            return Err(error.into());
+        };
+        if self.labelled(&live, &labels).is_err() {
+            self.end_task(live.task.id, EndReason::Revoked, None).await?;
+            return Err(TaskRefused::new(ErrorCode::LimitExceeded, TOO_MUCH_READ));
         }
         // What was taken away in the very moment of the opening found no task to end.
         if let Err(why) = self.task_stands(&live) {
@@ -485,7 +514,7 @@ impl House {
         let statement = Statement {
             agent: task.agent.clone(),
             instance: task.instance,
-            acting: Acting { component: task.component.clone(), model: task.model_attested.clone(), on_behalf_of: None, key },
+            acting: Acting { component: task.component.clone(), model: task.model_attested.clone(), key, ..Acting::default() },
             purpose: Purpose::Task { task: task.id, subject: task.subject.clone(), actors: task.actors() },
             scope: bailiwick_identity::oauth::Scope::tools(),
             audience: self.urls.mcp.clone(),

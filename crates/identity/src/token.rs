@@ -57,6 +57,9 @@ pub struct Acting {
     pub on_behalf_of: Option<PersonName>,
     /// The registered key by which it proved itself, if it did by one: with that key, the token goes.
     pub key: Option<KeyId>,
+    /// Has the running copy a name, by its proof or by its own word, under which it comes again? The instance of one that has none was made
+    /// up for its token. In the tokens that open tasks only.
+    pub named: bool,
 }
 
 impl Acting {
@@ -174,6 +177,9 @@ impl Issuer {
                 // indicate the client application.
                 put(&mut claims, "sub", json!(agent));
                 put(&mut claims, "scope", json!(AGENT_SCOPE));
+                if what.acting.named {
+                    put(&mut claims, "instance_named", json!(true));
+                }
                 if let Some(person) = &what.acting.on_behalf_of {
                     //= rfc9068#section-2.2
                     // In case of access tokens obtained through grants where a resource owner is involved, such as the authorization
@@ -386,7 +392,7 @@ impl Verifier {
         let (agent, component) = workload(&self.domain, &client).ok_or(ProofError::Claim("client_id"))?;
         let instance: InstanceId = claims.parsed("instance")?;
         let scope: Scope = claims.parsed("scope")?;
-        let mut on_behalf_of = None;
+        let (mut on_behalf_of, mut named) = (None, false);
         let purpose = match claims.parsed_if("task_id")? {
             Some(task) => {
                 let current = client.of_instance(instance);
@@ -394,6 +400,7 @@ impl Verifier {
             }
             None => {
                 on_behalf_of = agent_only(claims, &client, instance, &scope)?;
+                named = claims.member("instance_named").map_or(Some(false), Value::as_bool).ok_or(ProofError::Claim("instance_named"))?;
                 Purpose::Agent
             }
         };
@@ -407,6 +414,7 @@ impl Verifier {
                 model: claims.text_if("model_attested")?.map(str::to_owned),
                 on_behalf_of,
                 key: claims.parsed_if("client_key")?,
+                named,
             },
             purpose,
             scope,

@@ -62,5 +62,5 @@ pub use registry::{Incident, Pin, PinStatus, RESULT_BYTES_MAX, Registered};
 pub use sealed::{RootName, SealedPlace, SealedRow};
 pub use shards::{Cosigned, Shard};
 pub use store::{Options, RELAXED_MAX, Store};
-pub use tasks::{Ended, TaskFilter, TaskRow};
+pub use tasks::{Ended, Opening, TaskFilter, TaskRow};
 pub use writing::Writing;

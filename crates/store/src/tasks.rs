@@ -1,8 +1,8 @@
 //! Tasks: opened with an entry, ended through the fence together with whatever they still waited for.
 
 use bailiwick_core::hold::HoldState;
-use bailiwick_core::{AgentName, EndReason, HoldId, Labels, PersonName, Task, TaskId, TaskState, Timestamp};
-use rusqlite::{OptionalExtension, Row};
+use bailiwick_core::{AgentName, EndReason, HoldId, InstanceId, Labels, PersonName, Task, TaskId, TaskState, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::authority::OpenTask;
 use crate::entry::{Entry, kind};
@@ -22,6 +22,15 @@ pub struct TaskRow {
     pub used: u64,
     /// The marks of what it was given, up to its end.
     pub labels: Labels,
+}
+
+/// What else is known of a task that is opened, for the labels with which it begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// The running copy has a name, under which it comes again.
+    pub named: bool,
+    /// A model opens it, which has read whatever the tasks of its running copy were given.
+    pub by_model: bool,
 }
 
 /// What ending a task did.
@@ -64,19 +73,29 @@ pub(crate) const SINCE_ANCHOR: &str = "WITH RECURSIVE own AS (SELECT task, count
     since AS (SELECT task, sum(calls) AS calls FROM up GROUP BY task)";
 
 impl Writing<'_> {
-    /// Opens a task. A part begins with every label of the task that it is a part of. Gives the entry's index.
+    /// Opens a task. A part begins with every label of the task that it is a part of, and what a model opens with those of all tasks of its
+    /// running copy (see [`Store::labels_of_copy`]). `body` is told them. Gives them.
     ///
     /// # Errors
-    /// `Conflict` if its id is taken, or if it is a part of a task that is not open.
-    pub fn open_task(&mut self, task: &Task, body: Vec<u8>) -> Result<u64, StoreError> {
+    /// `Conflict` if its id is taken, if it is a part of a task that is not open, or if it would have too many labels.
+    pub fn open_task(&mut self, task: &Task, how: Opening, body: impl FnOnce(&Labels) -> Vec<u8>) -> Result<Labels, StoreError> {
         if task.parent().is_some_and(|parent| self.state.line(parent).is_none()) {
             return Err(StoreError::conflict("the task that it would be a part of has ended"));
+        }
+        let mut labels = match task.parent() {
+            Some(parent) => self.labels_of(parent)?,
+            None => Labels::default(),
+        };
+        if how.by_model {
+            for more in of_copy(self.conn, &task.agent, task.instance, how.named)? {
+                labels = labels.with(&more).map_err(|error| StoreError::conflict(error.to_string()))?;
+            }
         }
         let state = TaskState::Open;
         self.conn
             .prepare_cached(
-                "INSERT INTO tasks (id, agent, owner, subject, state, state_json, used, opened_at, expires_at, task, parent, labels)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10, coalesce((SELECT labels FROM tasks WHERE id = ?10), '[]'))",
+                "INSERT INTO tasks (id, agent, owner, subject, state, state_json, used, opened_at, expires_at, task, parent, labels, named)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10, ?11, ?12)",
             )?
             .execute((
                 task.id.to_bytes(),
@@ -89,9 +108,18 @@ impl Writing<'_> {
                 task.expires_at.as_millis(),
                 serde_json::to_string(task)?,
                 task.parent().map(TaskId::to_bytes),
+                serde_json::to_string(&labels)?,
+                how.named,
             ))?;
         self.state.set_task(task.id, Some(OpenTask::of(task, 0)));
-        self.append(Entry::new(kind::TASK_OPENED, body).of_task(task.id))
+        self.append(Entry::new(kind::TASK_OPENED, body(&labels)).of_task(task.id))?;
+        Ok(labels)
+    }
+
+    fn labels_of(&self, id: TaskId) -> Result<Labels, StoreError> {
+        let mut statement = self.conn.prepare_cached("SELECT labels FROM tasks WHERE id = ?1")?;
+        let found: Option<String> = statement.query_row([id.to_bytes()], |r| r.get(0)).optional()?;
+        Ok(serde_json::from_str(&found.ok_or_else(|| StoreError::conflict("there is no such task"))?)?)
     }
 
     /// Brings a task to `closing` or `closed`, never back. From the first step on no call of it passes, its holds are withdrawn, and
@@ -142,9 +170,7 @@ impl Writing<'_> {
     pub fn label_whole(&mut self, whole: TaskId, labels: &Labels, entry: Entry) -> Result<Option<u64>, StoreError> {
         let mut anew = false;
         for id in std::iter::once(whole).chain(self.state.below(whole)) {
-            let mut statement = self.conn.prepare_cached("SELECT labels FROM tasks WHERE id = ?1")?;
-            let found: Option<String> = statement.query_row([id.to_bytes()], |r| r.get(0)).optional()?;
-            let before: Labels = serde_json::from_str(&found.ok_or_else(|| StoreError::conflict("there is no such task"))?)?;
+            let before = self.labels_of(id)?;
             if labels.within(&before) {
                 continue;
             }
@@ -199,13 +225,23 @@ impl Writing<'_> {
 }
 
 impl Store {
-    /// Opens a task, durably. Gives the entry's index.
+    /// Opens a task of a running copy without a name, durably. Gives the labels with which it begins.
     ///
     /// # Errors
     /// `Conflict` if its id is taken.
-    pub async fn open_task(&self, task: &Task, body: Vec<u8>) -> Result<u64, StoreError> {
+    pub async fn open_task(&self, task: &Task, body: Vec<u8>) -> Result<Labels, StoreError> {
         let task = task.clone();
-        self.write(move |w| w.open_task(&task, body)).await
+        self.write(move |w| w.open_task(&task, Opening::default(), |_| body)).await
+    }
+
+    /// What the tasks of a running copy of an agent were given, those that have ended among them, as far back as the store remembers any.
+    /// One that has no name may be any of those that have none: it was given what all of them were.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn labels_of_copy(&self, agent: &AgentName, instance: InstanceId, named: bool) -> Result<Vec<Labels>, StoreError> {
+        let agent = agent.clone();
+        self.read_newest(move |conn| of_copy(conn, &agent, instance, named)).await
     }
 
     /// Ends a task through the fence: once this returns, no call of the task is permitted any more. See [`Writing::end_task`].
@@ -258,6 +294,15 @@ impl Store {
         })
         .await
     }
+}
+
+/// The sets of labels that tasks of this running copy carry, or carried up to their end.
+fn of_copy(conn: &Connection, agent: &AgentName, instance: InstanceId, named: bool) -> Result<Vec<Labels>, StoreError> {
+    let whose = if named { "json_extract(task, '$.instance') = ?2" } else { "(named = 0 OR json_extract(task, '$.instance') = ?2)" };
+    let mut statement =
+        conn.prepare_cached(&format!("SELECT DISTINCT labels FROM tasks INDEXED BY tasks_labelled WHERE agent = ?1 AND labels <> '[]' AND {whose}"))?;
+    let rows = statement.query_map((agent.as_str(), instance.to_string()), |r| r.get::<_, String>(0))?;
+    rows.map(|labels| Ok(serde_json::from_str(&labels?)?)).collect()
 }
 
 /// The statement that lists them.

@@ -335,7 +335,7 @@ async fn a_change_that_fails_leaves_nothing_and_harms_nobody_else() {
         let other = other.clone();
         let held = hold(1, &of);
         store.control(Entry::new("x", Vec::new()), move |w| {
-            w.open_task(&other, Vec::new())?;
+            w.open_task(&other, crate::Opening::default(), |_| Vec::new())?;
             w.hold_open(&held, Vec::new(), 5)?.unwrap();
             w.end_task(held.task, TaskState::Closing { reason: EndReason::Revoked, at: at(1) }, Vec::new())?;
             w.meta_put("k", b"v")?;

@@ -28,7 +28,7 @@ use crate::house::House;
 use crate::journal::TASKS_THAT_WAIT;
 use crate::live::LiveTask;
 use crate::paces::Door;
-use crate::tasks::TaskRefused;
+use crate::tasks::{Origin, TaskRefused};
 
 /// How long a denial may be submitted.
 const DENIAL_LIFE: Duration = Duration::from_secs(600);
@@ -299,7 +299,7 @@ impl House {
             return Err(AccessRefused::Binding("it was submitted before"));
         }
         let task = self.task_of_request(by, agent, point, asking, now);
-        let opened = self.begin(task, None, Vec::new(), None, now).await?;
+        let opened = self.begin(task, Origin::default(), Vec::new(), None, now).await?;
         let hold = self.ask_people(by, &opened.live, point, asking, (&bytes, shown), (people, policies), now).await;
         match &hold {
             Ok(hold) => point.desk.remember(submitted.retry, hold.task, now),

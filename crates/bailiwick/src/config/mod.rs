@@ -7,6 +7,7 @@ mod components;
 mod enforcement;
 mod error;
 mod export;
+mod labels;
 mod ledger;
 mod proofs;
 mod retention;
@@ -22,8 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bailiwick_core::{
-    Agent, AgentName, ComponentName, Effect, Label, Labels, Person, PersonName, RiskTier, Role, SpiffeId, SystemName, Timestamp, TooManyLabels,
-    TrustDomain,
+    Agent, AgentName, ComponentName, Effect, Label, Labels, Person, PersonName, RiskTier, Role, SpiffeId, SystemName, Timestamp, TrustDomain,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -366,7 +366,8 @@ struct SystemFile {
     #[serde(default)]
     #[schemars(with = "BTreeSet<String>")]
     labels: BTreeSet<Label>,
-    /// What the answers of a tool bear besides. A name may end in `*`; all that match count. MCP operations have names too: `resources/read`.
+    /// What the answers of a tool bear besides. A name may end in `*`; all that match count. MCP operations and messages have names too:
+    /// `resources/read`, `notifications/message`. The list of tools, `tools/list`, bears labels only if it is named.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, BTreeSet<String>>")]
     tool_labels: BTreeMap<String, BTreeSet<Label>>,
@@ -674,21 +675,6 @@ impl SystemEntry {
         }
         let prefixes = self.effects.iter().filter_map(|(k, e)| k.strip_suffix('*').filter(|p| tool.starts_with(p)).map(|p| (p.len(), *e)));
         prefixes.max_by_key(|(length, _)| *length).map(|(_, effect)| effect)
-    }
-
-    /// What the answers of a tool or operation bear.
-    ///
-    /// # Errors
-    /// None, for a system of a configuration that was parsed: it names no more labels than a set holds.
-    pub fn labels_of(&self, tool: &str) -> Result<Labels, TooManyLabels> {
-        let more = self.tool_labels.iter().filter(|(pattern, _)| covers(pattern, tool)).flat_map(|(_, labels)| labels);
-        Labels::new(self.labels.iter().chain(more).cloned())
-    }
-
-    /// Names in `tool_labels` that mark nothing, as none of these tools has such a one: most likely written wrongly.
-    pub fn idle_labels<'a>(&'a self, tools: &'a [&str]) -> impl Iterator<Item = &'a str> {
-        let idle = |pattern: &&String| !pattern.contains('/') && !tools.iter().any(|tool| covers(pattern, tool));
-        self.tool_labels.keys().filter(idle).map(String::as_str)
     }
 
     /// The names of the sealed secrets that are injected into its calls.
@@ -1010,6 +996,7 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
         }
     };
     let pool = pool(&name, &given.pool, given.issue_credentials, &transport)?;
+    labels::check(&name, given.tool_labels.keys())?;
     let join = |plain: BTreeMap<String, String>, secret: BTreeMap<String, String>, imported: BTreeMap<String, String>| {
         let plain = plain.into_iter().map(|(k, v)| (k, Value::Literal(v)));
         let secret = secret.into_iter().map(|(k, v)| (k, Value::Secret(v)));
@@ -1034,11 +1021,6 @@ fn system(name: SystemName, given: SystemFile, base: &Path) -> Result<SystemEntr
         issues: given.issue_credentials,
         binding: given.binding,
     })
-}
-
-/// Is this the name, or the beginning of it before a star?
-fn covers(pattern: &str, tool: &str) -> bool {
-    pattern.strip_suffix('*').map_or(pattern == tool, |prefix| tool.starts_with(prefix))
 }
 
 /// How many accounts wait; and whether what is said about credentials can be kept at all.

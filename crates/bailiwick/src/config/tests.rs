@@ -36,6 +36,74 @@ fn all_labels_that_cover_a_tool_count_and_a_wrong_one_is_refused() {
 }
 
 #[test]
+fn a_name_of_no_operation_is_refused_with_the_nearest_one_and_the_place() {
+    let with = |name: &str| parse(&format!("[systems.s]\ncommand = \"x\"\n[systems.s.tool_labels]\n\"{name}\" = [\"web\"]\n"));
+    for right in [
+        "resources/read",
+        "resources/*",
+        "notifications/message",
+        "notifications/*",
+        "elicitation/create",
+        "sampling/createMessage",
+        "roots/list",
+        "tools/list",
+        "tools/*",
+        "completion/complete",
+        "prompts/get",
+        "resources/templates/list",
+        "resources/subscribe",
+    ] {
+        with(right).map_err(|e| e.report()).unwrap();
+    }
+    for (wrong, nearest) in [
+        ("resource/read", "resources/read"),
+        ("resources/raed", "resources/read"),
+        ("resource/*", "resources/"),
+        ("notification/message", "notifications/message"),
+        ("elicitation/creat", "elicitation/create"),
+        ("prompt/get", "prompts/get"),
+        ("tools/call", "tools/list"),
+        ("/", ""),
+    ] {
+        let error = with(wrong).unwrap_err();
+        let report = error.report();
+        assert!(
+            error.to_string().contains(&format!("names `{wrong}`")) && error.to_string().contains(&format!("the nearest is `{nearest}")),
+            "{report}"
+        );
+        assert!(report.contains("config.invalid") && report.contains("docs/concepts/labels.md"), "{report}");
+        assert_eq!(error.line_column().unwrap().0, 1, "{report}");
+    }
+}
+
+#[test]
+fn a_call_brings_the_labels_of_its_answer_of_relayed_questions_and_of_what_is_heard_meanwhile() {
+    let of = |relay: &str| {
+        let names = "look = [\"web\"]\n\"elicitation/create\" = [\"asked\"]\n\"sampling/createMessage\" = [\"sampled\"]\n\"roots/list\" = [\"rooted\"]\n\"notifications/message\" = [\"logged\"]\n";
+        let config = parse(&format!("[systems.s]\ncommand = \"x\"\nrelay = [{relay}]\n[systems.s.tool_labels]\n{names}")).unwrap();
+        let (answer, heard) = config.systems.values().next().unwrap().labels_of_call("look").unwrap();
+        let words = |labels: bailiwick_core::Labels| labels.iter().map(ToString::to_string).collect::<Vec<_>>();
+        (words(answer), words(heard))
+    };
+    assert_eq!(of(""), (vec!["web".to_owned()], vec!["logged".to_owned(), "web".to_owned()]), "what is not relayed is not heard");
+    let (answer, heard) = of("\"elicitation\", \"sampling\", \"roots\"");
+    assert_eq!(answer, ["asked", "rooted", "sampled", "web"]);
+    assert_eq!(heard, ["asked", "logged", "rooted", "sampled", "web"]);
+}
+
+#[test]
+fn the_list_of_tools_bears_labels_only_where_it_is_named() {
+    let of = |names: &str| {
+        let config = parse(&format!("[systems.s]\ncommand = \"x\"\nlabels = [\"untrusted\"]\n[systems.s.tool_labels]\n{names}")).unwrap();
+        let labels = config.systems.values().next().unwrap().labels_of("tools/list").unwrap();
+        labels.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(of("").is_empty() && of("\"*\" = [\"web\"]\n\"t*\" = [\"web\"]").is_empty(), "these are about tools");
+    assert_eq!(of("\"tools/list\" = [\"web\"]"), ["untrusted", "web"]);
+    assert_eq!(of("\"tools/*\" = []"), ["untrusted"], "an answer like any other, then");
+}
+
+#[test]
 fn more_labels_than_a_task_can_carry_are_refused_however_they_are_spread() {
     let system = |name: &str, labels: std::ops::Range<usize>| {
         let labels: Vec<String> = labels.map(|n| format!("\"l{n}\"")).collect();

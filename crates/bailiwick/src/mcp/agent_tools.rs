@@ -110,7 +110,7 @@ async fn call(house: &Arc<House>, verified: &Verified, era: &Era<'_>, request: &
     };
     if name == "task_open" {
         let asked: TaskRequest = match serde_json::from_str(arguments.text()) {
-            Ok(asked) => TaskRequest { held_by: crate::authn::binding::held_by(verified.confirmation.as_ref()), ..asked },
+            Ok(asked) => TaskRequest { held_by: crate::authn::binding::held_by(verified.confirmation.as_ref()), by_model: true, ..asked },
             Err(error) => return say(&format!("the arguments do not fit: {error} [call.arguments]"), true),
         };
         return match house.open_task_of(&verified.agent, verified.instance, &verified.acting, asked).await {
@@ -137,7 +137,11 @@ async fn call(house: &Arc<House>, verified: &Verified, era: &Era<'_>, request: &
         }
         "task_tools" => {
             let exchange = exchange(house, who, era, request);
-            let listed: Vec<String> = exchange.tools().iter().map(|t| String::from_utf8_lossy(t.listed_whole()).into_owned()).collect();
+            let tools = match exchange.tools_told().await {
+                Ok(tools) => tools,
+                Err(refused) => return say(&format!("{} [{}]", refused.detail, refused.code), true),
+            };
+            let listed: Vec<String> = tools.iter().map(|t| String::from_utf8_lossy(t.listed_whole()).into_owned()).collect();
             say(&format!("[{}]", listed.join(",")), false)
         }
         _ => {
@@ -147,6 +151,11 @@ async fn call(house: &Arc<House>, verified: &Verified, era: &Era<'_>, request: &
                     ..Refusal::bad_request(code::INVALID_PARAMS, "`tool` is missing").with_id(Some(request.id))
                 });
             };
+            if let Err(error) = house.recall(&who.live, verified.acting.named).await {
+                let code = error.code();
+                tracing::error!(error.code = %code, %error, task = %who.live.task.id, "a call was not made: its task could not be labelled");
+                return say(&format!("{}: the task could not be marked with what its agent has read in others [{code}]", code.sentence()), true);
+            }
             let inner = arguments.member("arguments").map_or_else(|| Bytes::from_static(b"{}"), |raw| body.slice_ref(raw.bytes()));
             let exchange = exchange(house, who, era, request);
             let entry = house.registry.load().tool(&tool).cloned();

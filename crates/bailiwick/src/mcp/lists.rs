@@ -23,7 +23,7 @@ use crate::mcp::exchange::{Exchange, Said};
 use crate::mcp::session::Scope;
 use crate::mcp::{OutBody, event_stream, relay};
 use crate::pipeline::{Asks, Refused};
-use crate::registry::System;
+use crate::registry::{System, ToolEntry};
 use crate::upstream::{Listening, Notice, Reply, UpstreamRequest, UseEra};
 
 /// The capabilities that this endpoint has for this task, as a JSON object.
@@ -94,7 +94,7 @@ pub(super) fn discover(exchange: &Exchange) -> Said {
 /// `tools/list` from our own registry; the other lists from the systems that the task may read.
 pub(super) async fn list(exchange: &Exchange, method: Method, cursor: Option<&str>) -> Said {
     if method == Method::ToolsList {
-        return tools(exchange, cursor);
+        return tools(exchange, cursor).await;
     }
     let (operation, member) = match method {
         Method::PromptsList => ("prompts/get", "prompts"),
@@ -140,14 +140,17 @@ pub(super) async fn list(exchange: &Exchange, method: Method, cursor: Option<&st
     Said::ok(message)
 }
 
-fn tools(exchange: &Exchange, cursor: Option<&str>) -> Said {
+async fn tools(exchange: &Exchange, cursor: Option<&str>) -> Said {
     if cursor.is_some() {
         return Said::refusal(&Refusal {
             http_status: 200,
             ..Refusal::bad_request(code::INVALID_PARAMS, "the list has one page").with_id(exchange.id_ref())
         });
     }
-    let tools = exchange.tools();
+    let tools = match exchange.tools_told().await {
+        Ok(tools) => tools,
+        Err(refused) => return exchange.refused(Method::ToolsList, "tools", &refused),
+    };
     let listed: Vec<&[u8]> = match exchange.scope {
         Scope::All => tools.iter().map(|t| t.listed_whole()).collect(),
         Scope::System(_) => tools.iter().map(|t| t.listed_own()).collect(),
@@ -203,6 +206,23 @@ impl Exchange {
         })?;
         live.looked(method.as_str());
         Ok(())
+    }
+
+    /// The tools that the task sees here, to be told. Their definitions bear the labels of `tools/list`: the task carries them first.
+    ///
+    /// # Errors
+    /// It cannot, and none may be told.
+    pub(super) async fn tools_told(&self) -> Result<Vec<Arc<ToolEntry>>, Refused> {
+        let tools = self.tools();
+        let mut told: Option<&Arc<System>> = None;
+        // They come by system.
+        for system in tools.iter().map(|tool| &tool.system) {
+            if told.is_none_or(|told| !Arc::ptr_eq(told, system)) {
+                self.hears_from(system, Method::ToolsList.as_str()).await?;
+                told = Some(system);
+            }
+        }
+        Ok(tools)
     }
 
     /// What a system says outside of calls bears its labels too: the task carries them first.

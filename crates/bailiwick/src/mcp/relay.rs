@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::labels::HEARD;
 use crate::mcp::call::{legacy_session, quoted};
 use crate::mcp::exchange::{Exchange, Said};
 use crate::mcp::{OutBody, event_stream, json};
@@ -72,22 +73,9 @@ pub(super) async fn send(pieces: &mpsc::Sender<Bytes>, message: &[u8]) {
     let _ = pieces.send(Bytes::from(out)).await;
 }
 
-/// Notifications that a client may get while its request runs.
-fn passes(method: &str) -> bool {
-    matches!(
-        method,
-        "notifications/progress"
-            | "notifications/message"
-            | "notifications/elicitation/complete"
-            | "notifications/resources/updated"
-            | "notifications/resources/list_changed"
-            | "notifications/prompts/list_changed"
-    )
-}
-
 async fn pass(exchange: &Exchange, event: Event, pieces: &mpsc::Sender<Bytes>) {
     match event {
-        Event::Notification { method, params } if passes(&method) => {
+        Event::Notification { method, params } if HEARD.contains(&&*method) => {
             let Ok(clean) = exchange.house.redact_for(exchange, params) else {
                 return tracing::warn!(method, "a notification was not passed on: it held a secret that could not be taken out");
             };

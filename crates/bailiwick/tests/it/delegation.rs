@@ -269,6 +269,27 @@ async fn bi_091_a_hand_off_washes_no_data_and_what_a_part_has_read_the_whole_and
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_model_of_a_part_takes_what_the_whole_has_read_into_the_tasks_that_it_opens_itself() {
+    let fleet = Fleet::with(&[], &[], |text| text + "[systems.shop.tool_labels]\nlist_orders = [\"untrusted\"]\n").await;
+    let root = fleet.root(json!({})).await;
+    let token = fleet.agent_token("worker").await;
+    let told = |answer: &Value| serde_json::from_str::<Value>(answer["result"]["content"][0]["text"].as_str().unwrap()).unwrap();
+    let opened = async || {
+        let answer = fleet.broker.call(&token, "task_open", json!({ "purpose": "on the side" })).await;
+        told(&answer)["task"].clone()
+    };
+    let early = opened().await;
+    fleet.part("worker", &root, None).await;
+    assert_eq!(opened().await["labels"], json!([]), "nobody has read anything");
+    let answer = fleet.broker.call(&root.token, "shop.list_orders", json!({})).await;
+    assert!(answer["result"]["isError"] != true, "{answer}");
+    assert_eq!(opened().await["labels"], json!(["untrusted"]), "the whole can have told its part");
+    fleet.broker.call(&token, "task_call", json!({ "task": early["id"], "tool": "shop.show_order", "arguments": { "order": "O-2008" } })).await;
+    let shown = fleet.broker.by("ops", Method::GET, &format!("/v1/tasks/{}", early["id"].as_str().unwrap()), None).await.json();
+    assert_eq!(shown["labels"], json!(["untrusted"]), "one that was open before carries it as soon as the model goes on in it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn widening_is_refused_with_the_exact_excess_and_nothing_is_opened() {
     let fleet = Fleet::start().await;
     let bounded = json!({ "tool": "shop.refund_order", "arguments": { "amount_cents": { "max": 500 } } });

@@ -2,11 +2,12 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 
+use bailiwick_core::{InstanceId, Timestamp};
 use http::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::{Broker, Client, Place, TaskToken, modern, modern_headers};
+use crate::support::{Answer, Broker, Client, Place, SHOWS_PAGES, TaskToken, modern, modern_headers};
 
 const LABELS: &str = "\n[systems.sys.tool_labels]\nlook = [\"untrusted\"]\nput = [\"untrusted\"]\nwild = [\"pii\"]\n\"resources/*\" = [\"listed\"]\n\"notifications/*\" = [\"listed\"]\n";
 
@@ -180,6 +181,149 @@ async fn heard(stream: &mut tokio::net::TcpStream, what: &str) {
         }
     };
     tokio::time::timeout(crate::support::PATIENCE, read).await.unwrap_or_else(|_| panic!("nobody said `{what}`"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_in_the_middle_of_a_call_bears_the_labels_of_its_own_name_where_the_client_hears_it() {
+    let place = place().await;
+    let broker = place.open().await;
+    let client = place.client();
+    let (hears, deaf) = (client.task("scout").await, client.task("scout").await);
+    for (task, meta) in [(&hears, r#""_meta":{"progressToken":"p","#), (&deaf, r#""_meta":{"#)] {
+        let body = modern("tools/call", r#""name":"sys.region","arguments":{}"#, "{}").replacen(r#""_meta":{"#, meta, 1);
+        let answer = client.post(task, "tools/call", Some("sys.region"), body).await;
+        assert!(String::from_utf8_lossy(&answer.body).contains("done"), "{answer:?}");
+    }
+    assert_eq!(labels(&client, &hears).await, json!(["listed"]), "the system could have told it something on the way");
+    assert_eq!(labels(&client, &deaf).await, json!([]), "nothing of that is passed on to this one");
+    assert_eq!(labelled(&broker.entries().await), [(json!("sys.region"), json!(["listed"]))]);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_definitions_of_tools_bear_the_labels_of_their_list_where_it_is_named() {
+    let place =
+        Place::with(|text| text + "[systems.sys.tool_labels]\n\"tools/list\" = [\"defined\"]\n[systems.twin.tool_labels]\n\"*\" = [\"twins\"]\n")
+            .await;
+    let broker = place.open().await;
+    let client = place.client();
+    let (of_both, of_twin) = (client.task("scout").await, client.task_with("scout", json!({ "tools": ["twin.*"] })).await);
+    assert_eq!(labels(&client, &of_both).await, json!([]), "it was told of no tool yet");
+    for task in [&of_both, &of_both, &of_twin] {
+        let listed = client.post(task, "tools/list", None, modern("tools/list", "", "{}")).await;
+        assert!(String::from_utf8_lossy(&listed.body).contains("twin.look"), "{listed:?}");
+    }
+    assert_eq!(labels(&client, &of_both).await, json!(["defined"]));
+    assert_eq!(labels(&client, &of_twin).await, json!([]), "every task sees the list: it is an answer only where it is named");
+    // The same by the tools of a model without a task's token.
+    let token = client.agent_token("scout", Some(copy(1))).await;
+    let by_tool = opened_by_model(&client, &token).await;
+    assert_eq!(labels(&client, &by_tool).await, json!([]));
+    let told = by_model(&client, &token, "task_tools", json!({ "task": by_tool.id })).await;
+    assert!(String::from_utf8_lossy(&told.body).contains("sys.look"), "{told:?}");
+    assert_eq!(labels(&client, &by_tool).await, json!(["defined"]));
+    assert_eq!(labelled(&broker.entries().await), vec![(json!("sys.tools/list"), json!(["defined"])); 2]);
+    broker.stop().await;
+}
+
+/// A running copy.
+fn copy(n: u8) -> InstanceId {
+    InstanceId::new(Timestamp::from_millis(1), [n; 10])
+}
+
+/// What a model does with the agent's own token: one of the tools that are there without a task.
+async fn by_model(client: &Client<'_>, token: &str, tool: &str, arguments: Value) -> Answer {
+    let body = modern("tools/call", &format!(r#""name":"{tool}","arguments":{arguments}"#), SHOWS_PAGES);
+    client.send(Method::POST, "/mcp", &modern_headers(&format!("Bearer {token}"), "tools/call", Some(tool)), body).await
+}
+
+/// A task that the model opened; its token is the agent's.
+async fn opened_by_model(client: &Client<'_>, token: &str) -> TaskToken {
+    let answer = by_model(client, token, "task_open", json!({ "purpose": "tests" })).await.json();
+    let opened: Value = serde_json::from_str(answer["result"]["content"][0]["text"].as_str().unwrap()).unwrap();
+    TaskToken { id: opened["task"]["id"].as_str().unwrap().to_owned(), token: token.to_owned() }
+}
+
+/// What a call comes to that the model makes in one of its tasks.
+async fn called_by_model(client: &Client<'_>, task: &TaskToken, tool: &str, arguments: &str) -> String {
+    let arguments: Value = serde_json::from_str(arguments).unwrap();
+    by_model(client, &task.token, "task_call", json!({ "task": task.id, "tool": tool, "arguments": arguments })).await.word()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_washes_nothing_off_by_opening_another_task() {
+    let place = place().await;
+    let broker = place.open().await;
+    let client = place.client();
+    let token = client.agent_token("scout", Some(copy(1))).await;
+    let first = opened_by_model(&client, &token).await;
+    assert_eq!(called_by_model(&client, &first, "sys.pay", PAYMENT).await, "done");
+    assert_eq!(called_by_model(&client, &first, "sys.look", LOOK).await, "done");
+    let second = opened_by_model(&client, &token).await;
+    assert_eq!(labels(&client, &second).await, json!(["untrusted"]), "the model has not forgotten what it read");
+    assert_eq!(called_by_model(&client, &second, "sys.pay", PAYMENT).await, "held");
+    // Nor does the end of the first change that, nor a new token, nor a restart.
+    for task in [&first, &second] {
+        assert_eq!(by_model(&client, &token, "task_complete", json!({ "task": task.id })).await.word(), "done");
+    }
+    broker.stop().await;
+    let broker = place.open().await;
+    let token = client.agent_token("scout", Some(copy(1))).await;
+    let third = opened_by_model(&client, &token).await;
+    assert_eq!(labels(&client, &third).await, json!(["untrusted"]));
+    assert_eq!(called_by_model(&client, &third, "sys.pay", PAYMENT).await, "held");
+    let entries = broker.entries().await;
+    let begun = entries.iter().find(|e| e["kind"] == "task_opened" && e["task"] == third.id.as_str()).unwrap();
+    assert_eq!(begun["labels"], json!(["untrusted"]), "its entry says with what it began");
+    assert_eq!(labelled(&entries).len(), 1, "and nothing says it twice");
+    // Another running copy has read nothing, and what the agent's own code opens is a new piece of work.
+    let other = opened_by_model(&client, &client.agent_token("scout", Some(copy(2))).await).await;
+    assert_eq!(called_by_model(&client, &other, "sys.pay", PAYMENT).await, "done");
+    let by_code = client.with_token(&token, Method::POST, "/v1/tasks", r#"{"purpose":"tests"}"#).await.json();
+    assert_eq!(by_code["task"]["labels"], json!([]), "{by_code}");
+    broker.stop().await;
+    place.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_washes_nothing_off_by_going_on_in_a_task_that_was_open_before() {
+    let place = place().await;
+    let broker = place.open().await;
+    let client = place.client();
+    let token = client.agent_token("scout", Some(copy(1))).await;
+    let (reads, pays) = (opened_by_model(&client, &token).await, opened_by_model(&client, &token).await);
+    assert_eq!(called_by_model(&client, &pays, "sys.pay", PAYMENT).await, "done");
+    assert_eq!(called_by_model(&client, &reads, "sys.look", LOOK).await, "done");
+    assert_eq!(by_model(&client, &token, "task_complete", json!({ "task": reads.id })).await.word(), "done");
+    assert_eq!(called_by_model(&client, &pays, "sys.pay", PAYMENT).await, "held");
+    assert_eq!(labels(&client, &pays).await, json!(["untrusted"]));
+    // What the agent's code opened is the model's too, as soon as the model goes on in it.
+    let by_code = client.with_token(&token, Method::POST, "/v1/tasks", r#"{"purpose":"tests"}"#).await.json();
+    let id = by_code["task"]["id"].as_str().unwrap().to_owned();
+    let own = TaskToken { id: id.clone(), token: by_code["token"]["access_token"].as_str().unwrap().to_owned() };
+    assert_eq!(client.call(&own, "sys.pay", PAYMENT).await.word(), "done", "with the task's own token it is what it was opened for");
+    assert_eq!(called_by_model(&client, &TaskToken { id, token }, "sys.pay", PAYMENT).await, "held");
+    assert_eq!(client.call(&own, "sys.pay", PAYMENT).await.word(), "held", "what a task carries it carries by every door");
+    let brought: Vec<_> = labelled(&broker.entries().await).into_iter().filter(|(tool, _)| tool == "task_call").collect();
+    assert_eq!(brought, vec![(json!("task_call"), json!(["untrusted"])); 2]);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_without_a_name_may_be_any_that_has_none() {
+    let place = place().await;
+    let broker = place.open().await;
+    let client = place.client();
+    let first = opened_by_model(&client, &client.agent_token("scout", None).await).await;
+    assert_eq!(called_by_model(&client, &first, "sys.look", LOOK).await, "done");
+    // With its next token it has another instance, and the same model.
+    let next = opened_by_model(&client, &client.agent_token("scout", None).await).await;
+    assert_eq!(called_by_model(&client, &next, "sys.pay", PAYMENT).await, "held");
+    let named = opened_by_model(&client, &client.agent_token("scout", Some(copy(1))).await).await;
+    assert_eq!(called_by_model(&client, &named, "sys.pay", PAYMENT).await, "done", "one with a name is another");
+    let another = opened_by_model(&client, &client.agent_token("other", None).await).await;
+    assert_eq!(called_by_model(&client, &another, "sys.pay", PAYMENT).await, "done", "and so is another agent");
+    broker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

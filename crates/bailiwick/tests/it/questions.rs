@@ -194,6 +194,16 @@ async fn what_a_system_says_in_the_middle_of_a_call_bears_its_labels_before_anyb
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_bears_the_labels_of_its_own_name_before_anybody_hears_it() {
+    let labels = "[systems.sys.tool_labels]\n\"elicitation/create\" = [\"asked\"]\n\"sampling/createMessage\" = [\"sampled\"]\n";
+    let scene = Scene::edited("\"elicitation\"", |text| text + labels).await;
+    let asked = scene.look(&scene.task, r#"{"key":"a"}"#, "").await.json()["result"].clone();
+    assert_eq!(asked["resultType"], "input_required", "{asked}");
+    let row = scene.broker.house.store.task(scene.task.id.parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(row.labels.iter().map(|l| l.as_str()).collect::<Vec<_>>(), ["asked"], "what is not relayed is not said");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_waits_for_an_answer_is_taken_up_only_by_its_own_caller_for_the_same_call_and_once() {
     let scene = Scene::new("\"elicitation\"").await;
     let other = scene.client().task("scout").await;

@@ -35,6 +35,21 @@ fn statement(purpose: Purpose) -> Statement {
     }
 }
 
+#[test]
+fn an_agent_token_says_whether_the_running_copy_has_a_name_and_one_that_does_not_say_it_has_none() {
+    let issuer = issuer();
+    for named in [true, false] {
+        let statement = Statement { acting: Acting { named, ..Acting::default() }, ..statement(Purpose::Agent) };
+        let token = issuer.issue(&statement, NOW, LIFE).unwrap().token;
+        assert_eq!(verifier(&issuer).verify(&token, AUDIENCE, NOW).unwrap().acting.named, named);
+        let part = token.split('.').nth(1).unwrap();
+        let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap();
+        assert_eq!(claims.get("instance_named").is_some(), named);
+        let wrong = forge(&issuer, &header(&issuer).to_string(), &with(&claims, json!({ "instance_named": "yes" })));
+        assert_eq!(verifier(&issuer).verify(&wrong, AUDIENCE, NOW), Err(ProofError::Claim("instance_named")));
+    }
+}
+
 fn task() -> Purpose {
     let before = |name: &str| format!("spiffe://example.org/agent/{name}").parse().unwrap();
     Purpose::Task { task: TaskId::new(NOW, [5; 10]), subject: "alice@corp".parse().unwrap(), actors: vec![before("b"), before("c")] }

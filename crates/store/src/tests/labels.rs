@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bailiwick_core::{EndReason, Labels, Task, TaskId, TaskState};
+use bailiwick_core::{EndReason, InstanceId, Labels, Task, TaskId, TaskState};
 use proptest::prelude::*;
 
 use super::{at, check_whole, open, task};
-use crate::{Entry, Store, StoreError};
+use crate::{Entry, Opening, Store, StoreError};
 
 fn part(n: u64, of: &Task) -> Task {
     let chain = std::iter::once(of.hop()).chain(of.chain.iter().cloned()).collect();
@@ -71,6 +71,54 @@ async fn labels_beyond_the_bound_and_of_no_task_change_nothing() {
         assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
     }
     assert_eq!((of(&store, id).await, store.head().size), (full, size));
+}
+
+#[tokio::test]
+async fn what_a_model_opens_begins_with_what_the_tasks_of_its_running_copy_were_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let instance = |n: u8| InstanceId::new(at(1), [n; 10]);
+    let of_copy = move |n: u64, copy: u8| Task { instance: instance(copy), ..task(n) };
+    let begun = async |store: &Store, task: Task, named: bool, by_model: bool| {
+        let how = Opening { named, by_model };
+        store.write(move |w| w.open_task(&task, how, |labels| serde_json::to_vec(labels).unwrap())).await.unwrap()
+    };
+    let none = Labels::default();
+    // Two tasks of a copy that has a name; one of them ends. One of another copy, and one of another agent with the same instance.
+    assert_eq!(begun(&store, of_copy(1, 1), true, true).await, none);
+    assert_eq!(begun(&store, of_copy(2, 1), true, false).await, none);
+    assert_eq!(begun(&store, of_copy(3, 2), true, true).await, none);
+    let other = Task { agent: "another".parse().unwrap(), ..of_copy(4, 1) };
+    assert_eq!(begun(&store, other.clone(), true, true).await, none);
+    put(&store, &of_copy(1, 1), &["untrusted"]).await;
+    put(&store, &of_copy(2, 1), &["pii"]).await;
+    store.end_task(of_copy(1, 1).id, TaskState::Closing { reason: EndReason::Completed, at: at(2000) }, Vec::new()).await.unwrap();
+    assert_eq!(begun(&store, of_copy(5, 1), true, true).await, labels(&["pii", "untrusted"]), "of those that have ended too, and by whichever door");
+    assert_eq!(of(&store, of_copy(5, 1).id).await, labels(&["pii", "untrusted"]));
+    let body = store.entries(0..store.head().size).await.unwrap().last().unwrap().body.clone();
+    assert_eq!(body, br#"["pii","untrusted"]"#, "its entry says so");
+    assert_eq!(begun(&store, of_copy(6, 1), true, false).await, none, "the agent's own code opens a new piece of work");
+    assert_eq!(begun(&store, of_copy(7, 2), true, true).await, none, "another copy has read nothing of it");
+    assert_eq!(begun(&store, Task { id: task(8).id, ..other }, true, true).await, none, "nor has another agent");
+    // A copy without a name may be any of those that have none, and is none of those that have one.
+    assert_eq!(begun(&store, of_copy(10, 10), false, true).await, none);
+    put(&store, &of_copy(10, 10), &["secret"]).await;
+    assert_eq!(begun(&store, of_copy(11, 11), false, true).await, labels(&["secret"]));
+    assert_eq!(begun(&store, of_copy(12, 12), true, true).await, none);
+    store.close().await;
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(begun(&store, of_copy(13, 1), true, true).await, labels(&["pii", "untrusted"]), "after a restart too");
+    let told = store.labels_of_copy(&task(1).agent, instance(13), false).await.unwrap();
+    assert_eq!(told, [labels(&["secret"])], "the sets, each once");
+    // What would be too many is not opened.
+    let many: Vec<String> = (0..32).map(|n| format!("l{n}")).collect();
+    put(&store, &of_copy(6, 1), &many.iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap();
+    let how = Opening { named: true, by_model: true };
+    let refused = store.write(move |w| w.open_task(&of_copy(14, 1), how, |_| Vec::new())).await;
+    assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
+    assert!(store.task(task(14).id).await.unwrap().is_none());
+    check_whole(&store).await;
 }
 
 #[derive(Clone, Copy, Debug)]

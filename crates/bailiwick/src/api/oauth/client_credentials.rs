@@ -16,6 +16,8 @@ use crate::house::House;
 /// Answers a request of an agent that proved itself.
 pub(super) async fn grant(house: &Arc<House>, client: Client, asked: &TokenRequest, presented: &Presented<'_>) -> Result<Granted, OauthError> {
     let now = house.clock.now();
+    let named = client.instance.is_some();
+    let client = Client { acting: Acting { named, ..client.acting }, ..client };
     let instance = client.instance.unwrap_or_else(|| InstanceId::new(now, random()));
     if let Some(used) = client.used {
         house.sighted(&client.agent, used, Place { address: presented.from, instance }, now).await;

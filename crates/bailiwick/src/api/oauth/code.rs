@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::response::Response;
 use bailiwick_core::{Agent, Digest, EndReason, ErrorCode, InstanceId, TaskId};
 use bailiwick_identity::oauth::{ClientProof, CodeGrant, OauthError, RefreshGrant, Scope, TokenAnswer, TokenRequest};
-use bailiwick_identity::token::{AGENT_SCOPE, TOOLS_SCOPE};
+use bailiwick_identity::token::{AGENT_SCOPE, Acting, TOOLS_SCOPE};
 use bailiwick_identity::{Confirmation, ProofError, assertion};
 use http::StatusCode;
 use serde_json::Value;
@@ -144,9 +144,11 @@ async fn open(house: &Arc<House>, agent: &Agent, allowed: &Allowed, confirmation
         budget: None,
         consent: Some(allowed.consent.clone()),
         held_by: crate::authn::binding::held_by(confirmation),
+        by_model: false,
     };
-    let instance = InstanceId::new(house.clock.now(), random());
-    let opened = house.open_task(&allowed.agent, instance, request).await.map_err(|refused| {
+    // A copy of this one task, and no other is it: only its refresh token comes again.
+    let (instance, acting) = (InstanceId::new(house.clock.now(), random()), Acting { named: true, ..Acting::default() });
+    let opened = house.open_task_of(&allowed.agent, instance, &acting, request).await.map_err(|refused| {
         tracing::info!(error.code = %refused.code, detail = refused.detail, agent = %allowed.agent, "a task that a person allowed was not opened");
         match refused.code {
             ErrorCode::AuditUnavailable => STORE_DOWN,

@@ -7,7 +7,7 @@ use bailiwick_core::delegation::Taker;
 use bailiwick_core::{ErrorCode, InstanceId, Task};
 use bailiwick_identity::Place;
 use bailiwick_identity::oauth::{ACCESS_TOKEN, AskedPart, Exchange, OauthError, Scope, TOOL_DETAIL, TokenAnswer, TokenRequest};
-use bailiwick_identity::token::TOOLS_SCOPE;
+use bailiwick_identity::token::{Acting, TOOLS_SCOPE};
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -56,7 +56,8 @@ pub(super) async fn grant(
     }
     let taker = Taker { agent: client.agent.name.clone(), component: client.acting.component.clone(), instance };
     let part = AskedPart { held_by: held_by(client.confirmation.as_ref()), ..exchange.asked.clone() };
-    let opened = match house.delegate(&whole, &taker, &client.acting, part).await {
+    let acting = Acting { named: client.instance.is_some(), ..client.acting.clone() };
+    let opened = match house.delegate(&whole, &taker, &acting, part).await {
         Ok(opened) => opened,
         Err(DelegationRefused::Splice(splice)) => return Err(spliced(house, &client, splice, presented).await),
         Err(DelegationRefused::TooMuch(words)) => return Err(spliced(house, &client, Splice::TooMuch(words), presented).await),
