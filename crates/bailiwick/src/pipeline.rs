@@ -432,10 +432,7 @@ impl House {
         let started = Instant::now();
         let spent = match call.spend() {
             Ok(spent) => spent,
-            Err(code) => {
-                self.release_lease(&sending);
-                return Refused::plain(code);
-            }
+            Err(code) => return Refused::plain(code),
         };
         let told = sending.told.clone();
         let mut open = OpenEntry { house: &self, live: &live, spent: &spent, started, told, closed: false };
@@ -443,7 +440,6 @@ impl House {
         let asking = Asking { call: Some(spent.id), tool: spent.tool.name.as_str() };
         let labels = if sending.events.is_some() { &tool.labels_heard } else { &tool.labels };
         if let Err(error) = self.label(&live, labels, asking).await {
-            self.release_lease(&sending);
             return open.not_labelled(&error).await;
         }
         fault::point("after-label");

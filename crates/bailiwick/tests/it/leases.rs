@@ -341,10 +341,7 @@ async fn log_in(server: &Postgres, account: &str, secret: &str) -> Result<String
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_that_waits_is_given_to_one_task_with_its_chain_and_nothing_waits_after_a_stop() {
     let server = postgres();
-    let section = orders(&server).replace(
-        "[systems.orders.postgresql]",
-        "[systems.orders]\npool = { read = 1 }\n[systems.orders.tool_labels]\nquery = [\"untrusted\"]\n[systems.orders.postgresql]",
-    );
+    let section = orders(&server).replace("[systems.orders.postgresql]", "[systems.orders]\npool = { read = 1 }\n[systems.orders.postgresql]");
     let place = place(&[section]).await;
     let broker = place.open().await;
     ready(&broker, &["orders.query", "orders.execute"]).await;
@@ -355,11 +352,6 @@ async fn an_account_that_waits_is_given_to_one_task_with_its_chain_and_nothing_w
     let denied = client.task_with("scout", json!({ "tools": ["orders.query"] })).await;
     assert_eq!(client.call(&denied, "orders.query", r#"{"sql":"DROP TABLE orders"}"#).await.word(), "call.arguments");
     assert_eq!(broker.house.pooled("orders"), 1);
-    // Nor does what is permitted and not sent, because its task has no room for one more label.
-    let full = bailiwick_core::Labels::new((0..bailiwick_core::LABELS_MAX).map(|n| format!("old{n}").parse().unwrap())).unwrap();
-    broker.house.live.find(denied.id.parse().unwrap()).unwrap().label(&full).unwrap();
-    let unlabelled = client.call(&denied, "orders.query", r#"{"sql":"SELECT note FROM orders WHERE id = 1"}"#).await;
-    assert_eq!((unlabelled.word().as_str(), broker.house.pooled("orders")), ("call.limit", 1), "{unlabelled:?}");
     let task = client.task("scout").await;
     let read = client.call(&task, "orders.query", r#"{"sql":"SELECT note FROM orders WHERE id = 1"}"#).await;
     assert_eq!(rows(&read), json!([["note 1"]]), "{read:?}");
