@@ -20,6 +20,8 @@ pub struct Keyring {
     /// Keys that came or went since the start, not on record yet.
     changed: Mutex<Vec<Changed>>,
     read_at: Mutex<Option<Instant>>,
+    /// Who reads the directories puts what was read in force before the next one reads them.
+    reading: Mutex<()>,
 }
 
 /// A key that is taken out of the directory is not taken after this long; one that is unknown has it read again after the shorter.
@@ -38,7 +40,13 @@ impl Keyring {
     /// # Errors
     /// If a directory cannot be read.
     pub fn load(data_dir: &Path, _config: &Config) -> Result<Self, StartError> {
-        let ring = Self { dir: data_dir.to_path_buf(), keys: RwLock::default(), changed: Mutex::default(), read_at: Mutex::default() };
+        let ring = Self {
+            dir: data_dir.to_path_buf(),
+            keys: RwLock::default(),
+            changed: Mutex::default(),
+            read_at: Mutex::default(),
+            reading: Mutex::default(),
+        };
         ring.reload()?;
         // What is there at the start is what the installation is; from here on, changes are.
         ring.take_changed();
@@ -50,6 +58,8 @@ impl Keyring {
     /// # Errors
     /// As [`Keyring::load`]; the keys in force stay then.
     pub fn reload(&self) -> Result<(), StartError> {
+        // One after the other: a key that was taken out meanwhile must not come back with somebody's older look.
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = Keys { agents: read(&self.dir.join("agents"))?, people: read(&self.dir.join("people"))? };
         let before = std::mem::replace(&mut *self.keys.write().unwrap_or_else(PoisonError::into_inner), keys);
         let now = self.keys.read().unwrap_or_else(PoisonError::into_inner);
@@ -150,4 +160,46 @@ fn read(dir: &Path) -> Result<HashMap<String, Vec<PublicKey>>, StartError> {
         }
     }
     Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_was_taken_out_does_not_come_back_with_somebodys_older_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let [agents, people, aside] = ["agents", "people", "aside"].map(|name| dir.path().join(name));
+        for made in [&agents, &people] {
+            std::fs::create_dir(made).unwrap();
+        }
+        let key = || bailiwick_identity::SigningKey::generate().unwrap().0.public().clone();
+        let (before, now) = (key(), key());
+        let put = |key: &PublicKey| std::fs::write(agents.join("scout.jwk"), key.jwk().to_string()).unwrap();
+        put(&before);
+        // A file that is not read to its end before we say so: people's come after agents'.
+        let slow = people.join("slow.jwk");
+        assert!(std::process::Command::new("mkfifo").arg(&slow).status().unwrap().success());
+        let ring = Keyring {
+            dir: dir.path().to_path_buf(),
+            keys: RwLock::default(),
+            changed: Mutex::default(),
+            read_at: Mutex::default(),
+            reading: Mutex::default(),
+        };
+        std::thread::scope(|scope| {
+            let older = scope.spawn(|| ring.reload());
+            std::thread::sleep(Duration::from_millis(200));
+            std::fs::rename(&slow, &aside).unwrap();
+            put(&now);
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(300));
+                drop(std::fs::OpenOptions::new().read(true).write(true).open(&aside).unwrap());
+            });
+            ring.reload().unwrap();
+            older.join().unwrap().unwrap();
+        });
+        let agent: AgentName = "scout".parse().unwrap();
+        assert_eq!([&before, &now].map(|key| ring.holds(&agent, None, &key.id())), [false, true]);
+    }
 }
