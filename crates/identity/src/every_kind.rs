@@ -373,6 +373,20 @@ fn a_good_token_of_every_kind_is_taken_and_by_no_verifier_of_another_kind() {
 }
 
 #[test]
+fn no_kind_takes_its_own_claims_under_the_type_of_another_kind() {
+    let signer = Signer::new();
+    for kind in kinds() {
+        for typ in kinds().iter().map(|other| other.typ).filter(|typ| *typ != kind.typ) {
+            // RFC 7523 and OpenID Connect demand no type of these two: a plain one is none.
+            if typ == "JWT" && matches!(kind.name, "a client assertion" | "a logout token") {
+                continue;
+            }
+            is_refused(signer.with_header(&kind, json!({ "typ": typ })), &[ProofError::Type], &format!("{} as {typ}", kind.name));
+        }
+    }
+}
+
+#[test]
 fn no_kind_takes_a_token_that_nobody_signed_or_that_is_signed_by_an_algorithm_that_is_not_its_keys_own() {
     const NO_ALGORITHM: &[ProofError] = &[ProofError::Algorithm, ProofError::Key];
     let signer = Signer::new();
