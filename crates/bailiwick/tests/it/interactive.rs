@@ -784,8 +784,7 @@ async fn a_client_that_says_that_its_tokens_are_bound_gets_none_that_is_not() {
     assert_eq!((refused.status, refused.json()["error"].as_str()), (StatusCode::BAD_REQUEST, Some("invalid_dpop_proof")), "{refused:?}");
     let holder = crate::binding::Holder::new();
     let with = code(&broker, &id, &["shop.show_order"]).await;
-    let fields =
-        [("grant_type", "authorization_code"), ("client_id", &id), ("code", &with), ("redirect_uri", REDIRECT), ("code_verifier", VERIFIER)];
+    let fields = [("grant_type", "authorization_code"), ("client_id", &id), ("code", &with), ("redirect_uri", REDIRECT), ("code_verifier", VERIFIER)];
     let given = holder.form(&broker, "/oauth/token", &fields).await;
     assert_eq!((given.status, given.json()["token_type"].as_str()), (StatusCode::OK, Some("DPoP")), "{given:?}");
     // Nor does it get one without the key later.

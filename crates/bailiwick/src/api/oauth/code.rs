@@ -26,7 +26,8 @@ const TOKEN: OauthError =
     OauthError::invalid_grant("the refresh token is not valid: its task has ended, it was used already, or is another client's");
 const UNSIGNED: OauthError = OauthError::temporarily_unavailable("the token could not be signed");
 
-const NO_KEY: OauthError = OauthError::invalid_dpop_proof("the client says that all its tokens are bound to a key of its own: it shows a proof of that");
+const NO_KEY: OauthError =
+    OauthError::invalid_dpop_proof("the client says that all its tokens are bound to a key of its own: it shows a proof of that");
 const NOT_PROVED: OauthError = OauthError::invalid_client("the client did not prove itself as its metadata document says");
 
 /// The client that asks, by its ID, and whether it brings a proof.
