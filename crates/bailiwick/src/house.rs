@@ -300,6 +300,7 @@ impl House {
     ///
     /// # Errors
     /// Why it cannot start; nothing is served then.
+    #[expect(clippy::too_many_lines, reason = "a line for each thing that the house has")]
     pub async fn open(config: Config, data_dir: &Path, clock: Arc<dyn Clock>) -> Result<Opened, StartError> {
         crate::place::prepare(data_dir)?;
         let mut keys = Keys::open(data_dir, &config.sealing)?;

@@ -76,9 +76,12 @@ type Fault = (std::ops::Range<usize>, String, &'static str);
 /// Most things of one kind that are known, so that a search has an end.
 const KNOWN_MAX: usize = 1000;
 
+/// Whom an enforcement point's name and settings are held against.
+type Others<'a> = (&'a BTreeMap<AgentName, AgentEntry>, &'a BTreeMap<PersonName, Person>, &'a BTreeMap<SystemName, SystemEntry>);
+
 pub(super) fn points(
     given: BTreeMap<String, Spanned<EnforcementPointFile>>,
-    (agents, people, systems): (&BTreeMap<AgentName, AgentEntry>, &BTreeMap<PersonName, Person>, &BTreeMap<SystemName, SystemEntry>),
+    (agents, people, systems): Others<'_>,
     base: &Path,
 ) -> Result<BTreeMap<AgentName, EnforcementPoint>, Fault> {
     let mut points = BTreeMap::new();

@@ -224,7 +224,7 @@ impl House {
             };
             verify(&exchanged.id_token, &expected, self.clock.now())
         };
-        Ok(by_keys_of(provider, now, check).await?)
+        by_keys_of(provider, now, check).await
     }
 
     async fn login_at(&self, provider: &OpenIdProvider, metadata: &Provider) -> Result<Login, SignInRefused> {
