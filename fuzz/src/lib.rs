@@ -29,8 +29,11 @@ pub mod sse;
 pub mod token;
 pub mod workload_api;
 
+/// A target: what it does with the bytes of a stranger.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 18] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("assertion", assertion::run),
     ("certificate", certificate::run),
     ("client_metadata", client_metadata::run),

@@ -103,7 +103,7 @@ async fn a_client_in_a_real_browser_finds_its_way_from_the_challenge_to_its_regi
     let register = json!({ "method": "POST", "headers": { "content-type": "application/json" }, "body": json!({ "redirect_uris": ["http://127.0.0.1:1/cb"] }).to_string() });
     let form =
         json!({ "method": "POST", "headers": { "content-type": "application/x-www-form-urlencoded" }, "body": "grant_type=authorization_code" });
-    let requests = vec![
+    let requests = [
         ("/mcp", call.clone()),
         ("/.well-known/oauth-protected-resource/mcp", json!({ "headers": { "mcp-protocol-version": "2026-07-28" } })),
         ("/.well-known/oauth-authorization-server", json!({ "headers": { "mcp-protocol-version": "2026-07-28" } })),

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod access_requests;
+#[cfg(test)]
 mod api;
 #[cfg(test)]
 mod attacks;
@@ -13,6 +14,7 @@ mod binding;
 mod broker;
 #[cfg(test)]
 mod brokers;
+#[cfg(test)]
 mod browsers;
 #[cfg(test)]
 mod canaries;
