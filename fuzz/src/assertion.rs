@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use bailiwick_core::Timestamp;
 use bailiwick_identity::PublicKey;
-use bailiwick_identity::assertion::{LIFE_MAX, Registered, SKEW, audiences, verify};
+use bailiwick_identity::assertion::{AHEAD_MAX, Registered, SKEW, audiences, verify};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -40,5 +40,5 @@ pub fn run(bytes: &[u8]) {
     let Ok(proved) = verify(&assertion, Some(CLIENT), lookup, &ours, NOW) else { return };
     assert!(assertion.len() <= 8192 && (8..=256).contains(&proved.jti.len()));
     assert_eq!((proved.agent.as_str(), proved.key), ("planner", public.id()));
-    assert!(proved.remember_until() > NOW && proved.expires <= NOW.plus(LIFE_MAX).plus(SKEW));
+    assert!(proved.remember_until() > NOW && proved.expires <= NOW.plus(AHEAD_MAX).plus(SKEW));
 }
